@@ -1,0 +1,54 @@
+# make setup | demo | test | test-slow | lint | bench | parity          (each runs setup first when something changed)
+#
+# PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+DEMO_ARGS ?=
+BENCH_ARGS ?= kernels
+PYTEST_ARGS ?=
+# Small models gain nothing from many threads, and tests start several processes.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: setup demo test test-slow lint bench parity
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	@set -e; found=; \
+	for python in python3.12 python3 python; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "Python 3.12 is needed and none of python3.12, python3, python is that; install it (with pyenv: pyenv install 3.12)" >&2; \
+	  exit 1; \
+	fi; \
+	echo "making $(VENV) with $$found"; "$$found" -m venv $(VENV)
+
+$(STAMP): $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools pybind11 $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[test]' $(PIP_ARGS)
+	@$(BIN)/python -c 'from editcaption_mega.kernels import available_backends as a; print("log-prob backends here:", *a())'
+	@touch $@
+
+demo: setup
+	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup
+	$(BIN)/python tools/bench.py $(BENCH_ARGS)
+
+parity: setup
+	$(BIN)/python tests/parity_matrix.py --write docs/parity.md

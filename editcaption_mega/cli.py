@@ -1,0 +1,119 @@
+"""What every tool shares: its arguments, its progress, its exit code, and errors as one readable line."""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn
+
+_SECONDS_BETWEEN_LINES = 5.0
+_INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+
+class ArgumentError(ValueError):
+    """Arguments or settings that can't be used: exit code 2. Other error classes may carry an `exit_code` too."""
+
+    exit_code = 2
+
+
+def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """A parser with `--debug`, whose --help ends with the example (one command, or several lines)."""
+    indented = "\n".join("  " + line for line in example.strip().splitlines())
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n{indented}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a tool and exit: `run(main)` is the last line of every tool. See `exit_code`."""
+    sys.exit(exit_code(main, argv))
+
+
+def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Call `main(argv)` (default: the command line) and give the exit code: 0, 1 (the work failed), 2 (bad arguments
+    or settings), 130 (interrupted).
+
+    ValueError and OSError are the user's to mend and become one line `error: ...` on stderr; their `exit_code`
+    attribute, if any, is used (`ArgumentError`: 2), else 1. Anything else is a defect of ours and says so. `--debug`
+    among the arguments adds the traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return main(argv) or 0
+    except KeyboardInterrupt:
+        _report("interrupted", argv)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away, as in `tool | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        _report(f"error: {_one_line(error)}", argv)
+        return getattr(error, "exit_code", 1)
+    except Exception as error:
+        _report(f"error: unexpected {type(error).__name__}: {_one_line(error)} (--debug shows where)", argv)
+        return 1
+
+
+def progress[Item](items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
+    """Pass `items` through, showing how far they are on stderr: a bar on a terminal, else a plain line every 5 s and
+    one at the end. `total` defaults to len(items) where there is one."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    return _bar(items, total, label) if sys.stderr.isatty() else _lines(items, total, label)
+
+
+def _bar[Item](items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=label)
+
+
+def _lines[Item](items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+    start = last = time.monotonic()
+    of = "" if total is None else f" of {total}"
+    count = 0
+    for item in items:
+        yield item
+        count += 1
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            left = f", about {(now - start) / count * (total - count):.0f} s left" if total else ""
+            print(f"{label}: {count}{of} after {now - start:.0f} s{left}", file=sys.stderr, flush=True)
+    print(f"{label}: {count}{of} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _report(line: str, argv: Sequence[str]) -> None:
+    if "--debug" in argv:
+        traceback.print_exc()
+    print(line, file=sys.stderr, flush=True)

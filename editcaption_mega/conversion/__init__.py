@@ -1,0 +1,26 @@
+"""Weights between Hugging Face folders, sharded checkpoints and model chunks, by one table of rules."""
+
+from editcaption_mega import platform  # noqa: F401  isort: skip
+from .hugging_face import FolderReader, copy_side_files, hf_tensors, write_folder
+from .load import WEIGHTS, check_same_model, find_checkpoint, load_weights
+from .rules import Box, Rule, rules_for
+from .shards import LocalShard, local_shards
+from .store import StoreReader, StoreWriter
+
+__all__ = [
+    "WEIGHTS",
+    "Box",
+    "FolderReader",
+    "LocalShard",
+    "Rule",
+    "StoreReader",
+    "StoreWriter",
+    "check_same_model",
+    "copy_side_files",
+    "find_checkpoint",
+    "hf_tensors",
+    "load_weights",
+    "local_shards",
+    "rules_for",
+    "write_folder",
+]

@@ -1,0 +1,88 @@
+"""The two conversions as whole jobs: folder -> checkpoint, checkpoint -> folder."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from editcaption_mega import platform
+from editcaption_mega.model import Architecture
+
+from .hugging_face import FolderReader, copy_side_files, hf_tensors, write_folder
+from .load import WEIGHTS, check_same_model, find_checkpoint
+from .rules import Box, unique_rules
+from .store import StoreReader, StoreWriter
+
+
+def refuse_existing(output: Path) -> None:
+    """Raise ValueError when `output` holds anything: conversions never write over something."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} already holds something: choose another folder, nothing was written")
+
+
+def hf_to_megatron(folder: Path, output: Path, *, progress: Callable[..., Iterable] = lambda items, *_: items) -> None:
+    """Write the folder's weights as a store of whole canonical tensors, with `hf/` beside them.
+
+    Under torchrun, rank r writes every world-size-th tensor. Memory: one tensor and one output file per rank."""
+    refuse_existing(output)
+    reader = FolderReader(folder)
+    if platform.world_size() > 1 and not dist.is_initialized():
+        platform.initialize(platform.Layout(), seed=0)
+    partial = output.with_name(output.name + ".partial")
+    if platform.is_rank_zero():
+        shutil.rmtree(partial, ignore_errors=True)
+        copy_side_files(folder, partial / "hf")
+    if dist.is_initialized():
+        dist.barrier()
+    writer = StoreWriter(partial, metadata={"experts_in_out": reader.experts_in_out})
+    mine = unique_rules(reader.rules)[platform.rank() :: platform.world_size()]
+    for rule in progress(mine, len(mine), "tensors"):
+        writer.add(WEIGHTS + rule.name, rule.shape, Box.whole(rule.shape), reader.read(rule))
+    writer.finish()
+    if platform.is_rank_zero():
+        if output.is_dir():
+            output.rmdir()
+        partial.rename(output)
+    if dist.is_initialized():
+        platform.destroy()
+
+
+def megatron_to_hf(
+    checkpoint: Path,
+    output: Path,
+    *,
+    max_file_bytes: int = 5 << 30,
+    progress: Callable[..., Iterable] = lambda items, *_: items,
+) -> None:
+    """Write a folder that transformers loads, in the layout and with the config of the folder that training began
+    with. Memory: one tensor and one output file, whatever the model."""
+    refuse_existing(output)
+    folder = find_checkpoint(checkpoint)
+    store = StoreReader(folder)
+    side = folder / "hf"
+    architecture = Architecture.from_folder(side)
+    check_same_model(store, architecture)
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    in_out = bool(store.metadata.get("experts_in_out", False))
+    count = sum(1 for _ in hf_names(architecture, in_out))
+
+    def read(rule) -> torch.Tensor:
+        return store.read(WEIGHTS + rule.name)
+
+    tensors = hf_tensors(architecture, read, experts_in_out=in_out)
+    write_folder(progress(tensors, count, "tensors"), partial, max_file_bytes=max_file_bytes)
+    copy_side_files(side, partial)
+    if output.is_dir():
+        output.rmdir()
+    partial.rename(output)
+
+
+def hf_names(architecture: Architecture, experts_in_out: bool) -> Iterable[str]:
+    """Names of the Hugging Face tensors of a model."""
+    from .rules import rules_for
+
+    rules = unique_rules(rules_for(architecture, experts_in_out=experts_in_out))
+    return dict.fromkeys(piece.name for rule in rules for piece in rule.pieces)

@@ -1,0 +1,86 @@
+"""What a model sees of one packed row. Built on the host by `packing.collate`, moved once by `to`."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int, int]  # frames, patch rows, patch columns
+
+
+@dataclass
+class ImageBatch:
+    """The pictures that this rank computes, and where the tokens of all pictures of the row come from.
+
+    pixel_values          [patches, patch_dim] fp32, this rank's images only (a dummy image if it has none)
+    position_ids          [patches, 2] int64: row and column of each patch, in merge-block order
+    interpolation_index   [patches, 4] int64 into the table of learned positions
+    interpolation_weight  [patches, 4] fp32
+    bounds, cu_seqlens    segment bounds of the images in patches: host ints, and int32 on the device
+    order                 [visual tokens of the row] int64: row of the all-gathered features of each visual token
+    """
+
+    pixel_values: Tensor
+    position_ids: Tensor
+    interpolation_index: Tensor
+    interpolation_weight: Tensor
+    bounds: tuple[int, ...]
+    cu_seqlens: Tensor
+    order: Tensor
+    tokens_per_rank: int
+    num_ranks: int
+    is_dummy: bool
+
+    def to(self, device: torch.device) -> "ImageBatch":
+        return _moved(self, device)
+
+
+@dataclass
+class PackedBatch:
+    """One row of packed samples.
+
+    input_ids         [1, row] int64, padded at the end
+    position_ids      [3, 1, row] int64: time, height, width
+    padding_mask      [1, row] bool, True on padding
+    bounds            host ints; segment i is tokens bounds[i] : bounds[i + 1]; the padding is a segment of its own
+    visual_positions  [visual tokens] int64: their places in the row
+    images            only on ranks that hold the vision tower
+    target_rows       [responses] int64: rows whose next token is a response token, ascending (also as host ints)
+    targets           [responses] int64: those next tokens
+    loss_weights      [responses] fp32
+    response_bounds   host ints; the response tokens of sample i are response_bounds[i] : response_bounds[i + 1]
+    sample_ids        ids of the samples in the row, in order
+    num_tokens        tokens without padding
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    padding_mask: Tensor
+    bounds: tuple[int, ...]
+    visual_positions: Tensor
+    images: ImageBatch | None
+    target_rows: Tensor
+    target_rows_host: tuple[int, ...]
+    targets: Tensor
+    loss_weights: Tensor
+    response_bounds: tuple[int, ...]
+    sample_ids: tuple[str, ...]
+    num_tokens: int
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        return _moved(self, device)
+
+
+def _moved(batch, device: torch.device):
+    if device.type == "cpu":
+        return batch
+    changes = {}
+    for item in dataclasses.fields(batch):
+        value = getattr(batch, item.name)
+        if isinstance(value, Tensor):
+            value = value.pin_memory() if value.device.type == "cpu" and value.numel() else value
+            changes[item.name] = value.to(device, non_blocking=True)
+        elif isinstance(value, ImageBatch):
+            changes[item.name] = value.to(device)
+    return dataclasses.replace(batch, **changes)

@@ -1,0 +1,8 @@
+"""What `make_shards --format` can read: one file per format, each yielding `Candidate` or `Rejected` rows."""
+
+from editcaption_mega.data.importers import jsonl, synthetic
+from editcaption_mega.data.importers.rows import Candidate, Importer, ImportOptions, Rejected
+
+FORMATS: dict[str, Importer] = {importer.name: importer for importer in (jsonl.IMPORTER, synthetic.IMPORTER)}
+
+__all__ = ["FORMATS", "Candidate", "ImportOptions", "Importer", "Rejected"]

@@ -1,0 +1,186 @@
+"""Writing a folder of shards: deterministic tar files, then their index, and nothing at all if the work fails."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+from editcaption_mega.data.images import image_size
+from editcaption_mega.data.shard_index import Index, IndexedSample, Member, ShardError, ShardFile, write_index
+from editcaption_mega.records import EditPair
+
+SAMPLES_PER_SHARD = 1000
+BYTES_PER_SHARD = 1 << 30
+REJECTED_NAME = "rejected.jsonl"
+EXTENSIONS = ("jpg", "png", "webp")
+
+_PARTIAL = ".partial"
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class DuplicateIdError(ShardError):
+    """A sample whose id is already in the set."""
+
+
+class ShardWriter:
+    """Writes `shard-000000.tar`, ... with KEY.src.EXT, KEY.tgt.EXT, KEY.json, and `index.json` last of all.
+
+    Equal samples give equal bytes. Until `close`, the tars carry the ending `.partial`; leaving the `with` block by an
+    exception removes them, so a folder either holds a whole set or none. A new shard starts after `samples_per_shard`
+    samples or `bytes_per_shard` bytes of content, whichever comes first.
+
+        with ShardWriter("shards") as writer:
+            writer.add(pair, source_bytes, "jpg", target_bytes, "png")
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        samples_per_shard: int = SAMPLES_PER_SHARD,
+        bytes_per_shard: int = BYTES_PER_SHARD,
+    ):
+        """Raises ShardError if the folder exists and holds anything but the `rejected.jsonl` of a failed run."""
+        if samples_per_shard < 1 or bytes_per_shard < 1:
+            raise ValueError(
+                f"samples_per_shard={samples_per_shard}, bytes_per_shard={bytes_per_shard}: both must be 1 or more"
+            )
+        self.directory = Path(directory)
+        if self.directory.exists():
+            if not self.directory.is_dir():
+                raise ShardError(f"{self.directory}: a file, not a folder: name another output folder")
+            found = sorted(entry.name for entry in self.directory.iterdir() if entry.name != REJECTED_NAME)
+            if found:
+                raise ShardError(
+                    f"{self.directory}: not empty (it holds {found[0]}{' and more' if len(found) > 1 else ''}), and "
+                    "nothing is overwritten: name another output folder or remove this one first"
+                )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.samples_per_shard, self.bytes_per_shard = samples_per_shard, bytes_per_shard
+        self._shards: list[ShardFile] = []
+        self._samples: list[IndexedSample] = []
+        self._ids: set[str] = set()
+        self._tar: tarfile.TarFile | None = None
+        self._file: _HashingFile | None = None
+        self._in_shard = self._bytes_in_shard = 0
+        self._index: Index | None = None
+
+    def __len__(self) -> int:
+        """How many samples were added."""
+        return len(self._samples)
+
+    def add(
+        self, pair: EditPair, source: bytes, source_extension: str, target: bytes, target_extension: str
+    ) -> IndexedSample:
+        """Append one sample; images as encoded bytes (see `images.bake`), extensions without a dot.
+
+        Raises DuplicateIdError, ImageError (unreadable header), ValueError (extension not jpg, png or webp)."""
+        if pair.id in self._ids:
+            raise DuplicateIdError(f"id {pair.id!r} is already in the set: ids must be unique")
+        for extension in (source_extension, target_extension):
+            if extension not in EXTENSIONS:
+                raise ValueError(f"{pair.id}: image extension {extension!r}: expected one of {', '.join(EXTENSIONS)}")
+        source_size = image_size(source, where=f"{pair.id} source")
+        target_size = image_size(target, where=f"{pair.id} target")
+        record = json.dumps(pair.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+        length = len(source) + len(target) + len(record)
+        full = self._in_shard >= self.samples_per_shard or self._bytes_in_shard + length > self.bytes_per_shard
+        if self._tar is not None and full:
+            self._finish_shard()
+        if self._tar is None:
+            self._start_shard()
+        sample = IndexedSample(
+            pair.id,
+            len(self._shards),
+            self._add_member(f"{pair.id}.src.{source_extension}", source, source_size),
+            self._add_member(f"{pair.id}.tgt.{target_extension}", target, target_size),
+            self._add_member(f"{pair.id}.json", record, (None, None)),
+        )
+        self._ids.add(pair.id)
+        self._samples.append(sample)
+        self._in_shard += 1
+        self._bytes_in_shard += length
+        return sample
+
+    def close(self) -> Index:
+        """Finish the shards and write the index. Raises ShardError, leaving no shards, if no sample was added."""
+        if self._index is not None:
+            return self._index
+        if not self._samples:
+            self.abort()
+            raise ShardError(f"{self.directory}: no sample was added, so no set was written")
+        try:
+            self._finish_shard()
+            for shard in self._shards:
+                os.rename(self.directory / (shard.name + _PARTIAL), self.directory / shard.name)
+            self._index = write_index(self.directory, self._shards, self._samples)
+        except BaseException:
+            self.abort()
+            raise
+        return self._index
+
+    def abort(self) -> None:
+        """Remove what was written so far, and the folder if nothing else is in it; a finished set stays."""
+        if self._index is not None:
+            return
+        if self._file is not None:
+            self._file.raw.close()
+        self._tar = self._file = None
+        for number in range(len(self._shards) + 1):
+            for name in (_shard_name(number), _shard_name(number) + _PARTIAL):
+                (self.directory / name).unlink(missing_ok=True)
+        if not any(self.directory.iterdir()):
+            self.directory.rmdir()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _start_shard(self) -> None:
+        path = self.directory / (_shard_name(len(self._shards)) + _PARTIAL)
+        self._file = _HashingFile(open(path, "xb"))  # noqa: SIM115 (closed with its shard)
+        # GNU format: ids longer than a tar header's 100 characters get a header of their own.
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+        self._in_shard = self._bytes_in_shard = 0
+
+    def _finish_shard(self) -> None:
+        self._tar.close()
+        file = self._file
+        file.raw.close()
+        self._shards.append(
+            ShardFile(_shard_name(len(self._shards)), file.bytes, file.hash.hexdigest(), self._in_shard)
+        )
+        self._tar = self._file = None
+
+    def _add_member(self, name: str, content: bytes, size: tuple[int | None, int | None]) -> Member:
+        info = tarfile.TarInfo(name)  # mtime, uid and gid are 0, user and group names empty
+        info.size, info.mode = len(content), 0o644
+        self._tar.addfile(info, io.BytesIO(content))
+        offset = self._tar.offset - -(-len(content) // _BLOCK) * _BLOCK
+        return Member(name, offset, len(content), hashlib.sha256(content).hexdigest(), *size)
+
+
+class _HashingFile:
+    """The file a tar is written to; keeps the sha256 and the count of what passed."""
+
+    def __init__(self, raw):
+        self.raw, self.hash, self.bytes = raw, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.bytes += len(data)
+        return self.raw.write(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"

@@ -1,0 +1,194 @@
+"""Shards -> encoded samples -> the rows of each optimizer step, prepared ahead by threads.
+
+Step n takes samples order.at(n G) .. order.at((n + 1) G - 1) for global batch size G, whatever the number of ranks:
+the state of the stream is one integer, and a run resumes exactly at any data-parallel size.
+"""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .batch import PackedBatch
+from .chat import ChatEncoder, Prompt, load_tokenizer
+from .images import decode_image
+from .order import SampleOrder
+from .packing import EncodedSample, collate, plan_rows
+from .shards import ShardReader, open_shards
+from .vision import ImageSettings, grid_tokens, image_grid, image_patches
+
+
+class PairDataset:
+    """Image pairs with their instruction as token sequences. Indexable; lengths are known without reading pictures."""
+
+    def __init__(self, shards: ShardReader, encoder: ChatEncoder, images: ImageSettings):
+        self.shards, self.encoder, self.images = shards, encoder, images
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data, the prompt, the tokenizer's words or the picture settings change."""
+        vocabulary = sorted(self.encoder.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        parts = [
+            self.shards.fingerprint,
+            self.encoder.prompt.fingerprint,
+            hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
+            self.images.to_json(),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def prompt(self, i: int) -> EncodedSample:
+        """Sample i without its answer, for generation."""
+        return self._encoded(i, ())
+
+    def sample(self, i: int) -> EncodedSample:
+        """Sample i with its instruction. Raises ValueError when it has none."""
+        pair = self.shards.pair(i)
+        if not pair.instruction:
+            raise ValueError(
+                f"sample {pair.id} has no instruction to train on: remove it (make_shards leaves such rows out "
+                "unless --allow-missing-instruction is given) or write one"
+            )
+        return self._encoded(i, self.encoder.answer_ids(pair.instruction))
+
+    def length(self, i: int) -> int:
+        """Tokens of sample i, pictures and answer included."""
+        return self.sample(i).num_tokens
+
+    def check(self, indices: range, sequence_length: int) -> list[str]:
+        """One sentence for each sample that cannot be trained on."""
+        problems = []
+        for i in indices:
+            try:
+                tokens = self.length(i)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            if tokens > sequence_length:
+                problems.append(
+                    f"sample {self.shards.meta(i).id} takes {tokens} tokens, more than "
+                    f"data.sequence_length={sequence_length}: raise it or lower data.max_pixels"
+                )
+        return problems
+
+    def _encoded(self, i: int, answer: tuple[int, ...]) -> EncodedSample:
+        meta = self.shards.meta(i)
+        grids = tuple(image_grid(*size, self.images) for size in (meta.source_size, meta.target_size))
+        tokens = [grid_tokens(grid, self.images.merge_size) for grid in grids]
+
+        def patches(picture: int) -> torch.Tensor:
+            sample = self.shards[i]
+            data = (sample.source_bytes, sample.target_bytes)[picture]
+            where = f"{sample.pair.id} ({('source', 'target')[picture]})"
+            return image_patches(decode_image(data, where=where), self.images)
+
+        return EncodedSample(meta.id, tuple(self.encoder.prompt_ids(*tokens)), answer, grids, patches)
+
+
+def open_pairs(
+    shards: list[str], folder: str | Path, *, min_pixels: int, max_pixels: int, prompt: str | Path = ""
+) -> PairDataset:
+    """Shards as seen by the model of a Hugging Face folder: its tokenizer, its picture settings, one prompt.
+
+    Raises ValueError for shards, folder or prompt that cannot be used."""
+    encoder = ChatEncoder(load_tokenizer(folder), Prompt.load(prompt))
+    images = ImageSettings.from_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels)
+    return PairDataset(open_shards(shards), encoder, images)
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How the rows of a step are made, and which part of them this rank needs."""
+
+    global_batch_size: int
+    sequence_length: int
+    packing: bool = True
+    data_parallel_size: int = 1
+    data_parallel_rank: int = 0
+    row_multiple: int = 1  # rows per data-parallel rank come in multiples of this (interleaved pipelining)
+    length_multiple: int = 1  # a row's length is a multiple of this (tensor-parallel ranks)
+    with_images: bool = True
+    num_vision_ranks: int = 1
+    vision_rank: int = 0
+
+
+class StepStream:
+    """The rows of each step for one rank: a pure function of the step number."""
+
+    def __init__(self, dataset: PairDataset, order: SampleOrder, rows: RowSettings, *, table_side: int):
+        self.dataset, self.order, self.rows, self.table_side = dataset, order, rows, table_side
+        tokenizer = dataset.encoder.tokenizer
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else dataset.encoder.end_token_id
+
+    def plan(self, step: int) -> list[list[EncodedSample]]:
+        """All rows of a step, for all ranks; equal on every rank."""
+        size = self.rows.global_batch_size
+        samples = [self.dataset.sample(self.order.at(step * size + k)) for k in range(size)]
+        multiple = self.rows.data_parallel_size * self.rows.row_multiple
+        lengths = [sample.num_tokens for sample in samples]
+        plan = plan_rows(lengths, self.rows.sequence_length, multiple, self.rows.packing)
+        return [[samples[i] for i in row] for row in plan]
+
+    def tasks(self, step: int) -> tuple[list[list[EncodedSample]], int, int]:
+        """This rank's rows of a step, their common length in tokens, and the response tokens of the whole step."""
+        plan = self.plan(step)
+        longest = max(sum(sample.num_tokens for sample in row) for row in plan)
+        multiple = self.rows.length_multiple
+        length = -(-longest // multiple) * multiple
+        responses = sum(len(sample.answer_ids) for row in plan for sample in row)
+        return plan[self.rows.data_parallel_rank :: self.rows.data_parallel_size], length, responses
+
+    def collate(self, row: list[EncodedSample], length: int) -> PackedBatch:
+        return collate(
+            row,
+            length,
+            image_settings=self.dataset.images,
+            image_token_id=self.dataset.encoder.image_token_id,
+            pad_token_id=self._pad,
+            table_side=self.table_side,
+            with_images=self.rows.with_images,
+            num_vision_ranks=self.rows.num_vision_ranks,
+            vision_rank=self.rows.vision_rank,
+        )
+
+
+@dataclass
+class Step:
+    """What one optimizer step computes on this rank."""
+
+    number: int
+    rows: list[PackedBatch]
+    row_length: int  # tokens, the same for every row of the step on every rank
+    response_tokens: int  # of the whole step over all ranks: the denominator of its mean loss
+
+
+def prefetched_steps(stream: StepStream, first: int, last: int, *, ahead: int, workers: int) -> Iterator[Step]:
+    """Steps first .. last - 1 in order, their rows built `ahead` steps before by `workers` threads.
+
+    An error in a thread (a picture that cannot be decoded) is raised here, at the step that needs it."""
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="rows") as pool:
+        pending: deque[tuple[int, list[Future], int, int]] = deque()
+
+        def submit(step: int) -> None:
+            rows, length, responses = stream.tasks(step)
+            pending.append((step, [pool.submit(stream.collate, row, length) for row in rows], length, responses))
+
+        try:
+            upcoming = first
+            while upcoming < last or pending:
+                while upcoming < last and len(pending) < ahead:
+                    submit(upcoming)
+                    upcoming += 1
+                step, futures, length, responses = pending.popleft()
+                yield Step(step, [future.result() for future in futures], length, responses)
+        finally:
+            for _, futures, _, _ in pending:
+                for future in futures:
+                    future.cancel()

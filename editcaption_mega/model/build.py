@@ -1,0 +1,155 @@
+"""From an architecture and settings to Megatron's config and the model chunks of this rank."""
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from editcaption_mega.settings import ModelSettings, ParallelSettings
+
+from .architecture import Architecture
+from .layers import check_backend
+from .qwen3_vl import Qwen3VLModel
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def transformer_config(
+    architecture: Architecture, model: ModelSettings, parallel: ParallelSettings, precision: str
+) -> TransformerConfig:
+    """Megatron's config of the language model. Raises ValueError when the layout does not fit the architecture."""
+    check_backend(model.backend)
+    check_layout(architecture, parallel)
+    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
+    dtype = _DTYPES[precision]
+    options = dict(
+        num_layers=architecture.num_layers,
+        hidden_size=architecture.hidden_size,
+        num_attention_heads=architecture.num_heads,
+        num_query_groups=architecture.num_kv_heads,
+        kv_channels=architecture.head_dim,
+        ffn_hidden_size=architecture.intermediate_size,
+        qk_layernorm=True,
+        normalization="RMSNorm",
+        layernorm_epsilon=architecture.norm_eps,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        bias_activation_fusion=False,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        mrope_section=list(architecture.mrope_section),
+        use_cpu_initialization=not torch.cuda.is_available(),
+        perform_initialization=False,  # every weight is read from a folder or a checkpoint, and that is checked
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=precision == "bf16",
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+        expert_tensor_parallel_size=parallel.expert_tensor_parallel_size,
+        sequence_parallel=parallel.use_sequence_parallel,
+        account_for_embedding_in_pipeline_split=parallel.account_for_embedding_in_pipeline_split,
+        account_for_loss_in_pipeline_split=parallel.account_for_loss_in_pipeline_split,
+        # Batched p2p is silently wrong for the interleaved schedule at PP = 2 (a loss off by up to 1.45).
+        batch_p2p_comm=not interleaved,
+        overlap_p2p_comm=interleaved,
+        # Lengths differ from step to step but not within one: the schedule is told the length of each step.
+        variable_seq_lengths=False,
+        gradient_accumulation_fusion=False,
+    )
+    if architecture.experts is not None:
+        options.update(
+            num_moe_experts=architecture.experts.num_experts,
+            moe_router_topk=architecture.experts.experts_per_token,
+            moe_ffn_hidden_size=architecture.experts.intermediate_size,
+            moe_router_dtype="fp32",
+            moe_router_load_balancing_type="aux_loss" if model.router_aux_loss else "none",
+            moe_aux_loss_coeff=model.router_aux_loss,
+            moe_token_dispatcher_type="alltoall",
+            moe_grouped_gemm=True,
+        )
+    if model.recompute == "full":
+        options.update(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
+    elif model.recompute == "selective":
+        options.update(recompute_granularity="selective", recompute_modules=["core_attn"])
+    return TransformerConfig(**options)
+
+
+def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None:
+    """Raise ValueError, naming the setting to change, when the layout does not divide the model."""
+    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    expert = parallel.expert_model_parallel_size
+    virtual = parallel.virtual_pipeline_model_parallel_size or 1
+
+    def divides(setting: str, size: int, what: str, count: int) -> None:
+        if count % size:
+            raise ValueError(f"parallel.{setting}={size} does not divide the {count} {what} of the model")
+
+    divides("tensor_model_parallel_size", tensor, "kv heads", architecture.num_kv_heads)
+    divides("tensor_model_parallel_size", tensor, "vocabulary rows", architecture.vocab_size)
+    divides("tensor_model_parallel_size", tensor, "feed-forward channels", architecture.intermediate_size)
+    if architecture.experts is None:
+        if expert > 1:
+            raise ValueError(
+                f"parallel.expert_model_parallel_size={expert} needs a mixture-of-experts model, this one is dense: "
+                "set it to 1"
+            )
+    else:
+        divides("expert_model_parallel_size", expert, "experts", architecture.experts.num_experts)
+        expert_tensor = parallel.expert_tensor_parallel_size or tensor
+        channels = architecture.experts.intermediate_size
+        divides("expert_tensor_parallel_size", expert_tensor, "expert feed-forward channels", channels)
+        if tensor > 1 and not parallel.use_sequence_parallel:
+            raise ValueError(
+                "parallel.sequence_parallel=false with tensor_model_parallel_size > 1 is not possible for a "
+                "mixture-of-experts model: set it to true"
+            )
+    shares = architecture.num_layers
+    shares += parallel.account_for_embedding_in_pipeline_split + parallel.account_for_loss_in_pipeline_split
+    if shares % (pipeline * virtual):
+        raise ValueError(
+            f"{architecture.num_layers} layers do not divide over pipeline_model_parallel_size={pipeline} x "
+            f"virtual_pipeline_model_parallel_size={virtual} chunks: change them, or count the embedding and the "
+            "loss as a layer each (parallel.account_for_embedding_in_pipeline_split, ..loss..)"
+        )
+    first = shares // (pipeline * virtual) - parallel.account_for_embedding_in_pipeline_split
+    taps = len(architecture.vision.deepstack_layers)
+    if pipeline > 1 and first < taps:
+        raise ValueError(
+            f"the first pipeline chunk would hold {first} layers, but DeepStack adds visual features to the first "
+            f"{taps}: lower pipeline_model_parallel_size or virtual_pipeline_model_parallel_size"
+        )
+
+
+def build_model(
+    architecture: Architecture, model: ModelSettings, parallel: ParallelSettings, precision: str
+) -> list[torch.nn.Module]:
+    """The model chunks of this rank (one, or several under interleaved pipelining), with uninitialised weights."""
+    config = transformer_config(architecture, model, parallel, precision)
+    chunks = []
+    virtual = parallel.virtual_pipeline_model_parallel_size
+    for stage in range(virtual) if virtual else (None,):
+        chunk = Qwen3VLModel(
+            config,
+            architecture,
+            backend=model.backend,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+            vp_stage=stage,
+        )
+        for parameter in chunk.parameters():
+            # Megatron marks only what it created itself as replicated or sharded over tensor-parallel ranks.
+            if not hasattr(parameter, "tensor_model_parallel"):
+                parameter.tensor_model_parallel = False
+        chunks.append(Float16Module(config, chunk) if precision == "bf16" else chunk)
+    return chunks
+
+
+def unwrap(chunk: torch.nn.Module) -> Qwen3VLModel:
+    """The model inside Megatron's wrappers (mixed precision, data parallel)."""
+    while not isinstance(chunk, Qwen3VLModel):
+        chunk = chunk.module
+    return chunk

@@ -1,0 +1,165 @@
+"""The layer of the language model as a Megatron spec, for two backends.
+
+`torch` needs neither Transformer Engine nor Apex and runs on CPU and CUDA. `transformer_engine` takes linear layers,
+norms and attention from TE through Megatron's public spec provider. Both keep the same module and parameter names
+(norms are never fused into linears, experts are ours), so checkpoints and the weight rules know one layout.
+"""
+
+import importlib.util
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
+
+from .attention import SegmentCoreAttention
+
+BACKENDS = ("torch", "transformer_engine")
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError for an unknown backend, or for `transformer_engine` where TE is not installed."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if backend == "transformer_engine" and importlib.util.find_spec("transformer_engine.pytorch") is None:
+        raise ValueError(
+            "backend 'transformer_engine' needs the package transformer-engine[pytorch], which is not installed: "
+            "install it (pip install editcaption-mega[transformer_engine]) or set model.backend=torch"
+        )
+
+
+class RMSNorm(torch.nn.Module):
+    """y = weight * x / rms(x), in fp32 inside and rounded before the weight, as in transformers' Qwen3VLTextRMSNorm.
+
+    Marks its weight for the gradient sum over tensor-parallel ranks under sequence parallelism."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **kwargs):
+        super().__init__()
+        self.eps = eps
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        self.weight.sequence_parallel = config.sequence_parallel
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.float()
+        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * h.to(x.dtype)
+
+
+class GroupedExperts(MegatronModule):
+    """All experts of this rank in two 3-D products (`torch.nn.functional.grouped_mm`).
+
+    gate_up [experts/ep, 2, ffn/etp, hidden] keeps gate and up on an axis of their own, so that an expert-tensor
+    shard is one contiguous box of the global tensor; down [experts/ep, hidden, ffn/etp].
+    """
+
+    def __init__(self, num_local_experts: int, config: TransformerConfig, pg_collection=None, name=None, **kwargs):
+        super().__init__(config=config)
+        assert config.gated_linear_unit and not config.add_bias_linear
+        expert_tensor_size = pg_collection.expt_tp.size()
+        ffn, hidden = config.moe_ffn_hidden_size // expert_tensor_size, config.hidden_size
+        device = None if config.use_cpu_initialization else torch.cuda.current_device()
+        new = partial(torch.empty, dtype=config.params_dtype, device=device)
+        self.gate_up = torch.nn.Parameter(new(num_local_experts, 2, ffn, hidden))
+        self.down = torch.nn.Parameter(new(num_local_experts, hidden, ffn))
+        # Sharded over ranks that hold other data: their gradients are not summed over the whole data-parallel group.
+        # Megatron sets this only for EP > 1; with expert TP != TP it would average over ranks with other shards.
+        sharded = pg_collection.ep.size() > 1 or expert_tensor_size != config.tensor_model_parallel_size
+        for weight in (self.gate_up, self.down):
+            weight.allreduce = not sharded
+            # For the gradient norm: shards count once each, not once per expert-tensor group.
+            weight.tensor_model_parallel, weight.partition_dim, weight.partition_stride = True, 2, 1
+
+    def forward(self, x: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
+        """x [tokens, hidden] sorted by expert, tokens_per_expert [experts/ep], probs [tokens] -> [tokens, hidden]."""
+        ends = tokens_per_expert.to(x.device).cumsum(0).to(torch.int32)
+        gate, up = F.grouped_mm(x, self.gate_up.flatten(1, 2).transpose(1, 2), offs=ends).chunk(2, -1)
+        h = (F.silu(gate) * up * probs.unsqueeze(-1)).to(x.dtype)
+        return F.grouped_mm(h, self.down.transpose(1, 2), offs=ends), None
+
+    def backward_dw(self) -> None:
+        """Weight gradients are never delayed here."""
+
+
+class DeepStackLayer(TransformerLayer):
+    """A decoder layer that adds the visual features of its depth to its output.
+
+    The features travel as Megatron's `context` [s/tp, 1, taps, hidden], so recompute sees them as an input."""
+
+    def forward(self, *args, **kwargs):
+        hidden_states, context = super().forward(*args, **kwargs)
+        depth = self.layer_number - 1
+        if context is not None and depth < context.size(2):
+            hidden_states = hidden_states + context[:, :, depth]
+        return hidden_states, context
+
+
+def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """The decoder of one pipeline chunk: its layers and the final norm, from one backend."""
+    check_backend(backend)
+    if backend == "torch":
+        column, row, norm, core = ColumnParallelLinear, RowParallelLinear, RMSNorm, SegmentCoreAttention
+    else:
+        column, row, norm, core = _transformer_engine_modules()
+    if config.num_moe_experts:
+        mlp = partial(MoELayer, submodules=MoESubmodules(experts=GroupedExperts))
+    else:
+        mlp = partial(MLP.as_mlp_submodule, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row))
+    attention = ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=column, core_attention=core, linear_proj=row, q_layernorm=norm, k_layernorm=norm
+        ),
+    )
+    layer = ModuleSpec(
+        module=DeepStackLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=norm,
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=norm,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=norm)
+
+
+def _transformer_engine_modules():
+    """TE's linears, norm and attention. Attention gets real segment bounds where rotary wants the whole row."""
+    from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
+    from megatron.core.packed_seq_params import PackedSeqParams
+
+    provider = TESpecProvider()
+
+    class SegmentTEAttention(provider.core_attention()):
+        def forward(self, *args, packed_seq_params=None, **kwargs):
+            cu_seqlens, bounds = packed_seq_params.cu_seqlens, packed_seq_params.bounds
+            longest = max(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+            packed = PackedSeqParams(
+                qkv_format="thd",
+                cu_seqlens_q=cu_seqlens,
+                cu_seqlens_kv=cu_seqlens,
+                max_seqlen_q=longest,
+                max_seqlen_kv=longest,
+            )
+            return super().forward(*args, packed_seq_params=packed, **kwargs)
+
+    return (
+        provider.column_parallel_linear(),
+        provider.row_parallel_linear(),
+        provider.layer_norm(rms_norm=True, for_qk=True),
+        SegmentTEAttention,
+    )

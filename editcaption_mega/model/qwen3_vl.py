@@ -1,0 +1,157 @@
+"""Qwen3-VL: the vision tower, the merge of its tokens into the text, and the language model on Megatron's GPTModel.
+
+Input is one packed row (`PackedBatch`); output is one log-probability per response token, or the logits of the row.
+Source of the mathematics: transformers' Qwen3VLForConditionalGeneration (parity in docs/parity.md).
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from megatron.core import tensor_parallel
+from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.kernels import linear_log_probs
+
+from .architecture import Architecture
+from .attention import Segments
+from .layers import block_spec
+from .rotary import InterleavedMRoPE
+from .vision import VisionTower, gather_images
+
+Output = Literal["log_probs", "logits"]
+
+
+class Qwen3VLModel(MegatronModule):
+    """One pipeline chunk. The vision tower lives with the embedding (`pre_process`), the LM head on the last chunk."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        architecture: Architecture,
+        *,
+        backend: str,
+        pre_process: bool,
+        post_process: bool,
+        vp_stage: int | None = None,
+    ):
+        super().__init__(config=config)
+        self.architecture = architecture
+        self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
+        self.share_embeddings_and_output_weights = architecture.tied_embeddings
+        self.language = GPTModel(
+            config,
+            block_spec(config, backend, vp_stage),
+            vocab_size=architecture.vocab_size,
+            max_sequence_length=0,  # used by learned positions only
+            pre_process=pre_process,
+            post_process=post_process,
+            share_embeddings_and_output_weights=architecture.tied_embeddings,
+            position_embedding_type="mrope",
+            rotary_base=architecture.rope_theta,
+            scatter_embedding_sequence_parallel=False,
+            vp_stage=vp_stage,
+        )
+        self.model_type = self.language.model_type
+        self.tensor_group = self.language.pg_collection.tp
+        self.language.rotary_pos_emb = InterleavedMRoPE(
+            architecture.head_dim, 1.0, rotary_base=architecture.rope_theta, cp_group=self.language.pg_collection.cp
+        )
+        self.vision = None
+        if pre_process:
+            self.vision = VisionTower(architecture.vision, recompute=config.recompute_granularity == "full")
+            device = None if config.use_cpu_initialization else torch.cuda.current_device()
+            self.vision.to(device=device, dtype=config.params_dtype)
+            for parameter in self.vision.parameters():
+                # Each tensor-parallel rank sees its own images: Megatron sums these gradients over the ranks.
+                parameter.sequence_parallel = config.sequence_parallel
+
+    def set_input_tensor(self, input_tensor) -> None:
+        """Megatron's pipeline schedule hands the hidden states of the previous chunk here."""
+        self.language.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def shared_embedding_or_output_weight(self) -> Tensor:
+        """For Megatron's gradient sum of tied weights on the first and last stage."""
+        return self.language.shared_embedding_or_output_weight()
+
+    def forward(self, batch: PackedBatch, output: Output = "log_probs") -> Tensor:
+        """One row -> log-probs [response tokens] fp32 or logits [row, vocabulary]; hidden states between chunks."""
+        decoder_input = features = None
+        padding_mask = batch.padding_mask
+        if self.pre_process:
+            decoder_input, features = self._merge(batch)
+        if self.config.sequence_parallel:
+            padding_mask = padding_mask.chunk(self.tensor_group.size(), 1)[self.tensor_group.rank()].contiguous()
+        return self.language(
+            batch.input_ids,
+            batch.position_ids,
+            None,
+            decoder_input=decoder_input,
+            packed_seq_params=Segments.of(batch.bounds, batch.input_ids.device),
+            padding_mask=padding_mask if self.config.num_moe_experts else None,
+            extra_block_kwargs=None if features is None else {"context": features},
+            output_processor=self._log_probs if output == "log_probs" else self._logits,
+            output_processor_context=batch,
+        )
+
+    def _merge(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
+        """Embeddings with visual tokens in place [s/tp, 1, h], and DeepStack features [s/tp, 1, taps, h]."""
+        embedded = self.language.embedding(input_ids=batch.input_ids, position_ids=None)  # [s, 1, h]
+        visual = self.vision(batch.images)
+        visual = gather_images(visual, batch.images, self.tensor_group).to(embedded.dtype)
+        if visual.size(0) == 0:
+            # A row without pictures: the (zeroed) dummy image keeps every vision gradient defined.
+            embedded, features = embedded + visual.sum(), None
+        else:
+            places = batch.visual_positions  # [visual tokens], rows of the sequence
+            embedded = embedded.index_copy(0, places, visual[:, None, 0])
+            features = visual.new_zeros(embedded.size(0), 1, visual.size(1) - 1, visual.size(2))
+            features = features.index_copy(0, places, visual[:, None, 1:])
+        if self.config.sequence_parallel:
+            embedded = tensor_parallel.scatter_to_sequence_parallel_region(embedded, group=self.tensor_group)
+            if features is not None:
+                features = tensor_parallel.scatter_to_sequence_parallel_region(features, group=self.tensor_group)
+        return embedded, features
+
+    def _log_probs(self, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_) -> Tensor:
+        """Log-probs of the response tokens: only their rows reach the LM head."""
+        weight = output_layer.weight if output_weight is None else output_weight
+        rows = self._response_rows(hidden_states.squeeze(1), context)
+        group = self.tensor_group if self.tensor_group.size() > 1 else None
+        return linear_log_probs(rows, weight, context.targets, group=group)
+
+    def _response_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden [s/tp, h] -> the rows that predict a response token [T, h], whole on each rank."""
+        tensor_size = self.tensor_group.size()
+        if not self.config.sequence_parallel:
+            hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=self.tensor_group)
+            return hidden.index_select(0, batch.target_rows)
+        # Each rank picks its own rows, padded to the longest pick, before the all-gather.
+        part = hidden.size(0)
+        picks: list[list[int]] = [[] for _ in range(tensor_size)]
+        for row in batch.target_rows_host:
+            picks[row // part].append(row % part)
+        longest = max(1, *(len(pick) for pick in picks))
+        mine = picks[self.tensor_group.rank()]
+        mine = torch.tensor(mine + [0] * (longest - len(mine)), device=hidden.device)
+        gathered = tensor_parallel.gather_from_sequence_parallel_region(
+            hidden.index_select(0, mine), tensor_parallel_output_grad=True, group=self.tensor_group
+        )
+        order = [rank * longest + i for rank, pick in enumerate(picks) for i in range(len(pick))]
+        return gathered.index_select(0, torch.tensor(order, dtype=torch.long, device=hidden.device))
+
+    def _logits(self, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_) -> Tensor:
+        """All logits of the row [s, vocabulary] on every rank: for parity tests, not for training."""
+        weight = output_layer.weight if output_weight is None else output_weight
+        if self.config.sequence_parallel:
+            hidden_states = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden_states, tensor_parallel_output_grad=True, group=self.tensor_group
+            )
+        else:
+            hidden_states = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_states, group=self.tensor_group)
+        logits = F.linear(hidden_states.squeeze(1), weight)
+        return tensor_parallel.gather_from_tensor_model_parallel_region(logits, group=self.tensor_group)

@@ -1,0 +1,137 @@
+"""The vision tower, in plain PyTorch, replicated on every tensor-parallel rank of the first pipeline stage.
+
+It is a tenth of the compute of the large models and small in memory, so it is not tensor-sharded: under sequence
+parallelism the images of a row are divided over the tensor-parallel ranks instead (by patch count, on the host, see
+`data.vision`), and `gather_images` brings the features together.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from editcaption_mega.data.batch import ImageBatch
+
+from .architecture import VisionArchitecture
+from .attention import segment_attention
+from .rotary import rotate, vision_angles
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, vision: VisionArchitecture):
+        super().__init__()
+        self.num_heads, self.scale = vision.num_heads, vision.head_dim**-0.5
+        self.qkv = nn.Linear(vision.hidden_size, 3 * vision.hidden_size)
+        self.proj = nn.Linear(vision.hidden_size, vision.hidden_size)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], images: ImageBatch) -> Tensor:
+        query, key, value = self.qkv(x).view(x.size(0), 3, self.num_heads, -1).unbind(1)
+        query, key = rotate(query, *angles), rotate(key, *angles)
+        out = segment_attention(query, key, value, images.bounds, images.cu_seqlens, causal=False, scale=self.scale)
+        return self.proj(out.flatten(1))
+
+
+class VisionMLP(nn.Module):
+    def __init__(self, vision: VisionArchitecture):
+        super().__init__()
+        self.linear_fc1 = nn.Linear(vision.hidden_size, vision.intermediate_size)
+        self.linear_fc2 = nn.Linear(vision.intermediate_size, vision.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+
+
+class VisionBlock(nn.Module):
+    def __init__(self, vision: VisionArchitecture):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(vision.hidden_size, eps=1e-6)
+        self.norm2 = nn.LayerNorm(vision.hidden_size, eps=1e-6)
+        self.attn = VisionAttention(vision)
+        self.mlp = VisionMLP(vision)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], images: ImageBatch) -> Tensor:
+        x = x + self.attn(self.norm1(x), angles, images)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerger(nn.Module):
+    """Joins merge x merge neighbouring patches into one token of the language model's width.
+
+    The main merger normalises each patch before joining, the DeepStack mergers the joined vector after it."""
+
+    def __init__(self, vision: VisionArchitecture, norm_after_join: bool):
+        super().__init__()
+        self.width, self.norm_after_join = vision.merged_size, norm_after_join
+        self.norm = nn.LayerNorm(vision.merged_size if norm_after_join else vision.hidden_size, eps=1e-6)
+        self.linear_fc1 = nn.Linear(vision.merged_size, vision.merged_size)
+        self.linear_fc2 = nn.Linear(vision.merged_size, vision.out_hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x.view(-1, self.width)) if self.norm_after_join else self.norm(x).view(-1, self.width)
+        return self.linear_fc2(F.gelu(self.linear_fc1(x)))
+
+
+class VisionTower(nn.Module):
+    """Patches -> tokens of the language model, with one extra set per DeepStack tap."""
+
+    def __init__(self, vision: VisionArchitecture, *, recompute: bool = False):
+        super().__init__()
+        self.vision, self.recompute = vision, recompute
+        # The reference uses a Conv3d whose stride is its kernel: a matrix product over flattened patches, 10 x faster.
+        self.patch_embed = nn.Linear(vision.patch_dim, vision.hidden_size)
+        self.pos_embed = nn.Embedding(vision.num_position_embeddings, vision.hidden_size)
+        self.blocks = nn.ModuleList(VisionBlock(vision) for _ in range(vision.depth))
+        self.merger = PatchMerger(vision, norm_after_join=False)
+        self.deepstack_mergers = nn.ModuleList(
+            PatchMerger(vision, norm_after_join=True) for _ in vision.deepstack_layers
+        )
+
+    def forward(self, images: ImageBatch) -> Tensor:
+        """The images of this rank -> [tokens, 1 + taps, hidden]: the visual embedding, then the DeepStack features."""
+        dtype = self.patch_embed.weight.dtype
+        x = self.patch_embed(images.pixel_values.to(dtype))
+        learned = self.pos_embed(images.interpolation_index) * images.interpolation_weight[..., None].to(dtype)
+        x = x + learned.sum(1)
+        angles = vision_angles(images.position_ids, self.vision.head_dim)
+        taps = {}
+        for depth, block in enumerate(self.blocks):
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, angles, images, use_reentrant=False)
+            else:
+                x = block(x, angles, images)
+            if depth in self.vision.deepstack_layers:
+                taps[depth] = x
+        features = [self.merger(x)]
+        for merger, depth in zip(self.deepstack_mergers, self.vision.deepstack_layers, strict=True):
+            features.append(merger(taps[depth]))
+        return torch.stack(features, 1)
+
+
+class _GatherImages(torch.autograd.Function):
+    """All-gather equal-sized parts; backward takes the own slice: every rank holds the whole, equal gradient."""
+
+    @staticmethod
+    def forward(ctx, part: Tensor, group) -> Tensor:
+        ctx.rows, ctx.rank = part.size(0), group.rank()
+        whole = part.new_empty(part.size(0) * group.size(), *part.shape[1:])
+        dist.all_gather_into_tensor(whole, part.contiguous(), group=group)
+        return whole
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None
+
+
+def gather_images(features: Tensor, images: ImageBatch, group) -> Tensor:
+    """Features of this rank's images [tokens, ...] -> those of all images of the row, in the row's order.
+
+    A rank without an image of the row computed a dummy one, so that every rank joins the collective and every
+    parameter has a gradient; times zero it adds nothing."""
+    if images.is_dummy:
+        features = features * 0
+    if images.num_ranks > 1:
+        missing = images.tokens_per_rank - features.size(0)
+        features = F.pad(features, (0, 0) * (features.dim() - 1) + (0, missing))
+        features = _GatherImages.apply(features, group)
+    return features.index_select(0, images.order)

@@ -1,0 +1,96 @@
+"""Process groups and the device of this rank."""
+
+import datetime
+import os
+import random
+import socket
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks are divided. Sizes are counts of ranks; `expert_tensor` defaults to `tensor`."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    virtual_pipeline: int | None = None
+    expert: int = 1
+    expert_tensor: int | None = None
+
+
+def device() -> torch.device:
+    """The device of this rank: `cuda:LOCAL_RANK`, or the CPU where there is no GPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_rank_zero() -> bool:
+    return rank() == 0
+
+
+def print_once(*values) -> None:
+    if is_rank_zero():
+        print(*values, flush=True)
+
+
+def barrier() -> None:
+    dist.barrier()
+
+
+def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None:
+    """Join the process group (NCCL on GPUs, gloo on CPUs) and build Megatron's groups.
+
+    Without torchrun this is a world of one rank. The layout must divide the world; `settings` checks that first,
+    so a mismatch here is an invariant broken."""
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(device())
+    else:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", _threads_per_rank())))
+    if not dist.is_initialized():
+        backend = "nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=layout.expert_tensor,
+        create_gloo_process_groups=False,  # a second copy of every group, for checkpoint forms that are not used here
+    )
+    random.seed(seed)
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed)
+
+
+def destroy() -> None:
+    """Leave the process groups; a later `initialize` may choose another layout."""
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _threads_per_rank() -> int:
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])

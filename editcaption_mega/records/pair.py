@@ -1,0 +1,105 @@
+"""One source/target pair and what is known of it (the `KEY.json` member of a shard).
+
+The taxonomy is the paper's (section 3.1): three categories; three failure modes (section 1).
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+
+Category = Literal["semantic", "stylistic", "structural"]
+FailureMode = Literal["orientation", "viewpoint", "detail"]
+CATEGORIES: tuple[str, ...] = get_args(Category)
+FAILURE_MODES: tuple[str, ...] = get_args(FailureMode)
+
+# A WebDataset key ends at its first dot, and a slash makes a folder: ids hold neither.
+SampleId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]+$", min_length=1, max_length=200)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class RecordError(ValueError):
+    """A record that breaks the schema; the message is one sentence that names the field and the mend."""
+
+
+class Change(BaseModel):
+    """One change between the pictures, in words, under an id that a judge can refer to.
+
+    `facts` holds the change in machine-readable form where the truth is known (the synthetic world)."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: Text
+    text: Text
+    facts: dict[str, Any] | None = None
+
+
+class Changes(BaseModel):
+    """Ground truth of one pair: the main edits, what follows from them, and one overall description."""
+
+    model_config = ConfigDict(extra="forbid")
+    primary: list[Change] = Field(min_length=1)
+    secondary: list[Change] = Field(default_factory=list)
+    overall: Text
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> "Changes":
+        ids = [change.id for change in self.primary + self.secondary]
+        if len(ids) != len(set(ids)):
+            raise ValueError(f"change ids must be unique within a pair, found {ids}")
+        return self
+
+
+class EditPair(BaseModel):
+    """What one pair is, without its pictures. Optional fields are absent from the JSON, never null."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
+    id: SampleId
+    category: Category
+    edit_type: Text
+    instruction: Text | None = None
+    chosen: Text | None = None
+    rejected: Text | None = None
+    failure_modes: list[FailureMode] | None = None
+    severity: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    changes: Changes | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _preference_is_whole(self) -> "EditPair":
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError("'chosen' and 'rejected' come together: give both or neither")
+        if self.chosen is not None and self.chosen == self.rejected:
+            raise ValueError("'chosen' and 'rejected' are the same text: a preference needs two different answers")
+        return self
+
+    @classmethod
+    def from_json(cls, row: Any, *, where: str = "row") -> "EditPair":
+        """Validate one JSON object. Raises RecordError with one sentence that says where and what."""
+        if not isinstance(row, dict):
+            raise RecordError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        try:
+            return cls.model_validate(row)
+        except ValidationError as error:
+            raise RecordError(f"{where}: {_first_sentence(error)}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that `from_json` reads back."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+def _first_sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    found = first.get("input")
+    more = f" (and {error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
+    if first["type"] == "missing":
+        return f"field '{field}' is missing{more}"
+    if first["type"] == "extra_forbidden":
+        return f"field '{field}' is not part of the schema: remove it or move it under 'provenance'{more}"
+    if field == "id" and isinstance(found, str):
+        return f"id {found!r} may hold letters, digits, '-' and '_' only (a dot would cut the shard key short){more}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"]) + more
+    return f"field '{field}' is {found!r}: {first['msg']}{more}"

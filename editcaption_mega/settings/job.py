@@ -1,0 +1,203 @@
+"""What a training job is. Every field has its unit or its choices beside it; `validate` checks what needs no files.
+
+Messages name the setting, what was found and the mend.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ModelSettings:
+    """Which model, from where its weights come, and how its layers are computed."""
+
+    folder: str = ""  # Hugging Face folder: config.json, tokenizer, image processor; weights too unless `checkpoint`
+    checkpoint: str = ""  # Megatron checkpoint to start from instead of the folder's weights; "" for none
+    backend: str = "torch"  # torch | transformer_engine
+    recompute: str = "none"  # none | selective (attention only) | full (each layer and vision block)
+    router_aux_loss: float = 0.0  # coefficient of the load-balancing loss; 0 for none (and for dense models)
+
+    def validate(self) -> None:
+        if not self.folder:
+            raise ValueError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
+        _choice("model.backend", self.backend, ("torch", "transformer_engine"))
+        _choice("model.recompute", self.recompute, ("none", "selective", "full"))
+        _at_least("model.router_aux_loss", self.router_aux_loss, 0)
+
+
+@dataclass
+class DataSettings:
+    """Which shards, and how samples become rows."""
+
+    shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py
+    sequence_length: int = 4096  # tokens in one row at most; a longer sample is an error, never truncated
+    packing: bool = True  # several samples in one row; false: one sample per row
+    shuffle: bool = True
+    min_pixels: int = 4 * 32 * 32  # an image is resized to at least this many pixels (4 tokens of 32 x 32)
+    max_pixels: int = 1280 * 32 * 32  # and at most this many (1,280 tokens); ours, not Qwen's default of 16,384 tokens
+    prompt: str = ""  # YAML file with another prompt; "" for the built-in one (editcaption_mega/data/prompt.yaml)
+    prefetch_steps: int = 2  # steps prepared ahead by background threads
+    workers: int = 2  # threads per rank that decode images
+
+    def validate(self) -> None:
+        if not self.shards:
+            raise ValueError("data.shards is empty: name at least one folder written by tools/make_shards.py")
+        _at_least("data.sequence_length", self.sequence_length, 16)
+        _at_least("data.min_pixels", self.min_pixels, 1)
+        if self.max_pixels < self.min_pixels:
+            raise ValueError(f"data.max_pixels={self.max_pixels} is below data.min_pixels={self.min_pixels}: raise it")
+        _at_least("data.prefetch_steps", self.prefetch_steps, 1)
+        _at_least("data.workers", self.workers, 1)
+
+
+@dataclass
+class ParallelSettings:
+    """How ranks are divided; what is left over is data parallelism."""
+
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    virtual_pipeline_model_parallel_size: int | None = None  # model chunks per stage; null: not interleaved
+    expert_model_parallel_size: int = 1
+    expert_tensor_parallel_size: int | None = None  # null: the tensor parallel size
+    context_parallel_size: int = 1  # only 1 is supported
+    sequence_parallel: bool | None = None  # null: on when tensor_model_parallel_size > 1
+    account_for_embedding_in_pipeline_split: bool = False  # count the embedding (and vision) as one layer
+    account_for_loss_in_pipeline_split: bool = False  # count the LM head as one layer
+
+    def __post_init__(self) -> None:
+        if self.virtual_pipeline_model_parallel_size == 1:
+            self.virtual_pipeline_model_parallel_size = None
+
+    def validate(self) -> None:
+        for name in ("tensor_model", "pipeline_model", "expert_model", "context"):
+            setting = f"{name}_parallel_size"
+            _at_least(f"parallel.{setting}", getattr(self, setting), 1)
+        if self.context_parallel_size != 1:
+            raise ValueError(
+                f"parallel.context_parallel_size={self.context_parallel_size} is not supported: set it to 1 and "
+                "use tensor_model_parallel_size with sequence_parallel for long rows"
+            )
+        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
+            raise ValueError("parallel.sequence_parallel=true needs tensor_model_parallel_size > 1: set it to null")
+        virtual = self.virtual_pipeline_model_parallel_size
+        if virtual is not None:
+            _at_least("parallel.virtual_pipeline_model_parallel_size", virtual, 1)
+            if self.pipeline_model_parallel_size == 1:
+                raise ValueError(
+                    f"parallel.virtual_pipeline_model_parallel_size={virtual} needs pipeline_model_parallel_size > 1: "
+                    "set it to null"
+                )
+        if self.expert_tensor_parallel_size is not None:
+            _at_least("parallel.expert_tensor_parallel_size", self.expert_tensor_parallel_size, 1)
+
+    @property
+    def use_sequence_parallel(self) -> bool:
+        return self.tensor_model_parallel_size > 1 if self.sequence_parallel is None else self.sequence_parallel
+
+    def data_parallel_size(self, world_size: int) -> int:
+        """Ranks that hold other data. Raises ValueError when the layout does not divide the world."""
+        model = self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+        expert_tensor = self.expert_tensor_parallel_size or self.tensor_model_parallel_size
+        experts = expert_tensor * self.expert_model_parallel_size * self.pipeline_model_parallel_size
+        for what, size in (("tensor x pipeline", model), ("expert tensor x expert x pipeline", experts)):
+            if world_size % size:
+                raise ValueError(
+                    f"{world_size} ranks are not a multiple of {what} = {size}: change the parallel sizes or the "
+                    "number of ranks"
+                )
+        return world_size // model
+
+
+@dataclass
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 1e-5
+    min_learning_rate: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.1  # not on biases, norms and other 1-D parameters
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip_grad: float = 1.0  # global gradient norm; 0: no clipping
+    # Learning-rate multipliers per module; 0 freezes a module. Nothing is frozen by default.
+    vision: float = 1.0
+    merger: float = 1.0  # main and DeepStack mergers
+    language: float = 1.0
+    router: float = 1.0
+
+    def validate(self) -> None:
+        for name in ("learning_rate", "eps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must be above 0")
+        for name in ("min_learning_rate", "warmup_steps", "weight_decay", "clip_grad", *self.multipliers()):
+            _at_least(f"optimizer.{name}", getattr(self, name), 0)
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"optimizer.min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}"
+            )
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must lie in [0, 1)")
+        if not any(self.multipliers().values()):
+            raise ValueError("optimizer: vision, merger, language and router are all 0, so nothing would be trained")
+
+    def multipliers(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("vision", "merger", "language", "router")}
+
+
+@dataclass
+class CheckpointSettings:
+    every: int = 500  # steps between checkpoints; one is always written at the end
+    keep: int = 2  # newest checkpoints kept; 0 keeps all
+    resume: bool = True  # go on from the newest complete checkpoint in output, if any
+
+    def validate(self) -> None:
+        _at_least("checkpoint.every", self.every, 1)
+        _at_least("checkpoint.keep", self.keep, 0)
+
+
+@dataclass
+class TrainingSettings:
+    output: str = ""  # run folder
+    steps: int = 0  # optimizer steps; 0: from `epochs`
+    epochs: float = 1.0  # passes over the data when steps is 0
+    global_batch_size: int = 32  # samples per optimizer step, over all ranks
+    precision: str = "bf16"  # bf16 (fp32 master weights) | fp32
+    seed: int = 1234
+    log_every: int = 1  # steps between progress lines; metrics.jsonl has every step
+    stop_after: int = 0  # leave cleanly (with a checkpoint) after this many steps of this process; 0: never
+
+    def validate(self) -> None:
+        if not self.output:
+            raise ValueError("training.output is empty: name the run folder")
+        _at_least("training.steps", self.steps, 0)
+        if self.steps == 0 and self.epochs <= 0:
+            raise ValueError(f"training.epochs={self.epochs} must be above 0 when training.steps is 0")
+        _at_least("training.global_batch_size", self.global_batch_size, 1)
+        _choice("training.precision", self.precision, ("bf16", "fp32"))
+        _at_least("training.log_every", self.log_every, 1)
+
+
+@dataclass
+class JobSettings:
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    parallel: ParallelSettings = field(default_factory=ParallelSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def validate(self) -> None:
+        """Raise ValueError for the first setting that cannot work, before anything is read or built."""
+        for part in (self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training):
+            part.validate()
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise ValueError(f"{name}={value} must be at least {least}")

@@ -1,0 +1,193 @@
+"""Checkpoints: weights, optimizer, schedule, data position and random state, resumable at any layout.
+
+`checkpoints/step_XXXXXXXX/` is one store (`conversion.store`): weights and optimizer moments as boxes of canonical
+tensors, `state.json`, and `hf/` with config and tokenizer. It is written under another name and renamed when whole.
+
+Megatron's own sharded optimizer state is not used: its AdamW path (without TE or Apex) shares one step counter among
+all parameters after a load, and a checkpoint of EP = 1 does not fit EP > 1. Here each moment is a canonical tensor
+like its weight, so any layout reads it, and the gathering is spread over the data-parallel ranks.
+"""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.optimizer import MegatronOptimizer
+
+from editcaption_mega import platform
+from editcaption_mega.conversion import WEIGHTS, LocalShard, StoreReader, StoreWriter, copy_side_files
+from editcaption_mega.conversion.store import MANIFEST, write_atomically
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MASTER = "param"  # fp32 master weights of a bf16 run, in Megatron's name
+
+
+def checkpoint_folder(output: str | Path, step: int) -> Path:
+    return Path(output) / "checkpoints" / f"step_{step:08d}"
+
+
+def newest_checkpoint(output: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run folder."""
+    found = sorted(path.parent for path in (Path(output) / "checkpoints").glob(f"step_????????/{MANIFEST}"))
+    return found[-1] if found else None
+
+
+def save_checkpoint(
+    output: str | Path,
+    state: dict,
+    shards: list[LocalShard],
+    optimizer: MegatronOptimizer,
+    *,
+    hf_folder: str | Path,
+    metadata: dict,
+    keep: int,
+) -> Path:
+    """Write `state["step"]`'s checkpoint. Collective. Older ones beyond `keep` go only when the new one is whole."""
+    final = checkpoint_folder(output, state["step"])
+    partial = final.with_name(final.name + ".partial")
+    if platform.is_rank_zero():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        copy_side_files(hf_folder, partial / "hf")
+        write_atomically(partial / "state.json", json.dumps(state, indent=2) + "\n")
+    platform.barrier()
+    writer = StoreWriter(partial, metadata=metadata)
+    data_rank, data_size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    expert_rank = parallel_state.get_expert_data_parallel_rank()
+    expert_size = parallel_state.get_expert_data_parallel_world_size()
+    for i, shard in enumerate(shards):
+        rank, size = (expert_rank, expert_size) if shard.is_expert else (data_rank, data_size)
+        if shard.writer and rank == i % size:
+            writer.add(WEIGHTS + shard.rule.name, shard.rule.shape, shard.box, shard.parameter.data)
+    for i, shard in enumerate(shards):
+        if shard.parameter.requires_grad and shard.name == shard.rule.name:
+            _save_moments(writer, i, shard, optimizer)
+    layout = _layout()
+    for name, values in _random_states().items():
+        key = f"random/{name}/{platform.rank()}"
+        writer.add(key, tuple(values.shape), _whole(values), values)
+    writer.metadata = {**metadata, "layout": layout}
+    writer.finish()
+    if platform.is_rank_zero():
+        if final.exists():  # the step was saved before, by a run that was killed after it
+            shutil.rmtree(final)
+        partial.rename(final)
+        complete = sorted(path.parent for path in final.parent.glob(f"step_????????/{MANIFEST}"))
+        for old in complete[:-keep] if keep else []:
+            shutil.rmtree(old)
+    platform.barrier()
+    return final
+
+
+def load_optimizer(folder: Path, state: dict, shards: list[LocalShard], optimizer: MegatronOptimizer) -> None:
+    """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint."""
+    store = StoreReader(folder)
+    for part in _parts(optimizer):
+        if not part.optimizer.state:
+            part._init_optimizer_states_with_dummy_values()
+        for group in part.optimizer.param_groups:
+            if "step" in group:  # TE and Apex count per group, torch per parameter
+                group["step"] = state["updates"]
+    for shard in shards:
+        part = _owner(optimizer, shard)
+        if part is None:
+            continue
+        kept = part._get_main_param_and_optimizer_states(shard.parameter)
+        place = part._get_model_param_range_map(shard.parameter)["param"]
+        with torch.no_grad():
+            for name in (*MOMENTS, MASTER):
+                key = f"{name}/{shard.rule.name}"
+                if name == MASTER and key not in store.tensors:
+                    # An fp32 run keeps no second copy: the weight is the master.
+                    key = WEIGHTS + shard.rule.name
+                values = store.read(key, shard.box).flatten()[place.start : place.end]
+                kept[name].copy_(values.view(kept[name].shape))
+            if "step" in kept:
+                kept["step"].fill_(state["updates"])
+
+
+def load_random_state(folder: Path) -> bool:
+    """Restore this rank's generators. False when the checkpoint is of another layout, which has other ranks."""
+    store = StoreReader(folder)
+    if store.metadata.get("layout") != _layout():
+        return False
+    rank = platform.rank()
+    torch.set_rng_state(store.read(f"random/torch/{rank}"))
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(store.read(f"random/cuda/{rank}"))
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    tracker = get_cuda_rng_tracker()
+    tracker.set_states({name: store.read(f"random/tracker-{name}/{rank}") for name in tracker.get_states()})
+    python = bytes(store.read(f"random/python/{rank}").tolist())
+    version, values, gauss = json.loads(python)
+    random.setstate((version, tuple(values), gauss))
+    return True
+
+
+def _save_moments(writer: StoreWriter, index: int, shard: LocalShard, optimizer: MegatronOptimizer) -> None:
+    """Each data-parallel rank holds a flat range of the state; it is summed onto one of them, in turns."""
+    if shard.is_expert:
+        group = parallel_state.get_expert_data_parallel_group()
+    else:
+        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    owner = index % group.size()
+    names = MOMENTS + ((MASTER,) if shard.parameter.dtype != torch.float32 else ())
+    part = _owner(optimizer, shard)
+    whole = torch.zeros(len(names), shard.parameter.numel(), dtype=torch.float32, device=shard.parameter.device)
+    if part is not None:
+        kept = part._get_main_param_and_optimizer_states(shard.parameter)
+        place = part._get_model_param_range_map(shard.parameter)["param"]
+        for row, name in enumerate(names):
+            whole[row, place.start : place.end] = kept[name].detach().flatten()
+    if group.size() > 1:
+        dist.reduce(whole, dst=dist.get_global_rank(group, owner), group=group)
+    if group.rank() == owner and shard.writer:
+        for row, name in enumerate(names):
+            writer.add(f"{name}/{shard.rule.name}", shard.rule.shape, shard.box, whole[row])
+
+
+def _parts(optimizer: MegatronOptimizer) -> list:
+    """The distributed optimizers inside: dense and expert parameters have one each."""
+    return [part for part in getattr(optimizer, "chained_optimizers", [optimizer]) if getattr(part, "optimizer", None)]
+
+
+def _owner(optimizer: MegatronOptimizer, shard: LocalShard):
+    """The distributed optimizer that holds a range of this parameter on this rank, or None."""
+    for part in _parts(optimizer):
+        if shard.parameter in part.model_param_gbuf_map:
+            return part
+    return None
+
+
+def _layout() -> list[int]:
+    return [
+        platform.world_size(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_virtual_pipeline_model_parallel_world_size() or 1,
+        parallel_state.get_expert_model_parallel_world_size(),
+        parallel_state.get_expert_tensor_parallel_world_size(),
+        int(torch.cuda.is_available()),
+    ]
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    states |= {f"tracker-{name}": value for name, value in get_cuda_rng_tracker().get_states().items()}
+    states["python"] = torch.frombuffer(bytearray(json.dumps(random.getstate()).encode()), dtype=torch.uint8)
+    return states
+
+
+def _whole(values: torch.Tensor):
+    from editcaption_mega.conversion import Box
+
+    return Box.whole(tuple(values.shape))

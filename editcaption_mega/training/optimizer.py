@@ -1,0 +1,119 @@
+"""AdamW through Megatron's distributed optimizer, with per-module learning rates and freezing."""
+
+from dataclasses import dataclass
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import (
+    MegatronOptimizer,
+    OptimizerConfig,
+    get_megatron_optimizer,
+    get_standard_config_overrides,
+)
+from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePredicate
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.utils import get_model_config
+
+from editcaption_mega.conversion import LocalShard
+from editcaption_mega.settings import OptimizerSettings
+
+
+@dataclass
+class Trainer:
+    """The pieces that an optimizer step needs. `chunks` are wrapped for data parallelism."""
+
+    chunks: list[torch.nn.Module]
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+
+
+def freeze(shards: list[LocalShard], settings: OptimizerSettings) -> None:
+    """Modules whose learning-rate multiplier is 0 get no gradient. Before data-parallel wrapping."""
+    multipliers = settings.multipliers()
+    for shard in shards:
+        shard.parameter.requires_grad_(multipliers[shard.rule.module] > 0)
+
+
+def build_trainer(
+    chunks: list[torch.nn.Module],
+    shards: list[LocalShard],
+    settings: OptimizerSettings,
+    *,
+    precision: str,
+    total_steps: int,
+) -> Trainer:
+    """Wrap the chunks for data parallelism, and build the optimizer and its schedule."""
+    config = get_model_config(chunks[0])
+    ddp = DistributedDataParallelConfig(
+        use_distributed_optimizer=True, grad_reduce_in_fp32=True, overlap_grad_reduce=False
+    )
+    wrapped = [DistributedDataParallel(config, ddp, chunk, disable_bucketing=i > 0) for i, chunk in enumerate(chunks)]
+    config.finalize_model_grads_func = finalize_model_grads
+    optimizer_config = OptimizerConfig(
+        optimizer="adam",
+        lr=settings.learning_rate,
+        min_lr=settings.min_learning_rate,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.beta1,
+        adam_beta2=settings.beta2,
+        adam_eps=settings.eps,
+        clip_grad=settings.clip_grad,
+        bf16=precision == "bf16",
+        params_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+        use_distributed_optimizer=True,
+    )
+    optimizer = get_megatron_optimizer(
+        optimizer_config,
+        wrapped,
+        config_overrides=_overrides(optimizer_config, shards, settings),
+        use_gloo_process_groups=False,
+    )
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=settings.learning_rate,
+        min_lr=settings.min_learning_rate,
+        lr_warmup_steps=settings.warmup_steps,
+        lr_decay_steps=max(total_steps, settings.warmup_steps + 1),
+        lr_decay_style="cosine",
+        start_wd=settings.weight_decay,
+        end_wd=settings.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+    )
+    # Megatron raises the shared gradient scaler of the auxiliary loss to this; 1 without loss scaling.
+    config.grad_scale_func = optimizer.scale_loss
+    return Trainer(wrapped, optimizer, scheduler)
+
+
+def _overrides(config: OptimizerConfig, shards: list[LocalShard], settings: OptimizerSettings) -> dict:
+    """Megatron's own rule (no weight decay on biases and 1-D weights) and our multipliers."""
+    overrides = dict(get_standard_config_overrides(config))
+    for module, factor in settings.multipliers().items():
+        if factor in (0.0, 1.0):
+            continue
+        mine = {id(shard.parameter) for shard in shards if shard.rule.module == module}
+        predicate = ParamWithNamePredicate(name=f"module_{module}", fn=lambda p, _, mine=mine: id(p) in mine)
+        overrides[ParamKey(with_name_predicate=predicate)] = {
+            "max_lr": settings.learning_rate * factor,
+            "min_lr": settings.min_learning_rate * factor,
+        }
+    return overrides
+
+
+def trainable_table(rules, settings: OptimizerSettings) -> list[str]:
+    """Lines that say, per module, how many parameters the model has, and at which learning rate they train."""
+    counts: dict[str, int] = {}
+    for rule in {rule.name: rule for rule in rules.values()}.values():
+        size = 1
+        for length in rule.shape:
+            size *= length
+        counts[rule.module] = counts.get(rule.module, 0) + size
+    lines = [f"{'module':<10}{'parameters':>18}{'learning rate':>16}"]
+    for module, count in counts.items():
+        factor = settings.multipliers()[module]
+        rate = f"{settings.learning_rate * factor:.3g}" if factor else "frozen"
+        lines.append(f"{module:<10}{count:>18,}{rate:>16}")
+    trained = sum(count for module, count in counts.items() if settings.multipliers()[module])
+    lines.append(f"{'trained':<10}{trained:>18,} of {sum(counts.values()):,}")
+    return lines

@@ -1,0 +1,27 @@
+"""Fixtures that several rooms' tests use."""
+
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # tests import each other's helpers by bare name
+
+from shared_data import shared_path, write_real_pairs  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def real_pairs_jsonl(tmp_path_factory) -> Path:
+    """A JSONL of 26 real pairs, 21 of them with an instruction; skipped where the shared folder is absent."""
+    return write_real_pairs(tmp_path_factory.mktemp("real_pairs") / "pairs.jsonl")
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer_dir(tmp_path_factory) -> Path:
+    """A folder with the real Qwen tokenizer; skipped where the shared folder is absent."""
+    archive = shared_path("qwen_tokenizer/qwen_tokenizer.tar.gz")
+    folder = tmp_path_factory.mktemp("qwen_tokenizer")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return folder

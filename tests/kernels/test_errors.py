@@ -1,0 +1,90 @@
+"""What the operators refuse: one table, the same words from every backend."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from editcaption_mega.kernels import available_backends, backends, cpu, linear_log_probs, log_probs
+
+BACKENDS = [name for name in available_backends() if name != "cuda"]
+LOGITS, HIDDEN, WEIGHT = torch.zeros(3, 8), torch.zeros(3, 4), torch.zeros(8, 4)
+TARGETS = torch.tensor([0, 7, 3])
+META = torch.device("meta")
+
+TABLE = {
+    "logits not a tensor": (log_probs, ([[0.0]], TARGETS), "`logits` must be a tensor, found list"),
+    "logits integers": (log_probs, (LOGITS.long(), TARGETS), "`logits` must be float32.*found torch.int64"),
+    "logits double": (log_probs, (LOGITS.double(), TARGETS), "`logits` must be float32.*found torch.float64"),
+    "logits 3-D": (log_probs, (LOGITS[None], TARGETS), r"`logits` must have 2 dimensions .*found \[1, 3, 8\]"),
+    "logits empty": (log_probs, (LOGITS[:, :0], TARGETS), "`logits` must have at least one column"),
+    "targets int32": (log_probs, (LOGITS, TARGETS.int()), "`targets` must be int64, found torch.int32"),
+    "targets too few": (log_probs, (LOGITS, TARGETS[:2]), r"`targets` must be \[3\].*found \[2\]"),
+    "targets 2-D": (log_probs, (LOGITS, TARGETS[:, None]), r"`targets` must be \[3\].*found \[3, 1\]"),
+    "targets too large": (log_probs, (LOGITS, TARGETS + 1), r"`targets` must lie in \[0, 8\).*found 8"),
+    "targets negative": (log_probs, (LOGITS, TARGETS - 100), r"`targets` must lie in \[0, 8\).*found -100"),
+    "targets elsewhere": (log_probs, (LOGITS, TARGETS.to(META)), "`targets` must be on cpu .*found meta"),
+    "hidden 1-D": (linear_log_probs, (HIDDEN[0], WEIGHT, TARGETS), r"`hidden` must have 2 dimensions .*found \[4\]"),
+    "hidden double": (linear_log_probs, (HIDDEN.double(), WEIGHT, TARGETS), "`hidden` must be float32.*float64"),
+    "weight dtype": (
+        linear_log_probs,
+        (HIDDEN, WEIGHT.bfloat16(), TARGETS),
+        "`weight` must be torch.float32.*bfloat16",
+    ),
+    "weight transposed": (linear_log_probs, (HIDDEN, WEIGHT.T, TARGETS), r"`weight` must be \[V, 4\].*found \[4, 8\]"),
+    "weight elsewhere": (linear_log_probs, (HIDDEN, WEIGHT.to(META), TARGETS), "`weight` must be on cpu .*found meta"),
+    "linear target": (linear_log_probs, (HIDDEN, WEIGHT, TARGETS + 1), r"`targets` must lie in \[0, 8\).*found 8"),
+    "linear rows": (linear_log_probs, (HIDDEN[:1], WEIGHT, TARGETS), r"`targets` must be \[1\].*`hidden`.*found \[3\]"),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", TABLE)
+def test_refusals(backend, case):
+    operator, arguments, message = TABLE[case]
+    with pytest.raises(ValueError, match=f"^{operator.__name__}: {message}"):
+        operator(*arguments, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vocab_size(backend):
+    for size in (0, 9):
+        with pytest.raises(ValueError, match=rf"`vocab_size` must lie in \[1, 8\].*found {size}"):
+            linear_log_probs(HIDDEN, WEIGHT, TARGETS, backend=backend, vocab_size=size)
+    with pytest.raises(ValueError, match=r"`targets` must lie in \[0, 7\)"):
+        linear_log_probs(HIDDEN, WEIGHT, TARGETS, backend=backend, vocab_size=7)
+
+
+def test_backend_names():
+    with pytest.raises(ValueError, match="`backend` must be \"auto\" or one of .*found 'fast'"):
+        log_probs(LOGITS, TARGETS, backend="fast")
+    if "cuda" not in available_backends():
+        with pytest.raises(ValueError, match="`backend` is 'cuda', which this installation lacks"):
+            log_probs(LOGITS, TARGETS, backend="cuda")
+    if "cpu" in BACKENDS:
+        with pytest.raises(ValueError, match="`backend` 'cpu' needs tensors on cpu, found cuda"):
+            backends.choose("cpu", "cuda", "log_probs")
+    assert set(available_backends()) <= {"cuda", "cpu", "torch"} and available_backends()[-1] == "torch"
+
+
+def test_a_missing_extension_is_said_once(monkeypatch):
+    monkeypatch.setattr(cpu, "EXTENSION", None)
+    backends._warn_once.cache_clear()
+    assert available_backends() == ("torch",)
+    with pytest.warns(RuntimeWarning, match="the extension isn't built.*make setup") as caught:
+        for _ in range(3):
+            log_probs(LOGITS, TARGETS)
+    assert len(caught) == 1
+    backends._warn_once.cache_clear()
+
+
+def test_the_package_imports_without_the_extension():
+    code = (
+        "import sys; sys.modules['editcaption_mega.kernels._C'] = None\n"
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "import torch; from editcaption_mega.kernels import *\n"
+        "assert available_backends() == ('torch',)\n"
+        "assert abs(log_probs(torch.zeros(1, 4), torch.tensor([2])).item() + 1.3862944) < 1e-6\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

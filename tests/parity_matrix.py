@@ -1,0 +1,187 @@
+"""The parity matrix: every layout against plain transformers + torch AdamW, measured and written as a table.
+
+`make parity` runs this with --write docs/parity.md; tests/test_parity.py asserts the same numbers.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import parity_worker
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+LAUNCHES = {
+    1: ["1 rank", "1 rank, full recompute", "1 rank, selective recompute"],
+    2: [
+        "DP2", "TP2+SP", "TP2+SP, full recompute", "TP2, no SP", "PP2", "PP2 x VPP2",
+        "EP2", "TP2 x EP2", "expert TP2", "TP2, expert TP1",
+    ],
+    4: ["TP2 x PP2", "TP2 x EP2 x expert TP2", "PP2 x VPP2 x EP2"],
+}  # fmt: skip
+LOGITS_BAR, LOSS_BAR, MOVED_BAR = 2e-5, 1e-4, 1e-5
+
+
+def measure(work: Path) -> dict[str, dict]:
+    """Write models and references into `work`, run every launch there, and return numbers per "kind/layout"."""
+    torch.set_num_threads(1)
+    references = {}
+    for kind in ("dense", "moe"):
+        # The dense model is tied, the mixture of experts is not.
+        model = tiny.hf_model(experts=kind == "moe", tied=kind == "dense")
+        model.save_pretrained(work / kind)
+        logits = {}
+        with torch.no_grad():
+            for sample in parity_worker.step_samples(0):
+                logits[sample.id] = model(**tiny.hf_inputs(sample), use_cache=False).logits[0].contiguous()
+        save_file(logits, work / f"{kind}-logits.safetensors")
+        references[kind] = reference_losses(model)
+    results = {}
+    for ranks, layouts in LAUNCHES.items():
+        launch(ranks, [work, *layouts])
+    for layout in (layout for layouts in LAUNCHES.values() for layout in layouts):
+        for kind in ("dense", "moe"):
+            parts = sorted((work / "parts").glob(f"{parity_worker.slug_of(kind, layout)}.*.json"))
+            if parts:
+                results[f"{kind}/{layout}"] = {k: v for part in parts for k, v in json.loads(part.read_text()).items()}
+    for name, numbers in results.items():
+        kind, layout = name.split("/")
+        one = results[f"{kind}/1 rank"]
+        numbers["loss_error"] = largest(numbers["losses"], references[kind])
+        numbers["resume_error"] = largest(numbers["resumed"], numbers["losses"][parity_worker.STEPS // 2 :])
+        if "moved" in numbers:
+            numbers["moved_error"] = largest(numbers["moved"], one["losses"][parity_worker.STEPS // 2 :])
+        if "aux_losses" in numbers:
+            numbers["aux_error"] = largest(numbers["aux_losses"], one["aux_losses"])
+            numbers["aux_effect"] = largest(one["aux_losses"], one["losses"][: len(one["aux_losses"])])
+        slug = parity_worker.slug_of(kind, layout)
+        numbers["round_trip"] = round_trip(work / kind, work / "stores" / slug, work / "folders" / slug)
+    return results
+
+
+def reference_losses(model) -> list[float]:
+    """Twenty steps of a plain transformers + AdamW loop over the same samples."""
+    settings = parity_worker.OPTIMIZER
+    decay = [p for n, p in model.named_parameters() if p.dim() > 1 and not n.endswith(".bias")]
+    rest = [p for n, p in model.named_parameters() if p.dim() == 1 or n.endswith(".bias")]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+    )
+    losses = []
+    for step in range(parity_worker.STEPS):
+        rate = settings.learning_rate * schedule(step, settings.warmup_steps, parity_worker.STEPS)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        samples = parity_worker.step_samples(step)
+        count = sum(len(sample.answer_ids) for sample in samples)
+        total = 0.0
+        optimizer.zero_grad()
+        for sample in samples:
+            logits = model(**tiny.hf_inputs(sample), use_cache=False).logits[0]
+            answer = torch.tensor(sample.answer_ids)
+            start = len(sample.prompt_ids) - 1
+            log_probs = logits[start : start + len(answer)].log_softmax(-1)
+            loss = -log_probs.gather(1, answer[:, None]).sum() / count
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_grad)
+        optimizer.step()
+        losses.append(total)
+    return losses
+
+
+def schedule(step: int, warmup: int, total: int) -> float:
+    """Linear warm-up, then cosine to zero."""
+    if step <= warmup and warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def round_trip(folder: Path, store: Path, output: Path) -> bool:
+    """Convert the store of a layout back with the tool and compare every tensor and the config, bit for bit."""
+    from editcaption_mega.conversion import WEIGHTS, FolderReader, StoreReader, hf_tensors, write_folder
+
+    reader = StoreReader(store)
+    source = FolderReader(folder)
+    tensors = hf_tensors(
+        source.architecture, lambda rule: reader.read(WEIGHTS + rule.name), experts_in_out=source.experts_in_out
+    )
+    write_folder(tensors, output, max_file_bytes=300_000)
+    before = load_file(folder / "model.safetensors")
+    after = {}
+    for path in output.glob("*.safetensors"):
+        after |= load_file(path)
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def largest(a: list[float], b: list[float]) -> float:
+    assert len(a) == len(b)
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def launch(ranks: int, arguments: list) -> None:
+    """Run the worker under torchrun; its output is shown when it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command += [str(Path(__file__).parent / "parity_worker.py"), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{ranks} ranks failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+
+
+def table(results: dict[str, dict]) -> str:
+    """The measured numbers as Markdown."""
+    lines = [
+        "# Parity with transformers, measured",
+        "",
+        "Written by `make parity` from a run on a CPU in fp32. The reference is plain transformers (one sample at a "
+        "time, unpacked) and, for training, a loop of transformers + `torch.optim.AdamW`; ours packs two samples per "
+        "row, two pictures of different sizes per sample, and rows without any picture.",
+        "",
+        f"- **logits**: largest difference of any logit (bar {LOGITS_BAR:g})",
+        f"- **20 steps**: largest difference of the loss at any of 20 optimizer steps (bar {LOSS_BAR:g})",
+        "- **resumed**: steps 11 to 20 after a restart from step 10's checkpoint, same layout (bar: 0, bitwise)",
+        f"- **moved**: steps 11 to 20 at this layout from the one-rank run's checkpoint (bar {MOVED_BAR:g})",
+        "- **aux loss**: 6 steps with a router loss of 0.05, against one rank "
+        "(`TP` and `DP` layouts balance over the same rows)",
+        "- **round trip**: Hugging Face -> this layout -> Hugging Face, every tensor bit for bit",
+        "",
+        "| model | layout | logits | 20 steps | resumed | moved | aux loss | round trip |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, numbers in results.items():
+        kind, layout = name.split("/")
+        cells = [
+            f"{numbers['logits']:.1e}",
+            f"{numbers['loss_error']:.1e}",
+            "bitwise" if numbers["resume_error"] == 0 else f"{numbers['resume_error']:.1e}",
+            f"{numbers['moved_error']:.1e}" if "moved_error" in numbers else "",
+            f"{numbers['aux_error']:.1e}" if "aux_error" in numbers else "",
+            "bitwise" if numbers["round_trip"] else "DIFFERS",
+        ]
+        lines.append(f"| {kind} | {layout} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", type=Path, help="file for the table; without it the table is printed")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        text = table(measure(Path(work)))
+    if arguments.write:
+        arguments.write.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

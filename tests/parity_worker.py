@@ -1,0 +1,252 @@
+"""Runs on every rank under torchrun: one layout after another, numbers into one JSON file per launch.
+
+Usage: parity_worker.py WORK LAYOUT [LAYOUT ...]; see parity_matrix.py, which starts it and owns the references.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import tiny
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from safetensors.torch import load_file
+
+from editcaption_mega import platform
+from editcaption_mega.conversion import (
+    WEIGHTS,
+    StoreWriter,
+    load_weights,
+    local_shards,
+    rules_for,
+)
+from editcaption_mega.data.stream import Step
+from editcaption_mega.model import Architecture, build_model
+from editcaption_mega.objectives import SFTObjective
+from editcaption_mega.settings import ModelSettings, OptimizerSettings, ParallelSettings
+from editcaption_mega.training.checkpoint import load_optimizer, load_random_state, save_checkpoint
+from editcaption_mega.training.loop import run_pipeline, train_step
+from editcaption_mega.training.optimizer import build_trainer
+
+LAYOUTS = {
+    "1 rank": dict(),
+    "1 rank, full recompute": dict(recompute="full"),
+    "1 rank, selective recompute": dict(recompute="selective"),
+    "DP2": dict(),
+    "TP2+SP": dict(tensor_model_parallel_size=2),
+    "TP2+SP, full recompute": dict(tensor_model_parallel_size=2, recompute="full"),
+    "TP2, no SP": dict(tensor_model_parallel_size=2, sequence_parallel=False),
+    "PP2": dict(pipeline_model_parallel_size=2),
+    "PP2 x VPP2": dict(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2),
+    "EP2": dict(expert_model_parallel_size=2),
+    "TP2 x EP2": dict(tensor_model_parallel_size=2, expert_model_parallel_size=2, expert_tensor_parallel_size=1),
+    "expert TP2": dict(tensor_model_parallel_size=2, expert_tensor_parallel_size=2),
+    "TP2, expert TP1": dict(tensor_model_parallel_size=2, expert_tensor_parallel_size=1),
+    "TP2 x PP2": dict(tensor_model_parallel_size=2, pipeline_model_parallel_size=2),
+    "TP2 x EP2 x expert TP2": dict(
+        tensor_model_parallel_size=2, expert_model_parallel_size=2, expert_tensor_parallel_size=2
+    ),
+    "PP2 x VPP2 x EP2": dict(
+        pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2, expert_model_parallel_size=2
+    ),
+}
+STEPS, ROWS_PER_STEP, SAMPLES_PER_STEP = 20, 4, 8
+OPTIMIZER = OptimizerSettings(learning_rate=2e-4, warmup_steps=2, weight_decay=0.1)
+ROW = 160  # tokens
+
+
+def step_samples(step: int):
+    """Samples of one optimizer step; the last row has no picture at all, another sample of the step neither."""
+    return tiny.samples(SAMPLES_PER_STEP, seed=100 + step % 4, text_only=(3, 6, 7))
+
+
+def rows_of(samples, parallel: ParallelSettings):
+    """The rows of this rank: two samples each, dealt over data-parallel ranks."""
+    groups = [samples[i : i + 2] for i in range(0, len(samples), 2)]
+    mine = groups[parallel_state.get_data_parallel_rank() :: parallel_state.get_data_parallel_world_size()]
+    sequence = parallel.use_sequence_parallel
+    return [
+        tiny.row(
+            group,
+            ROW,
+            with_images=parallel_state.is_pipeline_first_stage(),
+            ranks=parallel.tensor_model_parallel_size if sequence else 1,
+            rank=parallel_state.get_tensor_model_parallel_rank() if sequence else 0,
+        )
+        for group in mine
+    ]
+
+
+def make_step(number: int, parallel: ParallelSettings) -> Step:
+    samples = step_samples(number)
+    return Step(number, rows_of(samples, parallel), ROW, sum(len(sample.answer_ids) for sample in samples))
+
+
+class Case:
+    """One model folder under one layout."""
+
+    def __init__(self, folder: Path, layout: str, name: str, *, aux: float = 0.0, start: Path | None = None):
+        options = dict(LAYOUTS[layout])
+        self.folder = folder
+        self.model = ModelSettings(folder=str(folder), recompute=options.pop("recompute", "none"), router_aux_loss=aux)
+        self.parallel = ParallelSettings(**options)
+        self.parallel.validate()
+        self.architecture = Architecture.from_folder(folder)
+        # A rendezvous of its own for each case.
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder.parent}/rendezvous-{name}",
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+        )
+        platform.initialize(
+            platform.Layout(
+                self.parallel.tensor_model_parallel_size,
+                self.parallel.pipeline_model_parallel_size,
+                self.parallel.virtual_pipeline_model_parallel_size,
+                self.parallel.expert_model_parallel_size,
+                self.parallel.expert_tensor_parallel_size,
+            ),
+            seed=7,
+        )
+        self.rules = rules_for(self.architecture)
+        self.chunks = build_model(self.architecture, self.model, self.parallel, "fp32")
+        load_weights(self.chunks, self.architecture, folder, start)
+        self.shards = local_shards(self.chunks, self.rules)
+        self.trainer = None
+
+    def logits_error(self, reference: dict[str, torch.Tensor]) -> float:
+        """Largest difference of any logit of step 0's rows from transformers', over all ranks."""
+        worst = torch.zeros(1, dtype=torch.float64)
+
+        def forward(data, model):
+            batch = next(data)
+
+            def compare(logits):
+                for i, name in enumerate(batch.sample_ids):
+                    mine = logits[batch.bounds[i] : batch.bounds[i + 1]]
+                    worst.clamp_(min=(mine - reference[name]).abs().max().item())
+                return logits.sum(), {}
+
+            return model(batch, output="logits"), compare
+
+        with torch.no_grad():
+            run_pipeline(forward, self.chunks, rows_of(step_samples(0), self.parallel), ROW, forward_only=True)
+        dist.all_reduce(worst, op=dist.ReduceOp.MAX)
+        return worst.item()
+
+    def train(self, first: int, last: int) -> list[float]:
+        if self.trainer is None:
+            self.trainer = build_trainer(self.chunks, self.shards, OPTIMIZER, precision="fp32", total_steps=STEPS)
+        return [
+            train_step(self.trainer, SFTObjective(), make_step(number, self.parallel))["loss"]
+            for number in range(first, last)
+        ]
+
+    def save_weights(self, folder: Path) -> None:
+        writer = StoreWriter(folder)
+        for shard in self.shards:
+            dense_owner = parallel_state.get_data_parallel_rank() == 0
+            owner = parallel_state.get_expert_data_parallel_rank() == 0 if shard.is_expert else dense_owner
+            if shard.writer and owner:
+                writer.add(WEIGHTS + shard.rule.name, shard.rule.shape, shard.box, shard.parameter.data)
+        writer.finish()
+
+    def save(self, output: Path, step: int) -> None:
+        save_checkpoint(
+            output, {"step": step, "updates": step}, self.shards, self.trainer.optimizer,
+            hf_folder=self.folder, metadata={}, keep=0,
+        )  # fmt: skip
+
+    def resume(self, checkpoint: Path, step: int) -> None:
+        self.train(0, 0)
+        load_optimizer(checkpoint, {"updates": step}, self.shards, self.trainer.optimizer)
+        self.trainer.scheduler.step(increment=step)
+        load_random_state(checkpoint)
+
+
+def measure(work: Path, kind: str, layout: str) -> None:
+    """All numbers of one model at one layout, into `work/parts`."""
+    folder, slug = work / kind, slug_of(kind, layout)
+    case = Case(folder, layout, slug)
+    numbers = {"logits": case.logits_error(load_file(work / f"{kind}-logits.safetensors"))}
+    case.save_weights(work / "stores" / slug)
+    numbers["losses"] = case.train(0, STEPS // 2)
+    case.save(work / "runs" / slug, STEPS // 2)
+    numbers["losses"] += case.train(STEPS // 2, STEPS)
+    finish(work, slug, "trained", numbers)
+
+
+def resume(work: Path, kind: str, layout: str) -> None:
+    """Steps 11 to 20 again, from this layout's own checkpoint."""
+    slug = slug_of(kind, layout)
+    finish(work, slug, "resumed", {"resumed": continued(work, kind, layout, slug)})
+
+
+def move(work: Path, kind: str, layout: str) -> None:
+    """Steps 11 to 20 at this layout, from the checkpoint that one rank wrote."""
+    origin = slug_of(kind, "1 rank")
+    finish(work, slug_of(kind, layout), "moved", {"moved": continued(work, kind, layout, origin)})
+
+
+def balance(work: Path, kind: str, layout: str) -> None:
+    """Six steps with the router's auxiliary loss."""
+    slug = slug_of(kind, layout)
+    case = Case(work / kind, layout, slug + "-aux", aux=0.05)
+    finish(work, slug, "aux", {"aux_losses": case.train(0, 6)})
+
+
+def continued(work: Path, kind: str, layout: str, origin: str) -> list[float]:
+    checkpoint = work / "runs" / origin / "checkpoints" / f"step_{STEPS // 2:08d}"
+    case = Case(work / kind, layout, f"{slug_of(kind, layout)}-from-{origin}", start=checkpoint)
+    case.resume(checkpoint, STEPS // 2)
+    return case.train(STEPS // 2, STEPS)
+
+
+def slug_of(kind: str, layout: str) -> str:
+    return f"{kind}-{layout}".replace(" ", "_").replace(",", "")
+
+
+def finish(work: Path, slug: str, phase: str, numbers: dict) -> None:
+    if platform.is_rank_zero():
+        path = work / "parts" / f"{slug}.{phase}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(numbers))
+    platform.destroy()
+
+
+def in_child(job, *arguments) -> None:
+    """Run a job in a forked child: imports are paid once, and no thread of its process groups outlives it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            job(*arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{job.__name__} {arguments[1:]} failed")
+
+
+def main() -> None:
+    work, layouts = Path(sys.argv[1]), sys.argv[2:]
+    for kind in ("dense", "moe"):
+        for layout in layouts:
+            if kind == "dense" and ("EP" in layout or "expert" in layout):
+                continue
+            if kind == "moe" and "no SP" in layout:
+                continue
+            in_child(measure, work, kind, layout)
+            in_child(resume, work, kind, layout)
+            if layout != "1 rank":
+                in_child(move, work, kind, layout)
+            if kind == "moe":
+                in_child(balance, work, kind, layout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+import pytest
+
+from editcaption_mega.settings import JobSettings, load_settings, save_settings
+
+GOOD = """
+model: {folder: models/x}
+data: {shards: [data/a, data/b]}
+training: {output: runs/x, steps: 10, precision: fp32}
+"""
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def test_reads_a_file_with_overrides(good):
+    settings = load_settings(good, ["optimizer.learning_rate=2e-4", "parallel.tensor_model_parallel_size=2"])
+    assert settings.optimizer.learning_rate == 2e-4
+    assert settings.data.shards == ["data/a", "data/b"]
+    assert settings.parallel.use_sequence_parallel is True  # follows the tensor-parallel size
+    assert isinstance(settings, JobSettings)
+
+
+def test_resolved_settings_read_back_the_same(good, tmp_path):
+    settings = load_settings(good, ["parallel.pipeline_model_parallel_size=2"])
+    save_settings(settings, tmp_path / "resolved.yaml")
+    assert load_settings(tmp_path / "resolved.yaml") == settings
+
+
+def test_nothing_is_frozen_by_default(good):
+    assert set(load_settings(good).optimizer.multipliers().values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("training.stepz=3", ["training.stepz", "did you mean 'training.steps'"]),
+        ("trainig.steps=3", ["trainig", "did you mean 'training'"]),
+        ("training.steps=many", ["training.steps", "many"]),
+        ("training.steps", ["key=value"]),
+        ("training=3", ["'training' must be a section"]),
+        ("training.precision=fp8", ["training.precision", "'fp8'", "bf16, fp32"]),
+        ("training.global_batch_size=0", ["training.global_batch_size=0", "at least 1"]),
+        ("data.shards=[]", ["data.shards is empty", "make_shards"]),
+        ("data.max_pixels=10", ["data.max_pixels=10", "data.min_pixels"]),
+        ("parallel.context_parallel_size=2", ["context_parallel_size=2", "set it to 1"]),
+        ("parallel.sequence_parallel=true", ["sequence_parallel=true", "tensor_model_parallel_size > 1"]),
+        ("parallel.virtual_pipeline_model_parallel_size=2", ["pipeline_model_parallel_size > 1"]),
+        ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", "above 0"]),
+        ("optimizer.beta1=1.0", ["optimizer.beta1=1.0"]),
+        ("optimizer.min_learning_rate=1", ["min_learning_rate=1", "learning_rate"]),
+        ("model.recompute=some", ["model.recompute", "none, selective, full"]),
+        ("checkpoint.every=0", ["checkpoint.every=0"]),
+    ],
+)
+def test_bad_settings_are_named(good, override, words):
+    with pytest.raises(ValueError) as error:
+        load_settings(good, [override])
+    message = str(error.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_everything_frozen_is_refused(good):
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        load_settings(good, [f"optimizer.{name}=0" for name in ("vision", "merger", "language", "router")])
+
+
+@pytest.mark.parametrize("text, word", [("model: [", "not valid YAML"), ("- a\n- b", "holds no settings")])
+def test_broken_files(tmp_path, text, word):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=word):
+        load_settings(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        load_settings(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "sizes, world, data",
+    [((2, 1, 1, None), 4, 2), ((2, 2, 1, None), 4, 1), ((1, 1, 2, None), 4, 4), ((2, 1, 2, 1), 4, 2)],
+)
+def test_data_parallel_size(sizes, world, data):
+    from editcaption_mega.settings import ParallelSettings
+
+    tensor, pipeline, expert, expert_tensor = sizes
+    settings = ParallelSettings(tensor, pipeline, None, expert, expert_tensor)
+    assert settings.data_parallel_size(world) == data
+
+
+def test_layout_that_does_not_divide_the_world():
+    from editcaption_mega.settings import ParallelSettings
+
+    with pytest.raises(ValueError, match="3 ranks are not a multiple of tensor x pipeline = 2"):
+        ParallelSettings(tensor_model_parallel_size=2).data_parallel_size(3)
+    with pytest.raises(ValueError, match="expert tensor x expert x pipeline = 4"):
+        ParallelSettings(tensor_model_parallel_size=2, expert_model_parallel_size=2).data_parallel_size(2)

@@ -1,0 +1,176 @@
+"""Each room of the package imports only from the rooms above it, and never what its row of the table forbids.
+
+Imports are read from the syntax tree, those inside functions included; nothing is imported.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "editcaption_mega"
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = (
+    "platform",
+    "settings",
+    "records",
+    "data",
+    "kernels",
+    "model",
+    "conversion",
+    "objectives",
+    "training",
+    "inference",
+    "curation",
+    "evaluation",
+    "planning",
+)
+# What a room never knows, beyond the order: rooms above it that it must not use, and libraries.
+FORBIDDEN_ROOMS = {
+    "inference": {"training"},
+    "curation": {"training"},
+    "evaluation": {"training"},
+    "conversion": {"training"},
+}
+FORBIDDEN_LIBRARIES = {
+    "platform": {"transformers"},
+    "settings": {"torch", "megatron", "transformers"},
+    "records": {"torch", "megatron", "transformers", "os", "pathlib", "io", "shutil", "tempfile", "glob", "tarfile"},
+    "data": {"megatron"},
+    "kernels": {"megatron", "transformers"},
+    "model": {"webdataset", "PIL"},
+    "inference": {"megatron"},
+    "curation": {"megatron"},
+    "evaluation": {"megatron"},
+}
+FORBIDDEN_CALLS = {"records": {"open"}}
+# Files of the package's root and who may import them from the rooms; `cli` serves the tools alone.
+ROOT_MODULES = {"cli": False}
+
+
+def imported_names(tree: ast.AST, module: tuple[str, ...], is_package: bool) -> list[tuple[int, tuple[str, ...]]]:
+    """(line, dotted name as a tuple) for each import; `from a import b` gives a.b, since b may be a module."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, tuple(alias.name.split("."))) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base: tuple[str, ...] = ()
+            if node.level:
+                base = module if is_package else module[:-1]
+                base = base[: len(base) - node.level + 1]
+            base += tuple(node.module.split(".")) if node.module else ()
+            found += [(node.lineno, (*base, alias.name)) for alias in node.names]
+        elif isinstance(node, ast.Call) and _call_name(node.func) in ("import_module", "__import__") and node.args:
+            if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
+                found.append((node.lineno, tuple(node.args[0].value.split("."))))
+    return found
+
+
+def _call_name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def violations(root: Path) -> list[str]:
+    """One line for each import or call that the house's order forbids in root/editcaption_mega."""
+    wrong = []
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        module = path.relative_to(root).with_suffix("").parts
+        is_package = module[-1] == "__init__"
+        module = module[:-1] if is_package else module
+        room = module[1] if len(module) > 1 else None
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        where = path.relative_to(root)
+        in_room = room in ROOMS
+        if room is not None and not in_room and room not in ROOT_MODULES:
+            wrong.append(f"{where}: {room} is in no room of the house")
+            continue
+        for line, name in imported_names(tree, module, is_package):
+            problem = _problem(room, name) if in_room else _root_problem(room, name)
+            if problem:
+                wrong.append(f"{where}:{line}: {problem}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in FORBIDDEN_CALLS.get(room, ()):
+                    wrong.append(f"{where}:{node.lineno}: {room} never calls {node.func.id}()")
+    return wrong
+
+
+def _problem(room: str, name: tuple[str, ...]) -> str | None:
+    if name[0] != PACKAGE:
+        return f"{room} never imports {name[0]}" if name[0] in FORBIDDEN_LIBRARIES.get(room, ()) else None
+    other = name[1] if len(name) > 1 else None
+    if other in ROOT_MODULES and not ROOT_MODULES[other]:
+        return f"{room} imports {PACKAGE}.{other}, which is for the tools"
+    if other not in ROOMS or other == room:
+        return None
+    if ROOMS.index(other) > ROOMS.index(room):
+        return f"{room} imports {other}, a room below it"
+    return f"{room} never imports {other}" if other in FORBIDDEN_ROOMS.get(room, ()) else None
+
+
+def _root_problem(room: str | None, name: tuple[str, ...]) -> str | None:
+    """The package's own __init__ imports no room: reading the version must not load PyTorch."""
+    if room is None and name[0] == PACKAGE and len(name) > 1 and name[1] in ROOMS:
+        return f"{PACKAGE}/__init__.py imports {name[1]}"
+    return None
+
+
+def test_the_house_keeps_its_order():
+    assert violations(ROOT) == []
+
+
+def test_every_room_is_a_folder_of_the_list():
+    folders = {path.parent.name for path in (ROOT / PACKAGE).glob("*/__init__.py")}
+    assert folders <= set(ROOMS), f"folders in no place of the order: {sorted(folders - set(ROOMS))}"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("data/a.py", "from editcaption_mega.model import x", "data imports model, a room below it"),
+        ("data/a.py", "import editcaption_mega.model.vision as v", "data imports model, a room below it"),
+        ("data/a.py", "from ..model import x", "data imports model, a room below it"),
+        ("data/a.py", "from .. import model", "data imports model, a room below it"),
+        ("data/__init__.py", "from ..model import x", "data imports model, a room below it"),
+        ("data/deep/a.py", "from ...model import x", "data imports model, a room below it"),
+        ("data/a.py", "def f():\n    from editcaption_mega import model", "data imports model, a room below it"),
+        ("data/a.py", "if TYPE_CHECKING:\n    from ..model import x", "data imports model, a room below it"),
+        ("data/a.py", "importlib.import_module('editcaption_mega.model')", "data imports model, a room below it"),
+        ("settings/a.py", "def f():\n    import torch.nn", "settings never imports torch"),
+        ("settings/a.py", "from ..records import x", "settings imports records, a room below it"),
+        ("records/a.py", "def f():\n    return open('x')", "records never calls open()"),
+        ("records/a.py", "from pathlib import Path", "records never imports pathlib"),
+        ("kernels/a.py", "from megatron.core import x", "kernels never imports megatron"),
+        ("inference/a.py", "from ..training import x", "inference never imports training"),
+        ("evaluation/a.py", "import editcaption_mega.training", "evaluation never imports training"),
+        ("model/a.py", "from ..cli import main", "model imports editcaption_mega.cli, which is for the tools"),
+        ("__init__.py", "from .kernels import log_probs", "__init__.py imports kernels"),
+        ("attic/a.py", "x = 1", "attic is in no room of the house"),
+        ("helper.py", "x = 1", "helper is in no room of the house"),
+    ],
+)
+def test_the_checker_sees(tmp_path, file, text, message):
+    path = tmp_path / PACKAGE / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    found = violations(tmp_path)
+    assert len(found) == 1 and message in found[0], found
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("model/a.py", "from ..data import x\nfrom . import b\nfrom .b import c\nimport torch, megatron.core"),
+        ("training/a.py", "from editcaption_mega.objectives.sft import y\nfrom editcaption_mega import __version__"),
+        ("evaluation/a.py", "from ..inference import Generator\nopen('x')"),
+        ("planning/a.py", "from ..model import x"),
+        ("cli.py", "from .records import x"),
+        ("__init__.py", "__version__ = '1'"),
+    ],
+)
+def test_the_checker_lets_pass(tmp_path, file, text):
+    path = tmp_path / PACKAGE / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    assert violations(tmp_path) == []

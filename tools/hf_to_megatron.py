@@ -1,0 +1,23 @@
+"""Convert a Hugging Face Qwen3-VL folder into a Megatron checkpoint that loads at any layout."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+
+
+def main(argv):
+    parser = cli.argument_parser(
+        "Convert a Hugging Face Qwen3-VL folder into a Megatron checkpoint that loads at any layout. Under torchrun "
+        "the ranks share the work; no model is built and each rank holds one tensor at a time.",
+        example="python tools/hf_to_megatron.py --hf models/qwen3-vl-2b --output checkpoints/qwen3-vl-2b",
+    )
+    parser.add_argument("--hf", required=True, type=Path, metavar="DIR", help="Hugging Face folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new checkpoint folder")
+    arguments = parser.parse_args(argv)
+    from editcaption_mega.conversion.convert import hf_to_megatron
+
+    hf_to_megatron(arguments.hf, arguments.output, progress=cli.progress)
+
+
+if __name__ == "__main__":
+    cli.run(main)

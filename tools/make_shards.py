@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""Make a folder of shards from image pairs."""
+
+import sys
+
+from editcaption_mega.cli import ArgumentError, argument_parser, progress, run
+from editcaption_mega.data.images import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
+from editcaption_mega.data.importers import FORMATS, ImportOptions
+from editcaption_mega.data.ingest import ingest
+from editcaption_mega.data.shard_writer import SAMPLES_PER_SHARD
+
+EXAMPLE = """
+python tools/make_shards.py --format jsonl --input pairs.jsonl --output data/train
+python tools/make_shards.py --format synthetic --input default --count 1000 --seed 1 --output data/synthetic
+"""
+
+
+def main(argv):
+    parser = argument_parser(
+        "Make a folder of shards (tar files and index.json) from image pairs. Rows that can't be used are listed in "
+        "OUTPUT/rejected.jsonl with their line number, id and reason, and the work goes on.",
+        EXAMPLE,
+    )
+    inputs = "; ".join(f"{name}: {importer.input}" for name, importer in FORMATS.items())
+    parser.add_argument("--format", required=True, choices=FORMATS, help="form of the input")
+    parser.add_argument("--input", required=True, metavar="PATH", help=inputs)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make; must be empty or not exist")
+    instruction = parser.add_mutually_exclusive_group()
+    instruction.add_argument(
+        "--require-instruction",
+        dest="require_instruction",
+        action="store_true",
+        default=True,
+        help="reject rows without an instruction or a chosen/rejected preference (the default)",
+    )
+    instruction.add_argument(
+        "--allow-missing-instruction",
+        dest="require_instruction",
+        action="store_false",
+        help="accept rows without an instruction, for captioning",
+    )
+    parser.add_argument(
+        "--max-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="largest image (default %(default)s)"
+    )
+    parser.add_argument("--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, help="(default %(default)s)")
+    parser.add_argument("--count", type=int, help="synthetic: number of pairs (default 64)")
+    parser.add_argument("--seed", type=int, help="synthetic: seed of the world (default 0)")
+    parser.add_argument("--first-index", type=int, help="synthetic: index of the first pair (default 0)")
+    args = parser.parse_args(argv)
+
+    importer = FORMATS[args.format]
+    options = ImportOptions(args.count, args.seed, args.first_index)
+    if options != ImportOptions() and not importer.takes_options:
+        raise ArgumentError(f"--count, --seed and --first-index are not for --format {args.format}: leave them out")
+    for name, value, least in (
+        ("--samples-per-shard", args.samples_per_shard, 1),
+        ("--max-pixels", args.max_pixels, 1),
+        ("--count", args.count, 1),
+        ("--seed", args.seed, 0),
+        ("--first-index", args.first_index, 0),
+    ):
+        if value is not None and value < least:
+            raise ArgumentError(f"{name} is {value}: expected {least} or more")
+    if args.max_pixels > LARGEST_MAX_PIXELS:
+        raise ArgumentError(f"--max-pixels is {args.max_pixels}: expected at most {LARGEST_MAX_PIXELS}")
+
+    rows = progress(importer.read(args.input, options), importer.count(args.input, options), "rows")
+    report = ingest(
+        rows,
+        args.output,
+        require_instruction=args.require_instruction,
+        max_pixels=args.max_pixels,
+        samples_per_shard=args.samples_per_shard,
+    )
+    print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
+    if report.re_encoded:
+        print(f"{report.re_encoded} image(s) re-encoded as PNG; provenance.images of each pair says why")
+    if report.rejected:
+        print(f"{report.rejected} row(s) rejected, listed in {args.output}/rejected.jsonl:", file=sys.stderr)
+        for reason, count in report.reasons.most_common():
+            print(f"  {count} x {reason}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,29 @@
+"""Convert a Megatron checkpoint into a Hugging Face folder that transformers loads."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+
+
+def main(argv):
+    parser = cli.argument_parser(
+        "Convert a Megatron checkpoint (or the newest one of a run folder) into a Hugging Face folder that "
+        "transformers loads.",
+        example="python tools/megatron_to_hf.py --checkpoint runs/sft --output models/sft",
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="checkpoint or run folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new Hugging Face folder")
+    parser.add_argument("--max-file-gib", type=float, default=5.0, help="largest safetensors file (default 5)")
+    arguments = parser.parse_args(argv)
+    from editcaption_mega.conversion.convert import megatron_to_hf
+
+    megatron_to_hf(
+        arguments.checkpoint,
+        arguments.output,
+        max_file_bytes=int(arguments.max_file_gib * 2**30),
+        progress=cli.progress,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
