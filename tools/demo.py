@@ -21,7 +21,7 @@ def main(argv):
         example="python tools/demo.py --output runs/demo",
     )
     parser.add_argument("--output", type=Path, default=ROOT / "runs/demo", metavar="DIR", help="default runs/demo")
-    parser.add_argument("--pairs", type=int, default=10_000, metavar="N", help="training pairs (default 10000)")
+    parser.add_argument("--pairs", type=int, default=12_000, metavar="N", help="training pairs (default 12000)")
     parser.add_argument("--held-out", type=int, default=300, metavar="N", help="pairs to describe (default 300)")
     parser.add_argument("--steps", type=int, metavar="N", help=f"optimizer steps (default: that of {CONFIG})")
     parser.add_argument("--ranks", type=int, default=2, metavar="N", help="processes that train (default 2)")
@@ -43,7 +43,7 @@ def demo(arguments) -> None:
         if not (out / "shards" / name / "index.json").is_file():
             say(f"rendering {count:,} pairs ({name})")
             shutil.rmtree(out / "shards" / name, ignore_errors=True)
-            run("tools/make_shards.py", "--format", "synthetic", "--input", "default", "--count", count, "--seed", seed,
+            run("tools/make_shards.py", "--format", "synthetic", "--input", ROOT / "configs/demo_world.yaml", "--count", count, "--seed", seed,
                 "--output", out / "shards" / name)  # fmt: skip
     if not (out / "model/config.json").is_file():
         say("drawing a small random Qwen3-VL with a tokenizer of its own")

@@ -3,7 +3,6 @@
 import datetime
 import os
 import random
-import socket
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +55,6 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None
 
     Without torchrun this is a world of one rank. The layout must divide the world; `settings` checks that first,
     so a mismatch here is an invariant broken."""
-    if "RANK" not in os.environ:
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(device())
@@ -65,7 +62,11 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", _threads_per_rank())))
     if not dist.is_initialized():
         backend = "nccl" if on_gpu else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+        timeout = datetime.timedelta(minutes=timeout_minutes)
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:  # not under torchrun: a world of one needs no port
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
@@ -88,9 +89,3 @@ def destroy() -> None:
 
 def _threads_per_rank() -> int:
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

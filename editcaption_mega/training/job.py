@@ -98,6 +98,21 @@ def run_sft(settings: JobSettings) -> None:
     resume_from = _resume_point(settings, output, fingerprint)
 
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
+    try:
+        _run(settings, architecture, dataset, fingerprint, resume_from)
+    finally:
+        platform.destroy()
+
+
+def _run(
+    settings: JobSettings,
+    architecture: Architecture,
+    dataset: PairDataset,
+    fingerprint: str,
+    resume_from: Path | None,
+) -> None:
+    """The job once the process groups exist."""
+    output = Path(settings.training.output)
     _check_samples(dataset, settings.data.sequence_length)
     rules = rules_for(architecture)
     steps = total_steps(settings, len(dataset))
@@ -171,7 +186,6 @@ def run_sft(settings: JobSettings) -> None:
     if log:
         log.close()
     platform.barrier()
-    platform.destroy()
 
 
 def _resume_point(settings: JobSettings, output: Path, fingerprint: str) -> Path | None:

@@ -1,0 +1,184 @@
+"""Folders to checkpoints and back, by the functions behind the two tools."""
+
+import json
+import shutil
+
+import pytest
+import small_job
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from editcaption_mega.conversion import Box, FolderReader, StoreReader, StoreWriter
+from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
+
+KINDS = [("dense", True), ("dense", False), ("moe", True), ("moe", False)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("folders")
+    for kind, tied in KINDS:
+        tiny.hf_model(experts=kind == "moe", tied=tied, layers=3).save_pretrained(root / f"{kind}-{tied}")
+    return root
+
+
+def tensors(folder):
+    found = {}
+    for path in folder.glob("*.safetensors"):
+        found |= load_file(path)
+    return found
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("kind, tied", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_round_trip_is_bitwise_and_transformers_loads_it(folders, tmp_path, kind, tied, dtype):
+    source = tmp_path / "source"
+    shutil.copytree(folders / f"{kind}-{tied}", source)
+    save_file({n: t.to(dtype) for n, t in tensors(source).items()}, source / "model.safetensors", {"format": "pt"})
+    hf_to_megatron(source, tmp_path / "store")
+    megatron_to_hf(tmp_path / "store", tmp_path / "back", max_file_bytes=200_000)
+    assert len(list((tmp_path / "back").glob("*.safetensors"))) > 1
+    same(tensors(source), tensors(tmp_path / "back"))
+    assert (source / "config.json").read_text() == (tmp_path / "back/config.json").read_text()
+    from transformers import AutoModelForImageTextToText
+
+    _, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not any(info[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+
+
+def test_released_expert_order_is_kept(folders, tmp_path):
+    """[expert, in, out], as the released models store it: read rightly, written back the same."""
+    plain, released = folders / "moe-False", tmp_path / "released"
+    shutil.copytree(plain, released)
+    turned = {
+        name: tensor.transpose(1, 2).contiguous() if ".experts." in name else tensor
+        for name, tensor in tensors(plain).items()
+    }
+    save_file(turned, released / "model.safetensors", {"format": "pt"})
+    a, b = FolderReader(plain), FolderReader(released)
+    assert (a.experts_in_out, b.experts_in_out) == (False, True)
+    for rule in a.rules.values():
+        assert torch.equal(a.read(rule), b.read(rule)), rule.name
+    hf_to_megatron(released, tmp_path / "store")
+    megatron_to_hf(tmp_path / "store", tmp_path / "back")
+    same(turned, tensors(tmp_path / "back"))
+
+
+def test_any_box_of_a_rule_equals_the_slice_of_the_whole(folders):
+    for kind in ("dense-True", "moe-False"):
+        reader = FolderReader(folders / kind)
+        for rule in reader.rules.values():
+            whole = reader.read(rule)
+            for axis in {rule.tensor_axis, rule.expert_axis, rule.expert_tensor_axis} - {None}:
+                half = rule.shape[axis] // 2
+                start = tuple(half if i == axis else 0 for i in range(len(rule.shape)))
+                shape = tuple(half if i == axis else n for i, n in enumerate(rule.shape))
+                box = Box(start, shape)
+                assert torch.equal(reader.read(rule, box), whole[box.within(Box.whole(rule.shape))]), rule.name
+
+
+def test_existing_output_is_refused(folders, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for convert in (lambda: hf_to_megatron(folders / "dense-True", tmp_path),):
+        with pytest.raises(ValueError, match="already holds something"):
+            convert()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def damaged(folders, tmp_path, kind="dense-False"):
+    folder = tmp_path / "damaged"
+    shutil.copytree(folders / kind, folder)
+    return folder
+
+
+def test_folder_with_a_missing_tensor(folders, tmp_path):
+    folder = damaged(folders, tmp_path)
+    kept = tensors(folder)
+    del kept["model.language_model.layers.1.mlp.up_proj.weight"]
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks the tensor model.language_model.layers.1.mlp.up_proj.weight"):
+        hf_to_megatron(folder, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_folder_with_a_tensor_of_another_shape_or_too_many(folders, tmp_path):
+    folder = damaged(folders, tmp_path)
+    found = tensors(folder)
+    changed = found | {"lm_head.weight": torch.zeros(3, 64)}
+    save_file(changed, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lm_head.weight has shape \[3, 64\], config.json asks for \[512, 64\]"):
+        FolderReader(folder)
+    save_file(found | {"extra.weight": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="extra.weight"):
+        FolderReader(folder)
+
+
+def test_truncated_weights(folders, tmp_path):
+    folder = damaged(folders, tmp_path)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="damaged or cannot be read"):
+        FolderReader(folder)
+
+
+def test_index_that_names_a_missing_file(folders, tmp_path):
+    folder = damaged(folders, tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no weights"):
+        FolderReader(folder)
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="lacks model-00001-of-00001.safetensors"):
+        FolderReader(folder)
+
+
+def test_store_damage_is_named(folders, tmp_path):
+    hf_to_megatron(folders / "dense-False", tmp_path / "store")
+    with pytest.raises(ValueError, match="neither a checkpoint"):
+        megatron_to_hf(tmp_path, tmp_path / "back")
+    file = next((tmp_path / "store").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="the copy is incomplete"):
+        StoreReader(tmp_path / "store")
+    file.unlink()
+    with pytest.raises(ValueError, match="is missing"):
+        megatron_to_hf(tmp_path / "store", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_store_of_another_model(folders, tmp_path):
+    hf_to_megatron(folders / "dense-False", tmp_path / "store")
+    shutil.copy(folders / "moe-False/config.json", tmp_path / "store/hf/config.json")
+    with pytest.raises(ValueError, match="checkpoint of another model"):
+        megatron_to_hf(tmp_path / "store", tmp_path / "back")
+
+
+def test_store_reads_any_box_of_many(tmp_path):
+    whole = torch.arange(60.0).view(6, 10)
+    writer = StoreWriter(tmp_path / "store", max_file_bytes=80)
+    for row in (0, 2, 4):
+        for column in (0, 5):
+            box = Box((row, column), (2, 5))
+            writer.add("x", (6, 10), box, whole[box.within(Box.whole((6, 10)))])
+    writer.finish()
+    reader = StoreReader(tmp_path / "store")
+    assert len(list((tmp_path / "store").glob("*.safetensors"))) > 2
+    assert torch.equal(reader.read("x"), whole)
+    assert torch.equal(reader.read("x", Box((1, 3), (4, 6))), whole[1:5, 3:9])
+    with pytest.raises(ValueError, match="holds no tensor 'y'"):
+        reader.read("y")
+
+
+def test_side_files_travel(tmp_path):
+    small_job.write_folder(tmp_path / "model")
+    hf_to_megatron(tmp_path / "model", tmp_path / "store")
+    megatron_to_hf(tmp_path / "store", tmp_path / "back")
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {path.name for path in (tmp_path / "back").iterdir()}

@@ -1,0 +1,121 @@
+"""Layouts and folders that cannot work are refused before anything is built, with the mend."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+
+from editcaption_mega.model import Architecture
+from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.layers import check_backend
+from editcaption_mega.settings import ParallelSettings
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    out = {}
+    for kind in ("dense", "moe"):
+        out[kind] = tmp_path_factory.mktemp(kind)
+        tiny.hf_model(experts=kind == "moe", layers=8).config.save_pretrained(out[kind])
+    return out
+
+
+@pytest.mark.parametrize(
+    "kind, options, words",
+    [
+        ("dense", dict(tensor_model_parallel_size=8), "does not divide the 4 kv heads"),
+        ("dense", dict(tensor_model_parallel_size=3), "does not divide the 4 kv heads"),
+        ("dense", dict(pipeline_model_parallel_size=3), "8 layers do not divide"),
+        ("dense", dict(expert_model_parallel_size=2), "needs a mixture-of-experts model"),
+        ("moe", dict(expert_model_parallel_size=3), "does not divide the 8 experts"),
+        ("moe", dict(expert_tensor_parallel_size=5), "does not divide the 48 expert feed-forward channels"),
+        ("moe", dict(tensor_model_parallel_size=2, sequence_parallel=False), "set it to true"),
+        ("dense", dict(pipeline_model_parallel_size=8), "DeepStack adds visual features to the first 2"),
+        (
+            "dense",
+            dict(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=4),
+            "DeepStack adds visual features to the first 2",
+        ),
+    ],
+)
+def test_refused_layouts(folders, kind, options, words):
+    with pytest.raises(ValueError, match=words):
+        check_layout(Architecture.from_folder(folders[kind]), ParallelSettings(**options))
+
+
+def test_94_layers_divide_with_embedding_and_loss_counted(folders):
+    architecture = dataclasses.replace(Architecture.from_folder(folders["dense"]), num_layers=94)
+    with pytest.raises(ValueError, match="count the embedding and the loss"):
+        check_layout(architecture, ParallelSettings(pipeline_model_parallel_size=8))
+    check_layout(
+        architecture,
+        ParallelSettings(
+            pipeline_model_parallel_size=8,
+            account_for_embedding_in_pipeline_split=True,
+            account_for_loss_in_pipeline_split=True,
+        ),
+    )
+
+
+def test_backend_without_transformer_engine():
+    with pytest.raises(ValueError, match="expected one of torch, transformer_engine"):
+        check_backend("te")
+    try:
+        import transformer_engine.pytorch  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match="not installed.*model.backend=torch"):
+            check_backend("transformer_engine")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"model_type": "qwen2_vl"}, "model_type is 'qwen2_vl'"),
+        ({"image_token_id": None}, "lacks 'image_token_id'"),
+        ({"text_config": None}, "text_config is missing"),
+        ({"text_config.num_key_value_heads": None}, "lacks 'num_key_value_heads'"),
+        ({"text_config.attention_bias": True}, "only False is supported"),
+        ({"text_config.rope_parameters.mrope_section": [6, 5, 4]}, "sums to 15, expected head_dim / 2 = 16"),
+        ({"vision_config.out_hidden_size": 32}, "out_hidden_size 32 differs"),
+    ],
+)
+def test_configs_that_are_not_qwen3_vl(folders, change, words):
+    config = json.loads((folders["dense"] / "config.json").read_text())
+    for path, value in change.items():
+        *outer, last = path.split(".")
+        place = config
+        for key in outer:
+            place = place[key]
+        place[last] = value
+    with pytest.raises(ValueError, match=words):
+        Architecture.from_config(config)
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(ValueError, match="holds no config.json"):
+        Architecture.from_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        Architecture.from_folder(tmp_path)
+
+
+def test_released_spelling_of_rotary_settings(folders):
+    config = json.loads((folders["dense"] / "config.json").read_text())
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"]["rope_theta"] = rope["rope_theta"]
+    config["text_config"]["rope_scaling"] = {
+        "rope_type": "default",
+        "mrope_section": rope["mrope_section"],
+        "mrope_interleaved": True,
+    }
+    assert Architecture.from_config(config) == dataclasses.replace(
+        Architecture.from_folder(folders["dense"]), hf_config=config
+    )
+
+
+def test_tied_comes_from_the_top_level(folders):
+    config = json.loads((folders["dense"] / "config.json").read_text())
+    config["tie_word_embeddings"], config["text_config"]["tie_word_embeddings"] = True, False
+    assert Architecture.from_config(config).tied_embeddings
+    assert tiny.VOCABULARY == Architecture.from_config(config).vocab_size

@@ -1,0 +1,111 @@
+"""tools/log_probs.py against transformers, in one process and over two tensor-parallel ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import small_job
+import torch
+
+from editcaption_mega.data.images import encode_png
+from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.stream import open_pairs
+from editcaption_mega.data.synthetic import WorldSettings, render_pair
+
+TOOL = Path(__file__).resolve().parents[2] / "tools/log_probs.py"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("log_probs")
+    small_job.write_folder(root / "model")
+    small_job.write_shards(root / "shards", count=7)
+    with ShardWriter(root / "preferences") as writer:
+        for index in range(3):
+            made = render_pair(WorldSettings(), 5, index)
+            pair = made.pair.model_copy(
+                update={"chosen": made.pair.instruction, "rejected": "Do nothing at all.", "instruction": None}
+            )
+            writer.add(pair, encode_png(made.source), "png", encode_png(made.target), "png")
+    return root
+
+
+def run(base, shards, output, *extra, ranks=1):
+    command = [sys.executable, str(TOOL), "--checkpoint", str(base / "model"), "--shards", str(base / shards)]
+    command += ["--output", str(output), "--min-pixels", "1024", "--with-tokens", *extra]
+    if ranks > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return done
+
+
+def read(path):
+    first, *rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert set(first["fingerprint"]) == {"weights", "data", "precision"}
+    return rows
+
+
+def reference(base, shards, row_tokens, i):
+    """Token log-probs of one answer, by transformers."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(base / "model", dtype=torch.float32)
+    dataset = open_pairs([str(base / shards)], base / "model", min_pixels=1024, max_pixels=1280 * 1024)
+    sample = dataset.prompt(i)
+    ids = torch.tensor(row_tokens["input_ids"])[None]
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids,
+            pixel_values=torch.cat([sample.patches(0), sample.patches(1)]),
+            image_grid_thw=torch.tensor(sample.grids),
+            mm_token_type_ids=(ids == dataset.encoder.image_token_id).int(),
+        ).logits[0]
+    start = row_tokens["response_start"]
+    log_probs = logits[start - 1 : -1].double().log_softmax(-1)
+    return log_probs.gather(1, ids[0, start:, None])[:, 0]
+
+
+@pytest.fixture(scope="module")
+def one_process(base):
+    done = run(base, "shards", base / "one.jsonl")
+    assert done.returncode == 0, done.stderr
+    return read(base / "one.jsonl")
+
+
+def test_equals_transformers(base, one_process):
+    dataset = open_pairs([str(base / "shards")], base / "model", min_pixels=1024, max_pixels=1280 * 1024)
+    assert [row["id"] for row in one_process] == list(dataset.shards.ids)
+    for i in (0, 3, 6):
+        row = one_process[i]
+        expected = reference(base, "shards", row, i)
+        assert torch.allclose(torch.tensor(row["token_log_probs"]).double(), expected, atol=2e-5, rtol=0)
+        assert row["log_prob"] == pytest.approx(expected.sum().item(), abs=1e-4)
+
+
+def test_two_tensor_parallel_ranks_agree(base, one_process):
+    done = run(base, "shards", base / "two.jsonl", "--tp", "2", "--ep", "2", "--etp", "1", ranks=2)
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(one_process, read(base / "two.jsonl"), strict=True):
+        assert a["id"] == b["id"] and a["token_log_probs"] == pytest.approx(b["token_log_probs"], abs=2e-5)
+
+
+def test_chosen_and_rejected(base):
+    done = run(base, "preferences", base / "pairs.jsonl")
+    assert done.returncode == 0, done.stderr
+    rows = read(base / "pairs.jsonl")
+    assert len(rows) == 3 and all(set(row) == {"id", "chosen", "rejected"} for row in rows)
+    expected = reference(base, "preferences", rows[2]["rejected"], 2)
+    assert torch.allclose(torch.tensor(rows[2]["rejected"]["token_log_probs"]).double(), expected, atol=2e-5, rtol=0)
+
+
+def test_errors_are_one_line(base, one_process):
+    again = run(base, "shards", base / "one.jsonl")
+    assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
+    bad = run(base, "shards", base / "x.jsonl", "--cp", "2")
+    assert bad.returncode == 2 and "context_parallel_size=2" in bad.stderr
+    none = run(base, "nowhere", base / "x.jsonl")
+    assert none.returncode in (1, 2) and "nowhere" in none.stderr and "Traceback" not in none.stderr
+    assert not (base / "x.jsonl").exists()

@@ -1,0 +1,246 @@
+"""The SFT job as its users run it: resumed, killed, moved, frozen, and given things that cannot work."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small_job
+
+from editcaption_mega.conversion import StoreReader
+from editcaption_mega.settings import save_settings
+from editcaption_mega.training import run_sft
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch/pretrain_sft.sh"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("job")
+    small_job.write_folder(root / "model")
+    small_job.write_shards(root / "shards")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(base):
+    """An uninterrupted run of six steps."""
+    run_sft(settings(base, base / "whole"))
+    return rows(base / "whole")
+
+
+def settings(base, output, **training):
+    return small_job.job(base / "model", base / "shards", output, **training)
+
+
+def rows(output):
+    found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in found] == list(range(1, len(found) + 1))
+    return found
+
+
+def losses(found):
+    return [(row["loss"], row["grad_norm"], row["learning_rate"]) for row in found]
+
+
+def test_run_folder(base, whole):
+    output = base / "whole"
+    assert {"config.yaml", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints"} <= {
+        path.name for path in output.iterdir()
+    }
+    wanted = {"step", "loss", "grad_norm", "learning_rate", "tokens", "samples", "seconds"}
+    assert len(whole) == 6 and all(wanted <= row.keys() for row in whole)
+    assert whole[0]["learning_rate"] == 0.0 and whole[2]["learning_rate"] == pytest.approx(1e-3)
+    assert whole[-1]["loss"] < whole[0]["loss"]
+    assert "expert_load_mean" in whole[0]
+    log = (output / "log.txt").read_text()
+    assert "router" in log and "trained" in log
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step_00000003", "step_00000006"]
+
+
+def test_resumed_run_equals_the_whole_one(base, whole):
+    run_sft(settings(base, base / "cut", stop_after=2))
+    assert len(rows(base / "cut")) == 2
+    run_sft(settings(base, base / "cut"))
+    assert losses(rows(base / "cut")) == losses(whole)
+    final = [StoreReader(base / name / "checkpoints/step_00000006") for name in ("cut", "whole")]
+    assert final[0].tensors.keys() == final[1].tensors.keys()
+    for key in final[0].tensors:
+        assert final[0].read(key).equal(final[1].read(key)), key
+
+
+def test_a_finished_run_has_nothing_to_do(base, whole, capsys):
+    run_sft(settings(base, base / "whole"))
+    assert "nothing to do" in capsys.readouterr().out
+    assert losses(rows(base / "whole")) == losses(whole)
+
+
+def start(base, output, ranks, *overrides):
+    config = base / f"{output.name}.yaml"
+    save_settings(settings(base, output), config)
+    command = [sys.executable, str(LAUNCH), str(config), *overrides]
+    if ranks > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def test_killed_run_goes_on_with_other_ranks(base, whole):
+    """SIGKILL in the middle, then two data-parallel ranks; nothing but the last digits changes."""
+    output = base / "killed"
+    process = start(base, output, 1, "training.log_every=1", "checkpoint.every=1")
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith("step 4/"):
+            process.kill()
+            break
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL, "".join(seen)
+    done = start(base, output, 2)
+    text, _ = done.communicate(timeout=300)
+    assert done.returncode == 0, text
+    assert "resumed after step" in text
+    for ours, theirs in zip(losses(rows(output)), losses(whole), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_sigterm_saves_and_leaves(base):
+    output = base / "asked"
+    process = start(base, output, 1, "training.log_every=1", "training.steps=100000")
+    for line in process.stdout:
+        if line.startswith("step 2/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    text = process.stdout.read()
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == 0, text
+    assert "stopped by signal 15" in text
+    step = rows(output)[-1]["step"]
+    assert (output / f"checkpoints/step_{step:08d}/tensors.json").is_file()
+
+
+def test_half_written_checkpoint_is_not_used(base, whole):
+    output = base / "half"
+    run_sft(settings(base, output, stop_after=3))
+    shutil.copytree(output / "checkpoints/step_00000003", output / "checkpoints/step_00000005.partial")
+    broken = output / "checkpoints/step_00000005"
+    shutil.copytree(output / "checkpoints/step_00000003", broken)
+    (broken / "tensors.json").unlink()
+    run_sft(settings(base, output))
+    assert losses(rows(output)) == losses(whole)
+
+
+def test_frozen_modules_and_multipliers(base):
+    output = base / "frozen"
+    job = settings(base, output, steps=2)
+    job.optimizer = dataclasses.replace(job.optimizer, warmup_steps=0, vision=0.0, router=0.5)
+    run_sft(job)
+    after = StoreReader(output / "checkpoints/step_00000002")
+    from editcaption_mega.conversion import FolderReader
+
+    before = FolderReader(base / "model")
+    for rule in before.rules.values():
+        same = after.read("weights/" + rule.name).equal(before.read(rule))
+        assert same == (rule.module == "vision"), rule.name
+    assert not any(key.startswith("exp_avg/vision.patch_embed") for key in after.tensors)
+    assert "frozen" in (output / "log.txt").read_text()
+
+
+def test_weights_only_start_from_a_checkpoint(base, whole):
+    job = settings(base, base / "second", steps=1)
+    job.model.checkpoint = str(base / "whole")
+    run_sft(job)
+    assert rows(base / "second")[0]["loss"] < whole[0]["loss"] - 0.05
+
+
+def test_bf16_trains(base, whole):
+    run_sft(settings(base, base / "bf16", precision="bf16", stop_after=3))
+    run_sft(settings(base, base / "bf16", precision="bf16"))
+    found = rows(base / "bf16")
+    assert abs(found[0]["loss"] - whole[0]["loss"]) < 0.05
+    assert found[-1]["loss"] < found[0]["loss"]
+    store = StoreReader(base / "bf16/checkpoints/step_00000006")
+    assert any(key.startswith("param/") for key in store.tensors)
+
+
+def refused(base, words, *, before=None, **changes):
+    """The job raises one sentence and leaves its output folder as it was."""
+    output = base / f"refused-{time.monotonic_ns()}"
+    job = settings(base, output)
+    for path, value in changes.items():
+        section, name = path.split("__")
+        setattr(getattr(job, section), name, value)
+    if before:
+        before(output)
+    with pytest.raises(ValueError) as error:
+        run_sft(job)
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+    assert not (output / "metrics.jsonl").exists()
+
+
+def test_folder_that_lacks_a_file(base, tmp_path):
+    for name, word in [
+        ("config.json", "config.json"),
+        ("tokenizer.json", "tokenizer"),
+        ("preprocessor_config.json", "preprocessor_config.json"),
+        ("model.safetensors", "weights"),
+    ]:
+        folder = tmp_path / name
+        shutil.copytree(base / "model", folder)
+        (folder / name).unlink()
+        refused(base, [str(folder), word], model__folder=str(folder))
+
+
+def test_sample_longer_than_the_row(base):
+    refused(base, ["syn-", "data.sequence_length=40", "raise it"], data__sequence_length=40)
+
+
+def test_missing_and_corrupt_shards(base, tmp_path):
+    refused(base, ["nowhere"], data__shards=[str(tmp_path / "nowhere")])
+    broken = tmp_path / "broken"
+    shutil.copytree(base / "shards", broken)
+    tar = sorted(broken.glob("*.tar"))[0]
+    tar.write_bytes(tar.read_bytes()[:-2000])
+    refused(base, [tar.name], data__shards=[str(broken)])
+
+
+def test_layout_that_does_not_fit(base):
+    refused(base, ["tensor_model_parallel_size=3"], parallel__tensor_model_parallel_size=3)
+    refused(base, ["1 ranks are not a multiple"], parallel__pipeline_model_parallel_size=2)
+
+
+def test_output_that_holds_something_else(base):
+    def put(output):
+        output.mkdir()
+        (output / "thesis.tex").write_text("years of work")
+
+    refused(base, ["thesis.tex", "choose another folder"], before=put)
+
+
+def test_resume_with_other_data_is_refused(base, whole, tmp_path):
+    small_job.write_shards(tmp_path / "other", count=16, seed=9)
+    job = settings(base, base / "whole", steps=9)
+    job.data.shards = [str(tmp_path / "other")]
+    with pytest.raises(ValueError, match="data_fingerprint"):
+        run_sft(job)
+    job = settings(base, base / "whole", steps=9, global_batch_size=4)
+    with pytest.raises(ValueError, match="global_batch_size=8, this job has 4"):
+        run_sft(job)
+
+
+def test_checkpoint_of_another_model_is_refused(base, whole, tmp_path):
+    small_job.write_folder(tmp_path / "wide", dataclasses.replace(small_job.SIZE, expert_intermediate_size=48))
+    refused(
+        base, ["checkpoint of another model", "experts"],
+        model__folder=str(tmp_path / "wide"), model__checkpoint=str(base / "whole"),
+    )  # fmt: skip
