@@ -25,11 +25,17 @@ LAUNCHES = {
     ],
     4: ["TP2 x PP2", "TP2 x EP2 x expert TP2", "PP2 x VPP2 x EP2"],
 }  # fmt: skip
+# What `make test` measures; `make parity` and `make test-slow` measure everything.
+FAST = {
+    1: ["1 rank"],
+    2: ["DP2", "TP2+SP", "PP2", "PP2 x VPP2", "EP2", "TP2 x EP2", "expert TP2"],
+    4: ["TP2 x PP2", "TP2 x EP2 x expert TP2"],
+}
 LOGITS_BAR, LOSS_BAR, MOVED_BAR = 2e-5, 1e-4, 1e-5
 
 
-def measure(work: Path) -> dict[str, dict]:
-    """Write models and references into `work`, run every launch there, and return numbers per "kind/layout"."""
+def measure(work: Path, launches: dict[int, list[str]] = LAUNCHES) -> dict[str, dict]:
+    """Write models and references into `work`, run the launches there, and return numbers per "kind/layout"."""
     torch.set_num_threads(1)
     references = {}
     for kind in ("dense", "moe"):
@@ -43,9 +49,9 @@ def measure(work: Path) -> dict[str, dict]:
         save_file(logits, work / f"{kind}-logits.safetensors")
         references[kind] = reference_losses(model)
     results = {}
-    for ranks, layouts in LAUNCHES.items():
+    for ranks, layouts in launches.items():
         launch(ranks, [work, *layouts])
-    for layout in (layout for layouts in LAUNCHES.values() for layout in layouts):
+    for layout in (layout for layouts in launches.values() for layout in layouts):
         for kind in ("dense", "moe"):
             parts = sorted((work / "parts").glob(f"{parity_worker.slug_of(kind, layout)}.*.json"))
             if parts:

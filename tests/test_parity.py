@@ -1,24 +1,43 @@
-"""Numbers of the parity matrix, asserted. One measurement of all layouts serves every test here."""
+"""Numbers of the parity matrix, asserted. One measurement serves all tests of a set of layouts."""
 
 import parity_matrix
 import pytest
 
-LAYOUTS = [layout for layouts in parity_matrix.LAUNCHES.values() for layout in layouts]
+FAST = [layout for layouts in parity_matrix.FAST.values() for layout in layouts]
+ALL = [layout for layouts in parity_matrix.LAUNCHES.values() for layout in layouts]
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory):
-    return parity_matrix.measure(tmp_path_factory.mktemp("parity"))
+def measured(tmp_path_factory):
+    """Numbers by name; the fast layouts are measured together, the others together when one is asked for."""
+    known: dict[str, dict] = {}
+
+    def numbers(name: str) -> dict:
+        layout = name.split("/")[1]
+        if name not in known:
+            launches = parity_matrix.FAST if layout in FAST else parity_matrix.LAUNCHES
+            known.update(parity_matrix.measure(tmp_path_factory.mktemp("parity"), launches))
+        return known[name]
+
+    return numbers
 
 
-def cases(kind: str) -> list[str]:
-    """Layouts that this kind of model can have."""
-    if kind == "dense":
-        return [layout for layout in LAYOUTS if "EP" not in layout and "expert" not in layout]
-    return [layout for layout in LAYOUTS if "no SP" not in layout]
+def cases(kind: str) -> list:
+    """Layouts that this kind of model can have; those beyond the fast ones are marked slow."""
+    never = ("EP", "expert") if kind == "dense" else ("no SP",)
+    return [
+        pytest.param(f"{kind}/{layout}", marks=[] if layout in FAST else pytest.mark.slow)
+        for layout in ALL
+        if not any(word in layout for word in never)
+    ]
 
 
-EACH = pytest.mark.parametrize("name", [f"{kind}/{layout}" for kind in ("dense", "moe") for layout in cases(kind)])
+@pytest.fixture
+def results(measured, name):
+    return {name: measured(name)}
+
+
+EACH = pytest.mark.parametrize("name", cases("dense") + cases("moe"))
 
 
 @EACH
@@ -48,13 +67,13 @@ def test_round_trip_is_bitwise(results, name):
     assert results[name]["round_trip"]
 
 
-@pytest.mark.parametrize("layout", cases("moe"))
-def test_router_loss_agrees_with_one_rank(results, layout):
-    numbers = results[f"moe/{layout}"]
+@pytest.mark.parametrize("name", cases("moe"))
+def test_router_loss_agrees_with_one_rank(results, name):
+    numbers = results[name]
     assert numbers["aux_effect"] > 1e-4, "the router loss must change the run, or this test shows nothing"
     assert numbers["aux_error"] <= parity_matrix.LOSS_BAR / 10
 
 
-def test_training_moves_the_loss(results):
-    losses = results["moe/1 rank"]["losses"]
+def test_training_moves_the_loss(measured):
+    losses = measured("moe/1 rank")["losses"]
     assert losses[-1] < losses[0] - 0.1

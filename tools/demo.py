@@ -43,7 +43,8 @@ def demo(arguments) -> None:
         if not (out / "shards" / name / "index.json").is_file():
             say(f"rendering {count:,} pairs ({name})")
             shutil.rmtree(out / "shards" / name, ignore_errors=True)
-            run("tools/make_shards.py", "--format", "synthetic", "--input", ROOT / "configs/demo_world.yaml", "--count", count, "--seed", seed,
+            run("tools/make_shards.py", "--format", "synthetic", "--input", ROOT / "configs/demo_world.yaml",
+                "--count", count, "--seed", seed,
                 "--output", out / "shards" / name)  # fmt: skip
     if not (out / "model/config.json").is_file():
         say("drawing a small random Qwen3-VL with a tokenizer of its own")

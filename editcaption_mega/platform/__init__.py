@@ -6,13 +6,22 @@ is changed.
 """
 
 import logging
+import re
 import warnings
 
 import torch
 
-# Expected here and said at length by four modules: TE and Apex are optional.
-warnings.filterwarnings("ignore", message="Transformer Engine and Apex are not installed")
-warnings.filterwarnings("ignore", message="Apex is not installed")
+# Megatron's and torch's own affairs, said once per rank at every start: nothing that a user could mend.
+for _message in (
+    "Transformer Engine and Apex are not installed",
+    "Apex is not installed",
+    "MimoModelConfig is experimental",
+    "full scope is deprecated",
+    "`torch.distributed.",
+    "The .grad attribute of a Tensor that is not a leaf",
+    "Warning: tp_group is None",
+):
+    warnings.filterwarnings("ignore", message=re.escape(_message))
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 if not torch.cuda.is_available():

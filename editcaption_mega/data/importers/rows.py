@@ -1,6 +1,5 @@
 """What importers yield, and what they share: reading a file or a pair so that a bad row is a reason, not a crash."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +68,3 @@ def read_image_file(path: Path, which: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         text = getattr(error, "strerror", None) or error
         raise ImageError(f"{which} image {str(path)!r} can't be read: {text}") from None
-
-
-def slug(text: str) -> str:
-    """The text as a sample id: each run of characters that an id may not hold becomes one '-'."""
-    return re.sub(r"[^A-Za-z0-9_\-]+", "-", text).strip("-")
