@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
+from editcaption_mega.settings import ParallelSettings
+
 _SECONDS_BETWEEN_LINES = 5.0
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
 
@@ -29,6 +31,31 @@ def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of tools that run under torchrun: parallel sizes and the layer backend."""
+    for flag, meaning in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert")):
+        parser.add_argument(f"--{flag}", type=int, default=1, metavar="N", help=f"{meaning} parallel size (default 1)")
+    parser.add_argument("--etp", type=int, metavar="N", help="expert tensor parallel size (default: that of --tp)")
+    parser.add_argument("--cp", type=int, default=1, metavar="N", help="context parallel size (only 1)")
+    parser.add_argument("--backend", choices=("torch", "transformer_engine"), default="torch")
+
+
+def layout(arguments: argparse.Namespace) -> ParallelSettings:
+    """The settings behind those flags. Raises ArgumentError for sizes that can never work."""
+    settings = ParallelSettings(
+        tensor_model_parallel_size=arguments.tp,
+        pipeline_model_parallel_size=arguments.pp,
+        expert_model_parallel_size=arguments.ep,
+        expert_tensor_parallel_size=arguments.etp,
+        context_parallel_size=arguments.cp,
+    )
+    try:
+        settings.validate()
+    except ValueError as error:
+        raise ArgumentError(str(error)) from None
+    return settings
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:

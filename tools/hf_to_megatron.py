@@ -13,9 +13,15 @@ def main(argv):
     )
     parser.add_argument("--hf", required=True, type=Path, metavar="DIR", help="Hugging Face folder")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new checkpoint folder")
+    cli.add_layout_arguments(parser)
     arguments = parser.parse_args(argv)
+    parallel = cli.layout(arguments)
     from editcaption_mega.conversion.convert import hf_to_megatron
+    from editcaption_mega.model import Architecture
+    from editcaption_mega.model.build import check_layout
 
+    # The checkpoint is the same for every layout; naming one checks that the model can be trained with it.
+    check_layout(Architecture.from_folder(arguments.hf), parallel)
     hf_to_megatron(arguments.hf, arguments.output, progress=cli.progress)
 
 

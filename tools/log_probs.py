@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from editcaption_mega import cli
-from editcaption_mega.settings import DataSettings, JobSettings, ModelSettings, ParallelSettings, TrainingSettings
+from editcaption_mega.settings import DataSettings, JobSettings, ModelSettings, TrainingSettings
 
 
 def main(argv):
@@ -20,11 +20,7 @@ def main(argv):
     parser.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders written by make_shards")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="new file")
     parser.add_argument("--with-tokens", action="store_true", help="add input_ids and response_start")
-    for flag, meaning in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert")):
-        parser.add_argument(f"--{flag}", type=int, default=1, metavar="N", help=f"{meaning} parallel size (default 1)")
-    parser.add_argument("--etp", type=int, metavar="N", help="expert tensor parallel size (default: that of --tp)")
-    parser.add_argument("--cp", type=int, default=1, metavar="N", help="context parallel size (only 1)")
-    parser.add_argument("--backend", choices=("torch", "transformer_engine"), default="torch")
+    cli.add_layout_arguments(parser)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
     data = DataSettings()
     parser.add_argument(
@@ -50,13 +46,7 @@ def settings_from(arguments: argparse.Namespace) -> JobSettings:
             max_pixels=arguments.max_pixels,
             prompt=arguments.prompt,
         ),
-        parallel=ParallelSettings(
-            tensor_model_parallel_size=arguments.tp,
-            pipeline_model_parallel_size=arguments.pp,
-            expert_model_parallel_size=arguments.ep,
-            expert_tensor_parallel_size=arguments.etp,
-            context_parallel_size=arguments.cp,
-        ),
+        parallel=cli.layout(arguments),
         training=TrainingSettings(output="-", precision=arguments.precision),
     )
     try:
