@@ -32,11 +32,18 @@ def check_backend(backend: str) -> None:
     """Raise ValueError for an unknown backend, or for `transformer_engine` where TE is not installed."""
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
-    if backend == "transformer_engine" and importlib.util.find_spec("transformer_engine.pytorch") is None:
+    if backend == "transformer_engine" and not _has_transformer_engine():
         raise ValueError(
             "backend 'transformer_engine' needs the package transformer-engine[pytorch], which is not installed: "
             "install it (pip install editcaption-mega[transformer_engine]) or set model.backend=torch"
         )
+
+
+def _has_transformer_engine() -> bool:
+    """The real package with its PyTorch part; a bare folder of that name is not enough."""
+    return bool(
+        importlib.util.find_spec("transformer_engine") and importlib.util.find_spec("transformer_engine.pytorch")
+    )
 
 
 class RMSNorm(torch.nn.Module):
