@@ -135,8 +135,8 @@ def start_over_if_changed(out: Path, wanted: dict) -> None:
 
 def run(*command) -> None:
     """Run one of our tools with this Python; its own message says what went wrong."""
-    environment = {"OMP_NUM_THREADS": "1", **os.environ} if "-m" in command else dict(os.environ)
-    if "-m" in command:
+    environment = dict(os.environ)
+    if "-m" in command:  # torchrun: several ranks share the cores
         environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=environment)
     if done.returncode:
