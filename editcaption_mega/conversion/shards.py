@@ -18,7 +18,7 @@ _LAYER = re.compile(r"^language\.decoder\.layers\.(\d+)\.")
 class LocalShard:
     """A parameter of this rank: its rule, its box of the canonical tensor, and who else holds the same box.
 
-    `writer`: this rank writes it (or, `spread` over the data-parallel group, one rank of that group does).
+    `writer`: this rank's data-parallel group writes it; which rank of the group does is the caller's choice.
     """
 
     parameter: torch.nn.Parameter

@@ -19,7 +19,7 @@ from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import WEIGHTS, LocalShard, StoreReader, StoreWriter, copy_side_files
+from editcaption_mega.conversion import WEIGHTS, Box, LocalShard, StoreReader, StoreWriter, copy_side_files
 from editcaption_mega.conversion.store import MANIFEST, write_atomically
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -69,7 +69,7 @@ def save_checkpoint(
     layout = _layout()
     for name, values in _random_states().items():
         key = f"random/{name}/{platform.rank()}"
-        writer.add(key, tuple(values.shape), _whole(values), values)
+        writer.add(key, tuple(values.shape), Box.whole(tuple(values.shape)), values)
     writer.metadata = {**metadata, "layout": layout}
     writer.finish()
     if platform.is_rank_zero():
@@ -185,9 +185,3 @@ def _random_states() -> dict[str, torch.Tensor]:
     states |= {f"tracker-{name}": value for name, value in get_cuda_rng_tracker().get_states().items()}
     states["python"] = torch.frombuffer(bytearray(json.dumps(random.getstate()).encode()), dtype=torch.uint8)
     return states
-
-
-def _whole(values: torch.Tensor):
-    from editcaption_mega.conversion import Box
-
-    return Box.whole(tuple(values.shape))

@@ -7,9 +7,8 @@ import torch
 from megatron.core import parallel_state
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import check_same_model, find_checkpoint, load_weights, local_shards, rules_for
+from editcaption_mega.conversion import find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.conversion.hugging_face import expert_layout
-from editcaption_mega.conversion.store import StoreReader
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.stream import PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
 from editcaption_mega.model import Architecture, build_model
@@ -223,9 +222,7 @@ def _resume_point(settings: JobSettings, output: Path, fingerprint: str) -> Path
 def _start_checkpoint(settings: JobSettings) -> Path | None:
     if not settings.model.checkpoint:
         return None
-    folder = find_checkpoint(settings.model.checkpoint)
-    check_same_model(StoreReader(folder), Architecture.from_folder(settings.model.folder))
-    return folder
+    return find_checkpoint(settings.model.checkpoint)  # `load_weights` checks that it is of this model
 
 
 def _check_samples(dataset: PairDataset, sequence_length: int) -> None:
