@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slow | lint | bench | parity          (each runs setup first when something changed)
+# make setup | demo | test | test-slow | lint | bench | parity | sanitize         (each runs setup first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-slow lint bench parity
+.PHONY: setup demo test test-slow lint bench parity sanitize
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -52,3 +52,6 @@ bench: setup
 
 parity: setup
 	$(BIN)/python tests/parity_matrix.py --write docs/parity.md
+
+sanitize: setup
+	$(BIN)/python -m pytest -m slow tests/kernels/test_sanitizers.py $(PYTEST_ARGS)

@@ -2,9 +2,10 @@
 
 - A C++ compiler gives the CPU variant: one set of inner loops per instruction set, chosen at run time, so the build of
   one machine serves another. OpenMP is used where the compiler has it.
-- nvcc on the PATH (or under CUDA_HOME) compiles csrc/*.cu, when there are any, for EDITCAPTION_CUDA_ARCHS
-  (default "80;90;100+PTX").
+- nvcc on the PATH (or under CUDA_HOME) adds the CUDA variant, for the architectures in EDITCAPTION_CUDA_ARCHS (default
+  "80;90;100+PTX"; empty leaves CUDA out). When nvcc fails, the build says so and goes on without it.
 - No compiler: the package installs without the extension and says so once, at first use.
+- EDITCAPTION_SANITIZE=1 builds the CPU variant with AddressSanitizer and UBSan (`make sanitize` runs the tests on it).
 """
 
 import glob
@@ -20,6 +21,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 ROWS = "csrc/log_probs_rows.cpp"
+CUDA = "csrc/log_probs.cu"
+DEFAULT_CUDA_ARCHS = "80;90;100+PTX"
 # (name, flags to try in order, macro that tells log_probs_cpu.cpp the variant exists)
 X86_VARIANTS = (
     ("baseline", (["-march=x86-64-v2"], ["-msse4.2"], []), None),
@@ -84,6 +87,10 @@ class BuildKernels(build_ext):
         self._folder = os.path.join(self.build_temp, "kernels")
         includes = [*self.compiler.include_dirs, "csrc", pybind11.get_include()]
         common = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
+        sanitize = os.environ.get("EDITCAPTION_SANITIZE", "") not in ("", "0")
+        if sanitize:
+            common += ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
+            common += ["-fno-sanitize-recover=undefined"]
         if not self._works(common):
             raise CCompilerError("no C++17 compiler that works: install g++ or clang++, or set CXX")
         # Without -fno-trapping-math g++ keeps comparisons as branches below AVX-512 and most loops stay scalar. It
@@ -109,32 +116,36 @@ class BuildKernels(build_ext):
                 extra_postargs=common + flags,
             )
 
-        cuda = sorted(glob.glob("csrc/*.cu"))
-        nvcc = find_nvcc() if cuda else None
-        objects = []
+        cuda_objects, libraries, archs = [], [], os.environ.get("EDITCAPTION_CUDA_ARCHS", DEFAULT_CUDA_ARCHS)
+        nvcc = find_nvcc() if archs and not sanitize else None
+        if nvcc:
+            try:
+                cuda_objects = [self._nvcc(nvcc, CUDA, archs, includes)]
+                libraries = [*cuda_library_folders(nvcc), "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+                built.append(f"cuda ({archs})")
+                macros += [("ECM_WITH_CUDA", "1"), ("ECM_CUDA_ARCHITECTURES", f'"{archs}"')]
+            except BUILD_ERRORS as error:
+                print(f"editcaption_mega: no CUDA variant, {nvcc} failed: {error}", flush=True)
+        objects = list(cuda_objects)
         for name, flags in rows:
             objects += compile_one(ROWS, simd + flags, [("ECM_ISA", name)], name)
         for source in ext.sources:
             if source != ROWS:
-                objects += compile_one(source, openmp, [("ECM_WITH_CUDA", "1")] if nvcc else [], "common")
-        libraries = []
-        if nvcc:
-            objects += [self._nvcc(nvcc, source, includes) for source in cuda]
-            libraries = [*cuda_library_folders(nvcc), "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-            built.append(f"cuda ({os.environ.get('EDITCAPTION_CUDA_ARCHS', '80;90;100+PTX')})")
+                objects += compile_one(source, openmp, [], "common")
 
         target = self.get_ext_fullpath(ext.name)
         os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-        compiler.link_shared_object(objects, target, extra_postargs=openmp + libraries, target_lang="c++")
+        link = openmp + libraries + (["-fsanitize=address,undefined"] if sanitize else [])
+        compiler.link_shared_object(objects, target, extra_postargs=link, target_lang="c++")
         threads = "with OpenMP" if openmp else "without OpenMP: one thread"
         print(f"editcaption_mega: built {ext.name}: {', '.join(built)} ({threads})", flush=True)
 
-    def _nvcc(self, nvcc: str, source: str, includes: list[str]) -> str:
+    def _nvcc(self, nvcc: str, source: str, archs: str, includes: list[str]) -> str:
         target = os.path.join(self._folder, "cuda", os.path.basename(source) + ".o")
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        archs = gencode_flags(os.environ.get("EDITCAPTION_CUDA_ARCHS", "80;90;100+PTX"))
-        command = [nvcc, "-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "0", *archs]
-        command += [f"-I{folder}" for folder in includes] + ["-DECM_WITH_CUDA=1", "-c", source, "-o", target]
+        command = [nvcc, "-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "0"]
+        command += [*gencode_flags(archs), *(f"-I{folder}" for folder in includes)]
+        command += ["-DECM_WITH_CUDA=1", "-c", source, "-o", target]
         print(" ".join(command), flush=True)
         subprocess.run(command, check=True)
         return target

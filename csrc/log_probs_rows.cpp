@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kBlock = 512;  // columns that stay in the first-level cache between the two looks at them
 
 template <typename T>
-ECM_INLINE Partial block_partial(const T* z, int64_t count, bool entropy) {
+ECM_INLINE Partial block_partial(const T* z, int64_t count, bool details) {
     float max = -INFINITY;
 #pragma omp simd reduction(max : max)
     for (int64_t i = 0; i < count; ++i) {
@@ -26,10 +26,10 @@ ECM_INLINE Partial block_partial(const T* z, int64_t count, bool entropy) {
             const float value = load(z[i]);
             rest += value == value ? 0.0f : value;
         }
-        return Partial{max, static_cast<double>(rest) - 1.0, rest};
+        return Partial{max, static_cast<double>(rest) - 1.0, rest, max, 0};
     }
     int equal = 0;  // how many are the maximum itself
-    if (!entropy) {
+    if (!details) {
 #pragma omp simd reduction(+ : rest, equal)
         for (int64_t i = 0; i < count; ++i) {
             const float x = load(z[i]) - max;
@@ -37,27 +37,39 @@ ECM_INLINE Partial block_partial(const T* z, int64_t count, bool entropy) {
             rest += x == 0.0f ? 0.0f : e;
             equal += x == 0.0f ? 1 : 0;
         }
-        return Partial{max, (equal - 1) + static_cast<double>(rest), 0.0};
+        return Partial{max, (equal - 1) + static_cast<double>(rest), 0.0, 0.0, 0};
     }
-    float weighted = 0.0f;
-#pragma omp simd reduction(+ : rest, equal, weighted)
+    float weighted = 0.0f, sum = 0.0f;
+#pragma omp simd reduction(+ : rest, equal, weighted, sum)
     for (int64_t i = 0; i < count; ++i) {
-        const float x = load(z[i]) - max;
+        const float value = load(z[i]);
+        const float x = value - max;
         const float e = exp_nonpositive(x);
         rest += x == 0.0f ? 0.0f : e;
         equal += x == 0.0f ? 1 : 0;
         weighted += e == 0.0f ? 0.0f : e * x;
+        sum += value;
     }
-    return Partial{max, (equal - 1) + static_cast<double>(rest), weighted};
+    return Partial{max, (equal - 1) + static_cast<double>(rest), weighted, sum, 0};
 }
 
 template <typename T>
-Partial partial_of(const void* row, int64_t begin, int64_t end, bool entropy) {
+int64_t first_with(const T* z, int64_t count, float value) {
+    for (int64_t i = 0; i < count; ++i)
+        if (load(z[i]) == value) return i;
+    return 0;
+}
+
+template <typename T>
+Partial partial_of(const void* row, int64_t begin, int64_t end, bool details) {
     const T* z = static_cast<const T*>(row);
     Partial total = empty_partial();
+    total.argmax = begin;
     for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t count = end - at < kBlock ? end - at : kBlock;
-        total = merge(total, block_partial(z + at, count, entropy));
+        Partial next = block_partial(z + at, count, details);
+        if (details && next.max > total.max) next.argmax = at + first_with(z + at, count, next.max);
+        total = merge(total, next);
     }
     return total;
 }

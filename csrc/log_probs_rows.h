@@ -8,8 +8,8 @@
 namespace ecm {
 
 struct RowKernels {
-    // Softmax sums over the columns [begin, end) of one row.
-    Partial (*partial[3])(const void* row, int64_t begin, int64_t end, bool entropy);
+    // Softmax sums over the columns [begin, end) of one row; weighted, sum and argmax only with details.
+    Partial (*partial[3])(const void* row, int64_t begin, int64_t end, bool details);
     // to[i] = -scale * exp(from[i] - max - log_sum) for i in [begin, end); from and to may be the same row.
     void (*gradient[3])(const void* from, void* to, int64_t begin, int64_t end, float max, float log_sum, float scale);
 };

@@ -1,13 +1,36 @@
-"""Log-probabilities of target tokens, from logits or straight from hidden states, with exact fp32 softmax statistics.
+"""Log-probabilities of target tokens, and preference losses on them, with exact fp32 softmax statistics.
 
     log_probs(logits [T, V], targets [T]) -> [T] fp32
     linear_log_probs(hidden [T, H], weight [V, H], targets [T], *, group=None, backend="auto") -> [T] fp32
+    preference(logits, targets, cu_seqlens, reference, how) -> PreferenceOutput       and linear_preference
+    sequence_sums(log_probs [T], cu_seqlens [S + 1]) -> [S] fp32
     available_backends() -> those of ("cuda", "cpu", "torch") that this installation can run here
 
 The sources of the compiled backends are in csrc/; the `torch` backend is the readable reference and runs everywhere.
 """
 
 from .backends import available_backends
-from .operators import linear_log_probs, log_probs
+from .operators import (
+    MAX_LOGITS_BYTES,
+    PreferenceOutput,
+    TokenDetails,
+    linear_log_probs,
+    linear_preference,
+    log_probs,
+    preference,
+    sequence_sums,
+)
+from .preference import Preference
 
-__all__ = ["available_backends", "linear_log_probs", "log_probs"]
+__all__ = [
+    "MAX_LOGITS_BYTES",
+    "Preference",
+    "PreferenceOutput",
+    "TokenDetails",
+    "available_backends",
+    "linear_log_probs",
+    "linear_preference",
+    "log_probs",
+    "preference",
+    "sequence_sums",
+]

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .preference import Preference
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -66,3 +68,75 @@ def check_vocab_size(operator: str, vocab_size: int, columns: int) -> None:
             f"{operator}: `vocab_size` must lie in [1, {columns}], the rows of `weight` over all shards, "
             f"found {vocab_size}"
         )
+
+
+def check_columns(operator: str, columns: int, details: bool) -> None:
+    """Token ids fit into what the kernels store them in."""
+    if details and columns >= 2**24:
+        raise ValueError(
+            f"{operator}: `details` supports vocabularies below {2**24} (argmax is stored as fp32), found {columns}"
+        )
+
+
+def check_cu_seqlens(operator: str, cu_seqlens: Tensor, device: torch.device) -> None:
+    """Bounds of sequences: int32 or int64 [S + 1], on the CPU or on `device`."""
+    if not isinstance(cu_seqlens, Tensor):
+        raise ValueError(f"{operator}: `cu_seqlens` must be a tensor, found {type(cu_seqlens).__name__}")
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"{operator}: `cu_seqlens` must be int32 or int64, found {cu_seqlens.dtype}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] == 0:
+        raise ValueError(
+            f"{operator}: `cu_seqlens` must be [S + 1], the bounds of S sequences, found {list(cu_seqlens.shape)}"
+        )
+    if cu_seqlens.device not in (torch.device("cpu"), device):
+        raise ValueError(f"{operator}: `cu_seqlens` must be on cpu or {device}, found {cu_seqlens.device}")
+
+
+def check_cu_seqlens_values(operator: str, cu_seqlens: Tensor, rows: int, *, answers: bool = False) -> None:
+    """From 0 to `rows`, never falling; always rising when the sequences are `answers`."""
+    bounds = cu_seqlens.tolist()
+    if bounds[0] != 0:
+        raise ValueError(f"{operator}: `cu_seqlens` must start at 0, found {bounds[0]}")
+    if bounds[-1] != rows:
+        raise ValueError(f"{operator}: `cu_seqlens` must end at {rows}, the number of rows, found {bounds[-1]}")
+    for i, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        if end < begin:
+            raise ValueError(f"{operator}: `cu_seqlens` must never fall, found {begin} and then {end} at index {i + 1}")
+        if answers and end == begin:
+            raise ValueError(
+                f"{operator}: `cu_seqlens` must give each answer at least one token, found {begin} twice, at index "
+                f"{i} and {i + 1}; leave pairs with an empty answer out"
+            )
+
+
+def check_preference(
+    operator: str,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    reference: Tensor | None,
+    how: Preference,
+    margin: Tensor | None,
+) -> None:
+    """Everything about pairs but the values of cu_seqlens."""
+    if not isinstance(how, Preference):
+        raise ValueError(f"{operator}: `how` must be a Preference, found {type(how).__name__}")
+    check_cu_seqlens(operator, cu_seqlens, targets.device)
+    sequences = cu_seqlens.shape[0] - 1
+    if sequences % 2:
+        raise ValueError(
+            f"{operator}: `cu_seqlens` must bound pairs of answers, an even number of them, found {sequences}"
+        )
+    if how.reference_free and reference is not None:
+        raise ValueError(f"{operator}: `reference` must be None for {how.loss}, which has no reference model")
+    if not how.reference_free and reference is None:
+        raise ValueError(f"{operator}: `reference` must be the answers' log-probs [{sequences}] for {how.loss}")
+    for name, tensor, size in (("reference", reference, sequences), ("margin", margin, sequences // 2)):
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32 or tensor.shape != (size,):
+            found = f"{tensor.dtype} {list(tensor.shape)}" if isinstance(tensor, Tensor) else repr(tensor)
+            raise ValueError(f"{operator}: `{name}` must be a float32 tensor [{size}], found {found}")
+        if tensor.device != targets.device:
+            raise ValueError(f"{operator}: `{name}` must be on {targets.device}, found {tensor.device}")
+        if tensor.requires_grad:
+            raise ValueError(f"{operator}: `{name}` must not require a gradient, none is computed; detach it")

@@ -1,27 +1,62 @@
-"""The two operators, registered with torch.library so that autograd and torch.compile see each as one op."""
+"""The public operators: what they take is checked here, what they do is in `library`."""
+
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.distributed_c10d import _resolve_process_group
 
-from . import checks
-from .backends import MODULES, choose
+from . import checks, library
+from .backends import choose
+from .preference import Preference
+
+MAX_LOGITS_BYTES = 4 << 30
 
 
-def log_probs(logits: Tensor, targets: Tensor, *, backend: str = "auto") -> Tensor:
+class TokenDetails(NamedTuple):
+    """What a distribution over the vocabulary looks like at each row; none of it is differentiable."""
+
+    entropy: Tensor  # [T] fp32, in nats
+    mean_logit: Tensor  # [T] fp32, over the real vocabulary
+    argmax: Tensor  # [T] int64: the most probable token, the first one among equals
+
+
+class PreferenceOutput(NamedTuple):
+    """A preference loss and what it was computed from; all fp32."""
+
+    loss: Tensor  # [N], one per pair; differentiable
+    log_probs: Tensor  # [T], per token; differentiable
+    sequence_log_probs: Tensor  # [2 N], summed over each answer: chosen 0, rejected 0, chosen 1, ...; differentiable
+    rewards: Tensor  # [N, 2]: beta * (log-prob - reference) of the chosen and the rejected answer (per token if so)
+
+
+def log_probs(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    backend: str = "auto",
+    details: bool = False,
+    inplace_backward: bool = False,
+    checked: bool = False,
+) -> Tensor | tuple[Tensor, TokenDetails]:
     """log softmax(logits)[t, targets[t]] for each row t, with fp32 statistics.
 
-    logits: [T, V] float32, bfloat16 or float16, any strides; never changed. targets: [T] int64 in [0, V).
-    Returns [T] float32. T may be 0. A logit of -inf has probability 0; a row of nothing else gives NaN.
+    logits: [T, V] float32, bfloat16 or float16, any strides. targets: [T] int64 in [0, V).
+    Returns [T] float32; with details, also TokenDetails. T may be 0. A logit of -inf has probability 0; a row of
+    nothing else gives NaN.
+
+    inplace_backward: the backward pass writes the gradient over the logits, and so needs no memory of its own. Nothing
+    else may need their values by then; a second backward raises RuntimeError. Without it logits are never changed.
+    checked: the caller vouches for the values of the targets, so they aren't looked at. On a GPU that look waits for
+    the device.
     ValueError names the argument, what was found and what was expected, and is the same for every backend.
     """
-    checks.check_matrix("log_probs", "logits", logits, "T, V")
-    checks.check_targets("log_probs", targets, logits.shape[0], "logits", logits.device)
-    if logits.shape[1] == 0:
-        raise ValueError("log_probs: `logits` must have at least one column, found [T, 0]")
-    return _log_probs(logits, targets, choose(backend, logits.device.type, "log_probs"))[0]
+    operator = "log_probs"
+    _check_logits(operator, logits, targets, details)
+    chosen = choose(backend, logits.device.type, operator)
+    out = library.from_logits(logits, targets, None, None, None, [], details, inplace_backward, checked, chosen)
+    return (out[0], _details(out)) if details else out[0]
 
 
 def linear_log_probs(
@@ -32,27 +67,117 @@ def linear_log_probs(
     group: ProcessGroup | None = None,
     backend: str = "auto",
     vocab_size: int | None = None,
-) -> Tensor:
+    details: bool = False,
+    max_logits_bytes: int = MAX_LOGITS_BYTES,
+    checked: bool = False,
+) -> Tensor | tuple[Tensor, TokenDetails]:
     """log softmax(hidden @ weight.T)[t, targets[t]] for each row t: the LM head and the log-prob in one operator.
 
     hidden: [T, H], weight: [V, H], both float32, bfloat16 or float16 and of one dtype. targets: [T] int64, global ids.
-    Returns [T] float32.
+    Returns [T] float32; with details, also TokenDetails.
 
     group: the process group that splits the vocabulary. Then `weight` is this rank's shard [V / size, H], rank r
     holding rows [r V / size, (r + 1) V / size), and hidden and targets are the same on each rank. One all-gather of
-    [T, 4] floats is the only communication, and every rank returns the same bits.
+    [T, 4] floats ([T, 6] with details) is the only communication, and every rank returns the same bits.
     **The gradient by `hidden` is then this rank's part only; the caller must sum it over the group.** In Megatron the
     mapping placed before the operator does (copy_to_tensor_model_parallel_region, or the gather from the
     sequence-parallel region): its backward sums. The gradient by `weight` is complete.
+
+    A weight with a `main_grad` (Megatron's fp32 gradient buffer) gets its gradient added there by the GEMM itself, and
+    none in `.grad`.
 
     vocab_size: the real vocabulary when the last rows of `weight` are padding (Megatron pads V to a multiple);
     rows from vocab_size on take no part and get gradient 0.
 
     Memory: one buffer of logits [T, V / size] in hidden's dtype, kept for the backward pass, which overwrites it with
-    its gradient; so backward runs once, and a second one raises RuntimeError. Second derivatives aren't implemented.
-    ValueError as for `log_probs`.
+    its gradient. When that takes more than max_logits_bytes, rows go in chunks through a buffer of that size, and the
+    backward pass computes the logits again (a fourth GEMM). Either way backward runs once, and a second one raises
+    RuntimeError. Second derivatives aren't implemented.
+
+    `checked` and ValueError as for `log_probs`.
     """
     operator = "linear_log_probs"
+    arguments = _linear_arguments(operator, hidden, weight, targets, group, vocab_size, backend, details)
+    out = library.linear(hidden, weight, targets, None, None, None, [], details, max_logits_bytes, checked, *arguments)
+    return (out[0], _details(out)) if details else out[0]
+
+
+def preference(
+    logits: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    reference: Tensor | None,
+    how: Preference,
+    margin: Tensor | None = None,
+    *,
+    backend: str = "auto",
+    inplace_backward: bool = False,
+    checked: bool = False,
+) -> PreferenceOutput:
+    """The preference loss of N pairs of answers whose tokens lie one after another: chosen 0, rejected 0, chosen 1, ...
+
+    logits [T, V], targets [T] as for `log_probs`. cu_seqlens: [2 N + 1] int32 or int64, where each answer begins and
+    the last one ends (0, ..., T); on the CPU or on the logits' device. reference: [2 N] float32, summed log-probs under
+    the reference model, in the same order; None for a loss without a reference (simpo). margin: [N] float32 per pair,
+    added to how.margin. Token sums, loss, and the coefficient of each row for the backward pass come from one pass.
+    """
+    operator = "preference"
+    _check_logits(operator, logits, targets)
+    checks.check_preference(operator, targets, cu_seqlens, reference, how, margin)
+    chosen = choose(backend, logits.device.type, operator)
+    extra = (cu_seqlens, reference, margin, library.encode(how))
+    return _preference_output(library.from_logits(logits, targets, *extra, False, inplace_backward, checked, chosen))
+
+
+def linear_preference(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor,
+    reference: Tensor | None,
+    how: Preference,
+    margin: Tensor | None = None,
+    *,
+    group: ProcessGroup | None = None,
+    backend: str = "auto",
+    vocab_size: int | None = None,
+    max_logits_bytes: int = MAX_LOGITS_BYTES,
+    checked: bool = False,
+) -> PreferenceOutput:
+    """`preference` from hidden states and the LM head, with all that `linear_log_probs` says of them."""
+    operator = "linear_preference"
+    arguments = _linear_arguments(operator, hidden, weight, targets, group, vocab_size, backend)
+    checks.check_preference(operator, targets, cu_seqlens, reference, how, margin)
+    extra = (cu_seqlens, reference, margin, library.encode(how))
+    return _preference_output(
+        library.linear(hidden, weight, targets, *extra, False, max_logits_bytes, checked, *arguments)
+    )
+
+
+def sequence_sums(log_probs: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Sums of log_probs [T] fp32 over the sequences [cu_seqlens[i], cu_seqlens[i + 1]) -> [S] fp32, differentiable.
+
+    cu_seqlens: [S + 1] int32 or int64 from 0 to T; an empty sequence sums to 0. Sums are taken in fp64, in order."""
+    operator = "sequence_sums"
+    if not isinstance(log_probs, Tensor) or log_probs.dim() != 1 or log_probs.dtype != torch.float32:
+        found = f"{log_probs.dtype} {list(log_probs.shape)}" if isinstance(log_probs, Tensor) else repr(log_probs)
+        raise ValueError(f"{operator}: `log_probs` must be a float32 tensor [T], found {found}")
+    checks.check_cu_seqlens(operator, cu_seqlens, log_probs.device)
+    checks.check_cu_seqlens_values(operator, cu_seqlens, log_probs.shape[0])
+    bounds = cu_seqlens.to(log_probs.device, torch.int64)
+    return torch.segment_reduce(log_probs.double(), "sum", offsets=bounds).float()
+
+
+def _check_logits(operator: str, logits: Tensor, targets: Tensor, details: bool = False) -> None:
+    checks.check_matrix(operator, "logits", logits, "T, V")
+    checks.check_targets(operator, targets, logits.shape[0], "logits", logits.device)
+    if logits.shape[1] == 0:
+        raise ValueError(f"{operator}: `logits` must have at least one column, found [T, 0]")
+    checks.check_columns(operator, logits.shape[1], details)
+
+
+def _linear_arguments(operator, hidden, weight, targets, group, vocab_size, backend, details=False) -> tuple:
+    """Checked -> (group's name, vocab_offset, vocab_size, backend's name)."""
     checks.check_linear(operator, hidden, weight, targets)
     size, rank = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
     if rank < 0:
@@ -60,147 +185,15 @@ def linear_log_probs(
     shard = weight.shape[0]
     vocab_size = shard * size if vocab_size is None else vocab_size
     checks.check_vocab_size(operator, vocab_size, shard * size)
+    checks.check_columns(operator, vocab_size, details)
     name = group.group_name if size > 1 else ""
-    chosen = choose(backend, hidden.device.type, operator)
-    return _linear_log_probs(hidden, weight, targets, name, rank * shard, vocab_size, chosen)[0]
+    return name, rank * shard, vocab_size, choose(backend, hidden.device.type, operator)
 
 
-def finish(gathered: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Statistics of all shards [size, T, 4], merged in rank order -> (log-probs [T], (max, log sum) [T, 2]), fp32.
-
-    owner: [T], the shard that holds each target. Order and input are the same on every rank, and so are the bits.
-    """
-    top = gathered[:, :, 0].amax(0)
-    rest = gathered[0, :, 1].double()  # sum of exp(z - max), less 1
-    if len(gathered) > 1:
-        scale = (gathered[:, :, 0].double() - top).exp()
-        rest = torch.full_like(rest, -1.0)
-        for shard, part in enumerate(gathered):
-            rest = rest + scale[shard] * (1 + part[:, 1].double())
-    target = gathered[:, :, 2].gather(0, owner[None])[0]
-    log_sum = rest.log1p().float()
-    # (z - max) - log_sum, in this order: max + log_sum would round the small part away when logits are large
-    return (target - top) - log_sum, torch.stack((top, log_sum), dim=1)
+def _details(out: library.Out) -> TokenDetails:
+    entropy, mean_logit, argmax = out.details.unbind(1)
+    return TokenDetails(entropy, mean_logit, argmax.long())
 
 
-@torch.library.custom_op("editcaption::log_probs", mutates_args=())
-def _log_probs(logits: Tensor, targets: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    """-> (log-probs [T], (max, log sum) [T, 2])"""
-    vocab = logits.shape[1]
-    checks.check_target_values("log_probs", targets, vocab)
-    stats = MODULES[backend].stats(logits, targets, 0, vocab)
-    return finish(stats[None], torch.zeros_like(targets))
-
-
-@_log_probs.register_fake
-def _(logits: Tensor, targets: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    rows = logits.shape[0]
-    return logits.new_empty(rows, dtype=torch.float32), logits.new_empty((rows, 2), dtype=torch.float32)
-
-
-@torch.library.custom_op("editcaption::log_probs_gradient", mutates_args=())
-def _log_probs_gradient(logits: Tensor, targets: Tensor, lse: Tensor, row_grad: Tensor, backend: str) -> Tensor:
-    return MODULES[backend].gradient(logits, targets, lse, row_grad, 0, logits.shape[1], in_place=False)
-
-
-@_log_probs_gradient.register_fake
-def _(logits: Tensor, targets: Tensor, lse: Tensor, row_grad: Tensor, backend: str) -> Tensor:
-    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-
-
-def _log_probs_setup(ctx, inputs, output) -> None:
-    logits, targets, ctx.backend = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(logits, targets, output[1])
-
-
-def _log_probs_backward(ctx, grad: Tensor, _grad_lse):
-    _refuse_second_derivative("log_probs")
-    logits, targets, lse = ctx.saved_tensors
-    return _log_probs_gradient(logits, targets, lse, grad, ctx.backend), None, None
-
-
-_log_probs.register_autograd(_log_probs_backward, setup_context=_log_probs_setup)
-
-
-@torch.library.custom_op("editcaption::linear_log_probs", mutates_args=())
-def _linear_log_probs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, group_name: str, vocab_offset: int, vocab_size: int, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-> (log-probs [T], logits of this shard [T, V / size], (max, log sum) over all shards [T, 2])"""
-    checks.check_target_values("linear_log_probs", targets, vocab_size)
-    shard = weight.shape[0]
-    logits = torch.mm(hidden, weight.t())
-    stats = MODULES[backend].stats(logits, targets, vocab_offset, _valid_cols(shard, vocab_offset, vocab_size))
-    gathered = stats[None]
-    if group_name:
-        group = _resolve_process_group(group_name)
-        gathered = stats.new_empty(dist.get_world_size(group), *stats.shape)
-        dist.all_gather(list(gathered.unbind(0)), stats, group=group)
-    log_p, lse = finish(gathered, targets // shard if group_name else torch.zeros_like(targets))
-    return log_p, logits, lse
-
-
-@_linear_log_probs.register_fake
-def _(hidden, weight, targets, group_name, vocab_offset, vocab_size, backend):
-    rows = hidden.shape[0]
-    return (
-        hidden.new_empty(rows, dtype=torch.float32),
-        hidden.new_empty((rows, weight.shape[0])),
-        hidden.new_empty((rows, 2), dtype=torch.float32),
-    )
-
-
-@torch.library.custom_op("editcaption::linear_log_probs_gradient", mutates_args={"logits"})
-def _logits_gradient_(
-    logits: Tensor,
-    targets: Tensor,
-    lse: Tensor,
-    row_grad: Tensor,
-    vocab_offset: int,
-    vocab_size: int,
-    backend: str,
-) -> None:
-    valid_cols = _valid_cols(logits.shape[1], vocab_offset, vocab_size)
-    MODULES[backend].gradient(logits, targets, lse, row_grad, vocab_offset, valid_cols, in_place=True)
-
-
-@_logits_gradient_.register_fake
-def _(logits, targets, lse, row_grad, vocab_offset, vocab_size, backend) -> None:
-    return None
-
-
-def _linear_setup(ctx, inputs, output) -> None:
-    hidden, weight, targets, _, ctx.vocab_offset, ctx.vocab_size, ctx.backend = inputs
-    _, logits, lse = output
-    ctx.mark_non_differentiable(logits, lse)
-    ctx.save_for_backward(hidden, weight, targets, logits, lse)
-
-
-def _linear_backward(ctx, grad: Tensor, _grad_logits, _grad_lse):
-    _refuse_second_derivative("linear_log_probs")
-    try:
-        hidden, weight, targets, logits, lse = ctx.saved_tensors
-    except RuntimeError as error:
-        raise RuntimeError(
-            "linear_log_probs: backward can run once, because it overwrites the logits with their gradient (or an "
-            "input was changed in place since); call the operator again instead of using retain_graph=True"
-        ) from error
-    _logits_gradient_(logits, targets, lse, grad, ctx.vocab_offset, ctx.vocab_size, ctx.backend)
-    need_hidden, need_weight = ctx.needs_input_grad[:2]
-    grad_hidden = torch.mm(logits, weight) if need_hidden else None
-    grad_weight = torch.mm(logits.t(), hidden) if need_weight else None
-    return grad_hidden, grad_weight, None, None, None, None, None
-
-
-_linear_log_probs.register_autograd(_linear_backward, setup_context=_linear_setup)
-
-
-def _valid_cols(shard: int, vocab_offset: int, vocab_size: int) -> int:
-    """How many of a shard's columns belong to the real vocabulary; the rest is padding."""
-    return min(max(vocab_size - vocab_offset, 0), shard)
-
-
-def _refuse_second_derivative(operator: str) -> None:
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        raise RuntimeError(f"{operator}: second derivatives aren't implemented; don't use create_graph=True")
+def _preference_output(out: library.Out) -> PreferenceOutput:
+    return PreferenceOutput(out.loss, out.log_probs, out.sums, out.rewards)

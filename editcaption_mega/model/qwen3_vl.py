@@ -15,7 +15,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from editcaption_mega.data.batch import PackedBatch
-from editcaption_mega.kernels import linear_log_probs
+from editcaption_mega.kernels import MAX_LOGITS_BYTES, linear_log_probs
 
 from .architecture import Architecture
 from .attention import Segments
@@ -38,6 +38,7 @@ class Qwen3VLModel(MegatronModule):
         pre_process: bool,
         post_process: bool,
         vp_stage: int | None = None,
+        max_logits_bytes: int = MAX_LOGITS_BYTES,
     ):
         super().__init__(config=config)
         self.architecture = architecture
@@ -58,6 +59,7 @@ class Qwen3VLModel(MegatronModule):
         )
         self.model_type = self.language.model_type
         self.tensor_group = self.language.pg_collection.tp
+        self.max_logits_bytes = max_logits_bytes
         self.language.rotary_pos_emb = InterleavedMRoPE(
             architecture.head_dim, 1.0, rotary_base=architecture.rope_theta, cp_group=self.language.pg_collection.cp
         )
@@ -122,7 +124,14 @@ class Qwen3VLModel(MegatronModule):
         weight = output_layer.weight if output_weight is None else output_weight
         rows = self._response_rows(hidden_states.squeeze(1), context)
         group = self.tensor_group if self.tensor_group.size() > 1 else None
-        return linear_log_probs(rows, weight, context.targets, group=group)
+        return linear_log_probs(
+            rows,
+            weight,
+            context.targets,
+            group=group,
+            max_logits_bytes=self.max_logits_bytes,
+            checked=rows.is_cuda,  # every target is an input too, and the embedding has seen it
+        )
 
     def _response_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """hidden [s/tp, h] -> the rows that predict a response token [T, h], whole on each rank."""

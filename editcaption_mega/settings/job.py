@@ -14,6 +14,7 @@ class ModelSettings:
     checkpoint: str = ""  # Megatron checkpoint to start from instead of the folder's weights; "" for none
     backend: str = "torch"  # torch | transformer_engine
     recompute: str = "none"  # none | selective (attention only) | full (each layer and vision block)
+    max_logits_gib: float = 4.0  # logits of a row's response tokens kept for backward; beyond, they are computed again
     router_aux_loss: float = 0.0  # coefficient of the load-balancing loss; 0 for none (and for dense models)
 
     def validate(self) -> None:
@@ -22,6 +23,8 @@ class ModelSettings:
         _choice("model.backend", self.backend, ("torch", "transformer_engine"))
         _choice("model.recompute", self.recompute, ("none", "selective", "full"))
         _at_least("model.router_aux_loss", self.router_aux_loss, 0)
+        if self.max_logits_gib <= 0:
+            raise ValueError(f"model.max_logits_gib={self.max_logits_gib} must be above 0")
 
 
 @dataclass

@@ -6,12 +6,28 @@ import sys
 import pytest
 import torch
 
-from editcaption_mega.kernels import available_backends, backends, cpu, linear_log_probs, log_probs
+from editcaption_mega.kernels import (
+    Preference,
+    available_backends,
+    backends,
+    compiled,
+    linear_log_probs,
+    linear_preference,
+    log_probs,
+    preference,
+    sequence_sums,
+)
 
-BACKENDS = [name for name in available_backends() if name != "cuda"]
 LOGITS, HIDDEN, WEIGHT = torch.zeros(3, 8), torch.zeros(3, 4), torch.zeros(8, 4)
 TARGETS = torch.tensor([0, 7, 3])
 META = torch.device("meta")
+BOUNDS, REFERENCE, DPO = torch.tensor([0, 1, 3]), torch.zeros(2), Preference()
+
+
+def pairs(bounds=BOUNDS, reference=REFERENCE, how=DPO, margin=None):
+    """Arguments of `preference` with one of them replaced."""
+    return LOGITS, TARGETS, bounds, reference, how, margin
+
 
 TABLE = {
     "logits not a tensor": (log_probs, ([[0.0]], TARGETS), "`logits` must be a tensor, found list"),
@@ -35,11 +51,41 @@ TABLE = {
     "weight transposed": (linear_log_probs, (HIDDEN, WEIGHT.T, TARGETS), r"`weight` must be \[V, 4\].*found \[4, 8\]"),
     "weight elsewhere": (linear_log_probs, (HIDDEN, WEIGHT.to(META), TARGETS), "`weight` must be on cpu .*found meta"),
     "linear target": (linear_log_probs, (HIDDEN, WEIGHT, TARGETS + 1), r"`targets` must lie in \[0, 8\).*found 8"),
+    "bounds not a tensor": (preference, pairs([0, 1, 3]), "`cu_seqlens` must be a tensor, found list"),
+    "bounds floats": (preference, pairs(BOUNDS.float()), "`cu_seqlens` must be int32 or int64, found torch.float32"),
+    "bounds 2-D": (preference, pairs(BOUNDS[None]), r"`cu_seqlens` must be \[S \+ 1\].*found \[1, 3\]"),
+    "bounds empty": (preference, pairs(BOUNDS[:0]), r"`cu_seqlens` must be \[S \+ 1\].*found \[0\]"),
+    "bounds elsewhere": (preference, pairs(BOUNDS.to(META)), "`cu_seqlens` must be on cpu .*found meta"),
+    "bounds start late": (preference, pairs(BOUNDS.clamp(min=1)), "`cu_seqlens` must start at 0, found 1"),
+    "bounds end early": (preference, pairs(torch.tensor([0, 1, 2])), "`cu_seqlens` must end at 3.*found 2"),
+    "bounds end late": (preference, pairs(torch.tensor([0, 1, 4])), "`cu_seqlens` must end at 3.*found 4"),
+    "bounds fall": (
+        preference,
+        pairs(torch.tensor([0, 2, 1, 2, 3]), torch.zeros(4)),
+        "`cu_seqlens` must never fall.*2",
+    ),
+    "bounds odd": (preference, pairs(torch.tensor([0, 3])), "`cu_seqlens` must bound pairs.*found 1"),
+    "empty answer": (preference, pairs(torch.tensor([0, 3, 3])), "`cu_seqlens` must give each answer at least one"),
+    "linear bounds": (
+        linear_preference,
+        (HIDDEN, WEIGHT, TARGETS, torch.tensor([0, 1, 2]), REFERENCE, DPO),
+        "`cu_seqlens` must end at 3",
+    ),
+    "reference missing": (preference, pairs(reference=None), r"`reference` must be the answers' log-probs \[2\]"),
+    "reference too many": (preference, pairs(how=Preference("simpo")), "`reference` must be None for simpo"),
+    "reference shape": (preference, pairs(reference=torch.zeros(3)), r"`reference` must be a float32 tensor \[2\]"),
+    "reference dtype": (preference, pairs(reference=REFERENCE.double()), "`reference` must be a float32.*float64"),
+    "reference trained": (
+        preference,
+        pairs(reference=torch.zeros(2, requires_grad=True)),
+        "`reference` must not require a gradient",
+    ),
+    "margin shape": (preference, pairs(margin=torch.zeros(2)), r"`margin` must be a float32 tensor \[1\], found"),
+    "how": (preference, pairs(how="sigmoid"), "`how` must be a Preference, found str"),
     "linear rows": (linear_log_probs, (HIDDEN[:1], WEIGHT, TARGETS), r"`targets` must be \[1\].*`hidden`.*found \[3\]"),
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", TABLE)
 def test_refusals(backend, case):
     operator, arguments, message = TABLE[case]
@@ -47,7 +93,16 @@ def test_refusals(backend, case):
         operator(*arguments, backend=backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+def test_sums_over_bounds_that_do_not_fit(backend):
+    for bounds, message in (([0, 1, 2], "must end at 3"), ([1, 3], "must start at 0"), ([0, 2, 1, 3], "never fall")):
+        with pytest.raises(
+            ValueError, match=f"^sequence_sums: `cu_seqlens` {'must ' * message.startswith('n')}{message}"
+        ):
+            sequence_sums(torch.zeros(3), torch.tensor(bounds))
+    with pytest.raises(ValueError, match="`log_probs` must be a float32 tensor"):
+        sequence_sums(torch.zeros(3, dtype=torch.float64), BOUNDS)
+
+
 def test_vocab_size(backend):
     for size in (0, 9):
         with pytest.raises(ValueError, match=rf"`vocab_size` must lie in \[1, 8\].*found {size}"):
@@ -59,17 +114,17 @@ def test_vocab_size(backend):
 def test_backend_names():
     with pytest.raises(ValueError, match="`backend` must be \"auto\" or one of .*found 'fast'"):
         log_probs(LOGITS, TARGETS, backend="fast")
-    if "cuda" not in available_backends():
+    if "cuda" not in available_backends():  # whether or not the extension has the CUDA variant
         with pytest.raises(ValueError, match="`backend` is 'cuda', which this installation lacks"):
             log_probs(LOGITS, TARGETS, backend="cuda")
-    if "cpu" in BACKENDS:
+    if "cpu" in available_backends():
         with pytest.raises(ValueError, match="`backend` 'cpu' needs tensors on cpu, found cuda"):
             backends.choose("cpu", "cuda", "log_probs")
     assert set(available_backends()) <= {"cuda", "cpu", "torch"} and available_backends()[-1] == "torch"
 
 
 def test_a_missing_extension_is_said_once(monkeypatch):
-    monkeypatch.setattr(cpu, "EXTENSION", None)
+    monkeypatch.setattr(compiled, "EXTENSION", None)
     backends._warn_once.cache_clear()
     assert available_backends() == ("torch",)
     with pytest.warns(RuntimeWarning, match="the extension isn't built.*make setup") as caught:

@@ -1,4 +1,4 @@
-"""The vocabulary split over two processes (gloo) gives what one process gives, and the same bits on both."""
+"""The vocabulary split over processes (gloo) gives what one process gives, and the same bits on all."""
 
 import os
 import socket
@@ -39,7 +39,13 @@ for backend in available_backends():
             found = linear_log_probs(x, w, targets, group=dist.group.WORLD, backend=backend, vocab_size=vocab_size)
             dx, dw = torch.autograd.grad(found, (x, w), upstream)
             assert calls == (["all_gather"] if size > 1 else []), calls
-            results[backend, dtype, rows, vocab_size] = (found.detach(), dx.float(), dw.float())
+            _, details = linear_log_probs(
+                x, w, targets, group=dist.group.WORLD, backend=backend, vocab_size=vocab_size, details=True,
+                max_logits_bytes=500,
+            )
+            results[backend, dtype, rows, vocab_size] = (
+                found.detach(), dx.float(), dw.float(), *details[:2], details.argmax
+            )
 try:
     linear_log_probs(x, w, targets + 96, group=dist.group.WORLD)
 except ValueError as error:
@@ -69,11 +75,12 @@ def launch(tmp_path, size):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocab_parallel")
-    return launch(folder, 1)[0], launch(folder, 2)
+    return launch(folder, 1)[0], {2: launch(folder, 2), 4: launch(folder, 4)}
 
 
-def test_two_ranks_equal_one(runs):
-    one, two = runs
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_equal_one(runs, size):
+    one, two = runs[0], runs[1][size]
     assert set(one) == set(two[0]) and len(one) > 4
     for case in one:
         if case == "error":
@@ -81,21 +88,29 @@ def test_two_ranks_equal_one(runs):
         tolerance = 1e-6 if case[1] == torch.float32 else 1e-2  # the gradients are bf16
         alone, ranks = one[case], [rank[case] for rank in two]
         torch.testing.assert_close(ranks[0][0], alone[0], atol=1e-6, rtol=1e-6)
-        dx = ranks[0][1] + ranks[1][1]  # each rank's part; the caller's mapping sums them
+        for details, expected in zip(ranks[0][3:], alone[3:], strict=True):
+            torch.testing.assert_close(details, expected, atol=2e-6, rtol=2e-6)
+        dx = sum(rank[1] for rank in ranks)  # each rank's part; the caller's mapping sums them
         torch.testing.assert_close(dx, alone[1], atol=10 * tolerance, rtol=tolerance)
         torch.testing.assert_close(
             torch.cat([rank[2] for rank in ranks]), alone[2], atol=10 * tolerance, rtol=tolerance
         )
 
 
-def test_both_ranks_return_the_same_bits(runs):
-    _, (first, second) = runs
+@pytest.mark.parametrize("size", [2, 4])
+def test_every_rank_returns_the_same_bits(runs, size):
+    first, *others = runs[1][size]
     for case in first:
-        if case != "error":
-            assert torch.equal(first[case][0].view(torch.int32), second[case][0].view(torch.int32)), case
+        if case == "error":
+            continue
+        for other in others:
+            for part in (0, 3, 4):
+                bits = first[case][part].view(torch.int32), other[case][part].view(torch.int32)
+                assert torch.equal(*bits), case
 
 
-def test_a_target_outside_is_refused_on_every_rank_before_communicating(runs):
-    one, two = runs
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_target_outside_is_refused_on_every_rank_before_communicating(runs, size):
+    one, ranks = runs[0], runs[1][size]
     assert one["error"].startswith("linear_log_probs: `targets` must lie in [0, 96)")
-    assert two[0]["error"] == two[1]["error"] == one["error"]
+    assert all(rank["error"] == one["error"] for rank in ranks)

@@ -1,0 +1,79 @@
+"""The `backend` of each test: those that this machine has, and the CUDA kernels' source executed on the CPU."""
+
+import importlib.util
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from editcaption_mega.kernels import available_backends, backends, compiled
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+NATIVE = [name for name in available_backends() if name != "cuda"]
+EMULATED = "cuda, emulated"
+
+
+def build_emulated(folder: Path, flags: tuple[str, ...] = ()) -> Path:
+    """Compile csrc with the CUDA variant for the CPU (see cuda_on_cpu/cuda_runtime.h) -> the module's path."""
+    import pybind11
+
+    includes = [str(HERE / "cuda_on_cpu"), str(CSRC), pybind11.get_include(), sysconfig.get_path("include")]
+    common = ["g++", "-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-w", *flags]
+    common += ["-DECM_WITH_CUDA=1", '-DECM_CUDA_ARCHITECTURES="emulated"', "-DECM_ISA=baseline"]
+    common += [f"-I{folder}" for folder in includes]
+    sources = ["bindings.cpp", "log_probs_cpu.cpp", "log_probs_rows.cpp", "log_probs.cu"]
+
+    def compile_one(source: str) -> str:
+        target = str(folder / f"{source}.o")
+        subprocess.run([*common, "-x", "c++", "-c", str(CSRC / source), "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, sources))
+    module = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    subprocess.run(["g++", "-shared", "-pthread", *flags, *objects, "-o", str(module)], check=True)
+    return module
+
+
+@pytest.fixture(scope="session")
+def emulated_extension(tmp_path_factory):
+    if compiled.EXTENSION is None:
+        pytest.skip("no C++ compiler here")
+    spec = importlib.util.spec_from_file_location("emulated._C", build_emulated(tmp_path_factory.mktemp("emulated")))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class EmulatedCuda(compiled.Cuda):
+    """The `cuda` backend on tensors of the CPU."""
+
+    def is_available(self) -> bool:
+        return True
+
+    def _run(self, kernel: str, device: torch.device, *arguments) -> None:
+        getattr(compiled.EXTENSION, kernel + "_cuda")(*arguments, compiled.EXTENSION.Queue(0, 0))
+
+
+@pytest.fixture(params=[*NATIVE, EMULATED])
+def backend(request, monkeypatch):
+    """A backend's name for tensors on the CPU."""
+    if request.param != EMULATED:
+        return request.param
+    monkeypatch.setattr(compiled, "EXTENSION", request.getfixturevalue("emulated_extension"))
+    monkeypatch.setitem(backends.BACKENDS, "cpu", EmulatedCuda())
+    return "cpu"
+
+
+def pytest_collection_modifyitems(items):
+    """Emulation is slow: `make test` runs it on the kernels' contract, `make test-slow` on everything."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is None or callspec.params.get("backend") != EMULATED:
+            continue
+        if item.path.name != "test_statistics.py":
+            item.add_marker(pytest.mark.slow)
