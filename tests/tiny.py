@@ -102,7 +102,7 @@ def samples(
         answer = tokens(4 + 3 * (i % 3))
         if text_only and i in text_only:
             prompt, grids, patches = tokens(9), (), []
-        out.append(EncodedSample(f"s{i}", tuple(prompt), tuple(answer), grids, patches.__getitem__))
+        out.append(EncodedSample(f"s{i}", tuple(prompt), (tuple(answer),), grids, patches.__getitem__))
     return out
 
 

@@ -38,19 +38,29 @@ class ImageBatch:
 
 @dataclass
 class PackedBatch:
-    """One row of packed samples.
+    """One row of packed samples, each with one answer (SFT) or two: chosen, then rejected (preference pairs).
+
+    The prompt of a pair stands once, before its answers: [prompt | chosen | rejected]. A segment is then a run of
+    queries, [prompt, chosen] or [rejected], and its keys are gathered from the row: [prompt, chosen] and
+    [prompt, rejected]. Elsewhere the keys of a segment are its own tokens.
 
     input_ids         [1, row] int64, padded at the end
-    position_ids      [3, 1, row] int64: time, height, width
+    position_ids      [3, 1, row] int64: time, height, width; both answers of a pair start at the same position
     padding_mask      [1, row] bool, True on padding
     bounds            host ints; segment i is tokens bounds[i] : bounds[i + 1]; the padding is a segment of its own
+    key_bounds        host ints; the keys of segment i are key_bounds[i] : key_bounds[i + 1]; `bounds` unless prompts
+                      are shared
+    key_rows          [keys] int64: the token that each key comes from; None unless prompts are shared
     visual_positions  [visual tokens] int64: their places in the row
     images            only on ranks that hold the vision tower
-    target_rows       [responses] int64: rows whose next token is a response token, ascending (also as host ints)
-    targets           [responses] int64: those next tokens
+    target_rows       [responses] int64: the rows that predict a response token, answer after answer (also as host
+                      ints); the last row of a shared prompt predicts the first token of both answers, so it is here
+                      twice and the rows are not ascending
+    targets           [responses] int64: those response tokens
     loss_weights      [responses] fp32
-    response_bounds   host ints; the response tokens of sample i are response_bounds[i] : response_bounds[i + 1]
-    sample_ids        ids of the samples in the row, in order
+    response_bounds   host ints; the response tokens of answer i are response_bounds[i] : response_bounds[i + 1];
+                      answers are those of sample 0, then of sample 1, ..: for pairs 2 k is chosen, 2 k + 1 rejected
+    sample_ids        ids of the samples in the row, in order; a pair is one sample
     num_tokens        tokens without padding
     """
 
@@ -58,6 +68,8 @@ class PackedBatch:
     position_ids: Tensor
     padding_mask: Tensor
     bounds: tuple[int, ...]
+    key_bounds: tuple[int, ...]
+    key_rows: Tensor | None
     visual_positions: Tensor
     images: ImageBatch | None
     target_rows: Tensor

@@ -13,17 +13,32 @@ from .vision import ImageSettings, build_image_batch, grid_tokens
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One sample as tokens. `patches(k)` decodes picture k (0: source, 1: target) -> [patches, patch_dim] fp32."""
+    """One sample as tokens: a prompt and its answers, which are one (SFT), two (chosen, rejected) or none yet.
+
+    `patches(k)` decodes picture k (0: source, 1: target) -> [patches, patch_dim] fp32. With `shared_prompt` the
+    prompt stands once before all answers, otherwise once before each: the same numbers from more tokens."""
 
     id: str
     prompt_ids: tuple[int, ...]
-    answer_ids: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
     grids: tuple[Grid, ...]
     patches: Callable[[int], Tensor]
+    shared_prompt: bool = True
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The tokens of all answers, one after the other."""
+        return tuple(token for answer in self.answers for token in answer)
+
+    @property
+    def sequences(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """The sample as sequences of a row: the answers that follow each copy of the prompt."""
+        return (self.answers,) if self.shared_prompt else tuple((answer,) for answer in self.answers)
 
     @property
     def num_tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.answer_ids)
+        """What the sample takes of a row."""
+        return len(self.prompt_ids) * len(self.sequences) + sum(len(answer) for answer in self.answers)
 
 
 def plan_rows(lengths: list[int], row_length: int, multiple: int, packing: bool = True) -> list[list[int]]:
@@ -66,11 +81,13 @@ def plan_rows(lengths: list[int], row_length: int, multiple: int, packing: bool 
     )
 
 
-def sample_positions(prompt_ids: tuple[int, ...], grids, answer_length: int, image_token_id: int, merge: int) -> Tensor:
-    """3-D positions of one sample [3, tokens] (transformers: Qwen3VLModel.get_rope_index).
+def sample_positions(
+    prompt_ids: tuple[int, ...], grids, answer_lengths: tuple[int, ...], image_token_id: int, merge: int
+) -> Tensor:
+    """3-D positions of a prompt and the answers behind it [3, tokens] (transformers: Qwen3VLModel.get_rope_index).
 
     Text advances all three axes by one; a picture spans its merged rows and columns from where the text stopped, and
-    the text after it starts at the largest of the two."""
+    the text after it starts at the largest of the two. Each answer starts where the prompt ends."""
     parts, place, at, picture = [], 0, 0, 0
     while at < len(prompt_ids):
         if prompt_ids[at] == image_token_id:
@@ -84,7 +101,7 @@ def sample_positions(prompt_ids: tuple[int, ...], grids, answer_length: int, ima
                 end += 1
             parts.append(torch.arange(place, place + end - at).expand(3, -1))
             place, at = place + end - at, end
-    parts.append(torch.arange(place, place + answer_length).expand(3, -1))
+    parts.extend(torch.arange(place, place + length).expand(3, -1) for length in answer_lengths)
     assert picture == len(grids), "the prompt holds as many picture slots as there are pictures"
     return torch.cat(parts, 1)
 
@@ -104,20 +121,24 @@ def collate(
     """One row of `row_length` tokens. Pictures are decoded only where `with_images` (the first pipeline stage)."""
     merge = image_settings.merge_size
     ids: list[int] = []
-    bounds, positions, visual, rows, targets = [0], [], [], [], []
+    bounds, keys, key_bounds, positions, visual, rows, targets = [0], [], [0], [], [], [], []
     response_bounds, grids, owners = [0], [], []
-    for sample in samples:
-        start = len(ids)
-        visual.extend(start + k for k, token in enumerate(sample.prompt_ids) if token == image_token_id)
+    sequences = [(sample, answers) for sample in samples for answers in sample.sequences]
+    for sample, answers in sequences:
+        prompt = range(len(ids), len(ids) + len(sample.prompt_ids))
+        visual.extend(k for k, token in zip(prompt, sample.prompt_ids, strict=True) if token == image_token_id)
         ids.extend(sample.prompt_ids)
-        rows.extend(range(len(ids) - 1, len(ids) - 1 + len(sample.answer_ids)))
-        ids.extend(sample.answer_ids)
-        targets.extend(sample.answer_ids)
-        positions.append(
-            sample_positions(sample.prompt_ids, sample.grids, len(sample.answer_ids), image_token_id, merge)
-        )
-        bounds.append(len(ids))
-        response_bounds.append(len(targets))
+        for answer in answers:
+            at = range(len(ids), len(ids) + len(answer))
+            ids.extend(answer)
+            targets.extend(answer)
+            rows.extend((prompt[-1], *at[:-1]))
+            keys.extend((*prompt, *at))
+            bounds.append(at.stop)
+            key_bounds.append(len(keys))
+            response_bounds.append(len(targets))
+        lengths = tuple(len(answer) for answer in answers)
+        positions.append(sample_positions(sample.prompt_ids, sample.grids, lengths, image_token_id, merge))
         grids.extend(sample.grids)
         owners.extend((sample, k) for k in range(len(sample.grids)))
     num_tokens = len(ids)
@@ -127,7 +148,9 @@ def collate(
         padding = row_length - num_tokens
         ids.extend([pad_token_id] * padding)
         positions.append(torch.arange(padding).expand(3, -1))
+        keys.extend(range(num_tokens, row_length))
         bounds.append(row_length)
+        key_bounds.append(len(keys))
     images = None
     if with_images:
         images = build_image_batch(
@@ -143,6 +166,8 @@ def collate(
         position_ids=torch.cat(positions, 1).unsqueeze(1),
         padding_mask=(torch.arange(row_length) >= num_tokens).unsqueeze(0),
         bounds=tuple(bounds),
+        key_bounds=tuple(key_bounds),
+        key_rows=torch.tensor(keys) if len(keys) > row_length else None,
         visual_positions=torch.tensor(visual, dtype=torch.long),
         images=images,
         target_rows=torch.tensor(rows, dtype=torch.long),

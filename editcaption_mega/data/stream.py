@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+
+from editcaption_mega.records import EditPair
 
 from .batch import PackedBatch
 from .chat import ChatEncoder, Prompt, load_tokenizer
@@ -22,19 +25,34 @@ from .packing import EncodedSample, collate, plan_rows
 from .shards import ShardReader, open_shards
 from .vision import ImageSettings, grid_tokens, image_grid, image_patches
 
+# What answers the prompt: the instruction (SFT); chosen and rejected (preference); or chosen and rejected where a
+# pair has them and its instruction elsewhere (scoring).
+Answers = Literal["instruction", "preference", "either"]
+
 
 class PairDataset:
-    """Image pairs with their instruction as token sequences. Indexable; lengths are known without reading pictures."""
+    """Image pairs with their answers as token sequences. Indexable; lengths are known without reading pictures."""
 
-    def __init__(self, shards: ShardReader, encoder: ChatEncoder, images: ImageSettings):
+    def __init__(
+        self,
+        shards: ShardReader,
+        encoder: ChatEncoder,
+        images: ImageSettings,
+        *,
+        answers: Answers = "instruction",
+        shared_prompt: bool = True,
+    ):
         self.shards, self.encoder, self.images = shards, encoder, images
+        self.answers, self.shared_prompt = answers, shared_prompt
 
     def __len__(self) -> int:
         return len(self.shards)
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the data, the prompt, the tokenizer's words or the picture settings change."""
+        """Changes when the data, the prompt, the tokenizer's words or the picture settings change.
+
+        Not with `answers` or `shared_prompt`: they choose from the same data and the same numbers come out."""
         vocabulary = sorted(self.encoder.tokenizer.get_vocab().items(), key=lambda item: item[1])
         parts = [
             self.shards.fingerprint,
@@ -49,17 +67,45 @@ class PairDataset:
         return self._encoded(i, ())
 
     def sample(self, i: int) -> EncodedSample:
-        """Sample i with its instruction. Raises ValueError when it has none."""
+        """Sample i with its answers. Raises ValueError, naming the sample, when they cannot be trained on."""
         pair = self.shards.pair(i)
+        preference = self.answers == "preference" or (self.answers == "either" and pair.chosen is not None)
+        answers = self._preference(pair) if preference else (self._instruction(pair),)
+        return self._encoded(i, answers)
+
+    def _instruction(self, pair: EditPair) -> tuple[int, ...]:
         if not pair.instruction:
             raise ValueError(
                 f"sample {pair.id} has no instruction to train on: remove it (make_shards leaves such rows out "
                 "unless --allow-missing-instruction is given) or write one"
             )
-        return self._encoded(i, self.encoder.answer_ids(pair.instruction))
+        return self._answer(pair.id, "instruction", pair.instruction)
+
+    def _preference(self, pair: EditPair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if pair.chosen is None or pair.rejected is None:
+            raise ValueError(
+                f"sample {pair.id} has no chosen and rejected answers to compare: remove it or write both "
+                "(an instruction alone is for SFT)"
+            )
+        chosen = self._answer(pair.id, "chosen answer", pair.chosen)
+        rejected = self._answer(pair.id, "rejected answer", pair.rejected)
+        if chosen == rejected:
+            raise ValueError(
+                f"sample {pair.id}: chosen and rejected are the same {len(chosen)} tokens ({pair.chosen!r}), expected "
+                "two different answers: remove the pair or change one of them"
+            )
+        return chosen, rejected
+
+    def _answer(self, name: str, what: str, text: str) -> tuple[int, ...]:
+        try:
+            return self.encoder.answer_ids(text)
+        except ValueError as error:
+            raise ValueError(
+                f"sample {name}: its {what} cannot be used ({error}): write some text or remove the sample"
+            ) from None
 
     def length(self, i: int) -> int:
-        """Tokens of sample i, pictures and answer included."""
+        """Tokens of sample i, pictures and answers included."""
         return self.sample(i).num_tokens
 
     def check(self, indices: range, sequence_length: int) -> list[str]:
@@ -67,18 +113,20 @@ class PairDataset:
         problems = []
         for i in indices:
             try:
-                tokens = self.length(i)
+                sample = self.sample(i)
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            if tokens > sequence_length:
+            if sample.num_tokens > sequence_length:
+                twice = len(sample.sequences) > 1
                 problems.append(
-                    f"sample {self.shards.meta(i).id} takes {tokens} tokens, more than "
+                    f"sample {sample.id} takes {sample.num_tokens} tokens, more than "
                     f"data.sequence_length={sequence_length}: raise it or lower data.max_pixels"
+                    + (" (or set data.shared_prompt=true: the prompt is in there twice)" if twice else "")
                 )
         return problems
 
-    def _encoded(self, i: int, answer: tuple[int, ...]) -> EncodedSample:
+    def _encoded(self, i: int, answers: tuple[tuple[int, ...], ...]) -> EncodedSample:
         meta = self.shards.meta(i)
         grids = tuple(image_grid(*size, self.images) for size in (meta.source_size, meta.target_size))
         tokens = [grid_tokens(grid, self.images.merge_size) for grid in grids]
@@ -89,18 +137,27 @@ class PairDataset:
             where = f"{sample.pair.id} ({('source', 'target')[picture]})"
             return image_patches(decode_image(data, where=where), self.images)
 
-        return EncodedSample(meta.id, tuple(self.encoder.prompt_ids(*tokens)), answer, grids, patches)
+        prompt = tuple(self.encoder.prompt_ids(*tokens))
+        return EncodedSample(meta.id, prompt, answers, grids, patches, self.shared_prompt)
 
 
 def open_pairs(
-    shards: list[str], folder: str | Path, *, min_pixels: int, max_pixels: int, prompt: str | Path = ""
+    shards: list[str],
+    folder: str | Path,
+    *,
+    min_pixels: int,
+    max_pixels: int,
+    prompt: str | Path = "",
+    answers: Answers = "instruction",
+    shared_prompt: bool = True,
 ) -> PairDataset:
     """Shards as seen by the model of a Hugging Face folder: its tokenizer, its picture settings, one prompt.
 
-    Raises ValueError for shards, folder or prompt that cannot be used."""
+    `answers` says what a sample is: an instruction, or a preference pair, whose prompt its two answers share in one
+    row unless `shared_prompt` is false. Raises ValueError for shards, folder or prompt that cannot be used."""
     encoder = ChatEncoder(load_tokenizer(folder), Prompt.load(prompt))
     images = ImageSettings.from_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels)
-    return PairDataset(open_shards(shards), encoder, images)
+    return PairDataset(open_shards(shards), encoder, images, answers=answers, shared_prompt=shared_prompt)
 
 
 @dataclass(frozen=True)

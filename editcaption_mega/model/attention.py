@@ -14,10 +14,16 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from editcaption_mega.data.batch import PackedBatch
+
 
 @dataclass
 class Segments(PackedSeqParams):
     """Where one row is cut for attention.
+
+    Where prompts are shared, the keys of a row are not its tokens one by one: each answer attends to a copy of its
+    prompt's keys and values, made by `unshared` after rotary. A segment of queries is then the end of its segment of
+    keys (the causal mask is aligned to the bottom right).
 
     `cu_seqlens_q/kv` (the base class) stay [0, row] on the host: Megatron's rotary code reads them as Python ints
     in each layer, which would be a device sync, and the 3-D positions cover the whole row anyway.
@@ -25,10 +31,18 @@ class Segments(PackedSeqParams):
 
     bounds: tuple[int, ...] = ()  # host ints: segment i is rows bounds[i] : bounds[i + 1]; covers the row
     cu_seqlens: Tensor | None = None  # the same, int32 on the device, for varlen kernels
+    key_bounds: tuple[int, ...] = ()  # the keys of segment i; `bounds` where no prompt is shared
+    key_cu_seqlens: Tensor | None = None
+    key_rows: Tensor | None = None  # [keys] int64, the row of each key; None where no prompt is shared
 
     @classmethod
-    def of(cls, bounds: tuple[int, ...], device: torch.device) -> "Segments":
+    def of(cls, batch: PackedBatch) -> "Segments":
+        bounds, key_bounds, device = batch.bounds, batch.key_bounds, batch.input_ids.device
         row = torch.tensor([0, bounds[-1]], dtype=torch.int32)
+        cu_seqlens = torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True)
+        key_cu_seqlens = cu_seqlens
+        if batch.key_rows is not None:
+            key_cu_seqlens = torch.tensor(key_bounds, dtype=torch.int32).to(device, non_blocking=True)
         return cls(
             qkv_format="thd",
             cu_seqlens_q=row,
@@ -36,8 +50,23 @@ class Segments(PackedSeqParams):
             max_seqlen_q=bounds[-1],
             max_seqlen_kv=bounds[-1],
             bounds=bounds,
-            cu_seqlens=torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True),
+            cu_seqlens=cu_seqlens,
+            key_bounds=key_bounds,
+            key_cu_seqlens=key_cu_seqlens,
+            key_rows=batch.key_rows,
         )
+
+    def unshared(self, tensor: Tensor) -> Tensor:
+        """Keys or values of the row [T, ...] -> one copy for each segment that attends to them [keys, ...].
+
+        Backward adds the copies' gradients. On CUDA these are atomic additions, but onto a zero and two at most (a
+        prompt has two answers), and a + b = b + a: the sum is the same in every run."""
+        return tensor if self.key_rows is None else tensor.index_select(0, self.key_rows)
+
+
+def longest_segment(bounds: tuple[int, ...]) -> int:
+    """Tokens of the longest segment."""
+    return max(end - start for start, end in zip(bounds, bounds[1:], strict=False))
 
 
 def segment_attention(
@@ -49,20 +78,48 @@ def segment_attention(
     *,
     causal: bool,
     scale: float,
+    key_bounds: tuple[int, ...] | None = None,
+    key_cu_seqlens: Tensor | None = None,
 ) -> Tensor:
-    """Attention inside each segment. query [T, heads, d], key and value [T, kv heads, d] -> [T, heads, d]."""
+    """Attention inside each segment. query [T, heads, d], key and value [keys, kv heads, d] -> [T, heads, d].
+
+    `key_bounds` and `key_cu_seqlens` are given where keys are cut differently from queries (None: T keys, the same
+    cuts); a causal segment of n queries and m keys is then its last n rows: query i sees keys 0 .. m - n + i."""
+    key_bounds = bounds if key_bounds is None else key_bounds
+    key_cu_seqlens = cu_seqlens if key_cu_seqlens is None else key_cu_seqlens
     grouped = query.size(1) != key.size(1)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         from torch.nn.attention.varlen import varlen_attn
 
-        longest = max(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+        # Flash attention counts its window from the bottom right: with (-1, 0), query i of n sees keys up to
+        # i + m - n of m (flash-attn since 2.1; what PyTorch calls LOWER_RIGHT in torch.nn.attention.bias).
         window = (-1, 0) if causal else (-1, -1)
         return varlen_attn(
-            query, key, value, cu_seqlens, cu_seqlens, longest, longest,
+            query, key, value, cu_seqlens, key_cu_seqlens, longest_segment(bounds), longest_segment(key_bounds),
             scale=scale, window_size=window, enable_gqa=grouped,
         )  # fmt: skip
+    if key_bounds != bounds:
+        assert causal, "only answers behind a shared prompt have keys of their own"
+        return torch.cat(
+            [
+                _bottom_right_attention(query[q:q_end], key[k:k_end], value[k:k_end], scale, grouped)
+                for q, q_end, k, k_end in zip(bounds, bounds[1:], key_bounds, key_bounds[1:], strict=False)
+            ]
+        )
     out = [_padded_attention(query, key, value, group, causal, scale, grouped) for group in _groups(bounds, causal)]
     return torch.cat(out)
+
+
+def _bottom_right_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, grouped: bool) -> Tensor:
+    """One causal segment whose n queries are the last n of its m keys. -> [n, heads, d]."""
+    missing, mask = key.size(0) - query.size(0), None
+    if missing:
+        mask = query.new_ones(query.size(0), key.size(0), dtype=torch.bool).tril(missing)
+    out = F.scaled_dot_product_attention(
+        *(tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value)),
+        attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped,
+    )  # fmt: skip
+    return out.squeeze(0).transpose(0, 1)
 
 
 def _groups(bounds: tuple[int, ...], causal: bool) -> list[tuple[int, ...]]:
@@ -144,7 +201,9 @@ class SegmentCoreAttention(MegatronModule):
     ) -> Tensor:
         """query [T, heads/tp, d], key and value [T, kv heads/tp, d] -> [T, heads/tp, d]."""
         assert isinstance(packed_seq_params, Segments), "rows are always packed: positions and bounds come from data"
+        segments = packed_seq_params
         return segment_attention(
-            query, key, value, packed_seq_params.bounds, packed_seq_params.cu_seqlens,
+            query, segments.unshared(key), segments.unshared(value), segments.bounds, segments.cu_seqlens,
             causal=self.causal, scale=self.scale,
+            key_bounds=segments.key_bounds, key_cu_seqlens=segments.key_cu_seqlens,
         )  # fmt: skip

@@ -23,7 +23,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
-from .attention import SegmentCoreAttention
+from .attention import SegmentCoreAttention, longest_segment
 
 BACKENDS = ("torch", "transformer_engine")
 
@@ -145,24 +145,34 @@ def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = N
 
 
 def _transformer_engine_modules():
-    """TE's linears, norm and attention. Attention gets real segment bounds where rotary wants the whole row."""
+    """TE's linears, norm and attention. Attention gets real segment bounds where rotary wants the whole row.
+
+    Segments whose keys outnumber their queries (shared prompts) need TE's `padding_causal_bottom_right` mask, which
+    Megatron's `AttnMaskType` lacks and its wrapper can't pass on: TE's own forward is called for them."""
     from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
     from megatron.core.packed_seq_params import PackedSeqParams
 
     provider = TESpecProvider()
 
-    class SegmentTEAttention(provider.core_attention()):
-        def forward(self, *args, packed_seq_params=None, **kwargs):
-            cu_seqlens, bounds = packed_seq_params.cu_seqlens, packed_seq_params.bounds
-            longest = max(end - start for start, end in zip(bounds, bounds[1:], strict=False))
-            packed = PackedSeqParams(
+    megatron_attention = provider.core_attention()
+
+    class SegmentTEAttention(megatron_attention):
+        def forward(self, query, key, value, attention_mask=None, packed_seq_params=None, **kwargs):
+            segments = packed_seq_params
+            cuts = dict(
                 qkv_format="thd",
-                cu_seqlens_q=cu_seqlens,
-                cu_seqlens_kv=cu_seqlens,
-                max_seqlen_q=longest,
-                max_seqlen_kv=longest,
+                cu_seqlens_q=segments.cu_seqlens,
+                cu_seqlens_kv=segments.key_cu_seqlens,
+                max_seqlen_q=longest_segment(segments.bounds),
+                max_seqlen_kv=longest_segment(segments.key_bounds),
             )
-            return super().forward(*args, packed_seq_params=packed, **kwargs)
+            if segments.key_rows is None:
+                packed = PackedSeqParams(**cuts)
+                return super().forward(query, key, value, attention_mask, packed_seq_params=packed, **kwargs)
+            return super(megatron_attention, self).forward(
+                query, segments.unshared(key), segments.unshared(value),
+                attn_mask_type="padding_causal_bottom_right", **cuts,
+            )  # fmt: skip
 
     return (
         provider.column_parallel_linear(),

@@ -93,7 +93,7 @@ class Qwen3VLModel(MegatronModule):
             batch.position_ids,
             None,
             decoder_input=decoder_input,
-            packed_seq_params=Segments.of(batch.bounds, batch.input_ids.device),
+            packed_seq_params=Segments.of(batch),
             padding_mask=padding_mask if self.config.num_moe_experts else None,
             extra_block_kwargs=None if features is None else {"context": features},
             output_processor=self._log_probs if output == "log_probs" else self._logits,
@@ -134,7 +134,9 @@ class Qwen3VLModel(MegatronModule):
         )
 
     def _response_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """hidden [s/tp, h] -> the rows that predict a response token [T, h], whole on each rank."""
+        """hidden [s/tp, h] -> the rows that predict a response token [T, h], whole on each rank.
+
+        The last row of a shared prompt is picked twice, once for each answer; its gradients add up."""
         tensor_size = self.tensor_group.size()
         if not self.config.sequence_parallel:
             hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=self.tensor_group)
@@ -142,15 +144,18 @@ class Qwen3VLModel(MegatronModule):
         # Each rank picks its own rows, padded to the longest pick, before the all-gather.
         part = hidden.size(0)
         picks: list[list[int]] = [[] for _ in range(tensor_size)]
+        places = []  # (rank, place in its pick) of each target: rows are not ascending where a prompt is shared
         for row in batch.target_rows_host:
-            picks[row // part].append(row % part)
+            pick = picks[row // part]
+            places.append((row // part, len(pick)))
+            pick.append(row % part)
         longest = max(1, *(len(pick) for pick in picks))
         mine = picks[self.tensor_group.rank()]
         mine = torch.tensor(mine + [0] * (longest - len(mine)), device=hidden.device)
         gathered = tensor_parallel.gather_from_sequence_parallel_region(
             hidden.index_select(0, mine), tensor_parallel_output_grad=True, group=self.tensor_group
         )
-        order = [rank * longest + i for rank, pick in enumerate(picks) for i in range(len(pick))]
+        order = [rank * longest + i for rank, i in places]
         return gathered.index_select(0, torch.tensor(order, dtype=torch.long, device=hidden.device))
 
     def _logits(self, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_) -> Tensor:

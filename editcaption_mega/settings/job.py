@@ -34,6 +34,7 @@ class DataSettings:
     shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py
     sequence_length: int = 4096  # tokens in one row at most; a longer sample is an error, never truncated
     packing: bool = True  # several samples in one row; false: one sample per row
+    shared_prompt: bool = True  # a preference pair is [prompt | chosen | rejected]; false: two whole sequences
     shuffle: bool = True
     min_pixels: int = 4 * 32 * 32  # an image is resized to at least this many pixels (4 tokens of 32 x 32)
     max_pixels: int = 1280 * 32 * 32  # and at most this many (1,280 tokens); ours, not Qwen's default of 16,384 tokens

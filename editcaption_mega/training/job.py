@@ -10,7 +10,7 @@ from editcaption_mega import platform
 from editcaption_mega.conversion import find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.conversion.hugging_face import expert_layout
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.stream import PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
+from editcaption_mega.data.stream import Answers, PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
@@ -24,7 +24,7 @@ from .metrics import RunLog
 from .optimizer import build_trainer, freeze, trainable_table
 
 
-def open_dataset(settings: JobSettings, architecture: Architecture) -> PairDataset:
+def open_dataset(settings: JobSettings, architecture: Architecture, answers: Answers = "instruction") -> PairDataset:
     """The job's pairs as token sequences. Raises ValueError for folders, tokenizer or prompt that cannot be used."""
     dataset = open_pairs(
         settings.data.shards,
@@ -32,6 +32,8 @@ def open_dataset(settings: JobSettings, architecture: Architecture) -> PairDatas
         min_pixels=settings.data.min_pixels,
         max_pixels=settings.data.max_pixels,
         prompt=settings.data.prompt,
+        answers=answers,
+        shared_prompt=settings.data.shared_prompt,
     )
     encoder, images = dataset.encoder, dataset.images
     if encoder.image_token_id != architecture.image_token_id:
@@ -112,7 +114,7 @@ def _run(
 ) -> None:
     """The job once the process groups exist."""
     output = Path(settings.training.output)
-    _check_samples(dataset, settings.data.sequence_length)
+    check_samples(dataset, settings.data.sequence_length)
     rules = rules_for(architecture)
     steps = total_steps(settings, len(dataset))
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
@@ -225,8 +227,8 @@ def _start_checkpoint(settings: JobSettings) -> Path | None:
     return find_checkpoint(settings.model.checkpoint)  # `load_weights` checks that it is of this model
 
 
-def _check_samples(dataset: PairDataset, sequence_length: int) -> None:
-    """Every sample fits, before training. The ranks share the work; all raise alike."""
+def check_samples(dataset: PairDataset, sequence_length: int) -> None:
+    """Every sample can be used and fits, before any work. Collective: the ranks share it, and all raise alike."""
     problems = dataset.check(range(platform.rank(), len(dataset), platform.world_size()), sequence_length)
     gathered: list = [None] * platform.world_size()
     torch.distributed.all_gather_object(gathered, problems)

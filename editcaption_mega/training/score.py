@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.settings import JobSettings
 
-from .job import layout_of, open_dataset, row_settings
+from .job import check_samples, layout_of, open_dataset, row_settings
 from .loop import run_pipeline
 
 ANSWERS = ("chosen", "rejected")
@@ -49,8 +50,9 @@ def score(
     check_backend(settings.model.backend)
     check_layout(architecture, settings.parallel)
     settings.parallel.data_parallel_size(platform.world_size())
-    dataset = open_dataset(settings, architecture)
+    dataset = open_dataset(settings, architecture, "either")
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
+    check_samples(dataset, settings.data.sequence_length)
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
     load_weights(chunks, architecture, settings.model.folder, checkpoint)
     for chunk in chunks:
@@ -66,12 +68,11 @@ def score(
         )
     starts = range(0, len(dataset), BATCH)
     for start in progress(starts, len(starts), "batches") if platform.is_rank_zero() else starts:
-        indices = range(start, min(start + BATCH, len(dataset)))
-        answers = [answer for i in indices for answer in _answers(dataset, i)]
-        values = _log_probs(chunks, stream, [sample for _, _, sample in answers])
+        samples = [dataset.sample(i) for i in range(start, min(start + BATCH, len(dataset)))]
+        values = _log_probs(chunks, stream, samples)
         if out is not None:
-            for row in _rows(answers, values, with_tokens):
-                out.write(json.dumps(row) + "\n")
+            for sample, token_log_probs in zip(samples, values, strict=True):
+                out.write(json.dumps(_row(sample, token_log_probs, with_tokens)) + "\n")
     if out is not None:
         out.flush()
         os.fsync(out.fileno())
@@ -81,25 +82,13 @@ def score(
     platform.destroy()
 
 
-def _answers(dataset: PairDataset, i: int) -> list[tuple[str, str | None, EncodedSample]]:
-    """(id, which answer, sample) of a pair: its instruction, or its chosen and rejected answers."""
-    pair = dataset.shards.pair(i)
-    if pair.chosen is None:
-        return [(pair.id, None, dataset.sample(i))]
-    prompt = dataset.prompt(i)
-    return [
-        (pair.id, which, dataclasses.replace(prompt, answer_ids=dataset.encoder.answer_ids(getattr(pair, which))))
-        for which in ANSWERS
-    ]
-
-
-def _log_probs(chunks: list, stream: StepStream, samples: list[EncodedSample]) -> list[list[float]] | None:
-    """Log-probs of each sample's answer tokens, on rank 0 (None elsewhere). Collective."""
+def _log_probs(chunks: list, stream: StepStream, samples: list[EncodedSample]) -> list[list[list[float]]] | None:
+    """Log-probs of the tokens of each answer of each sample, on rank 0 (None elsewhere). Collective."""
     settings = stream.rows
     multiple = settings.data_parallel_size * settings.row_multiple
     # Too few samples for every rank: the last one is scored again and dropped.
     filled = samples + [samples[-1]] * max(0, multiple - len(samples))
-    # Numbered, because two answers of one pair share its id.
+    # Numbered, because ids may repeat over several folders of shards.
     numbered = [dataclasses.replace(sample, id=str(i)) for i, sample in enumerate(filled)]
     lengths = [sample.num_tokens for sample in numbered]
     plan = plan_rows(lengths, settings.sequence_length, multiple)
@@ -107,15 +96,16 @@ def _log_probs(chunks: list, stream: StepStream, samples: list[EncodedSample]) -
     length = -(-longest // settings.length_multiple) * settings.length_multiple
     mine = plan[settings.data_parallel_rank :: settings.data_parallel_size]
     rows = [stream.collate([numbered[i] for i in row], length).to(platform.device()) for row in mine]
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[list[float]]] = {}
 
     def forward(data: Iterator, model):
         batch = next(data)
 
         def collect(batch, log_probs):
             values = log_probs.tolist()
-            for k, name in enumerate(batch.sample_ids):
-                found[int(name)] = values[batch.response_bounds[k] : batch.response_bounds[k + 1]]
+            answers = (values[first:last] for first, last in pairwise(batch.response_bounds))
+            for name in batch.sample_ids:
+                found[int(name)] = [next(answers) for _ in filled[int(name)].answers]
             return log_probs.sum(), {}
 
         return model(batch), partial(collect, batch)
@@ -132,22 +122,15 @@ def _log_probs(chunks: list, stream: StepStream, samples: list[EncodedSample]) -
     return [merged[i] for i in range(len(samples))]
 
 
-def _rows(answers, values, with_tokens: bool) -> Iterator[dict]:
-    """One object per pair."""
-    current: dict | None = None
-    for (name, which, sample), token_log_probs in zip(answers, values, strict=True):
-        part = {"log_prob": sum(token_log_probs), "token_log_probs": token_log_probs}
+def _row(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens: bool) -> dict:
+    """The object of one sample: the numbers of its instruction, or those of its chosen and rejected answers."""
+    parts = []
+    for answer, values in zip(sample.answers, token_log_probs, strict=True):
+        part = {"log_prob": sum(values), "token_log_probs": values}
         if with_tokens:
-            part |= {
-                "input_ids": [*sample.prompt_ids, *sample.answer_ids],
-                "response_start": len(sample.prompt_ids),
-            }
-        if which is None:
-            yield {"id": name, **part}
-        elif which == ANSWERS[0]:
-            current = {"id": name, which: part}
-        else:
-            yield {**current, which: part}
+            part |= {"input_ids": [*sample.prompt_ids, *answer], "response_start": len(sample.prompt_ids)}
+        parts.append(part)
+    return {"id": sample.id, **(parts[0] if len(parts) == 1 else dict(zip(ANSWERS, parts, strict=True)))}
 
 
 def _fingerprint(settings: JobSettings, dataset: PairDataset, weights: Path) -> dict:

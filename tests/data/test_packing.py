@@ -49,7 +49,7 @@ def test_positions_equal_transformers():
         expected, _ = model.model.get_rope_index(
             inputs["input_ids"], inputs["mm_token_type_ids"], image_grid_thw=inputs["image_grid_thw"]
         )
-        mine = sample_positions(sample.prompt_ids, sample.grids, len(sample.answer_ids), tiny.IMAGE_TOKEN, 2)
+        mine = sample_positions(sample.prompt_ids, sample.grids, (len(sample.answer_ids),), tiny.IMAGE_TOKEN, 2)
         assert torch.equal(mine, expected[:, 0])
 
 
