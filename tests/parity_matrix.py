@@ -134,11 +134,12 @@ def largest(a: list[float], b: list[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def launch(ranks: int, arguments: list) -> None:
+def launch(ranks: int, arguments: list, worker: str = "parity_worker.py") -> None:
     """Run the worker under torchrun; its output is shown when it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += [str(Path(__file__).parent / "parity_worker.py"), *map(str, arguments)]
+    command += [str(Path(__file__).parent / worker), *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{ranks} ranks failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")

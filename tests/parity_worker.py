@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import tiny
@@ -63,7 +64,7 @@ def step_samples(step: int):
     return tiny.samples(SAMPLES_PER_STEP, seed=100 + step % 4, text_only=(3, 6, 7))
 
 
-def rows_of(samples, parallel: ParallelSettings):
+def rows_of(samples, parallel: ParallelSettings, length: int = ROW):
     """The rows of this rank: two samples each, dealt over data-parallel ranks."""
     groups = [samples[i : i + 2] for i in range(0, len(samples), 2)]
     mine = groups[parallel_state.get_data_parallel_rank() :: parallel_state.get_data_parallel_world_size()]
@@ -71,7 +72,7 @@ def rows_of(samples, parallel: ParallelSettings):
     return [
         tiny.row(
             group,
-            ROW,
+            length,
             with_images=parallel_state.is_pipeline_first_stage(),
             ranks=parallel.tensor_model_parallel_size if sequence else 1,
             rank=parallel_state.get_tensor_model_parallel_rank() if sequence else 0,
@@ -146,13 +147,14 @@ class Case:
             for number in range(first, last)
         ]
 
-    def save_weights(self, folder: Path) -> None:
+    def save_tensors(self, folder: Path, values: Callable = lambda shard: shard.parameter.data) -> None:
+        """One tensor for each parameter (its weights) as a store, without the optimizer."""
         writer = StoreWriter(folder)
         for shard in self.shards:
             dense_owner = parallel_state.get_data_parallel_rank() == 0
             owner = parallel_state.get_expert_data_parallel_rank() == 0 if shard.is_expert else dense_owner
             if shard.writer and owner:
-                writer.add(WEIGHTS + shard.rule.name, shard.rule.shape, shard.box, shard.parameter.data)
+                writer.add(WEIGHTS + shard.rule.name, shard.rule.shape, shard.box, values(shard))
         writer.finish()
 
     def save(self, output: Path, step: int) -> None:
@@ -173,7 +175,7 @@ def measure(work: Path, kind: str, layout: str) -> None:
     folder, slug = work / kind, slug_of(kind, layout)
     case = Case(folder, layout, slug)
     numbers = {"logits": case.logits_error(load_file(work / f"{kind}-logits.safetensors"))}
-    case.save_weights(work / "stores" / slug)
+    case.save_tensors(work / "stores" / slug)
     numbers["losses"] = case.train(0, STEPS // 2)
     case.save(work / "runs" / slug, STEPS // 2)
     numbers["losses"] += case.train(STEPS // 2, STEPS)
@@ -218,6 +220,12 @@ def finish(work: Path, slug: str, phase: str, numbers: dict) -> None:
     platform.destroy()
 
 
+def possible(kind: str, layout: str) -> bool:
+    """Whether this kind of model can have this layout."""
+    words = ("EP", "expert") if kind == "dense" else ("no SP",)
+    return not any(word in layout for word in words)
+
+
 def in_child(job, *arguments) -> None:
     """Run a job in a forked child: imports are paid once, and no thread of its process groups outlives it."""
     child = os.fork()
@@ -236,9 +244,7 @@ def main() -> None:
     work, layouts = Path(sys.argv[1]), sys.argv[2:]
     for kind in ("dense", "moe"):
         for layout in layouts:
-            if kind == "dense" and ("EP" in layout or "expert" in layout):
-                continue
-            if kind == "moe" and "no SP" in layout:
+            if not possible(kind, layout):
                 continue
             in_child(measure, work, kind, layout)
             in_child(resume, work, kind, layout)

@@ -1,5 +1,7 @@
 """Tiny random Qwen3-VL folders of true architecture, and rows to feed them. Used by tests and the parity matrix."""
 
+from dataclasses import replace
+
 import torch
 
 from editcaption_mega.data.packing import EncodedSample, collate
@@ -104,6 +106,21 @@ def samples(
             prompt, grids, patches = tokens(9), (), []
         out.append(EncodedSample(f"s{i}", tuple(prompt), (tuple(answer),), grids, patches.__getitem__))
     return out
+
+
+def pairs(count: int, seed: int = 1, **options) -> list[EncodedSample]:
+    """The same samples with a second, rejected answer each, of another length."""
+    generator = torch.Generator().manual_seed(7000 + seed)
+    out = []
+    for i, sample in enumerate(samples(count, seed, **options)):
+        rejected = torch.randint(0, 490, (3 + 4 * ((i + 1) % 3),), generator=generator)
+        out.append(replace(sample, answers=(*sample.answers, tuple(rejected.tolist()))))
+    return out
+
+
+def unshared(chosen: list[EncodedSample]) -> list[EncodedSample]:
+    """The same pairs as two plain sequences each."""
+    return [replace(pair, shared_prompt=False) for pair in chosen]
 
 
 def row(chosen: list[EncodedSample], length: int, *, with_images: bool = True, ranks: int = 1, rank: int = 0):

@@ -1,0 +1,82 @@
+"""Shared-prompt rows against two plain sequences: response log-probs and every parameter's gradient, by layout."""
+
+import parity_matrix
+import pytest
+import tiny
+import torch
+from parity_worker import possible, slug_of
+from safetensors.torch import load_file
+
+from editcaption_mega.conversion import StoreReader
+
+BAR = 2e-5
+FAST = {1: ["1 rank"], 2: ["TP2+SP"]}
+SLOW = {
+    1: ["1 rank, full recompute", "1 rank, selective recompute"],
+    2: ["TP2+SP, full recompute", "PP2", "PP2 x VPP2", "EP2", "TP2 x EP2"],
+}
+
+
+def measure(work, launches) -> None:
+    for ranks, layouts in launches.items():
+        parity_matrix.launch(ranks, [work, *layouts], "shared_prompt_worker.py")
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory):
+    work = tmp_path_factory.mktemp("shared_prompt")
+    for kind in ("dense", "moe"):
+        tiny.hf_model(experts=kind == "moe", tied=kind == "dense").save_pretrained(work / kind)
+    measure(work, FAST)
+    return work
+
+
+@pytest.fixture(scope="module")
+def everything(fast):
+    measure(fast, SLOW)
+    return fast
+
+
+def log_probs(work, slug) -> dict[str, torch.Tensor]:
+    parts = [load_file(path) for path in sorted((work / "log_probs").glob(f"{slug}.?"))]
+    return {name: values for part in parts for name, values in part.items()}
+
+
+def errors(work, kind, layout, reference="1 rank") -> tuple[float, float]:
+    """Largest difference of shared rows from plain rows: of a log-prob, and of a gradient (relative to its tensor)."""
+    slugs = f"{slug_of(kind, layout)}-shared", f"{slug_of(kind, reference)}-plain"
+    mine, plain = (log_probs(work, slug) for slug in slugs)
+    assert mine.keys() == plain.keys() and len(plain) == 16
+    worst = max((mine[name] - plain[name]).abs().max().item() for name in plain)
+    mine, plain = (StoreReader(work / "gradients" / slug) for slug in slugs)
+    assert mine.tensors.keys() == plain.tensors.keys()
+    gradients = {name: (mine.read(name), plain.read(name)) for name in plain.tensors}
+    sizes = {name: expected.abs().max() for name, (_, expected) in gradients.items()}
+    # Some gradients are zero but for rounding (a bias of the keys moves no softmax): those have no scale of their own.
+    floor = 1e-3 * max(sizes.values())
+    return worst, max(
+        ((found - expected).abs().max() / max(sizes[name], floor)).item()
+        for name, (found, expected) in gradients.items()
+    )
+
+
+def cases(launches) -> list[tuple[str, str]]:
+    layouts = [layout for group in launches.values() for layout in group]
+    return [(kind, layout) for kind in ("dense", "moe") for layout in layouts if possible(kind, layout)]
+
+
+def check(work, kind, layout) -> None:
+    log_prob, gradient = errors(work, kind, layout)
+    print(f"{kind}/{layout}: log-probs {log_prob:.1e}, gradients {gradient:.1e}")
+    assert log_prob <= BAR and gradient <= BAR
+
+
+@pytest.mark.parametrize("kind, layout", cases(FAST))
+def test_equals_two_plain_sequences(fast, kind, layout):
+    check(fast, kind, layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, layout", cases(SLOW))
+def test_equals_two_plain_sequences_elsewhere(everything, kind, layout):
+    check(everything, kind, layout)
