@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -107,3 +108,67 @@ def test_every_image_token_finds_its_rank():
 def test_a_row_without_pictures_gets_a_dummy_image():
     row = tiny.row(tiny.samples(1, text_only=(0,)), 40)
     assert row.images.is_dummy and len(row.images.order) == 0 and row.images.pixel_values.abs().sum() == 0
+
+
+def expected_positions(pair, answer):
+    """Positions of the pair's prompt with one of its answers, as one plain sample has them."""
+    return sample_positions(pair.prompt_ids, pair.grids, (len(answer),), tiny.IMAGE_TOKEN, 2)
+
+
+def test_a_pair_is_one_prompt_and_two_answers():
+    pairs = tiny.pairs(4, text_only=(2,))
+    total = sum(pair.num_tokens for pair in pairs)
+    row = tiny.row(pairs, total + 9)
+    assert row.num_tokens == total == sum(len(p.prompt_ids) + len(p.answer_ids) for p in pairs)
+    assert row.sample_ids == ("s0", "s1", "s2", "s3")
+    assert row.targets.tolist() == [token for pair in pairs for answer in pair.answers for token in answer]
+    lengths = [len(answer) for pair in pairs for answer in pair.answers]
+    assert row.response_bounds == tuple(sum(lengths[:i]) for i in range(9)) and len(row.loss_weights) == sum(lengths)
+    assert len({len(pair.prompt_ids) for pair in pairs}) == 4 and len(set(lengths)) >= 3, "lengths must differ"
+    start, segment, key_start, target_rows = 0, 0, 0, []
+    for pair in pairs:
+        prompt, (chosen, rejected) = len(pair.prompt_ids), map(len, pair.answers)
+        end = start + prompt + chosen
+        assert row.input_ids[0, start : end + rejected].tolist() == [*pair.prompt_ids, *pair.answer_ids]
+        assert row.bounds[segment : segment + 3] == (start, end, end + rejected)
+        # Keys: [prompt, chosen], then [prompt, rejected].
+        assert row.key_bounds[segment : segment + 3] == tuple(
+            key_start + n for n in (0, prompt + chosen, 2 * prompt + chosen + rejected)
+        )
+        keys = [*range(start, end), *range(start, start + prompt), *range(end, end + rejected)]
+        assert row.key_rows[key_start : key_start + len(keys)].tolist() == keys
+        # Both answers stand right behind the prompt.
+        positions = row.position_ids[:, 0, start : end + rejected]
+        assert torch.equal(positions[:, : prompt + chosen], expected_positions(pair, pair.answers[0]))
+        second = torch.cat((positions[:, :prompt], positions[:, prompt + chosen :]), 1)
+        assert torch.equal(second, expected_positions(pair, pair.answers[1]))
+        # The last token of the prompt predicts the first token of both.
+        last = start + prompt - 1
+        target_rows += [*range(last, end - 1), last, *range(end, end + rejected - 1)]
+        start, segment, key_start = end + rejected, segment + 2, key_start + len(keys)
+    assert row.target_rows.tolist() == list(row.target_rows_host) == target_rows
+    assert row.bounds[segment:] == (total, total + 9) and row.padding_mask.sum() == 9
+    assert row.key_rows[key_start:].tolist() == list(range(total, total + 9)) and row.key_bounds[-1] == key_start + 9
+    assert len(row.images.order) == len(row.visual_positions), "pictures are encoded once"
+
+
+def test_without_sharing_a_pair_is_two_plain_samples():
+    pairs = tiny.pairs(3)
+    apart = tiny.unshared(pairs)
+    total = sum(pair.num_tokens for pair in apart)
+    assert total == sum(2 * len(pair.prompt_ids) + len(pair.answer_ids) for pair in pairs)
+    row, shared = tiny.row(apart, total), tiny.row(pairs, total)
+    single = [replace(pair, id=f"{i}", answers=(answer,)) for i, pair in enumerate(pairs) for answer in pair.answers]
+    plain = tiny.row(single, total)
+    for name in ("input_ids", "position_ids", "visual_positions", "target_rows"):
+        assert torch.equal(getattr(row, name), getattr(plain, name)), name
+    assert row.bounds == plain.bounds == row.key_bounds and row.key_rows is None
+    assert torch.equal(row.images.pixel_values, plain.images.pixel_values)
+    # What an objective sees is the same either way.
+    assert torch.equal(row.targets, shared.targets) and row.response_bounds == shared.response_bounds
+    assert row.sample_ids == shared.sample_ids == ("s0", "s1", "s2")
+
+
+def test_plain_rows_have_no_key_index():
+    row = tiny.row(tiny.samples(3), 200)
+    assert row.key_rows is None and row.key_bounds == row.bounds

@@ -1,5 +1,8 @@
 """Packed rows: one sample never sees another, and a row without pictures works."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import tiny
 import torch
@@ -68,3 +71,43 @@ def test_a_row_without_pictures_has_every_gradient(model):
     model(tiny.row(samples, 60)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert all(p.grad.abs().sum() == 0 for name, p in model.named_parameters() if name.startswith("vision"))
+
+
+def response(model, pairs, length=260):
+    """Log-probs of each answer of the row: pair 0 chosen, pair 0 rejected, pair 1 chosen, .."""
+    row = tiny.row(pairs, length)
+    with torch.no_grad():
+        values = model(row)
+    return [values[first:last] for first, last in pairwise(row.response_bounds)]
+
+
+def changes(model, before, after) -> list[int]:
+    """Which answers changed. Dense: by a single bit. Experts: the sizes of their matrix products depend on what the
+    whole row routes to them, which rounds other answers differently."""
+    rounding = 2e-6 if model.config.num_moe_experts else 0.0
+    return [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if (a - b).abs().max() > rounding]
+
+
+@pytest.mark.parametrize("changed", range(8))
+def test_changing_one_answer_of_a_pair_changes_no_other_answer(model, changed):
+    pairs = tiny.pairs(4)
+    before = response(model, pairs)
+    answers = list(pairs[changed // 2].answers)
+    answers[changed % 2] = tuple(token + 1 for token in answers[changed % 2])
+    pairs[changed // 2] = replace(pairs[changed // 2], answers=tuple(answers))
+    after = response(model, pairs)
+    assert changes(model, before, after) == [changed]
+
+
+def test_changing_one_prompt_of_a_row_of_pairs_changes_its_own_answers_only(model):
+    pairs = tiny.pairs(4)
+    before = response(model, pairs)
+    pairs[1] = replace(pairs[1], prompt_ids=(pairs[1].prompt_ids[0] + 1, *pairs[1].prompt_ids[1:]))
+    after = response(model, pairs)
+    assert changes(model, before, after) == [2, 3]
+
+
+def test_a_pair_with_sharing_equals_the_pair_without(model):
+    pairs = tiny.pairs(4, text_only=(2,))
+    shared, apart = response(model, pairs), response(model, tiny.unshared(pairs))
+    assert max((a - b).abs().max() for a, b in zip(shared, apart, strict=True)) <= 2e-5
