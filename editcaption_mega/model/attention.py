@@ -6,6 +6,7 @@ segments, batched where their lengths allow it.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ class Segments(PackedSeqParams):
 
 def longest_segment(bounds: tuple[int, ...]) -> int:
     """Tokens of the longest segment."""
-    return max(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+    return max(end - start for start, end in pairwise(bounds))
 
 
 def segment_attention(
@@ -100,12 +101,10 @@ def segment_attention(
         )  # fmt: skip
     if key_bounds != bounds:
         assert causal, "only answers behind a shared prompt have keys of their own"
-        return torch.cat(
-            [
-                _bottom_right_attention(query[q:q_end], key[k:k_end], value[k:k_end], scale, grouped)
-                for q, q_end, k, k_end in zip(bounds, bounds[1:], key_bounds, key_bounds[1:], strict=False)
-            ]
-        )
+        # `split`, because the gradient of a slice is as long as the row: one for each segment would be quadratic.
+        lengths, key_lengths = ([end - start for start, end in pairwise(cut)] for cut in (bounds, key_bounds))
+        parts = zip(query.split(lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
+        return torch.cat([_bottom_right_attention(*part, scale, grouped) for part in parts])
     out = [_padded_attention(query, key, value, group, causal, scale, grouped) for group in _groups(bounds, causal)]
     return torch.cat(out)
 
