@@ -83,7 +83,8 @@ def rows_of(samples, parallel: ParallelSettings, length: int = ROW):
 
 def make_step(number: int, parallel: ParallelSettings) -> Step:
     samples = step_samples(number)
-    return Step(number, rows_of(samples, parallel), ROW, sum(len(sample.answer_ids) for sample in samples))
+    responses = sum(len(sample.answer_ids) for sample in samples)
+    return Step(number, rows_of(samples, parallel), ROW, responses, len(samples))
 
 
 class Case:

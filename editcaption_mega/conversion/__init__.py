@@ -2,7 +2,7 @@
 
 from editcaption_mega import platform  # noqa: F401  isort: skip
 from .hugging_face import FolderReader, copy_side_files, hf_tensors, write_folder
-from .load import WEIGHTS, check_same_model, find_checkpoint, load_weights
+from .load import WEIGHTS, WeightSource, check_same_model, find_checkpoint, load_weights
 from .rules import Box, Rule, rules_for
 from .shards import LocalShard, local_shards
 from .store import StoreReader, StoreWriter
@@ -15,6 +15,7 @@ __all__ = [
     "Rule",
     "StoreReader",
     "StoreWriter",
+    "WeightSource",
     "check_same_model",
     "copy_side_files",
     "find_checkpoint",

@@ -1,5 +1,7 @@
 """Weights into the model chunks of this rank, and out of them, from either kind of source."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,7 +13,43 @@ from .rules import rules_for
 from .shards import LocalShard, local_shards
 from .store import MANIFEST, StoreReader
 
+DIGEST_WHOLE, DIGEST_EVERY, DIGEST_BLOCK = 64 << 20, 16 << 20, 64 << 10  # bytes
 WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Where weights come from: a Hugging Face folder, or a checkpoint with its own small copy of one."""
+
+    folder: Path  # config.json, tokenizer, image processor; the weights too when there is no checkpoint
+    checkpoint: Path | None = None
+
+    @classmethod
+    def of(cls, path: str | Path) -> "WeightSource":
+        """A Megatron checkpoint, a run folder (its newest checkpoint) or a Hugging Face folder. ValueError else."""
+        path = Path(path)
+        if (path / "config.json").is_file():
+            return cls(path)
+        checkpoint = find_checkpoint(path)
+        return cls(checkpoint / "hf", checkpoint)
+
+    def digest(self) -> str:
+        """Changes when the weights do: names and sizes of the files, and 64 KiB out of every 16 MiB of them (a small
+        model is read whole). Any training changes every tensor, and 470 GB need not be read to see it."""
+        where = self.checkpoint or self.folder
+        names = sorted(path for path in where.iterdir() if path.suffix == ".safetensors" or path.name == MANIFEST)
+        digest = hashlib.sha256()
+        for path in names:
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}\n".encode())
+            with open(path, "rb") as file:
+                if size <= DIGEST_WHOLE:
+                    digest.update(file.read())
+                    continue
+                for start in range(0, size, DIGEST_EVERY):
+                    file.seek(start)
+                    digest.update(file.read(DIGEST_BLOCK))
+        return digest.hexdigest()[:32]
 
 
 def load_weights(

@@ -49,18 +49,22 @@ class PairDataset:
         return len(self.shards)
 
     @property
-    def fingerprint(self) -> str:
-        """Changes when the data, the prompt, the tokenizer's words or the picture settings change.
+    def fingerprints(self) -> dict[str, str]:
+        """What the tokens and pictures of all samples depend on, part by part.
 
-        Not with `answers` or `shared_prompt`: they choose from the same data and the same numbers come out."""
+        Not `answers` or `shared_prompt`: they choose from the same data and the same numbers come out."""
         vocabulary = sorted(self.encoder.tokenizer.get_vocab().items(), key=lambda item: item[1])
-        parts = [
-            self.shards.fingerprint,
-            self.encoder.prompt.fingerprint,
-            hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
-            self.images.to_json(),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+        return {
+            "shards": self.shards.fingerprint,
+            "prompt": self.encoder.prompt.fingerprint,
+            "tokenizer": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
+            "pictures": hashlib.sha256(json.dumps(self.images.to_json()).encode()).hexdigest(),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the data, the prompt, the tokenizer's words or the picture settings change."""
+        return hashlib.sha256(json.dumps(self.fingerprints).encode()).hexdigest()[:32]
 
     def prompt(self, i: int) -> EncodedSample:
         """Sample i without its answer, for generation."""
@@ -223,7 +227,8 @@ class Step:
     number: int
     rows: list[PackedBatch]
     row_length: int  # tokens, the same for every row of the step on every rank
-    response_tokens: int  # of the whole step over all ranks: the denominator of its mean loss
+    response_tokens: int  # of the whole step over all ranks: what its mean loss is over (SFT)
+    num_samples: int  # of the whole step over all ranks (preference: its pairs)
 
 
 def prefetched_steps(stream: StepStream, first: int, last: int, *, ahead: int, workers: int) -> Iterator[Step]:
@@ -244,7 +249,8 @@ def prefetched_steps(stream: StepStream, first: int, last: int, *, ahead: int, w
                     submit(upcoming)
                     upcoming += 1
                 step, futures, length, responses = pending.popleft()
-                yield Step(step, [future.result() for future in futures], length, responses)
+                rows = [future.result() for future in futures]
+                yield Step(step, rows, length, responses, stream.rows.global_batch_size)
         finally:
             for _, futures, _, _ in pending:
                 for future in futures:

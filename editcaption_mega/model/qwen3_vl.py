@@ -4,7 +4,9 @@ Input is one packed row (`PackedBatch`); output is one log-probability per respo
 Source of the mathematics: transformers' Qwen3VLForConditionalGeneration (parity in docs/parity.md).
 """
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,15 @@ from .layers import block_spec
 from .rotary import InterleavedMRoPE
 from .vision import VisionTower, gather_images
 
-Output = Literal["log_probs", "logits"]
+# What the last stage computes from the response rows: the log-prob of each token, whatever an objective's head makes of
+# (rows [T, h], LM-head weight shard [V/tp, h], batch, the keywords of `linear_log_probs`), or the logits of the row.
+Head = Callable[..., Any]
+Output = Literal["log_probs", "logits"] | Head
+
+
+def log_probs_head(rows: Tensor, weight: Tensor, batch: PackedBatch, **options) -> Tensor:
+    """rows [T, h], weight [V/tp, h] -> log-probs of the response tokens [T] fp32."""
+    return linear_log_probs(rows, weight, batch.targets, **options)
 
 
 class Qwen3VLModel(MegatronModule):
@@ -80,8 +90,10 @@ class Qwen3VLModel(MegatronModule):
         """For Megatron's gradient sum of tied weights on the first and last stage."""
         return self.language.shared_embedding_or_output_weight()
 
-    def forward(self, batch: PackedBatch, output: Output = "log_probs") -> Tensor:
-        """One row -> log-probs [response tokens] fp32 or logits [row, vocabulary]; hidden states between chunks."""
+    def forward(self, batch: PackedBatch, output: Output = "log_probs") -> Any:
+        """One row -> what `output` says: log-probs [response tokens] fp32, logits [row, vocabulary], or what a head
+        returns. Hidden states between chunks."""
+        head = log_probs_head if output == "log_probs" else output
         decoder_input = features = None
         padding_mask = batch.padding_mask
         if self.pre_process:
@@ -96,7 +108,7 @@ class Qwen3VLModel(MegatronModule):
             packed_seq_params=Segments.of(batch),
             padding_mask=padding_mask if self.config.num_moe_experts else None,
             extra_block_kwargs=None if features is None else {"context": features},
-            output_processor=self._log_probs if output == "log_probs" else self._logits,
+            output_processor=self._logits if output == "logits" else partial(self._response_head, head),
             output_processor_context=batch,
         )
 
@@ -119,15 +131,17 @@ class Qwen3VLModel(MegatronModule):
                 features = tensor_parallel.scatter_to_sequence_parallel_region(features, group=self.tensor_group)
         return embedded, features
 
-    def _log_probs(self, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_) -> Tensor:
-        """Log-probs of the response tokens: only their rows reach the LM head."""
+    def _response_head(
+        self, head: Head, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_
+    ) -> Any:
+        """Only the rows that predict a response token reach the LM head."""
         weight = output_layer.weight if output_weight is None else output_weight
         rows = self._response_rows(hidden_states.squeeze(1), context)
         group = self.tensor_group if self.tensor_group.size() > 1 else None
-        return linear_log_probs(
+        return head(
             rows,
             weight,
-            context.targets,
+            context,
             group=group,
             max_logits_bytes=self.max_logits_bytes,
             checked=rows.is_cuda,  # every target is an input too, and the embedding has seen it

@@ -1,5 +1,6 @@
 """Typed settings: one dataclass per concern, read from YAML with dotted overrides."""
 
+from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
 from .job import (
     CheckpointSettings,
     DataSettings,
@@ -13,11 +14,14 @@ from .load import load_settings, save_settings
 
 __all__ = [
     "CheckpointSettings",
+    "DPOSettings",
     "DataSettings",
     "JobSettings",
     "ModelSettings",
     "OptimizerSettings",
     "ParallelSettings",
+    "PreferenceSettings",
+    "ReferenceSettings",
     "TrainingSettings",
     "load_settings",
     "save_settings",

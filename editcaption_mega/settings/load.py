@@ -10,11 +10,13 @@ from omegaconf.errors import OmegaConfBaseException
 from .job import JobSettings
 
 
-def load_settings(path: str | Path | None, overrides: list[str] | None = None) -> JobSettings:
-    """Read `path` (None: defaults), apply overrides such as `optimizer.learning_rate=1e-5`, validate.
+def load_settings[Kind: JobSettings](
+    path: str | Path | None, overrides: list[str] | None = None, kind: type[Kind] = JobSettings
+) -> Kind:
+    """Read `path` (None: defaults), apply overrides such as `optimizer.learning_rate=1e-5`, validate. -> a `kind`.
 
     Raises ValueError with one sentence for a missing file, bad YAML, an unknown key or a wrong value."""
-    merged = OmegaConf.structured(JobSettings)
+    merged = OmegaConf.structured(kind)
     if path is not None:
         try:
             document = OmegaConf.load(path)
@@ -24,13 +26,13 @@ def load_settings(path: str | Path | None, overrides: list[str] | None = None) -
             raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(document, DictConfig):
             raise ValueError(f"{path} holds no settings: expected sections such as model:, data:, training:")
-        merged = _merge(merged, document, str(path))
+        merged = _merge(kind, merged, document, str(path))
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise ValueError(f"override {override!r} is not of the form key=value, such as training.steps=100")
-        merged = _merge(merged, OmegaConf.from_dotlist([override]), f"override {override!r}")
-    settings = _construct(JobSettings, OmegaConf.to_container(merged, resolve=True))
+        merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {override!r}")
+    settings = _construct(kind, OmegaConf.to_container(merged, resolve=True))
     settings.validate()
     return settings
 
@@ -40,8 +42,8 @@ def save_settings(settings: JobSettings, path: str | Path) -> None:
     OmegaConf.save(OmegaConf.structured(settings), path)
 
 
-def _merge(base: DictConfig, more: DictConfig, where: str) -> DictConfig:
-    _check_keys(JobSettings, OmegaConf.to_container(more), where)
+def _merge(kind: type, base: DictConfig, more: DictConfig, where: str) -> DictConfig:
+    _check_keys(kind, OmegaConf.to_container(more), where)
     try:
         return OmegaConf.merge(base, more)
     except OmegaConfBaseException as error:

@@ -1,6 +1,7 @@
 """The training job: optimizer, loop, checkpoints, metrics, signals."""
 
 from editcaption_mega import platform  # noqa: F401  isort: skip
+from .dpo import run_dpo
 from .job import run_sft
 
-__all__ = ["run_sft"]
+__all__ = ["run_dpo", "run_sft"]

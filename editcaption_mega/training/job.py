@@ -1,20 +1,23 @@
-"""A whole SFT job: check, build, resume or start, train, save."""
+"""A whole training job: check, build, resume or start, train, save. The objective comes from outside."""
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
 from megatron.core import parallel_state
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import find_checkpoint, load_weights, local_shards, rules_for
+from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.conversion.hugging_face import expert_layout
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.stream import Answers, PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
-from editcaption_mega.objectives import SFTObjective
+from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings, ParallelSettings, save_settings
 
 from .checkpoint import load_optimizer, load_random_state, newest_checkpoint, save_checkpoint
@@ -87,20 +90,45 @@ def total_steps(settings: JobSettings, num_samples: int) -> int:
     return max(1, round(settings.training.epochs * num_samples / settings.training.global_batch_size))
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a job has when it is about to make its objective: the groups exist, the model is built."""
+
+    architecture: Architecture
+    stream: StepStream
+    chunks: list  # model chunks of this rank, with weights or not yet
+    load: Callable[[WeightSource], None]  # fills the chunks; the same source twice is read once
+    source: Callable[[], WeightSource]  # where a new run's weights come from; a resumed run may no longer have it
+    resume_from: Path | None  # the checkpoint to go on from
+    state: dict  # its state.json; {} for a new run
+
+
+# What makes an objective, and what of it a resumed run must find unchanged (kept in state.json).
+ObjectiveMaker = Callable[[Start], tuple[Objective, dict[str, Any]]]
+
+
 def run_sft(settings: JobSettings) -> None:
     """Train as the settings say; resumes by itself. Raises ValueError before any work when something cannot fit."""
+    run_job(settings, "instruction", lambda start: (SFTObjective(), {}), {"objective": "sft"})
+
+
+def run_job(settings: JobSettings, answers: Answers, make_objective: ObjectiveMaker, identity: dict[str, Any]) -> None:
+    """Train with any objective. `identity` goes into each checkpoint, and a run resumes only where it is the same."""
     architecture = Architecture.from_folder(settings.model.folder)
     check_backend(settings.model.backend)
     check_layout(architecture, settings.parallel)
     settings.parallel.data_parallel_size(platform.world_size())
-    output = Path(settings.training.output)
-    dataset = open_dataset(settings, architecture)
-    fingerprint = dataset.fingerprint
-    resume_from = _resume_point(settings, output, fingerprint)
-
+    dataset = open_dataset(settings, architecture, answers)
+    identity = {
+        **identity,
+        "data_fingerprint": dataset.fingerprint,
+        "global_batch_size": settings.training.global_batch_size,
+        "seed": settings.training.seed,
+    }
+    resume_from = _resume_point(settings, identity)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
     try:
-        _run(settings, architecture, dataset, fingerprint, resume_from)
+        _run(settings, architecture, dataset, make_objective, identity, resume_from)
     finally:
         platform.destroy()
 
@@ -109,7 +137,8 @@ def _run(
     settings: JobSettings,
     architecture: Architecture,
     dataset: PairDataset,
-    fingerprint: str,
+    make_objective: ObjectiveMaker,
+    identity: dict[str, Any],
     resume_from: Path | None,
 ) -> None:
     """The job once the process groups exist."""
@@ -118,7 +147,24 @@ def _run(
     rules = rules_for(architecture)
     steps = total_steps(settings, len(dataset))
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
-    load_weights(chunks, architecture, settings.model.folder, resume_from or _start_checkpoint(settings))
+    stream = StepStream(
+        dataset,
+        SampleOrder(len(dataset), settings.training.seed, shuffle=settings.data.shuffle),
+        row_settings(settings),
+        table_side=architecture.vision.position_grid,
+    )
+    in_chunks: list[WeightSource] = []
+
+    def load(wanted: WeightSource) -> None:
+        if in_chunks != [wanted]:
+            load_weights(chunks, architecture, wanted.folder, wanted.checkpoint)
+            in_chunks[:] = [wanted]
+
+    state = json.loads((resume_from / "state.json").read_text(encoding="utf-8")) if resume_from else {}
+    source = partial(_start_weights, settings)
+    objective, more = make_objective(Start(architecture, stream, chunks, load, source, resume_from, state))
+    identity = identity | more
+    load(WeightSource(Path(settings.model.folder), resume_from) if resume_from else source())
     shards = local_shards(chunks, rules)
     freeze(shards, settings.optimizer)
     trainer = build_trainer(
@@ -126,17 +172,10 @@ def _run(
     )
     first = 0
     if resume_from:
-        state = json.loads((resume_from / "state.json").read_text(encoding="utf-8"))
         load_optimizer(resume_from, state, shards, trainer.optimizer)
         trainer.scheduler.step(increment=state["step"])
         load_random_state(resume_from)
         first = state["step"]
-    stream = StepStream(
-        dataset,
-        SampleOrder(len(dataset), settings.training.seed, shuffle=settings.data.shuffle),
-        row_settings(settings),
-        table_side=architecture.vision.position_grid,
-    )
     log = None
     if platform.is_rank_zero():
         log = RunLog(output, first_step=first, total_steps=steps, log_every=settings.training.log_every)
@@ -147,23 +186,19 @@ def _run(
             f"{len(dataset):,} samples, {steps:,} steps of {settings.training.global_batch_size} samples"
             + (f", resumed after step {first}" if first else "")
         )
-    load = None
+    expert_load = None
     if architecture.experts is not None:
-        load = ExpertLoad(trainer.chunks, architecture.num_layers, architecture.experts.num_experts)
+        expert_load = ExpertLoad(trainer.chunks, architecture.num_layers, architecture.experts.num_experts)
 
-    metadata = {"fingerprint": fingerprint, "experts_in_out": expert_layout(settings.model.folder, architecture)}
+    metadata = {
+        "fingerprint": identity["data_fingerprint"],
+        "experts_in_out": expert_layout(settings.model.folder, architecture),
+    }
 
     def save(step: int) -> None:
-        state = {
-            "step": step,
-            "updates": step,
-            "samples": step * settings.training.global_batch_size,
-            "data_fingerprint": fingerprint,
-            "global_batch_size": settings.training.global_batch_size,
-            "seed": settings.training.seed,
-        }
+        now = {"step": step, "updates": step, "samples": step * settings.training.global_batch_size, **identity}
         save_checkpoint(
-            output, state, shards, trainer.optimizer,
+            output, now, shards, trainer.optimizer,
             hf_folder=settings.model.folder, metadata=metadata, keep=settings.checkpoint.keep,
         )  # fmt: skip
 
@@ -174,26 +209,27 @@ def _run(
     else:
         train(
             trainer,
-            SFTObjective(),
+            objective,
             prefetched_steps(stream, first, steps, ahead=settings.data.prefetch_steps, workers=settings.data.workers),
-            global_batch_size=settings.training.global_batch_size,
             on_step=log.step if log else lambda numbers: None,
             save=save,
             save_every=settings.checkpoint.every,
             last_step=steps,
             stop_after=settings.training.stop_after,
-            expert_load=load,
+            expert_load=expert_load,
         )
     if log:
         log.close()
     platform.barrier()
 
 
-def _resume_point(settings: JobSettings, output: Path, fingerprint: str) -> Path | None:
-    """The checkpoint to go on from. Raises ValueError when the folder is someone else's, or the data changed."""
+def _resume_point(settings: JobSettings, identity: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from. Raises ValueError when the folder is someone else's, or the job changed."""
+    output = Path(settings.training.output)
     found = newest_checkpoint(output)
     if found is None or not settings.checkpoint.resume:
         ours = {"config.yaml", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints"}
+        ours |= {"reference.jsonl", "reference.jsonl.partial"}
         strangers = sorted(path.name for path in output.iterdir() if path.name not in ours) if output.is_dir() else []
         if strangers:
             raise ValueError(
@@ -205,34 +241,31 @@ def _resume_point(settings: JobSettings, output: Path, fingerprint: str) -> Path
                 "another folder, or set checkpoint.resume=true"
             )
         return None
-    state = json.loads((found / "state.json").read_text(encoding="utf-8"))
-    now = {
-        "data_fingerprint": fingerprint,
-        "global_batch_size": settings.training.global_batch_size,
-        "seed": settings.training.seed,
-    }
-    for name, value in now.items():
-        if state[name] != value:
-            raise ValueError(
-                f"{found} was trained with {name}={state[name]}, this job has {value}: an exact resume needs the same "
-                "(the data fingerprint covers shards, prompt, tokenizer and picture settings); use another output "
-                "folder and model.checkpoint to start anew from its weights"
-            )
+    check_identity(found, json.loads((found / "state.json").read_text(encoding="utf-8")), identity)
     return found
 
 
-def _start_checkpoint(settings: JobSettings) -> Path | None:
-    if not settings.model.checkpoint:
-        return None
-    return find_checkpoint(settings.model.checkpoint)  # `load_weights` checks that it is of this model
+def check_identity(found: Path, state: dict, identity: dict[str, Any]) -> None:
+    """Raise ValueError for the first thing in which the checkpoint's job was another one."""
+    for name, value in identity.items():
+        if state.get(name) != value:
+            raise ValueError(
+                f"{found} was trained with {name}={state.get(name)}, this job has {value}: an exact resume needs the "
+                "same (the data fingerprint covers shards, prompt, tokenizer and picture settings); use another output "
+                "folder and model.checkpoint to start anew from its weights"
+            )
+
+
+def _start_weights(settings: JobSettings) -> WeightSource:
+    """What a new run starts from; `load_weights` checks that a checkpoint is of this model."""
+    checkpoint = find_checkpoint(settings.model.checkpoint) if settings.model.checkpoint else None
+    return WeightSource(Path(settings.model.folder), checkpoint)
 
 
 def check_samples(dataset: PairDataset, sequence_length: int) -> None:
     """Every sample can be used and fits, before any work. Collective: the ranks share it, and all raise alike."""
     problems = dataset.check(range(platform.rank(), len(dataset), platform.world_size()), sequence_length)
-    gathered: list = [None] * platform.world_size()
-    torch.distributed.all_gather_object(gathered, problems)
-    found = [problem for part in gathered for problem in part]
+    found = [problem for part in platform.gather(problems) for problem in part]
     if found:
         more = f" (and {len(found) - 1} more such samples)" if len(found) > 1 else ""
         raise ValueError(found[0] + more)

@@ -1,10 +1,11 @@
-"""One optimizer step, and the loop around it. Knows no objective: it is given one."""
+"""One optimizer step, and the loop around it. Knows no objective: it is given one (objectives/objective.py)."""
 
 import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from torch import Tensor
 from editcaption_mega import platform
 from editcaption_mega.data.batch import PackedBatch
 from editcaption_mega.data.stream import Step
+from editcaption_mega.objectives import Objective, RowLoss
 
 from .optimizer import Trainer
 
@@ -36,8 +38,12 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def train_step(trainer: Trainer, objective, step: Step) -> dict[str, float]:
-    """Forward, backward and update for one step's rows. Collective. -> loss, grad_norm, learning_rate, stop."""
+def train_step(trainer: Trainer, objective: Objective, step: Step) -> dict[str, float]:
+    """Forward, backward and update for one step's rows. Collective.
+
+    -> loss, grad_norm, learning_rate and the objective's own metrics. Raises FloatingPointError, naming the samples,
+    for a loss that is not finite, and ValueError when policy and reference disagree where they must not; the weights
+    are then still those of before the step."""
     chunks, optimizer = trainer.chunks, trainer.optimizer
     for chunk in chunks:
         chunk.zero_grad_buffer()
@@ -45,33 +51,41 @@ def train_step(trainer: Trainer, objective, step: Step) -> dict[str, float]:
     device = platform.device()
     rows = [row.to(device) for row in step.rows]
     learning_rate = max(group["lr"] for group in optimizer.param_groups)
-    # Megatron divides by the micro-batches of a rank and averages over data parallelism; the loss of a step is the
-    # mean over its response tokens, so both are multiplied in again.
-    scale = len(rows) * parallel_state.get_data_parallel_world_size() / step.response_tokens
-    losses: list[Tensor] = []
+    objective.prepare(rows, step.row_length)
+    # Megatron divides by the micro-batches of a rank and averages over data parallelism; the loss of a step is a mean
+    # over its response tokens or pairs, so both are multiplied in again.
+    count = objective.count(step.response_tokens, step.num_samples)
+    scale = len(rows) * parallel_state.get_data_parallel_world_size() / count
+    done: list[tuple[PackedBatch, RowLoss]] = []
 
-    def row_loss(batch: PackedBatch, log_probs: Tensor) -> tuple[Tensor, dict]:
-        loss, _ = objective.row_loss(log_probs, batch)
-        losses.append(loss.detach().clone())
-        return loss * scale, {}
+    def row_loss(batch: PackedBatch, output) -> tuple[Tensor, dict]:
+        found = objective.row_loss(output, batch)
+        done.append((batch, found._replace(loss=found.loss.detach().clone())))
+        return found.loss * scale, {}
 
-    def forward(data: Iterator[PackedBatch], model) -> tuple[Tensor, Callable]:
+    def forward(data: Iterator[PackedBatch], model) -> tuple[Any, Callable]:
         batch = next(data)
-        return model(batch), partial(row_loss, batch)
+        return model(batch, objective.head), partial(row_loss, batch)
 
     run_pipeline(forward, chunks, rows, step.row_length, forward_only=False)
-    # Only the last stage has losses, once per tensor-parallel rank; everyone learns the sum.
-    total = torch.zeros(1, dtype=torch.float64, device="cpu" if device.type == "cpu" else device)
-    if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
-        total += torch.stack(losses).sum()
-    dist.all_reduce(total)
-    loss = total.item() / step.response_tokens
+    # Only the last stage has losses, once per tensor-parallel rank; everyone learns the sums.
+    totals = torch.zeros(1 + objective.num_statistics, dtype=torch.float64, device=device)
+    if done and parallel_state.get_tensor_model_parallel_rank() == 0:
+        totals[0] = torch.stack([found.loss for _, found in done]).sum()
+        totals[1:] = torch.stack([found.statistics.to(device) for _, found in done]).sum(0)
+    dist.all_reduce(totals)
+    totals = totals.cpu()
+    loss = totals[0].item() / count
     if not math.isfinite(loss):
-        bad = [row.sample_ids for row, value in zip(rows, losses, strict=False) if not torch.isfinite(value)]
+        here = [name for item in done for name in _not_finite(*item)]
+        bad = sorted({name for part in platform.gather(here) for name in part})
         raise FloatingPointError(
-            f"step {step.number + 1}: the loss is {loss}; samples of the rows that are not finite on rank "
-            f"{platform.rank()}: {bad or 'none here'}. Lower optimizer.learning_rate or look at these samples"
+            f"step {step.number + 1}: the loss is {loss}; samples whose log-probs are not finite: "
+            f"{', '.join(bad) or 'none, each is finite and their sum is not'}. No update was made: lower "
+            "optimizer.learning_rate or look at these samples"
         )
+    if objective.agreement is not None:
+        _check_agreement(objective, loss)
     updated, grad_norm, _ = optimizer.step()
     if not updated or not math.isfinite(grad_norm):
         raise FloatingPointError(
@@ -79,7 +93,29 @@ def train_step(trainer: Trainer, objective, step: Step) -> dict[str, float]:
             "intact: lower optimizer.learning_rate and resume"
         )
     trainer.scheduler.step(increment=1)
-    return {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": float(learning_rate)}
+    numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": float(learning_rate)}
+    return numbers | objective.metrics(totals[1:])
+
+
+def _not_finite(batch: PackedBatch, found: RowLoss) -> list[str]:
+    """Samples of a row with a log-prob that is not finite."""
+    bad = ~torch.isfinite(found.log_probs)
+    answers = (len(batch.response_bounds) - 1) // len(batch.sample_ids)  # of each sample
+    ends = batch.response_bounds[answers::answers]
+    starts = batch.response_bounds[:-1:answers]
+    return [
+        name for name, first, last in zip(batch.sample_ids, starts, ends, strict=True) if bad[first:last].any().item()
+    ]
+
+
+def _check_agreement(objective: Objective, loss: float) -> None:
+    """Every rank raises the same ValueError when policy and reference are not the same model at the first step."""
+    agreement, objective.agreement = objective.agreement, None
+    parts = platform.gather((agreement.disagreements, agreement.longest))
+    lines = list(dict.fromkeys(line for part, _ in parts for line in part))  # tensor-parallel ranks say the same
+    problem = agreement.problem(lines, max(longest for _, longest in parts), loss)
+    if problem:
+        raise ValueError(problem)
 
 
 def run_pipeline(forward, chunks: list, rows: list[PackedBatch], row_length: int, *, forward_only: bool) -> list:
@@ -98,10 +134,9 @@ def run_pipeline(forward, chunks: list, rows: list[PackedBatch], row_length: int
 
 def train(
     trainer: Trainer,
-    objective,
+    objective: Objective,
     steps: Iterable[Step],
     *,
-    global_batch_size: int,
     on_step: Callable[[dict], None],
     save: Callable[[int], None],
     save_every: int,
@@ -126,7 +161,7 @@ def train(
                     "step": finished,
                     **numbers,
                     "tokens": tokens,
-                    "samples": finished * global_batch_size,
+                    "samples": finished * step.num_samples,
                     "seconds": time.monotonic() - began,
                 }
             )

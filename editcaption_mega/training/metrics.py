@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+SHOWN = {"reward_margin": "margin", "reward_accuracy": "accuracy"}  # an objective's own, in the progress line
+
 
 class RunLog:
     """The run folder's records; used on rank 0 only.
@@ -43,7 +45,9 @@ class RunLog:
             speed = numbers["tokens"] / max(numbers["seconds"], 1e-9)
             self.say(
                 f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.3f}  "
-                f"lr {numbers['learning_rate']:.2e}  {speed:,.0f} tokens/s  {_duration(left)} left"
+                f"lr {numbers['learning_rate']:.2e}  "
+                + "".join(f"{name} {numbers[key]:.3f}  " for key, name in SHOWN.items() if key in numbers)
+                + f"{speed:,.0f} tokens/s  {_duration(left)} left"
             )
 
     def close(self) -> None:

@@ -44,7 +44,9 @@ def run(base, shards, output, *extra, ranks=1):
 
 def read(path):
     first, *rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert set(first["fingerprint"]) == {"weights", "data", "precision"}
+    assert set(first["fingerprint"]) == {
+        "weights", "shards", "prompt", "tokenizer", "pictures", "precision",
+    }  # fmt: skip
     return rows
 
 

@@ -1,0 +1,183 @@
+"""Preference optimisation on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.kernels import Preference, linear_preference, sequence_sums
+from editcaption_mega.kernels.preference import pair_losses
+from editcaption_mega.records.pair import FAILURE_MODES
+
+from .objective import Agreement, RowLoss
+
+
+def preference_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor | None,
+    reference_rejected: Tensor | None,
+    *,
+    loss: str = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
+    margin: float | Tensor = 0.0,
+    nll_weight: float = 0.0,
+    chosen_lengths: Tensor | None = None,
+    rejected_lengths: Tensor | None = None,
+) -> Tensor:
+    """The preference loss of N pairs [N] from the summed log-probs of their answers [N] (any float dtype).
+
+    Formulas: `kernels.Preference`. reference_*: None for simpo, which has none. margin: one for all or one per pair
+    [N]. *_lengths [N]: tokens of each answer, for losses per token (ipo, sigmoid_norm, simpo) and for the NLL term.
+    Training computes the same in the kernel that computes the log-probs. ValueError names what is missing or wrong."""
+    per_pair = torch.as_tensor(margin, dtype=policy_chosen.dtype, device=policy_chosen.device)
+    how = Preference(loss=loss, beta=beta, label_smoothing=label_smoothing, nll_weight=nll_weight)
+    needs_lengths = how.length_normalised or nll_weight > 0
+    if needs_lengths and (chosen_lengths is None or rejected_lengths is None):
+        raise ValueError(
+            f"preference_loss: {loss if how.length_normalised else 'the NLL term'} divides by the tokens of the "
+            "answers: give `chosen_lengths` and `rejected_lengths`"
+        )
+    given = [tensor is not None for tensor in (reference_chosen, reference_rejected)]
+    if given != [not how.reference_free] * 2:
+        expected = "None for both: it has no reference" if how.reference_free else "[N] log-probs for both"
+        raise ValueError(
+            f"preference_loss: {loss} expects `reference_chosen` and `reference_rejected` to be {expected}"
+        )
+    tensors = {"policy_rejected": policy_rejected, "reference_chosen": reference_chosen}
+    tensors |= {"reference_rejected": reference_rejected}
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != policy_chosen.shape:
+            raise ValueError(
+                f"preference_loss: `{name}` has shape {list(tensor.shape)}, `policy_chosen` {list(policy_chosen.shape)}"
+            )
+    sums = torch.stack((policy_chosen, policy_rejected), dim=1)
+    reference = None if how.reference_free else torch.stack((reference_chosen, reference_rejected), dim=1)
+    lengths = torch.ones_like(sums)
+    if needs_lengths:
+        lengths = torch.stack((chosen_lengths, rejected_lengths), dim=1).to(sums)
+    return pair_losses(how, sums, reference, lengths, per_pair.expand_as(policy_chosen)).loss
+
+
+class Reference(Protocol):
+    """Log-probs of the answers under the reference model."""
+
+    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
+        """Make sure that `tokens` knows these rows. Collective."""
+
+    def tokens(self, batch: PackedBatch) -> Tensor:
+        """Log-probs of the row's response tokens [T] fp32, on the row's device."""
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What the objective knows of a pair besides its tokens."""
+
+    failure_modes: tuple[str, ...] = ()
+    margin: float = 0.0  # added to the margin of all pairs
+
+
+# Per pair, in this order; the first is 1.
+STATISTICS = (
+    "pairs", "reward_chosen", "reward_rejected", "reward_accuracy", "chosen_drift", "rejected_drift", "kl",
+    "chosen_tokens", "rejected_tokens",
+)  # fmt: skip
+WITHOUT_REFERENCE = {"chosen_drift", "rejected_drift", "kl"}
+
+
+class DPOObjective:
+    """loss = mean over the pairs of a step of `how`'s loss (paper, eq. 2: sigmoid).
+
+    Metrics, over all pairs and over those of each failure mode (`orientation/reward_margin`, ..):
+    reward_chosen, reward_rejected  beta (log-prob - reference), per token for the losses that are
+    reward_margin, reward_accuracy  their difference; share of pairs with chosen above rejected
+    chosen_drift, rejected_drift    log-prob - reference of a whole answer, in nats: DPO may lower both
+    kl                              estimate of KL(policy || reference) per token: mean over the tokens of both answers
+                                    of r - 1 - log r, r = reference / policy (Schulman's k3). The answers were not
+                                    sampled from today's policy, so it is a measure of drift, not an unbiased estimate
+    chosen_tokens, rejected_tokens  lengths of the answers
+    """
+
+    def __init__(
+        self,
+        how: Preference,
+        reference: Reference | None,
+        pairs: dict[str, PairFacts],
+        *,
+        per_mode: bool,
+        agreement: Agreement | None = None,
+    ):
+        assert (reference is None) == how.reference_free
+        self.how, self.reference, self.pairs, self.agreement = how, reference, pairs, agreement
+        self.groups = ("", *FAILURE_MODES) if per_mode else ("",)
+        self.num_statistics = len(self.groups) * len(STATISTICS)
+
+    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
+        if self.reference is not None:
+            self.reference.prepare(rows, row_length)
+
+    def head(self, rows: Tensor, weight: Tensor, batch: PackedBatch, **options) -> tuple[Tensor | None, ...]:
+        """-> loss [N], token log-probs [T], rewards [N, 2], the reference's token log-probs [T] (None without one).
+
+        A plain tuple: Megatron's Float16Module rebuilds what a model returns."""
+        device = rows.device
+        bounds = torch.tensor(batch.response_bounds)
+        margins = [self.pairs[name].margin for name in batch.sample_ids]
+        margin = torch.tensor(margins, dtype=torch.float32, device=device) if any(margins) else None
+        tokens = sums = None
+        if self.reference is not None:
+            tokens = self.reference.tokens(batch)
+            sums = sequence_sums(tokens, bounds)
+        out = linear_preference(rows, weight, batch.targets, bounds, sums, self.how, margin, **options)
+        return out.loss, out.log_probs.detach(), out.rewards.detach(), tokens
+
+    def row_loss(self, output: tuple[Tensor | None, ...], batch: PackedBatch) -> RowLoss:
+        loss, log_probs, rewards, reference = output
+        if self.agreement is not None:
+            self.agreement.compare(log_probs, reference, batch)
+        return RowLoss(loss.sum(), log_probs, self._statistics(rewards, log_probs, reference, batch))
+
+    def count(self, response_tokens: int, samples: int) -> int:
+        return samples
+
+    def _statistics(self, rewards, log_probs: Tensor, reference: Tensor | None, batch: PackedBatch) -> Tensor:
+        """Sums over the pairs of each group [groups, STATISTICS] fp64, flat."""
+        rewards = rewards.double()
+        lengths = [last - first for first, last in pairwise(batch.response_bounds)]
+        tokens = torch.tensor(lengths, dtype=torch.float64, device=rewards.device).view(-1, 2)
+        drift, kl = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+        if reference is not None:
+            bounds = torch.tensor(batch.response_bounds)
+            ratio = (reference - log_probs).double()
+            drift = -sequence_sums(ratio.float(), bounds).double().view(-1, 2)
+            kl = sequence_sums((ratio.exp() - 1 - ratio).float(), bounds).double().view(-1, 2).sum(1)
+        columns = [torch.ones_like(kl), *rewards.unbind(1), (rewards[:, 0] > rewards[:, 1]).double()]
+        columns += [*drift.unbind(1), kl, *tokens.unbind(1)]
+        members = [
+            [float(not group or group in self.pairs[name].failure_modes) for name in batch.sample_ids]
+            for group in self.groups
+        ]
+        members = torch.tensor(members, dtype=torch.float64, device=rewards.device)
+        return (members @ torch.stack(columns, dim=1)).flatten()
+
+    def metrics(self, statistics: Tensor) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for group, row in zip(self.groups, statistics.view(len(self.groups), -1).tolist(), strict=True):
+            sums = dict(zip(STATISTICS, row, strict=True))
+            pairs = sums.pop("pairs")
+            if not pairs:
+                continue  # no pair of this failure mode in the step
+            answers = sums["chosen_tokens"] + sums["rejected_tokens"]
+            values = {name: value / (answers if name == "kl" else pairs) for name, value in sums.items()}
+            values["reward_margin"] = values["reward_chosen"] - values["reward_rejected"]
+            if self.reference is None:
+                values = {name: value for name, value in values.items() if name not in WITHOUT_REFERENCE}
+            prefix = f"{group}/" if group else ""
+            found |= {f"{prefix}{name}": value for name, value in values.items()}
+            if group:
+                found[f"{prefix}pairs"] = pairs
+        return found

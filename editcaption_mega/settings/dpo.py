@@ -1,0 +1,74 @@
+"""What a preference job is: an SFT job's settings, the loss, and the reference model."""
+
+from dataclasses import dataclass, field
+
+from .job import JobSettings, _at_least, _choice
+
+# Names of kernels.Preference; a test holds the two lists together.
+LOSSES = ("sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "simpo")
+
+
+@dataclass
+class PreferenceSettings:
+    """The loss; formulas in kernels/preference.py. reward = beta (log-prob - reference)."""
+
+    loss: str = "sigmoid"  # sigmoid (the paper) | robust | hinge | ipo | sigmoid_norm | simpo
+    beta: float = 0.1
+    label_smoothing: float = 0.0  # share of pairs believed swapped: conservative DPO (sigmoid), robust
+    margin: float = 0.0  # by how much the chosen answer's reward must be above the rejected one's; SimPO's gamma
+    # Ours, after the adaptive margin of the paper's second version: pair i needs margin + severity_margin * severity_i,
+    # severity in 0 .. 1 as the pair says. 0: severity is not used, and need not be there.
+    severity_margin: float = 0.0
+    nll_weight: float = 0.0  # weight of the chosen answer's mean negative log-likelihood per token
+    failure_mode_metrics: bool = True  # metrics per failure mode too; every pair must then say its failure_modes
+
+    def validate(self) -> None:
+        _choice("preference.loss", self.loss, LOSSES)
+        if not 0 < self.beta < float("inf"):
+            raise ValueError(f"preference.beta={self.beta} must be above 0 and finite: the paper's loss has no other")
+        _at_least("preference.label_smoothing", self.label_smoothing, 0)
+        if self.label_smoothing >= 0.5:
+            raise ValueError(f"preference.label_smoothing={self.label_smoothing} must be below 0.5")
+        if self.label_smoothing and self.loss in ("hinge", "ipo"):
+            raise ValueError(
+                f"preference.label_smoothing={self.label_smoothing} has no meaning for {self.loss}: set it to 0"
+            )
+        _at_least("preference.severity_margin", self.severity_margin, 0)
+        _at_least("preference.nll_weight", self.nll_weight, 0)
+
+
+@dataclass
+class ReferenceSettings:
+    """The model that the policy is compared with. By default it is the one that training starts from."""
+
+    # stored: its log-probs are computed once, before the first step, and read from a file; half the memory
+    # resident: a second, frozen copy of the model in the same layout computes them in each step
+    # none: for simpo, which has no reference
+    mode: str = "stored"
+    checkpoint: str = ""  # Megatron checkpoint, run folder or Hugging Face folder; "": what the policy starts from
+    file: str = ""  # stored: written by tools/log_probs.py; "": training.output/reference.jsonl, written by the job
+
+    def validate(self) -> None:
+        _choice("reference.mode", self.mode, ("stored", "resident", "none"))
+        if self.file and self.mode != "stored":
+            raise ValueError(f"reference.file={self.file} is read with reference.mode=stored only, found {self.mode}")
+        if self.checkpoint and self.mode == "none":
+            raise ValueError("reference.checkpoint is set and reference.mode is none: choose stored or resident")
+
+
+@dataclass
+class DPOSettings(JobSettings):
+    """Everything an SFT job has, and these two."""
+
+    preference: PreferenceSettings = field(default_factory=PreferenceSettings)
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+
+    def validate(self) -> None:
+        super().validate()
+        self.preference.validate()
+        self.reference.validate()
+        if (self.preference.loss == "simpo") != (self.reference.mode == "none"):
+            raise ValueError(
+                f"preference.loss={self.preference.loss} with reference.mode={self.reference.mode}: simpo has no "
+                "reference (reference.mode=none) and every other loss needs one (stored or resident)"
+            )
