@@ -67,9 +67,9 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
     """Call `main(argv)` (default: the command line) and give the exit code: 0, 1 (the work failed), 2 (bad arguments
     or settings), 130 (interrupted).
 
-    ValueError and OSError are the user's to mend and become one line `error: ...` on stderr; their `exit_code`
-    attribute, if any, is used (`ArgumentError`: 2), else 1. Anything else is a defect of ours and says so. `--debug`
-    among the arguments adds the traceback.
+    ValueError, OSError and FloatingPointError (a training run that diverged) are the user's to mend and become one
+    line `error: ...` on stderr; their `exit_code` attribute, if any, is used (`ArgumentError`: 2), else 1. Anything
+    else is a defect of ours and says so. `--debug` among the arguments adds the traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -80,7 +80,7 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
     except BrokenPipeError:  # the reader of our output went away, as in `tool | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         _report(f"error: {_one_line(error)}", argv)
         return getattr(error, "exit_code", 1)
     except Exception as error:

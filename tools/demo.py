@@ -1,4 +1,4 @@
-"""The demo: render pairs, train a small Qwen3-VL on two ranks, convert it, let it write, and report."""
+"""The demo: render pairs, train a small Qwen3-VL with SFT and then DPO on its own mistakes, and report."""
 
 import json
 import os
@@ -11,24 +11,30 @@ from pathlib import Path
 from editcaption_mega import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = "configs/sft_demo.yaml"
+SFT_CONFIG, DPO_CONFIG = "configs/sft_demo.yaml", "configs/dpo_demo.yaml"
+PROMPT = ROOT / "configs/demo_prompt.yaml"
+MODELS = {"base": "model", "SFT": "sft_hf", "DPO only": "dpo_only_hf", "SFT + DPO": "sft_dpo_hf"}
 
 
 def main(argv):
     parser = cli.argument_parser(
-        "Render image pairs, train a small random Qwen3-VL mixture of experts on them with Megatron-Core, convert it "
-        "to Hugging Face form, write instructions for held-out pairs and report what it learned.",
+        "Render image pairs, train a small random Qwen3-VL on them with Megatron-Core (SFT), collect "
+        "what it gets wrong on other pairs, train it to prefer the truth (DPO; from the base model too), let all four "
+        "models describe held-out pairs, and report.",
         example="python tools/demo.py --output runs/demo",
     )
     parser.add_argument("--output", type=Path, default=ROOT / "runs/demo", metavar="DIR", help="default runs/demo")
     parser.add_argument("--pairs", type=int, default=12_000, metavar="N", help="training pairs (default 12000)")
-    parser.add_argument("--held-out", type=int, default=300, metavar="N", help="pairs to describe (default 300)")
-    parser.add_argument("--steps", type=int, metavar="N", help=f"optimizer steps (default: that of {CONFIG})")
+    parser.add_argument("--pool", type=int, default=4_000, metavar="N", help="pairs to make mistakes on (default 4000)")
+    parser.add_argument("--held-out", type=int, default=1_500, metavar="N", help="pairs to describe (default 1500)")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"SFT steps (default: that of {SFT_CONFIG})")
+    parser.add_argument("--dpo-steps", type=int, metavar="N", help=f"DPO steps (default: from {DPO_CONFIG})")
     parser.add_argument("--ranks", type=int, default=2, metavar="N", help="processes that train (default 2)")
-    parser.add_argument("--reduced", action="store_true", help="a quick run of every part: 600 pairs, 60 steps")
+    parser.add_argument("--reduced", action="store_true", help="a quick run of every part, too short to learn much")
     arguments = parser.parse_args(argv)
     if arguments.reduced:
-        arguments.pairs, arguments.held_out, arguments.steps = 600, 60, 60
+        arguments.pairs, arguments.pool, arguments.held_out = 600, 100, 60
+        arguments.steps, arguments.dpo_steps = 60, 4
         if arguments.output == ROOT / "runs/demo":
             arguments.output = ROOT / "runs/demo_reduced"
     demo(arguments)
@@ -37,9 +43,10 @@ def main(argv):
 def demo(arguments) -> None:
     """Each part is a tool that a user would call; what is complete from an earlier run is used again."""
     out, began = arguments.output, time.monotonic()
-    wanted = {"pairs": arguments.pairs, "held_out": arguments.held_out, "steps": arguments.steps}
+    wanted = {name: getattr(arguments, name) for name in ("pairs", "pool", "held_out", "steps", "dpo_steps")}
     start_over_if_changed(out, wanted)
-    for name, count, seed in (("train", arguments.pairs, 1), ("held_out", arguments.held_out, 2)):
+    sets = (("train", arguments.pairs, 1), ("held_out", arguments.held_out, 2), ("pool", arguments.pool, 3))
+    for name, count, seed in sets:
         if not (out / "shards" / name / "index.json").is_file():
             say(f"rendering {count:,} pairs ({name})")
             shutil.rmtree(out / "shards" / name, ignore_errors=True)
@@ -49,24 +56,40 @@ def demo(arguments) -> None:
     if not (out / "model/config.json").is_file():
         say("drawing a small random Qwen3-VL with a tokenizer of its own")
         make_model(out / "model")
-    overrides = [f"model.folder={out / 'model'}", f"data.shards=[{out / 'shards/train'}]"]
-    overrides += [f"data.prompt={ROOT / 'configs/demo_prompt.yaml'}", f"training.output={out / 'sft'}"]
-    if arguments.steps:
-        overrides += [f"training.steps={arguments.steps}"]
-    say(f"training on {arguments.ranks} ranks")
-    train_began = time.monotonic()
-    run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", arguments.ranks,
-        "launch/pretrain_sft.sh", ROOT / CONFIG, *overrides)  # fmt: skip
-    trained = time.monotonic() - train_began
-    say("converting to Hugging Face form")
-    shutil.rmtree(out / "sft_hf", ignore_errors=True)
-    run("tools/megatron_to_hf.py", "--checkpoint", out / "sft", "--output", out / "sft_hf")
+
+    steps = [f"training.steps={arguments.steps}"] if arguments.steps else []
+    say(f"SFT on {arguments.ranks} ranks")
+    train(arguments, "launch/pretrain_sft.sh", SFT_CONFIG, "model", "train", "sft", *steps)
+
+    preference = out / "shards/preference"
+    if not (preference / "index.json").is_file():
+        say(f"the SFT model writes instructions for {arguments.pool:,} other pairs, to collect its mistakes")
+        shutil.rmtree(preference, ignore_errors=True)
+        run("tools/curate.py", "sample-rejected", "--model", out / "sft_hf", "--shards", out / "shards/pool",
+            "--output", preference, "--samples", 3, "--temperature", 1, "--max-new-tokens", 48, "--batch-size", 100,
+            "--min-pixels", 1024, "--max-pixels", 1 << 20, "--prompt", PROMPT)  # fmt: skip
+    steps = [f"training.steps={arguments.dpo_steps}"] if arguments.dpo_steps else []
+    for start, name in (("sft_hf", "sft_dpo"), ("model", "dpo_only")):
+        say(f"DPO on {arguments.ranks} ranks, from {'SFT' if start == 'sft_hf' else 'the base model'} ({name})")
+        train(arguments, "launch/train_dpo.sh", DPO_CONFIG, start, "preference", name, *steps)
+
     instructions = {}
-    for label, folder in (("before training", "model"), ("after training", "sft_hf")):
-        say(f"writing instructions for {arguments.held_out} held-out pairs ({label})")
+    for label, folder in MODELS.items():
+        say(f"writing instructions for {arguments.held_out:,} held-out pairs ({label})")
         instructions[label] = write(out / folder, out / "shards/held_out", out / f"instructions_{folder}.jsonl")
-    report(out, instructions, trained, arguments.ranks)
+    report(out, instructions, arguments.ranks)
     say(f"the whole demo took {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report.html'}")
+
+
+def train(arguments, script: str, config: str, start: str, shards: str, name: str, *overrides: str) -> None:
+    """Train `name` from the folder `start` on a set of shards, and convert it to Hugging Face form."""
+    out = arguments.output
+    run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", arguments.ranks,
+        script, ROOT / config, f"model.folder={out / start}", f"data.shards=[{out / 'shards' / shards}]",
+        f"data.prompt={PROMPT}", f"training.output={out / name}", *overrides)  # fmt: skip
+    say(f"converting {name} to Hugging Face form")
+    shutil.rmtree(out / f"{name}_hf", ignore_errors=True)
+    run("tools/megatron_to_hf.py", "--checkpoint", out / name, "--output", out / f"{name}_hf")
 
 
 def make_model(folder: Path) -> None:
@@ -74,7 +97,7 @@ def make_model(folder: Path) -> None:
     from editcaption_mega.data.synthetic import WorldSettings, corpus_texts
     from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
 
-    prompt = Prompt.load(ROOT / "configs/demo_prompt.yaml")
+    prompt = Prompt.load(PROMPT)
     frame = f"system\nuser\nassistant\n{prompt.system}{prompt.before_source}{prompt.before_target}{prompt.request}"
     texts = corpus_texts(WorldSettings(), seed=1, count=2000) + [frame] * 50
     partial = folder.with_name(folder.name + ".partial")
@@ -89,33 +112,42 @@ def write(folder: Path, shards: Path, output: Path) -> dict[str, str]:
     from editcaption_mega.inference import Generator
     from editcaption_mega.inference.instructions import write_instructions
 
-    dataset = open_pairs(
-        [str(shards)], folder, min_pixels=1024, max_pixels=1 << 20, prompt=ROOT / "configs/demo_prompt.yaml"
-    )
-    rows = write_instructions(Generator(folder), dataset, max_new_tokens=48, batch_size=50)
+    dataset = open_pairs([str(shards)], folder, min_pixels=1024, max_pixels=1 << 20, prompt=PROMPT)
+    rows = write_instructions(Generator(folder), dataset, max_new_tokens=48, batch_size=100)
     rows = list(cli.progress(rows, len(dataset), "pairs"))
     output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {row["id"]: row["instruction"] for row in rows}
 
 
-def report(out: Path, instructions: dict[str, dict[str, str]], seconds: float, ranks: int) -> None:
+def report(out: Path, instructions: dict[str, dict[str, str]], ranks: int) -> None:
     from editcaption_mega.evaluation.demo_report import write_report
 
-    metrics = out / "sft/metrics.jsonl"
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    facts = [
-        ("training", f"{rows[-1]['step']:,} optimizer steps on {ranks} ranks, {seconds / 60:.1f} minutes in this run"),
-        ("samples seen", f"{rows[-1]['samples']:,}"),
-        ("tokens", f"{sum(row['tokens'] for row in rows):,}"),
-        ("loss", f"{rows[0]['loss']:.3f} at the first step, {rows[-1]['loss']:.3f} at the last"),
-        ("counting", "an instruction is parsed and each true primary change must be said exactly, "
-         "with object, direction, colour and place"),
+    runs = {"SFT": out / "sft/metrics.jsonl", "SFT + DPO": out / "sft_dpo/metrics.jsonl"}
+    runs["DPO only"] = out / "dpo_only/metrics.jsonl"
+    facts = []
+    for name, path in runs.items():
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        seconds = sum(row["seconds"] for row in rows)
+        facts.append(
+            (name, f"{rows[-1]['step']:,} optimizer steps on {ranks} ranks in {seconds / 60:.1f} minutes, "
+             f"{rows[-1]['samples']:,} samples, {sum(row['tokens'] for row in rows):,} tokens; loss "
+             f"{rows[0]['loss']:.3f} at the first step, {rows[-1]['loss']:.3f} at the last")
+        )  # fmt: skip
+    facts += [
+        ("mistakes", "for pairs that no training has seen the SFT model draws three instructions each; the most "
+         "frequent wrong one is the rejected answer, the truth the chosen one"),
+        ("judging", "an instruction is parsed and compared with the facts of the pair: hits, wrong attributes and "
+         "inventions give the rubric's scores; wholly correct means each primary change exactly and nothing else"),
     ]  # fmt: skip
-    numbers = write_report(out / "report.html", out / "shards/held_out", instructions, metrics=metrics, facts=facts)
-    for model, tally in numbers["models"].items():
-        low, high = tally["interval"]
-        say(f"{model}: {tally['hits']} of {tally['total']} primary changes named correctly "
-            f"({100 * tally['share']:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f})")  # fmt: skip
+    numbers = write_report(
+        out / "report.html", out / "shards/held_out", instructions, before="SFT", after="SFT + DPO", runs=runs,
+        facts=facts,
+    )  # fmt: skip
+    for model, found in numbers["models"].items():
+        low, high = found["interval"]
+        modes = ", ".join(f"{mode} {100 * rate['share']:.1f} %" for mode, rate in found["failures"].items())
+        say(f"{model}: weighted score {found['weighted']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+            f"{100 * found['correct']['share']:.1f} % wholly correct; errors: {modes}")  # fmt: skip
 
 
 def start_over_if_changed(out: Path, wanted: dict) -> None:

@@ -27,9 +27,12 @@ def write_instructions(
     temperature: float = 0.0,
     seed: int = 0,
     batch_size: int = 16,
+    first: int = 0,
 ) -> Iterator[dict]:
-    """One object per pair in order: id, instruction, tokens, finished. Pictures are held for one batch at a time."""
-    for start in range(0, len(dataset), batch_size):
+    """One object per pair in order: id, instruction, tokens, finished. Pictures are held for one batch at a time.
+
+    first: where to begin; at a multiple of batch_size the texts are those that a run from 0 gives."""
+    for start in range(first, len(dataset), batch_size):
         samples = [dataset.prompt(i) for i in range(start, min(start + batch_size, len(dataset)))]
         prompts = [
             PairPrompt(

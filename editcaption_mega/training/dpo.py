@@ -60,7 +60,8 @@ def pair_facts(dataset: PairDataset, preference: PreferenceSettings) -> dict[str
     facts = {}
     for i in range(len(dataset)):
         pair = dataset.shards.pair(i)
-        if preference.failure_mode_metrics and not pair.failure_modes:
+        # An empty list is a tag too: wrong, but in none of the three ways.
+        if preference.failure_mode_metrics and pair.failure_modes is None:
             raise ValueError(
                 f"sample {pair.id} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
                 "failure mode: tag the pair, or set preference.failure_mode_metrics=false"

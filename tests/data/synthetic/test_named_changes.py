@@ -3,7 +3,7 @@
 import pytest
 
 from editcaption_mega.data.synthetic import WorldSettings, plan_pair
-from editcaption_mega.evaluation.named_changes import WrongClaim, named_changes, wrong_claims
+from editcaption_mega.data.synthetic.named_changes import WrongClaim, named_changes, wrong_claims
 from editcaption_mega.records import Change, Changes
 
 RED = {"colour": "red", "shape": "circle"}

@@ -6,8 +6,10 @@ The failure modes are the paper's (section 1): orientation, viewpoint, detail.
 from dataclasses import dataclass
 from typing import Any
 
-from editcaption_mega.data.synthetic import CAMERA_ACTIONS, parse
 from editcaption_mega.records import Changes
+
+from .edits import CAMERA_ACTIONS
+from .phrasing import parse
 
 Facts = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""From a model's own instructions to data worth training on."""

@@ -1,0 +1,67 @@
+"""The rule judge on written cases, and on what the synthetic world itself says."""
+
+import pytest
+
+from editcaption_mega.data.synthetic import WorldSettings, plan_pair
+from editcaption_mega.evaluation.rule_judge import judge
+from editcaption_mega.records import Change, Changes
+
+RED, BLUE = {"colour": "red", "shape": "circle"}, {"colour": "blue", "shape": "star"}
+
+
+def truth(*facts):
+    return Changes(
+        primary=[Change(id=f"p{i}", text="..", facts=fact) for i, fact in enumerate(facts)], secondary=[], overall=".."
+    )
+
+
+MOVE = {"action": "move", "object": RED, "direction": "left"}
+RECOLOUR = {"action": "recolour", "object": BLUE, "to": "green"}
+ZOOM = {"action": "camera_zoom", "direction": "in"}
+
+
+def scores(text, *facts):
+    found = judge(text, truth(*facts))
+    return found.accuracy, found.completeness, found.clarity
+
+
+def test_the_truth_scores_five():
+    for index in range(60):
+        pair = plan_pair(WorldSettings(), 4, index).pair
+        found = judge(pair.instruction, pair.changes)
+        assert (found.accuracy, found.completeness, found.clarity, found.weighted) == (5, 5.0, 5.0, 5.0), pair
+        assert found.correct and not found.failure_modes
+
+
+@pytest.mark.parametrize(
+    "text, facts, expected",
+    [
+        ("Move the red circle one cell right", (MOVE,), (3, 5.0, 5.0)),  # wrong attribute: a HIT, one major error
+        ("Move the red circle one cell right and recolour the blue star to red", (MOVE, RECOLOUR), (2, 5.0, 5.0)),
+        ("Recolour the blue star to green", (MOVE, RECOLOUR), (5, 3.0, 5.0)),  # half of it, all true
+        ("Recolour the star to green", (RECOLOUR,), (5, 5.0, 4.0)),  # says less: clarity, not accuracy
+        ("Recolour the blue star to green and make the camera zoom in", (RECOLOUR,), (2, 5.0, 5.0)),
+        ("", (MOVE,), (1, 1.0, 1.0)),
+        ("gr rr the of", (MOVE,), (1, 1.0, 1.0)),
+        ("Recolour it to green", (MOVE,), (1, 1.0, 1.0)),
+    ],
+)
+def test_written_cases(text, facts, expected):
+    assert scores(text, *facts) == expected
+
+
+def test_a_reversed_operation_is_a_miss():
+    pairs = [plan_pair(WorldSettings(), 4, i).pair for i in range(400)]
+    zooms = {p.changes.primary[0].facts["direction"]: p for p in pairs if p.edit_type == "camera_zoom"}
+    found = judge(zooms["out"].instruction, zooms["in"].changes)
+    assert not found.hits and found.completeness == 1.0 and found.accuracy == 3 and found.failure_modes == {"viewpoint"}
+
+
+def test_forbidden_terms_lower_clarity_only():
+    found = judge("Recolour the blue star to green, slightly", truth(RECOLOUR))
+    assert (found.accuracy, found.completeness, found.clarity) == (5, 5.0, 3.0) and found.forbidden == ("slightly",)
+
+
+def test_pairs_without_facts_are_refused():
+    with pytest.raises(ValueError, match="has no facts"):
+        judge("x", Changes(primary=[Change(id="p1", text="a hat")], overall=".."))

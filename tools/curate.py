@@ -1,0 +1,69 @@
+"""Data worth training on, from what models write."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+
+
+def main(argv):
+    parser = cli.argument_parser(
+        "Make training data from what a model writes.",
+        example="python tools/curate.py sample-rejected --model runs/sft_hf --shards data/pool --output data/pairs",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "sample-rejected",
+        help="preference pairs: the model's wrong instructions as rejected, the truth as chosen",
+        description="Let a model write instructions for pairs whose truth is machine-readable (the synthetic world). "
+        "Wrong ones become `rejected`, with failure modes and severity, the pair's instruction `chosen`; pairs that "
+        "the model gets right are marked already_correct and kept out. A killed run goes on with the same command.",
+    )
+    command.add_argument("--model", required=True, type=Path, metavar="DIR", help="Hugging Face folder")
+    command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders written by make_shards")
+    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder of preference shards")
+    command.add_argument("--samples", type=int, default=1, metavar="N", help="instructions per pair (default 1)")
+    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default 0: the likeliest tokens")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    command.add_argument("--batch-size", type=int, default=32, metavar="N", help="pairs answered at once (default 32)")
+    command.add_argument("--min-pixels", type=int, default=4 * 32 * 32, metavar="N", help="as in training")
+    command.add_argument("--max-pixels", type=int, default=1280 * 32 * 32, metavar="N", help="as in training")
+    command.add_argument("--prompt", default="", metavar="FILE", help="another prompt file, as in training")
+    arguments = parser.parse_args(argv)
+    sample_rejected(arguments)
+
+
+def sample_rejected(arguments) -> None:
+    from editcaption_mega.curation.preference import SamplingSettings
+    from editcaption_mega.curation.preference import sample_rejected as sample
+
+    try:
+        settings = SamplingSettings(
+            arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size
+        )
+    except ValueError as error:
+        raise cli.ArgumentError(str(error)) from None
+    from editcaption_mega.conversion import WeightSource
+    from editcaption_mega.data.stream import open_pairs
+    from editcaption_mega.inference import Generator
+    from editcaption_mega.inference.folder import check_folder
+
+    folder = check_folder(arguments.model)
+    dataset = open_pairs(
+        arguments.shards, folder, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels,
+        prompt=arguments.prompt,
+    )  # fmt: skip
+    counts = sample(
+        dataset, lambda: Generator(folder), arguments.output, settings,
+        model=WeightSource(Path(folder)).digest(), progress=cli.progress,
+    )  # fmt: skip
+    print(
+        f"{arguments.output}: {counts['rejected']:,} preference pairs from {len(dataset):,} "
+        f"({counts['already_correct']:,} already_correct, {counts['unusable']:,} unusable)"
+    )
+    for name in ("orientation", "viewpoint", "detail", "no failure mode"):
+        print(f"  {counts[name]:,} with {name if name.startswith('no') else 'a failure of ' + name}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
