@@ -91,6 +91,11 @@ def sample_rejected(
                 f"sample {pair.id} has no instruction with machine-readable truth (changes.primary[].facts), so what "
                 "the model writes cannot be checked by rule: give pairs of the synthetic world"
             )
+        if not verdict(pair.instruction, pair.changes).correct:
+            raise ValueError(
+                f"sample {pair.id}: its own instruction ({pair.instruction!r}) does not say what its changes say, so it "
+                "cannot be the chosen answer: give pairs with right instructions (a world without caption_mistakes)"
+            )
     if output.exists():
         raise ValueError(f"{output} exists already: choose another folder, nothing was written")
     texts = _samples(

@@ -59,6 +59,7 @@ class SmallModel:
     deepstack_layers: tuple[int, ...] = (0, 1)
     position_grid: int = 8
     tied: bool = False
+    vocabulary: int = 0  # rows of the embedding where the tokenizer has fewer
     # Three choices for small widths; the released models' values are for widths of thousands and long texts.
     initializer_range: float = 0.06  # about 1 / sqrt(hidden)
     position_range: float = 0.7  # learned picture positions as loud as the patches, so that places can be compared
@@ -107,7 +108,7 @@ def write_random_folder(folder: str | Path, tokenizer, size: SmallModel) -> None
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
     third = size.head_dim // 2 // 3
     text = {
-        "vocab_size": -(-len(tokenizer) // 128) * 128,
+        "vocab_size": -(-max(len(tokenizer), size.vocabulary) // 128) * 128,
         "hidden_size": size.hidden_size,
         "intermediate_size": size.intermediate_size,
         "num_hidden_layers": size.num_layers,

@@ -174,3 +174,13 @@ def test_the_tool_with_a_real_model(base, tmp_path):
     else:
         assert "no pair became a preference" in done.stderr
     assert len((tmp_path / "out.samples.jsonl").read_text().splitlines()) == 11
+
+
+def test_a_pair_whose_own_instruction_is_wrong_cannot_be_chosen(base, tmp_path):
+    world = WorldSettings(edit_types=("camera_pan",), caption_mistakes={"orientation": 1.0})
+    with ShardWriter(tmp_path / "pool") as writer:
+        made = render_pair(world, 1, 0)
+        writer.add(made.pair, encode_png(made.source), "png", encode_png(made.target), "png")
+    with pytest.raises(ValueError, match=rf"{made.pair.id}: its own instruction .* cannot be the chosen answer"):
+        sample_rejected(dataset(base, tmp_path / "pool"), None, tmp_path / "out", SETTINGS, model="m")
+    assert not list(tmp_path.glob("out*"))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from editcaption_mega.data.synthetic.edits import HYBRID_ACTIONS, Facts, draw_edit
 from editcaption_mega.data.synthetic.effects import describe_changes
+from editcaption_mega.data.synthetic.mistakes import mistaken
 from editcaption_mega.data.synthetic.phrasing import every_facts, phrase_all, phrase_each
 from editcaption_mega.data.synthetic.render import render
 from editcaption_mega.data.synthetic.scene import CATEGORY_OF, Scene, WorldSettings, draw_scene
@@ -50,11 +51,12 @@ def plan_pair(settings: WorldSettings, seed: int, index: int) -> PlannedPair:
     edit_type = edit_type_at(settings, seed, index)
     source, target, edits = _draw(settings, edit_type, random.Random(f"{seed}/{index}/scene"))
     words = random.Random(f"{seed}/{index}/words")
+    said, wrong = mistaken(edits, settings.caption_mistakes, random.Random(f"{seed}/{index}/mistakes"))
     pair = EditPair(
         id=f"syn-{seed:08d}-{index:06d}",
         category=CATEGORY_OF[edit_type],
         edit_type=edit_type,
-        instruction=phrase_all(edits, words, phrasings=settings.phrasings),
+        instruction=phrase_all(said, words, phrasings=settings.phrasings),
         changes=describe_changes(source, target, edits),
         provenance={
             "source": "synthetic",
@@ -62,6 +64,7 @@ def plan_pair(settings: WorldSettings, seed: int, index: int) -> PlannedPair:
             "index": index,
             "source_scene": source.describe(),
             "target_scene": target.describe(),
+            **({"caption_mistakes": list(wrong)} if wrong else {}),
         },
     )
     return PlannedPair(pair, source, target)

@@ -5,8 +5,11 @@ identical objects, or one capital letter. At the default canvas (96 px) a cell i
 """
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from editcaption_mega.records.pair import FAILURE_MODES
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black")
@@ -61,6 +64,7 @@ class WorldSettings:
     edit_types: the edit types to draw, from EDIT_TYPES; None is all of them.
     phrasings: how many of each edit's four phrasings are used, 1 to 4 (fewer make an easier language).
     supersampling: factor at which shapes are drawn before they are reduced to pixels, 1 to 8.
+    caption_mistakes: by failure mode, the chance that a pair's instruction is wrong where it can be (mistakes.py).
     """
 
     canvas_size: int = 96
@@ -71,6 +75,7 @@ class WorldSettings:
     edit_types: tuple[str, ...] | None = None
     phrasings: int = 4
     supersampling: int = 4
+    caption_mistakes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.canvas_size < 48 or self.canvas_size % GRID:
@@ -88,6 +93,13 @@ class WorldSettings:
             raise ValueError(f"phrasings is {self.phrasings}: expected 1 to 4")
         if not 1 <= self.supersampling <= 8:
             raise ValueError(f"supersampling is {self.supersampling}: expected 1 to 8")
+        if not isinstance(self.caption_mistakes, Mapping):
+            raise ValueError(f"caption_mistakes is {self.caption_mistakes!r}: give a share for each failure mode")
+        for mode, rate in self.caption_mistakes.items():
+            if mode not in FAILURE_MODES or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+                raise ValueError(
+                    f"caption_mistakes has {mode}: {rate}: give shares from 0 to 1 for {', '.join(FAILURE_MODES)}"
+                )
         if self.edit_types is not None:
             object.__setattr__(self, "edit_types", tuple(self.edit_types))
             self._check_edit_types(self.edit_types)

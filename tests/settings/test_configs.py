@@ -1,0 +1,37 @@
+"""Every file in configs/ loads as its command would load it, and settings name what the code has."""
+
+from pathlib import Path
+
+import pytest
+
+from editcaption_mega.kernels.preference import LOSSES as KERNEL_LOSSES
+from editcaption_mega.settings import DPOSettings, JobSettings, load_settings
+from editcaption_mega.settings.dpo import LOSSES
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def names(pattern):
+    found = sorted(path.name for path in CONFIGS.glob(pattern))
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("name", names("sft_*.yaml"))
+def test_sft_configs_load(name):
+    settings = load_settings(CONFIGS / name, [], JobSettings)
+    assert settings.training.output and settings.data.shards
+
+
+@pytest.mark.parametrize("name", names("dpo_*.yaml"))
+def test_dpo_configs_load(name):
+    settings = load_settings(CONFIGS / name, [], DPOSettings)
+    assert settings.preference.loss in LOSSES and settings.data.shards
+    if "demo" not in name:
+        sft = load_settings(CONFIGS / name.replace("dpo", "sft"), [], JobSettings)
+        assert sft.parallel == settings.parallel, "one layout per model size, for both stages"
+
+
+def test_settings_name_the_losses_that_the_kernels_have():
+    """settings/ must not import kernels/, so the names are there twice."""
+    assert tuple(KERNEL_LOSSES) == LOSSES
