@@ -93,8 +93,8 @@ def sample_rejected(
             )
         if not verdict(pair.instruction, pair.changes).correct:
             raise ValueError(
-                f"sample {pair.id}: its own instruction ({pair.instruction!r}) does not say what its changes say, so it "
-                "cannot be the chosen answer: give pairs with right instructions (a world without caption_mistakes)"
+                f"sample {pair.id}: its own instruction ({pair.instruction!r}) does not say what its changes say, so "
+                "it cannot be the chosen answer: give pairs with right instructions (a world without caption_mistakes)"
             )
     if output.exists():
         raise ValueError(f"{output} exists already: choose another folder, nothing was written")
