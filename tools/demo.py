@@ -45,12 +45,16 @@ def demo(arguments) -> None:
     out, began = arguments.output, time.monotonic()
     wanted = {name: getattr(arguments, name) for name in ("pairs", "pool", "held_out", "steps", "dpo_steps")}
     start_over_if_changed(out, wanted)
-    sets = (("train", arguments.pairs, 1), ("held_out", arguments.held_out, 2), ("pool", arguments.pool, 3))
-    for name, count, seed in sets:
+    sets = (
+        ("train", "demo_world_captioned", arguments.pairs, 1),
+        ("held_out", "demo_world", arguments.held_out, 2),
+        ("pool", "demo_world", arguments.pool, 3),
+    )
+    for name, world, count, seed in sets:
         if not (out / "shards" / name / "index.json").is_file():
             say(f"rendering {count:,} pairs ({name})")
             shutil.rmtree(out / "shards" / name, ignore_errors=True)
-            run("tools/make_shards.py", "--format", "synthetic", "--input", ROOT / "configs/demo_world.yaml",
+            run("tools/make_shards.py", "--format", "synthetic", "--input", ROOT / f"configs/{world}.yaml",
                 "--count", count, "--seed", seed,
                 "--output", out / "shards" / name)  # fmt: skip
     if not (out / "model/config.json").is_file():

@@ -11,6 +11,8 @@ from typing import Literal
 
 import yaml
 
+from editcaption_mega.records import Judgement
+
 WEIGHTS = (0.4, 0.4, 0.2)  # accuracy, completeness, clarity (eq. 4)
 
 # Listing 2: coverage of at least .. scores ..; it has no row for 0 < R < 20, which scores as R = 0 here.
@@ -28,6 +30,11 @@ def weighted_score(accuracy: float, completeness: float, clarity: float) -> floa
         if not 1 <= value <= 5:
             raise ValueError(f"{name}={value} must lie in 1 .. 5")
     return WEIGHTS[0] * accuracy + WEIGHTS[1] * completeness + WEIGHTS[2] * clarity
+
+
+def weighted(judgement: Judgement) -> float | None:
+    """The weighted score of a judgement; None while one of its dimensions is unscored."""
+    return None if judgement.unscored else weighted_score(**judgement.scores)
 
 
 def accuracy_score(

@@ -1,5 +1,9 @@
-"""The nouns of the project and their JSON form: what a pair, its changes and its provenance are."""
+"""The nouns of the project and their JSON form: a pair and its changes, an instruction, a judgement, a verdict."""
 
+from .evaluation import DIMENSIONS, SEVERITIES, Assertion, HumanVerdict, Instruction, Judgement
 from .pair import CATEGORIES, FAILURE_MODES, SCHEMA_VERSION, Change, Changes, EditPair, RecordError
 
-__all__ = ["CATEGORIES", "FAILURE_MODES", "SCHEMA_VERSION", "Change", "Changes", "EditPair", "RecordError"]
+__all__ = [
+    "CATEGORIES", "DIMENSIONS", "FAILURE_MODES", "SCHEMA_VERSION", "SEVERITIES", "Assertion", "Change", "Changes",
+    "EditPair", "HumanVerdict", "Instruction", "Judgement", "RecordError",
+]  # fmt: skip

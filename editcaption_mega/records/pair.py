@@ -82,14 +82,15 @@ class EditPair(BaseModel):
         try:
             return cls.model_validate(row)
         except ValidationError as error:
-            raise RecordError(f"{where}: {_first_sentence(error)}") from None
+            raise RecordError(f"{where}: {first_sentence(error)}") from None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that `from_json` reads back."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
-def _first_sentence(error: ValidationError) -> str:
+def first_sentence(error: ValidationError) -> str:
+    """The first problem of a record, and how many more there are."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     found = first.get("input")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from editcaption_mega.kernels.preference import LOSSES as KERNEL_LOSSES
 from editcaption_mega.settings import DPOSettings, JobSettings, load_settings
@@ -35,3 +36,10 @@ def test_dpo_configs_load(name):
 def test_settings_name_the_losses_that_the_kernels_have():
     """settings/ must not import kernels/, so the names are there twice."""
     assert tuple(KERNEL_LOSSES) == LOSSES
+
+
+def test_the_demo_trains_on_the_world_that_it_is_judged_on_as_an_erring_captioner_describes_it():
+    plain, captioned = (yaml.safe_load((CONFIGS / f"demo_world{name}.yaml").read_text()) for name in ("", "_captioned"))
+    mistakes = captioned.pop("caption_mistakes")
+    assert captioned == plain
+    assert set(mistakes) == {"orientation", "viewpoint", "detail"} and all(0 < rate < 1 for rate in mistakes.values())

@@ -1,0 +1,107 @@
+"""What evaluation passes from step to step: an instruction that a model wrote, a judge's labels and scores, a person's
+verdict. One JSON object per line each; optional fields are absent, never null."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .pair import FailureMode, RecordError, Text, first_sentence
+
+DIMENSIONS = ("accuracy", "completeness", "clarity")
+Dimension = Literal["accuracy", "completeness", "clarity"]
+
+# Severity of a person's verdict (section 5.2.1), worst first; one per instruction.
+SEVERITIES = ("P0", "P1", "P2", "correct")
+Severity = Literal["P0", "P1", "P2", "correct"]
+
+
+class Row(BaseModel):
+    """An object that is one line of JSON."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+    @classmethod
+    def from_json(cls, row: Any, *, where: str = "row") -> Self:
+        """Validate one JSON object. Raises RecordError with one sentence that says where and what."""
+        if not isinstance(row, dict):
+            raise RecordError(f"{where}: expected a JSON object, found {type(row).__name__}")
+        try:
+            return cls.model_validate(row)
+        except ValidationError as error:
+            raise RecordError(f"{where}: {first_sentence(error)}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that `from_json` reads back."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+class Instruction(Row):
+    """What a model wrote for a pair, or why it wrote nothing (refused, truncated, failed)."""
+
+    benchmark: Text
+    id: Text  # of the pair within the benchmark
+    model: Text  # the name that reports print
+    instruction: str | None = None
+    reason: Text | None = None  # why there is no instruction
+    provenance: dict[str, Any] = Field(default_factory=dict)  # served version, tokens, sampling settings
+
+    @model_validator(mode="after")
+    def _either(self) -> "Instruction":
+        if (self.instruction is None) == (self.reason is None):
+            raise ValueError("give 'instruction', or 'reason' when there is none, and not both")
+        return self
+
+
+class Assertion(Row):
+    """One thing that an instruction claims, as the judge labels it (listing 1)."""
+
+    text: str
+    # correct; minor: wrong about something that is there and is no primary change; major: wrong about a primary change;
+    # fabricated: an object or operation that is in neither picture; unrelated: nothing to do with these pictures
+    verdict: Literal["correct", "minor", "major", "fabricated", "unrelated"]
+    change: str | None = None  # id of the ground-truth change that it is about
+
+
+class Judgement(Row):
+    """One judge's labels for one instruction, and the scores that code computed from them (`evaluation.rubric`).
+
+    A dimension that could not be judged is absent from `scores` and has a reason in `unscored`: never 0, never dropped.
+    """
+
+    benchmark: Text
+    id: Text
+    model: Text
+    judge: Text
+    repeat: Annotated[int, Field(ge=0)] = 0
+    scores: dict[Dimension, Annotated[float, Field(ge=1, le=5)]] = Field(default_factory=dict)
+    unscored: dict[Dimension, Text] = Field(default_factory=dict)
+    hits: list[str] = Field(default_factory=list)  # ids of primary changes that are mentioned
+    misses: list[str] = Field(default_factory=list)  # the other primary changes
+    secondary_hits: list[str] = Field(default_factory=list)
+    assertions: list[Assertion] = Field(default_factory=list)
+    forbidden: list[str] = Field(default_factory=list)  # terms of the lexicon (listing 3)
+    failure_modes: list[FailureMode] = Field(default_factory=list)  # where the judge can tell
+    correct: bool | None = None  # every primary change exactly and nothing else; where the judge can tell
+    # paper mode: the judge's own numbers, and where they break its own rules
+    judge_scores: dict[Dimension, float] | None = None
+    deviations: list[Text] = Field(default_factory=list)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _every_dimension_has_an_end(self) -> "Judgement":
+        for name in DIMENSIONS:
+            if (name in self.scores) == (name in self.unscored):
+                raise ValueError(f"{name} must be in 'scores', or in 'unscored' with a reason, and not in both")
+        return self
+
+
+class HumanVerdict(Row):
+    """A person's verdict on one instruction: one severity, and the rows of the checklist (table 5) that it rests on."""
+
+    benchmark: Text
+    id: Text
+    model: Text
+    annotator: Text
+    severity: Severity
+    rows: list[Annotated[int, Field(ge=1, le=8)]] = Field(default_factory=list)
+    remark: str = ""

@@ -1,0 +1,49 @@
+"""The benchmarks run, and what they compare is the same work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "tools/bench.py"
+
+
+def bench(folder, *arguments):
+    command = [sys.executable, str(BENCH), *map(str, arguments), "--repeats", "1", "--output", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (folder / f"{arguments[0]}.md").read_text()
+    return {row["name"]: row for row in json.loads((folder / f"{arguments[0]}.json").read_text())["records"]}
+
+
+def test_shared_rows_hold_each_prompt_once_and_give_the_same_loss(tmp_path):
+    rows = bench(tmp_path, "dpo-rows", "--prompt", 256, "--response", 8)
+    shared, plain = rows["shared prompt"], rows["two plain sequences"]
+    assert (shared["tokens"], plain["tokens"]) == (256 + 2 * 8, 2 * (256 + 8))
+    assert shared["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_steps_of_trl_have_the_same_losses(tmp_path):
+    pytest.importorskip("trl")
+    rows = list(bench(tmp_path, "dpo-step", "--pairs", 4).values())
+    assert len(rows) >= 2 and len(rows[0]["losses"]) >= 2
+    for row in rows[1:]:
+        assert row["losses"] == pytest.approx(rows[0]["losses"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["dpo-step", "--pairs", "3"], "--pairs must be a multiple of 4 (TRL takes 4 at a time), found 3"),
+        (["dpo-rows", "--prompt", "8"], "--prompt must be at least 64, to hold two pictures, found 8"),
+        (["kernels", "--rows", "9", "--tokens", "8"], "--rows 9 are part of --tokens 8 and can't be more"),
+    ],
+)
+def test_bad_arguments_are_told_before_any_work(tmp_path, arguments, told):
+    command = [sys.executable, str(BENCH), *arguments, "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and told in done.stderr
+    assert not (tmp_path / "out").exists()
