@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editcaption_mega.data import open_shards
-from editcaption_mega.data.shards import ShardReader
 from editcaption_mega.records import EditPair
 
 
