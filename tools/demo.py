@@ -138,6 +138,7 @@ def report(out: Path, instructions: dict[str, dict[str, str]], ranks: int) -> No
              f"{rows[0]['loss']:.3f} at the first step, {rows[-1]['loss']:.3f} at the last")
         )  # fmt: skip
     facts += [
+        ("captions for SFT", captioner_told(out / "shards/train")),
         ("mistakes", "for pairs that no training has seen the SFT model draws three instructions each; the most "
          "frequent wrong one is the rejected answer, the truth the chosen one"),
         ("judging", "an instruction is parsed and compared with the facts of the pair: hits, wrong attributes and "
@@ -152,6 +153,23 @@ def report(out: Path, instructions: dict[str, dict[str, str]], ranks: int) -> No
         modes = ", ".join(f"{mode} {100 * rate['share']:.1f} %" for mode, rate in found["failures"].items())
         say(f"{model}: weighted score {found['weighted']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
             f"{100 * found['correct']['share']:.1f} % wholly correct; errors: {modes}")  # fmt: skip
+
+
+def captioner_told(shards: Path) -> str:
+    """How often the training captions are wrong, counted."""
+    from collections import Counter
+
+    from editcaption_mega.data import open_shards
+
+    reader = open_shards(shards)
+    wrong = [reader.pair(i).provenance.get("caption_mistakes", []) for i in range(len(reader))]
+    counts = Counter(mode for modes in wrong for mode in modes)
+    told = ", ".join(f"{count:,} by {mode}" for mode, count in counts.most_common())
+    return (
+        f"written by a scripted captioner that errs as vision-language models do (the paper's captions come from one): "
+        f"{sum(map(bool, wrong)):,} of {len(wrong):,} are wrong on purpose ({told}), most directions are the opposite "
+        "one. The pairs for DPO and the judged ones have the truth"
+    )
 
 
 def start_over_if_changed(out: Path, wanted: dict) -> None:
