@@ -8,6 +8,7 @@ from editcaption_mega.data.images import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.ingest import ingest
 from editcaption_mega.data.shard_writer import SAMPLES_PER_SHARD
+from editcaption_mega.records import CATEGORIES
 
 EXAMPLE = """
 python tools/make_shards.py --format jsonl --input pairs.jsonl --output data/train
@@ -46,11 +47,16 @@ def main(argv):
     parser.add_argument("--count", type=int, help="synthetic: number of pairs (default 64)")
     parser.add_argument("--seed", type=int, help="synthetic: seed of the world (default 0)")
     parser.add_argument("--first-index", type=int, help="synthetic: index of the first pair (default 0)")
+    parser.add_argument(
+        "--category", choices=CATEGORIES, help="hq-edit, magicbrush: kind of edits, which these sets do not say"
+    )
     args = parser.parse_args(argv)
 
     importer = FORMATS[args.format]
-    options = ImportOptions(args.count, args.seed, args.first_index)
-    if options != ImportOptions() and not importer.takes_options:
+    options = ImportOptions(args.count, args.seed, args.first_index, args.category)
+    if args.category and args.format not in ("hq-edit", "magicbrush"):
+        raise ArgumentError(f"--category is not for --format {args.format}, which says it for each pair: leave it out")
+    if (args.count, args.seed, args.first_index) != (None, None, None) and not importer.takes_options:
         raise ArgumentError(f"--count, --seed and --first-index are not for --format {args.format}: leave them out")
     for name, value, least in (
         ("--samples-per-shard", args.samples_per_shard, 1),

@@ -33,11 +33,13 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Options of formats that generate their rows; the others read all they are given."""
+    """Options of formats that generate their rows (the others read all they are given), and `category`, for sets that
+    do not say what kind of edits they hold."""
 
     count: int | None = None
     seed: int | None = None
     first_index: int | None = None
+    category: str | None = None
 
 
 @dataclass(frozen=True)
