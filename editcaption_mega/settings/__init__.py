@@ -1,6 +1,15 @@
 """Typed settings: one dataclass per concern, read from YAML with dotted overrides."""
 
 from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
+from .evaluation import (
+    BenchmarkSettings,
+    CandidateSettings,
+    EditorSettings,
+    EndpointSettings,
+    EvaluationSettings,
+    GenerationSettings,
+    JudgeSettings,
+)
 from .job import (
     CheckpointSettings,
     DataSettings,
@@ -13,10 +22,17 @@ from .job import (
 from .load import load_settings, save_settings
 
 __all__ = [
+    "BenchmarkSettings",
+    "CandidateSettings",
     "CheckpointSettings",
     "DPOSettings",
     "DataSettings",
+    "EditorSettings",
+    "EndpointSettings",
+    "EvaluationSettings",
+    "GenerationSettings",
     "JobSettings",
+    "JudgeSettings",
     "ModelSettings",
     "OptimizerSettings",
     "ParallelSettings",

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 from pathlib import Path
+from typing import Protocol, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -10,7 +11,13 @@ from omegaconf.errors import OmegaConfBaseException
 from .job import JobSettings
 
 
-def load_settings[Kind: JobSettings](
+class Settings(Protocol):
+    """A dataclass of settings that can tell whether they fit together."""
+
+    def validate(self) -> None: ...
+
+
+def load_settings[Kind: Settings](
     path: str | Path | None, overrides: list[str] | None = None, kind: type[Kind] = JobSettings
 ) -> Kind:
     """Read `path` (None: defaults), apply overrides such as `optimizer.learning_rate=1e-5`, validate. -> a `kind`.
@@ -37,7 +44,7 @@ def load_settings[Kind: JobSettings](
     return settings
 
 
-def save_settings(settings: JobSettings, path: str | Path) -> None:
+def save_settings(settings: Settings, path: str | Path) -> None:
     """Write the resolved settings as YAML that `load_settings` reads back."""
     OmegaConf.save(OmegaConf.structured(settings), path)
 
@@ -62,11 +69,27 @@ def _check_keys(kind: type, values: dict, where: str, prefix: str = "") -> None:
             if not isinstance(value, dict):
                 raise ValueError(f"{where}: '{prefix}{key}' must be a section of settings, found {value!r}")
             _check_keys(known[key], value, where, f"{prefix}{key}.")
+        elif part := _part_of_list(known[key]):
+            if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+                raise ValueError(f"{where}: '{prefix}{key}' must be a list of sections, found {value!r}")
+            for number, one in enumerate(value):
+                _check_keys(part, one, where, f"{prefix}{key}[{number}].")
+
+
+def _part_of_list(kind) -> type | None:
+    """D for list[D] where D is a dataclass of settings."""
+    if get_origin(kind) is list and dataclasses.is_dataclass(get_args(kind)[0]):
+        return get_args(kind)[0]
+    return None
 
 
 def _construct(kind: type, values: dict):
     parts = {}
     for item in dataclasses.fields(kind):
         value = values[item.name]
-        parts[item.name] = _construct(item.type, value) if dataclasses.is_dataclass(item.type) else value
+        if dataclasses.is_dataclass(item.type):
+            value = _construct(item.type, value)
+        elif part := _part_of_list(item.type):
+            value = [_construct(part, one) for one in value]
+        parts[item.name] = value
     return kind(**parts)
