@@ -61,8 +61,10 @@ def parse_reply(text: str, dimension: str, truth: Changes) -> ParsedReply:
     Raises ValueError with one sentence: no object, one of another dimension, missing, unknown or ill-typed fields, a
     primary change without a label or with two, an id that the truth lacks."""
     found, end = _last_object(text)
-    if found.get("dimension") != dimension:
-        raise ValueError(f"the reply's JSON object is about {found.get('dimension')!r}, expected {dimension!r}")
+    if "dimension" not in found:
+        raise ValueError("the reply's last whole JSON object has no field 'dimension' (a longer one may be cut off)")
+    if found["dimension"] != dimension:
+        raise ValueError(f"the reply's JSON object is about {found['dimension']!r}, expected {dimension!r}")
     try:
         reply = _KINDS[dimension].model_validate(found)
     except ValidationError as error:
