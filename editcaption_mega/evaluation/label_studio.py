@@ -1,7 +1,8 @@
 """The annotators' form as a Label Studio project: push tasks, pull answers.
 
 Plain HTTP with the standard library: seven calls, against an SDK with as many dependencies as all else here, whose
-version follows the server's. What comes back is checked by `human.import_answers`, for Label Studio accepts contradictory answers."""
+version follows the server's. What comes back is checked by `human.import_answers`, for Label Studio takes contradictory
+answers."""
 
 import base64
 import urllib.parse
@@ -65,8 +66,8 @@ def push_tasks(
         raise LabelStudioError(f"project {title!r} has another form than this version's: choose another title")
     if found["maximum_annotations"] != annotators:
         raise LabelStudioError(
-            f"project {title!r} wants {found['maximum_annotations']} annotators per task, not {annotators}: say so here, "
-            "or change it in the project's settings"
+            f"project {title!r} wants {found['maximum_annotations']} annotators per task, not {annotators}: say so "
+            "here, or change it in the project's settings"
         )
     project = found["id"]
     if document_root is not None:
