@@ -1,0 +1,196 @@
+"""Tables 1 to 4 in the layout of the paper, its numbers beside ours where the data set is the same."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from editcaption_mega.records import SEVERITIES
+
+from .report_data import Evaluation, Mean, Rate, Scores
+from .report_items import MEASURES, WEIGHTED
+from .table_forms import Cell, Column, Row, Table
+
+PAPER = "EditCaption, arXiv 2604.08213"
+_SHORT = {WEIGHTED: "S", "accuracy": "Acc", "completeness": "Comp", "clarity": "Clar"}
+_NOT_RANKED = "Bold: the best, and all whose intervals overlap with its."
+
+
+class Paper(Protocol):
+    """The numbers that the paper prints. Names are the paper's; `same` decides whether they are ours."""
+
+    samples: Mapping[str, int]  # table 1: benchmark -> pairs
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]]  # table 2: benchmark -> model -> measure
+    people: Mapping[str, Mapping[str, Mapping[str, float]]]  # table 3: benchmark -> model -> severity, in percent
+    ablation: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]  # table 4: benchmark, scale, training
+
+
+# Table 4: scale -> training ("base", "SFT only", "DPO only", "SFT+DPO") -> our model.
+Ablation = Mapping[str, Mapping[str, str]]
+
+
+def paper_tables(found: Evaluation, paper: Paper | None = None, ablation: Ablation | None = None) -> list[Table]:
+    """Tables 1 to 4, tables 2 and 4 once per judge; table 3 where there are verdicts, table 4 where `ablation` says
+    which models it compares. Raises ValueError when that names a model that is not there."""
+    for scale, trainings in (ablation or {}).items():
+        for training, model in trainings.items():
+            if model not in found.models:
+                raise ValueError(
+                    f"ablation {scale}, {training}: there is no model {model!r}; models here: {', '.join(found.models)}"
+                )
+    tables = [_data_sets(found, paper)]
+    tables += [_scores(found, judge, paper) for judge in found.judges]
+    tables += [_people(found, name, paper) for name, models in found.people.items() if models]
+    tables += [_ablation(found, judge, ablation, paper) for judge in found.judges if ablation]
+    return tables
+
+
+def same(ours: str, theirs: str) -> bool:
+    """Whether two names mean the same: letters and digits only, case aside."""
+    return _bare(ours) == _bare(theirs)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9+.]", "", name.lower())
+
+
+def _lookup(names: Mapping[str, Mapping] | None, name: str) -> Mapping:
+    return next((found for theirs, found in (names or {}).items() if same(theirs, name)), {})
+
+
+def _data_sets(found: Evaluation, paper: Paper | None) -> Table:
+    rows = []
+    for name, one in found.data_sets.items():
+        kinds = ", ".join(f"{category} {count}" for category, count in one.categories.items())
+        printed = next((n for theirs, n in (paper.samples if paper else {}).items() if same(theirs, name)), None)
+        truth = "all" if one.with_truth == one.pairs else one.with_truth
+        characteristics = f"{kinds}; {len(one.edit_types)} edit types"
+        rows.append(Row(tuple(map(Cell, (name, one.pairs, printed, characteristics, truth, one.fingerprint[:12])))))
+    names = ("#Samples", "#Samples in the paper", "Characteristics", "With ground truth", "Fingerprint")
+    return Table(
+        "table-1", "Table 1: evaluation data sets", (Column("Dataset", is_label=True), *map(Column, names)), tuple(rows)
+    )
+
+
+def _scores(found: Evaluation, judge: str, paper: Paper | None) -> Table:
+    """Table 2: ours, under each model of the paper's its row, then the paper's other models on the same sets."""
+    by_benchmark = found.scores[judge]
+    groups = tuple(by_benchmark)
+    columns = [Column("Model", is_label=True)]
+    for name in groups:
+        columns += [Column("Rank", name), *(Column(_SHORT[measure], name) for measure in MEASURES)]
+    printed = {name: _lookup(paper.scores if paper else None, name) for name in groups}
+    rows, matched = [], set()
+    for model in found.models:
+        cells = [Cell(model)]
+        for name in groups:
+            one = by_benchmark[name].get(model)
+            cells.append(Cell(_places(one.rank) if one and one.rank else None))
+            cells += _mean_cells(one)
+        rows.append(Row(tuple(cells)))
+        theirs = {name: _lookup(printed[name], model) for name in groups}
+        if any(theirs.values()):
+            matched.add(_bare(model))
+            rows.append(_paper_row(f"{model}, in the paper", theirs))
+    others = dict.fromkeys(model for name in groups for model in printed[name] if _bare(model) not in matched)
+    for model in others:
+        rows.append(_paper_row(f"{model}, in the paper", {name: printed[name].get(model, {}) for name in groups}))
+    notes = [
+        "S = 0.4 Acc + 0.4 Comp + 0.2 Clar (eq. 4), 1 to 5; intervals: 95 %, bootstrap over pairs.",
+        "Rank: the places that the intervals of S allow; models whose intervals overlap share them. " + _NOT_RANKED,
+    ]
+    if any(one.means[measure].unscored for by in by_benchmark.values() for one in by.values() for measure in MEASURES):
+        notes.append("Means are of the scored pairs; in brackets what they would be if all unscored ones were 1, or 5.")
+    if any(row.from_paper for row in rows):
+        notes.append(f"Rows of the paper ({PAPER}) are as printed, by its own judge runs, and have no intervals.")
+    return Table(f"table-2-{judge}", f"Table 2: scores by judge {judge}", tuple(columns), _bold(rows))
+
+
+def _places(rank: tuple[int, int]) -> str:
+    return str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
+
+
+def _mean_cells(one: Scores | None) -> list[Cell]:
+    return [_mean_cell(one.means[measure]) if one else Cell(None) for measure in MEASURES]
+
+
+def _mean_cell(mean: Mean) -> Cell:
+    return Cell(mean.value, mean.interval, mean.unscored, mean.bounds)
+
+
+def _paper_row(label: str, by_benchmark: Mapping[str, Mapping[str, float]]) -> Row:
+    cells = [Cell(label)]
+    for scores in by_benchmark.values():
+        cells += [Cell(None), *_paper_cells(scores)]
+    return Row(tuple(cells), from_paper=True)
+
+
+def _paper_cells(scores: Mapping[str, float]) -> list[Cell]:
+    return [Cell(scores.get(measure), digits=3 if measure == WEIGHTED else 2) for measure in MEASURES]
+
+
+def _bold(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """In each column with intervals: the highest of ours, and every one whose interval overlaps with its."""
+    rows = list(rows)
+    for i in range(len(rows[0].cells) if rows else 0):
+        ours = [row.cells[i] for row in rows if row.cells[i].interval and not row.from_paper]
+        if len(ours) < 2:
+            continue
+        best = max(ours, key=lambda cell: cell.value)
+        for r, row in enumerate(rows):
+            cell = row.cells[i]
+            if cell.interval and not row.from_paper and cell.interval[1] >= best.interval[0]:
+                rows[r] = replace(row, cells=(*row.cells[:i], replace(cell, strong=True), *row.cells[i + 1 :]))
+    return tuple(rows)
+
+
+def _people(found: Evaluation, benchmark: str, paper: Paper | None) -> Table:
+    order = ("correct", *(name for name in SEVERITIES if name != "correct"))
+    columns = (
+        Column("Model", is_label=True),
+        Column("Pairs"),
+        Column("Annotators"),
+        *(Column(n.capitalize()) for n in order),
+    )
+    printed, rows = _lookup(paper.people if paper else None, benchmark), []
+
+    def paper_row(model: str) -> Row:
+        shares = (Cell(printed[model].get(name), digits=2, unit=" %") for name in order)
+        return Row((Cell(f"{model}, in the paper"), Cell(None), Cell(None), *shares), from_paper=True)
+
+    models = found.people[benchmark]
+    for model, one in models.items():
+        rows.append(Row((Cell(model), Cell(one.pairs), Cell(one.annotators), *(_share(one.shares[n]) for n in order))))
+        rows += [paper_row(theirs) for theirs in printed if same(theirs, model)]
+    rows += [paper_row(theirs) for theirs in printed if not any(same(theirs, model) for model in models)]
+    notes = (
+        "P0: critical, the instruction cannot be used; P1: moderate; P2: minor. Intervals: 95 %, Wilson.",
+        "Several annotators of a pair count as one: the severity that most chose, the worse one in a tie.",
+    )
+    return Table(f"table-3-{benchmark}", f"Table 3: human verdicts on {benchmark}", columns, tuple(rows), notes)
+
+
+def _share(rate: Rate) -> Cell:
+    return Cell(100 * rate.share, (100 * rate.interval[0], 100 * rate.interval[1]), digits=2, unit=" %")
+
+
+def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: Paper | None) -> Table:
+    columns = [Column("Test set", is_label=True), Column("Training", is_label=True)]
+    columns += [Column(_SHORT[measure], scale) for scale in ablation for measure in MEASURES]
+    trainings = list(dict.fromkeys(training for models in ablation.values() for training in models))
+    rows: list[Row] = []
+    for name, by_model in found.scores[judge].items():
+        printed = _lookup(paper.ablation if paper else None, name)
+        block: list[Row] = []
+        for training in trainings:
+            cells = [Cell(name), Cell(training)]
+            theirs = [Cell(name), Cell(f"{training}, in the paper")]
+            for scale, models in ablation.items():
+                cells += _mean_cells(by_model.get(models.get(training)))
+                theirs += _paper_cells(_lookup(_lookup(printed, scale), training))
+            block.append(Row(tuple(cells)))
+            if any(cell.value is not None for cell in theirs[2:]):
+                block.append(Row(tuple(theirs), from_paper=True))
+        rows += _bold(block)
+    title = f"Table 4: what each stage of training adds, by judge {judge}"
+    return Table(f"table-4-{judge}", title, tuple(columns), tuple(rows), (_NOT_RANKED,))
