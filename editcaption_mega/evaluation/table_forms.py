@@ -37,7 +37,8 @@ class Cell:
 
     @property
     def missing(self) -> str:
-        if not self.unscored:
+        """How many pairs the value leaves out, where its bounds are known."""
+        if not self.unscored or self.bounds is None:
             return ""
         return f"{self.unscored} unscored ({self.bounds[0]:.2f}–{self.bounds[1]:.2f})"
 
@@ -47,6 +48,11 @@ class Column:
     name: str
     group: str = ""
     is_label: bool = False  # the column names its row
+    is_text: bool = False
+
+    @property
+    def align(self) -> str:
+        return "l" if self.is_label or self.is_text else "r"
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         heads = [f"{column.group} {column.name}".strip() for column in table.columns]
         lines = [f"## {_markdown(table.title)}", "", "| " + " | ".join(map(_markdown, heads)) + " |"]
-        lines.append("|" + "|".join(" --- " if column.is_label else " ---: " for column in table.columns) + "|")
+        lines.append("|" + "|".join(" --- " if column.align == "l" else " ---: " for column in table.columns) + "|")
         for row in table.rows:
             lines.append("| " + " | ".join(map(_markdown_cell, row.cells)) + " |")
         parts.append("\n".join([*lines, *(f"\n{_markdown(note)}" for note in table.notes)]))
@@ -113,7 +119,7 @@ def to_latex(tables: Sequence[Table]) -> str:
     parts = ["% Needs \\usepackage{booktabs,graphicx} and a UTF-8 LaTeX."]
     for table in tables:
         groups = [(c.group, sum(o.group == c.group for o in table.columns)) for c in table.columns]
-        spec = "".join("l" if column.is_label else "r" for column in table.columns)
+        spec = "".join(column.align for column in table.columns)
         lines = [r"\begin{table*}", r"\centering", rf"\caption{{{_latex(table.title)}}}"]
         lines += [r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
         if any(group for group, _ in groups):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from editcaption_mega.records import SEVERITIES
 
-from .report_data import Evaluation, Mean, Rate, Scores
+from .report_data import Evaluation, Rate, Scores
 from .report_items import MEASURES, WEIGHTED
 from .table_forms import Cell, Column, Row, Table
 
@@ -66,10 +66,15 @@ def _data_sets(found: Evaluation, paper: Paper | None) -> Table:
         truth = "all" if one.with_truth == one.pairs else one.with_truth
         characteristics = f"{kinds}; {len(one.edit_types)} edit types"
         rows.append(Row(tuple(map(Cell, (name, one.pairs, printed, characteristics, truth, one.fingerprint[:12])))))
-    names = ("#Samples", "#Samples in the paper", "Characteristics", "With ground truth", "Fingerprint")
-    return Table(
-        "table-1", "Table 1: evaluation data sets", (Column("Dataset", is_label=True), *map(Column, names)), tuple(rows)
+    columns = (
+        Column("Dataset", is_label=True),
+        Column("#Samples"),
+        Column("#Samples in the paper"),
+        Column("Characteristics", is_text=True),
+        Column("With ground truth"),
+        Column("Fingerprint", is_text=True),
     )
+    return Table("table-1", "Table 1: evaluation data sets", columns, tuple(rows))
 
 
 def _scores(found: Evaluation, judge: str, paper: Paper | None) -> Table:
@@ -100,10 +105,13 @@ def _scores(found: Evaluation, judge: str, paper: Paper | None) -> Table:
         "Rank: the places that the intervals of S allow; models whose intervals overlap share them. " + _NOT_RANKED,
     ]
     if any(one.means[measure].unscored for by in by_benchmark.values() for one in by.values() for measure in MEASURES):
-        notes.append("Means are of the scored pairs; in brackets what they would be if all unscored ones were 1, or 5.")
+        notes.append(
+            "Means are of the scored pairs. After the number of unscored ones: what S would be over all pairs if each "
+            "missing score of a dimension were 1, and if it were 5."
+        )
     if any(row.from_paper for row in rows):
         notes.append(f"Rows of the paper ({PAPER}) are as printed, by its own judge runs, and have no intervals.")
-    return Table(f"table-2-{judge}", f"Table 2: scores by judge {judge}", tuple(columns), _bold(rows))
+    return Table(f"table-2-{judge}", f"Table 2: scores (judge: {judge})", tuple(columns), _bold(rows), tuple(notes))
 
 
 def _places(rank: tuple[int, int]) -> str:
@@ -111,11 +119,11 @@ def _places(rank: tuple[int, int]) -> str:
 
 
 def _mean_cells(one: Scores | None) -> list[Cell]:
-    return [_mean_cell(one.means[measure]) if one else Cell(None) for measure in MEASURES]
-
-
-def _mean_cell(mean: Mean) -> Cell:
-    return Cell(mean.value, mean.interval, mean.unscored, mean.bounds)
+    """The bounds stand at the weighted score alone: a pair without it lacks a dimension, and there are never more."""
+    cells = [Cell(m.value, m.interval, m.unscored) for measure in MEASURES if one and (m := one.means[measure])]
+    if not cells:
+        return [Cell(None)] * len(MEASURES)
+    return [replace(cells[0], bounds=one.means[WEIGHTED].bounds), *cells[1:]]
 
 
 def _paper_row(label: str, by_benchmark: Mapping[str, Mapping[str, float]]) -> Row:
@@ -192,5 +200,5 @@ def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: Paper | 
             if any(cell.value is not None for cell in theirs[2:]):
                 block.append(Row(tuple(theirs), from_paper=True))
         rows += _bold(block)
-    title = f"Table 4: what each stage of training adds, by judge {judge}"
+    title = f"Table 4: what each stage of training adds (judge: {judge})"
     return Table(f"table-4-{judge}", title, tuple(columns), tuple(rows), (_NOT_RANKED,))
