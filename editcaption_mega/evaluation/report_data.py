@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 from editcaption_mega.records import DIMENSIONS, SEVERITIES, EditPair, HumanVerdict
 from editcaption_mega.records.pair import FAILURE_MODES
 
 from . import rubric
+from .comparisons import EVERYTHING, Comparison, compare
 from .report_items import FAULTS, MEASURES, WEIGHTED, Joined, Labels
-from .statistics import bootstrap_interval, wilson_interval
+from .statistics import bootstrap_interval, repeat_variance, wilson_interval
 
 Interval = tuple[float, float]
 
@@ -55,17 +55,6 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean difference first - second of the weighted score over the pairs that both have, with its paired interval."""
-
-    first: str
-    second: str
-    value: float
-    interval: Interval
-    pairs: int
-
-
-@dataclass(frozen=True)
 class People:
     """What people said of one model: share of each severity (table 3). Several annotators of a pair count as one, by
     the severity that most of them chose, the worse one in a tie."""
@@ -96,7 +85,7 @@ class Evaluation:
     models: list[str]
     judges: list[str]
     scores: dict[str, dict[str, dict[str, Scores]]]  # judge -> benchmark -> model
-    differences: dict[str, dict[str, list[Difference]]]  # judge -> benchmark
+    comparisons: dict[str, dict[str, list[Comparison]]]  # judge -> benchmark: every two models, paired
     people: dict[str, dict[str, People]]  # benchmark -> model
 
     @property
@@ -118,20 +107,22 @@ def evaluate(joined: Joined, *, draws: int = 2000, seed: int = 0) -> Evaluation:
 
     pairs = {name: benchmark.pairs() for name, benchmark in joined.benchmarks.items()}
     scores: dict = {}
-    differences: dict = {}
+    comparisons: dict = {}
     for judge, by_benchmark in joined.labels.items():
         for name, by_model in by_benchmark.items():
             told = {fault for labels in by_model.values() for one in labels.values() for fault in one.faults}
             faults = [fault for fault in FAULTS if fault not in FAILURE_MODES or fault in told]
             found = {m: _scores(labels, pairs[name], faults, interval) for m, labels in by_model.items()}
             scores.setdefault(judge, {})[name] = _ranked(found)
-            differences.setdefault(judge, {})[name] = _differences(by_model, interval)
+            weighted = {m: {i: one.scores.get(WEIGHTED) for i, one in ls.items()} for m, ls in by_model.items()}
+            compared = compare(weighted, draws=draws, seed=seed)
+            comparisons.setdefault(judge, {})[name] = compared.get(EVERYTHING, [])
     return Evaluation(
         data_sets={name: _data_set(joined, name, pairs[name]) for name in joined.benchmarks},
         models=joined.models,
         judges=joined.judges,
         scores=scores,
-        differences=differences,
+        comparisons=comparisons,
         people={name: {m: _people(rows) for m, rows in found.items()} for name, found in joined.verdicts.items()},
     )
 
@@ -192,33 +183,18 @@ def _scores(
         faults={fault: rate(sum(fault in one.faults for one in judged), len(judged)) for fault in faults},
         repeats=max(one.repeats for one in everything),
         partly=sum(bool(one.partly) for one in everything),
-        spread=_pooled(everything),
+        spread={measure: found for measure in MEASURES if (found := _within(labels, measure)) is not None},
     )
 
 
-def _pooled(labels: Sequence[Labels]) -> dict[str, float]:
-    found = {}
-    for measure in MEASURES:
-        squares = [one.spread[measure] ** 2 for one in labels if measure in one.spread]
-        if squares:
-            found[measure] = (sum(squares) / len(squares)) ** 0.5
-    return found
+def _within(labels: Mapping[str, Labels], measure: str) -> float | None:
+    return repeat_variance({pair_id: one.values.get(measure, []) for pair_id, one in labels.items()}).within_sd
 
 
 def _ranked(found: dict[str, Scores]) -> dict[str, Scores]:
     intervals = {name: one.means[WEIGHTED].interval for name, one in found.items() if one.means[WEIGHTED].interval}
     ranks = places(intervals)
     return {name: Scores(**{**vars(one), "rank": ranks.get(name)}) for name, one in found.items()}
-
-
-def _differences(by_model: Mapping[str, Mapping[str, Labels]], interval: Callable) -> list[Difference]:
-    found = []
-    for first, second in combinations(by_model, 2):
-        both = [(a.scores, by_model[second][pair_id].scores) for pair_id, a in by_model[first].items()]
-        values = [a[WEIGHTED] - b[WEIGHTED] for a, b in both if WEIGHTED in a and WEIGHTED in b]
-        if values:
-            found.append(Difference(first, second, sum(values) / len(values), interval(values), len(values)))
-    return found
 
 
 def _people(rows: Mapping[str, list[HumanVerdict]]) -> People:

@@ -29,7 +29,7 @@ class Labels:
 
     repeats: int
     scores: dict[str, float] = field(default_factory=dict)  # of MEASURES: mean over the repeats that have it
-    spread: dict[str, float] = field(default_factory=dict)  # of MEASURES: standard deviation between repeats
+    values: dict[str, list[float]] = field(default_factory=dict)  # of MEASURES: the score of each repeat that has one
     unscored: dict[str, str] = field(default_factory=dict)  # dimension -> reason; no repeat has a score
     partly: dict[str, int] = field(default_factory=dict)  # dimension -> repeats without a score, where others have one
     hits: Mapping[str, int] = field(default_factory=Counter)
@@ -39,6 +39,11 @@ class Labels:
     forbidden: Mapping[str, int] = field(default_factory=Counter)
     faults: tuple[str, ...] = ()  # of FAULTS
     correct: bool | None = None  # None where the judge cannot tell
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """Of MEASURES: standard deviation between the repeats, where there are two or more."""
+        return {name: statistics.stdev(found) for name, found in self.values.items() if len(found) > 1}
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def merge(judgements: Sequence[Judgement]) -> Labels:
     return Labels(
         repeats=count,
         scores=means,
-        spread={name: statistics.stdev(found) for name, found in scores.items() if len(found) > 1},
+        values=scores,
         unscored={name: next(one.unscored[name] for one in judgements) for name in DIMENSIONS if not scores[name]},
         partly={name: count - len(scores[name]) for name in DIMENSIONS if 0 < len(scores[name]) < count},
         hits=Counter(change for one in judgements for change in one.hits),

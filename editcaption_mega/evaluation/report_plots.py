@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .report_data import Difference, Interval, Mean, Rate, Scores
+from .comparisons import Comparison
+from .report_data import Interval, Mean, Rate, Scores
 from .report_items import WEIGHTED
 from .tables import Paper, same
 
@@ -78,22 +79,19 @@ def share_plot(title: str, rates: dict[str, Rate], ceiling: float) -> Plot:
     return Plot(title, tuple(marks), ticks)
 
 
-def difference_plot(title: str, differences: Sequence[Difference]) -> Plot:
-    """Paired differences, the better model first, the largest on top."""
-    turned = [_turned(one) for one in differences]
+def difference_plot(title: str, comparisons: Sequence[Comparison]) -> Plot:
+    """Paired differences, the better model first, the largest on top; of models that share scored pairs."""
+    turned = [_turned(one) for one in comparisons if one.interval is not None]
     reach = max((max(abs(end) for end in one.interval) for one in turned), default=1.0) or 1.0
     least = min((one.interval[0] for one in turned), default=0.0)
     place, ticks = _axis(min(0.0, least), reach, _nice(reach / 4), lambda v: f"{v:+g}" if v else "0")
     marks = []
-    for one in sorted(turned, key=lambda one: -one.value):
+    for one in sorted(turned, key=lambda one: -one.difference):
         low, high = one.interval
-        apart = "" if low <= 0 <= high else ", apart from 0"
-        label = f"{one.first} − {one.second}"
-        ends = (place(low), place(high))
-        title_ = f"{one.pairs} pairs{apart}"
-        marks.append(
-            Mark(label, f"{one.value:+.3f}", f"{low:+.2f} to {high:+.2f}", place(one.value), *ends, title=title_)
-        )
+        told = f"{one.pairs} pairs, permutation test p = {one.p:.2g}, {one.p_adjusted:.2g} after Holm's correction"
+        detail = f"{low:+.2f} to {high:+.2f}" + ("" if one.apart else ", not settled")
+        label, ends = f"{one.first} − {one.second}", (place(low), place(high))
+        marks.append(Mark(label, f"{one.difference:+.3f}", detail, place(one.difference), *ends, title=told))
     return Plot(title, tuple(marks), ticks, zero=place(0.0))
 
 
@@ -123,11 +121,11 @@ def paper_scores(paper: Paper | None, benchmark: str) -> dict[str, float]:
     return {model: scores[WEIGHTED] for model, scores in printed.items() if WEIGHTED in scores}
 
 
-def _turned(one: Difference) -> Difference:
-    if one.value >= 0:
+def _turned(one: Comparison) -> Comparison:
+    if one.difference >= 0:
         return one
-    low, high = one.interval
-    return Difference(one.second, one.first, -one.value, (-high, -low), one.pairs)
+    (low, high), difference = one.interval, -one.difference
+    return replace(one, first=one.second, second=one.first, difference=difference, interval=(-high, -low))
 
 
 def _axis(
