@@ -133,10 +133,10 @@ def headlines(found: Evaluation, judge: str) -> list[str]:
             lines.append(line + ".")
         elif near:
             lines.append(
-                f"{line}, the highest mean; pair by pair it is not settled that it is better than {_and(near)}."
+                f"{line}, the highest; on the same pairs it is not settled that it is better than {_and(near)}."
             )
         else:
-            lines.append(f"{line}, the highest, and pair by pair better than every other model.")
+            lines.append(f"{line}, the highest; on the same pairs it is better than every other model.")
     return lines
 
 
@@ -145,7 +145,8 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _panel(found: Evaluation, judge: str, name: str, paper: Paper | None) -> Panel:
-    scores = found.scores[judge][name]
+    given = found.scores[judge][name]
+    scores = dict(sorted(given.items(), key=lambda item: -(item[1].means[WEIGHTED].value or 0)))  # the best on top
     floor = floor_of(scores.values())
     kinds = list(dict.fromkeys(kind for one in scores.values() for kind in one.by_category))
     correct = {model: one.correct for model, one in scores.items() if one.correct}

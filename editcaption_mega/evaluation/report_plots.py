@@ -42,10 +42,10 @@ class Heat:
 
 
 def score_plot(title: str, means: dict[str, Mean], floor: float, paper: dict[str, float] | None = None) -> Plot:
-    """Weighted scores, highest first; `floor` begins the axis, 5 ends it. paper: model -> the paper's number."""
+    """Weighted scores, in the order given; `floor` begins the axis, 5 ends it. paper: model -> the paper's number."""
     place, ticks = _axis(floor, 5.0, 0.5 if floor > 2.5 else 1.0, lambda v: f"{v:g}")
     marks = []
-    for name, one in sorted(means.items(), key=lambda item: -(item[1].value or 0)):
+    for name, one in means.items():
         printed = next((value for theirs, value in (paper or {}).items() if same(theirs, name)), None)
         if one.value is None:
             marks.append(Mark(name, "–", f"all {one.unscored} unscored", None))
@@ -67,7 +67,10 @@ def score_plot(title: str, means: dict[str, Mean], floor: float, paper: dict[str
 def share_plot(title: str, rates: dict[str, Rate], ceiling: float) -> Plot:
     """Shares of pairs in percent, in the order given; `ceiling` (a share) ends the axis."""
     place, ticks = _axis(
-        0.0, ceiling, 0.25 if ceiling > 0.5 else 0.1 if ceiling > 0.2 else 0.05, lambda v: f"{100 * v:g} %"
+        0.0,
+        ceiling,
+        0.5 if ceiling > 0.6 else 0.2 if ceiling > 0.25 else 0.1 if ceiling > 0.1 else 0.05,
+        lambda v: f"{100 * v:g} %",
     )
     marks = []
     for name, one in rates.items():

@@ -103,6 +103,7 @@ def _scores(found: Evaluation, judge: str, paper: Paper | None) -> Table:
     notes = [
         "S = 0.4 Acc + 0.4 Comp + 0.2 Clar (eq. 4), 1 to 5; intervals: 95 %, bootstrap over pairs.",
         "Rank: the places that the intervals of S allow; models whose intervals overlap share them. " + _NOT_RANKED,
+        "Comparing two models on the same pairs tells more than two intervals do: see the paired differences.",
     ]
     if any(one.means[measure].unscored for by in by_benchmark.values() for one in by.values() for measure in MEASURES):
         notes.append(

@@ -20,7 +20,7 @@ function fillFilters() {
   const present = new Set(samples.flatMap((s) => s.labels.flatMap((by) => by.flatMap((one) => (one && one.faults) || []))));
   const faults = named(overview.faults).filter(([i]) => present.has(Number(i)));
   options('fault', [['any', 'any fault'], ...faults, ['correct', 'none: wholly correct']], 'all');
-  byId('disagree-label').textContent = `models disagree (by ${overview.disagree} point or more)`;
+  filters.elements.disagree.closest('label').title = `Weighted scores of two models are ${overview.disagree} or more apart`;
 }
 
 function wishes() {
