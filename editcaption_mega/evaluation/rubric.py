@@ -17,11 +17,16 @@ WEIGHTS = (0.4, 0.4, 0.2)  # accuracy, completeness, clarity (eq. 4)
 
 # Listing 2: coverage of at least .. scores ..; it has no row for 0 < R < 20, which scores as R = 0 here.
 LISTING_2 = ((1.0, 5.0), (0.75, 4.5), (0.6, 4.0), (0.5, 3.0), (0.2, 2.0))
+# The other reading of the missing row: any hit at all scores as R = 20.
+LISTING_2_ANY_HIT = (*LISTING_2, (1e-6, 2.0))
 # Table 8's own thresholds, for comparison: the prompt that the judge runs is listing 2.
 TABLE_8 = ((0.9, 5.0), (0.7, 4.0), (0.5, 3.0), (0.3, 2.0))
-COMPLETENESS_TABLES = {"listing2": LISTING_2, "table8": TABLE_8}
+COMPLETENESS_TABLES = {"listing2": LISTING_2, "listing2_any_hit": LISTING_2_ANY_HIT, "table8": TABLE_8}
+CompletenessTable = Literal["listing2", "listing2_any_hit", "table8"]
 SECONDARY_BONUS = 0.5
 CEILINGS = (5.0, 3.0, 2.5, 2.0)  # of clarity, by the number of forbidden terms (listing 3); 3 and more alike
+# Listing 3: more words than this with fewer points of information than this cost clarity (it does not say how much).
+MOST_WORDS, FEWEST_POINTS, VERBOSITY_COST = 150, 5, 0.5
 
 
 def weighted_score(accuracy: float, completeness: float, clarity: float) -> float:
@@ -65,7 +70,7 @@ def accuracy_score(
 
 
 def completeness_score(
-    hits: float, total: int, secondary_hits: int = 0, table: Literal["listing2", "table8"] = "listing2"
+    hits: float, total: int, secondary_hits: int = 0, table: CompletenessTable = "listing2"
 ) -> float:
     """Completeness 1 .. 5 from how many of the primary changes are mentioned (listing 2).
 
@@ -81,21 +86,36 @@ def completeness_score(
     return min(5.0, score + bonus)
 
 
+def clarity_score(judge_score: float, forbidden: int, *, words: int = 0, points: int | None = None) -> float:
+    """Clarity 1 .. 5: what the judge gives, at most the ceiling of `forbidden` terms; a long text of few points of
+    information costs half a point (listing 3; points None: not counted, no cost)."""
+    score = min(judge_score, ceiling(forbidden))
+    if points is not None and words > MOST_WORDS and points < FEWEST_POINTS:
+        score -= VERBOSITY_COST
+    return max(1.0, score)
+
+
+def ceiling(forbidden: int) -> float:
+    """The highest clarity with so many forbidden terms: 5, 3, 2.5, 2 (listing 3)."""
+    return CEILINGS[min(forbidden, len(CEILINGS) - 1)]
+
+
 def clarity_ceiling(text: str) -> float:
-    """The highest clarity that the forbidden terms of the text allow: 5 without any, 3, 2.5, 2 (listing 3)."""
-    return CEILINGS[min(len(forbidden_terms(text)), len(CEILINGS) - 1)]
+    """The highest clarity that the forbidden terms of the text allow."""
+    return ceiling(len(forbidden_terms(text)))
 
 
 def forbidden_terms(text: str) -> list[str]:
     """The forbidden terms of listing 3 in the text: each once, lower case, in order of appearance.
 
     Vague verbs count only where their clause gives no target state ("adjust the brightness", but not "adjust the sky to
-    deep blue"); this and that only where they stand alone. The lexicon is forbidden_terms.yaml."""
+    deep blue"; "to look better" is none); this and that only where they stand alone. The lexicon is
+    forbidden_terms.yaml."""
     found: dict[str, int] = {}
     lowered = text.lower()
     for pattern, name, needs_no_state in _patterns():
         for match in pattern.finditer(lowered):
-            if needs_no_state and _TARGET_STATE.search(_rest_of_clause(lowered, match.end())):
+            if needs_no_state and _gives_state(_rest_of_clause(lowered, match.end())):
                 continue
             term = name or " ".join(match.group().split())
             found.setdefault(term, match.start())
@@ -106,6 +126,16 @@ def forbidden_terms(text: str) -> list[str]:
 _TARGET_STATE = re.compile(r"\b(?:to|into|from|until|so that|as|by \d)\b")
 
 
+def _gives_state(clause: str) -> bool:
+    state = _TARGET_STATE.search(clause)
+    return state is not None and not _subjective().search(clause, state.start())
+
+
+@cache
+def _subjective() -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, _lexicon()['no_target_state']))})\b")
+
+
 def _rest_of_clause(text: str, start: int) -> str:
     end = re.search(r"[.;!?\n]", text[start:])
     return text[start:] if end is None else text[start : start + end.start()]
@@ -114,10 +144,7 @@ def _rest_of_clause(text: str, start: int) -> str:
 @cache
 def _patterns() -> tuple[tuple[re.Pattern[str], str, bool], ...]:
     """(pattern, name or "" for the match itself, whether a target state excuses it)."""
-    lexicon = yaml.safe_load(
-        resources.files("editcaption_mega.evaluation").joinpath("forbidden_terms.yaml").read_text("utf-8")
-    )
-    patterns = []
+    lexicon, patterns = _lexicon(), []
     for verb in lexicon["vague_verbs"]:
         stem = verb[:-1] if verb.endswith("e") else verb[:-1] + "i" if verb.endswith("y") else verb
         forms = rf"{verb}|{stem}(?:e?s|e?d|ing)"
@@ -130,6 +157,12 @@ def _patterns() -> tuple[tuple[re.Pattern[str], str, bool], ...]:
     for word in lexicon["bare_references"]:
         patterns.append((re.compile(rf"\b{word}\b(?=\s*(?:$|[.,;:!?\n]|(?:{alone})\b))"), word, False))
     return tuple(patterns)
+
+
+@cache
+def _lexicon() -> dict[str, list[str]]:
+    file = resources.files("editcaption_mega.evaluation").joinpath("forbidden_terms.yaml")
+    return yaml.safe_load(file.read_text("utf-8"))
 
 
 def _coverage(hits: float, total: int) -> float:

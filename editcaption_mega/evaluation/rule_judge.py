@@ -6,7 +6,8 @@ The labels that a judge model would return (hits, assertions, errors) come from 
 from dataclasses import dataclass
 
 from editcaption_mega.data.synthetic.named_changes import Facts, NamedChange, named_changes, wrong_claims
-from editcaption_mega.records import Changes
+from editcaption_mega.data.synthetic.phrasing import parse_clauses
+from editcaption_mega.records import Assertion, Changes
 
 from . import rubric
 
@@ -74,6 +75,28 @@ def judge(instruction: str, truth: Changes) -> Judgement:
         forbidden=forbidden,
         changes=tuple(changes),
     )
+
+
+def assertions(instruction: str, truth: Changes) -> list[Assertion]:
+    """Each clause that the grammar reads, in order, labelled as a judge model would: what `judge` counts. Errors as
+    `judge`."""
+    changes, wrong = named_changes(instruction, truth), wrong_claims(instruction, truth)
+    facts = {change.id: change.facts for change in truth.primary}
+    invention = "fabricated" if any(c.named for c in changes) or any(c.mistaken_for for c in wrong) else "unrelated"
+    named = {change.change_id: change.claim for change in changes if change.named}
+    remaining, found = iter(wrong), []
+    for text, claim in parse_clauses(instruction):
+        change = next((change_id for change_id, facts in named.items() if facts == claim), None)
+        if change is not None:
+            del named[change]
+            verdict = "correct"
+        else:
+            change = next(remaining).mistaken_for
+            verdict = invention
+            if change is not None:
+                verdict = "correct" if _only_leaves_out(facts[change], claim) else "major"
+        found.append(Assertion(text=text, verdict=verdict, change=change))
+    return found
 
 
 def _mentions(truth: Facts, claim: Facts | None) -> bool:

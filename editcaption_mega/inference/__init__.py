@@ -1,5 +1,17 @@
-"""Generation from Hugging Face folders, in process."""
+"""Generation from Hugging Face folders, in process, and the client of model endpoints (`client`)."""
 
-from .generate import EncodedPrompt, Generation, Generator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .generate import EncodedPrompt, Generation, Generator
 
 __all__ = ["EncodedPrompt", "Generation", "Generator"]
+
+
+def __getattr__(name: str) -> Any:
+    # Who only asks endpoints need not wait for PyTorch.
+    if name in __all__:
+        from . import generate
+
+        return getattr(generate, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

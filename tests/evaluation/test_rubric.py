@@ -11,7 +11,7 @@ from editcaption_mega.evaluation.rubric import (
 )
 
 
-def test_weighted_score_is_equation_4():
+def test_S1_weighted_score_is_equation_4():
     assert weighted_score(5, 4, 3) == pytest.approx(0.4 * 5 + 0.4 * 4 + 0.2 * 3)
     assert weighted_score(5, 5, 5) == pytest.approx(5) and weighted_score(1, 1, 1) == pytest.approx(1)
     with pytest.raises(ValueError, match="clarity=0 must lie in 1 .. 5"):
@@ -37,7 +37,7 @@ def test_accuracy_of_table_7(text, labels, expected):
 
 
 @pytest.mark.parametrize("hits, expected", [(0, 3), (29, 3), (30, 4), (49, 4), (50, 5), (100, 5)])
-def test_accuracy_needs_coverage(hits, expected):
+def test_A4_accuracy_needs_coverage(hits, expected):
     assert accuracy_score(hits, 100) == expected
 
 
@@ -48,11 +48,11 @@ def test_accuracy_needs_coverage(hits, expected):
         (1, 6, 1.0),  # listing 2 has no row for 0 < R < 20
     ],
 )  # fmt: skip
-def test_completeness_is_listing_2(hits, total, expected):
+def test_C2_completeness_is_listing_2(hits, total, expected):
     assert completeness_score(hits, total) == expected
 
 
-def test_secondary_changes_add_half_a_point():
+def test_C3_secondary_changes_add_half_a_point():
     assert completeness_score(0, 3, 1) == completeness_score(0, 3, 4) == 1.5
     assert completeness_score(2, 3, 1) == 4.5
     assert completeness_score(3, 4, 1) == 5.0, "4.5 + 0.5"
@@ -78,7 +78,7 @@ def test_labels_out_of_range(hits, total):
 
 
 def test_unknown_table():
-    with pytest.raises(ValueError, match="table is 'listing3', expected one of listing2, table8"):
+    with pytest.raises(ValueError, match="table is 'listing3', expected one of listing2, listing2_any_hit, table8"):
         completeness_score(1, 1, table="listing3")
 
 
@@ -100,11 +100,14 @@ def test_unknown_table():
         ("Keep the dress that is pink", []),
         ("As in the original image", ["original image"]),
         ("Make the dress look better", ["look better"]),
+        ("Optimize the image to make it look better", ["optimize", "it", "look better"]),
+        ("Adjust the colours as needed", ["adjust"]),
+        ("Adjust the dress to make the hem shorter", []),
         ("Put a bittersweet chocolate on the itinerary", []),
         ("SOMEWHAT Darker, somewhat bigger", ["somewhat"]),
     ],
 )
-def test_forbidden_terms(text, terms):
+def test_L1_forbidden_terms(text, terms):
     assert forbidden_terms(text) == terms
 
 
@@ -118,5 +121,5 @@ def test_forbidden_terms(text, terms):
         ("Make it slightly red, a bit larger, somewhat round", 2.0),
     ],
 )
-def test_clarity_ceiling(text, ceiling):
+def test_L2_clarity_ceiling(text, ceiling):
     assert clarity_ceiling(text) == ceiling

@@ -18,6 +18,7 @@ _ALIASES = {
     "recolor": "recolour",
     "centre": "center",
 }
+_CLAUSE_END = re.compile(r"[.,;:!?\n]|\b(?:and|then|also)\b", re.IGNORECASE)
 _SLOT = re.compile(r"\{([a-z.]+)(?:!([a-z]+))?\}")
 _SLOT_AND_SPACE = re.compile(_SLOT.pattern + "( ?)")
 
@@ -49,11 +50,16 @@ def parse(instruction: str) -> list[Facts]:
     Case, punctuation and American spelling do not matter. A size or colour that a clause leaves out is absent from its
     facts ("remove the circle" names {"shape": "circle"}). Never raises on a string.
     """
+    return [facts for _, facts in parse_clauses(instruction)]
+
+
+def parse_clauses(instruction: str) -> list[tuple[str, Facts]]:
+    """As `parse`, each with the words of the instruction that state it."""
     found = []
-    for clause in re.split(r"[.,;:!?\n]|\b(?:and|then|also)\b", instruction.lower()):
-        words = [_ALIASES.get(word, word) for word in re.findall(r"[a-z0-9]+", clause)]
+    for clause in _CLAUSE_END.split(instruction):
+        words = [_ALIASES.get(word, word) for word in re.findall(r"[a-z0-9]+", clause.lower())]
         if words:
-            found += _read(words)
+            found += [(clause.strip(), facts) for facts in _read(words)]
     return found
 
 

@@ -1,0 +1,164 @@
+"""What endpoints answered, kept: replies by key in SQLite, and a log with one line per attempt.
+
+Both are safe for several processes of one machine at once. The write-ahead log of SQLite needs a file system of that
+machine, so jobs on several nodes take a folder each."""
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_SCHEMA_VERSION = 1
+_BUSY_SECONDS = 60.0  # that a write waits for another process
+
+_log = logging.getLogger(__name__)
+
+
+class CacheError(ValueError):
+    """The cache folder can't be used; the sentence says how to mend it."""
+
+
+class ReplyCache:
+    """`folder`/responses.sqlite. A reply that `put` has returned for survives the process (kill -9 included).
+
+    `get` and `put` use a connection each: one thread may read while another writes."""
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / "responses.sqlite"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._sentence():
+            self._writer = self._connect()
+            self._prepare()
+            self._reader = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    def _prepare(self) -> None:
+        self._enter_wal()
+        found = self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        version = self._writer.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA_VERSION):
+            raise CacheError(
+                f"{self.path} has version {version} of the cache's tables, this program writes {_SCHEMA_VERSION}: use "
+                "the program that made it, or another folder"
+            )
+        if version == _SCHEMA_VERSION:
+            return
+        with self._transaction():
+            self._writer.execute(
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT NOT NULL, served TEXT NOT NULL, "
+                "url TEXT NOT NULL, time REAL NOT NULL, reply TEXT NOT NULL)"
+            )
+            self._writer.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+    def _enter_wal(self) -> None:
+        # Two processes that make the file at once: this one statement does not wait for the other by itself.
+        until = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        with self._sentence():
+            row = self._reader.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return json.loads(row[0])
+        except ValueError:
+            raise self._damaged(f"the reply of key {key} is not JSON") from None
+
+    def put(self, model: str, url: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Keep the replies of these (key, reply) in one transaction, in the place of any that are there."""
+        now = time.time()
+        with self._sentence(), self._transaction():
+            self._writer.executemany(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
+                [(key, model, reply["model"], url, now, json.dumps(reply)) for key, reply in rows],
+            )
+
+    def served(self, model: str) -> set[str]:
+        """The versions that the kept replies of this model came from, as the servers named them."""
+        with self._sentence():
+            rows = self._reader.execute("SELECT DISTINCT served FROM replies WHERE model = ?", (model,)).fetchall()
+        return {row[0] for row in rows if row[0]}
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+        self._writer.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise CacheError(
+                f"{self.path} can't be used ({error}): is the disk full, or another process at it?"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from None
+
+    def _damaged(self, how: str) -> CacheError:
+        return CacheError(
+            f"{self.path} is damaged or no SQLite file ({how}): move it away, and what it held will be asked again"
+        )
+
+
+class CallLog:
+    """`folder`/calls.jsonl: one line per attempt, only ever appended to."""
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder) / "calls.jsonl"
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")  # a killed run's half line stays alone
+
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def read_calls(folder: Path) -> Iterator[dict[str, Any]]:
+    """The attempts that calls.jsonl holds, in order. Lines that a killed run left unfinished are counted and said."""
+    path = Path(folder) / "calls.jsonl"
+    unreadable = 0
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                unreadable += 1
+                continue
+            yield row
+    if unreadable:
+        _log.warning("%s: %d unfinished lines (of killed runs) were passed over", path, unreadable)

@@ -1,0 +1,104 @@
+"""The nouns of a conversation with a model endpoint: what is asked, what comes back, and what it adds up to."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+STATUSES = ("ok", "truncated", "refused", "malformed", "failed")
+
+_MAGIC = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image; sent as a base64 data URL."""
+
+    data: bytes = field(repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def mime(self) -> str:
+        """From the first bytes. Raises ValueError for anything but PNG, JPEG, WebP and GIF."""
+        for magic, mime in _MAGIC:
+            if self.data.startswith(magic):
+                return mime
+        if self.data[:4] == b"RIFF" and self.data[8:12] == b"WEBP":
+            return "image/webp"
+        raise ValueError(
+            f"a picture of {len(self.data)} bytes begins with {self.data[:8]!r}: expected PNG, JPEG, WebP or GIF"
+        )
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str  # system, user or assistant
+    parts: tuple[str | Picture, ...]  # sent in this order
+
+
+@dataclass(frozen=True)
+class Request:
+    id: str  # unique within one call of `complete`
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    repeat: int = 0  # part of the cache key, so n repeats are n calls
+    # Raises ValueError(why) when the text is of no use: then it is asked for again, up to `max_attempts` times. Not
+    # part of the cache key; a kept reply that it refuses is asked for anew.
+    require: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a request ended.
+
+    ok; truncated: cut off at max_tokens; refused: by the model or a content filter; malformed: empty, or refused by
+    `require`, at every attempt; failed: no usable answer came, or the server would not have the request."""
+
+    id: str
+    status: str  # one of STATUSES
+    text: str  # of an ok, truncated or malformed reply (of the last attempt), else ""
+    reason: str  # one sentence, unless ok
+    model: str  # the version that the server says it served
+    # Over all attempts that this reply took; of a cached reply, when it was made.
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    attempts: int
+    cached: bool
+
+
+@dataclass
+class Usage:
+    """Totals over replies. Tokens, cost and attempts are those of this run: a cached reply adds none."""
+
+    calls: int = 0  # replies
+    attempts: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    by_status: Counter = field(default_factory=Counter)
+
+    def add(self, reply: Reply) -> None:
+        self.calls += 1
+        self.by_status[reply.status] += 1
+        if reply.cached:
+            self.cached += 1
+            return
+        self.attempts += reply.attempts
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        self.cost += reply.cost
+
+    def __str__(self) -> str:
+        ends = ", ".join(f"{self.by_status[status]} {status}" for status in STATUSES if self.by_status[status])
+        spent = f"{self.prompt_tokens} + {self.completion_tokens} tokens"
+        cost = f", cost {self.cost:.4g}" if self.cost else ""
+        return f"{self.calls} replies ({ends or 'none'}; {self.cached} cached), {self.attempts} attempts, {spent}{cost}"

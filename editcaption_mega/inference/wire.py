@@ -1,0 +1,213 @@
+"""The OpenAI chat completion as bytes: a request's body and cache key, and what an HTTP answer means."""
+
+import base64
+import email.utils
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .chat import Picture, Request
+from .endpoint import Endpoint
+
+_LONGEST_LINE = 300  # characters of a server's message that are kept
+
+# HTTP codes that say "not now" rather than "not this".
+_MAY_PASS = {408, 409, 425, 429}
+
+# How providers say that a filter, not a failure, is why there is no text: codes and wording of OpenAI, Azure, Gemini,
+# DashScope, Kimi and GLM.
+_FILTER = re.compile(
+    r"content[ _-]?(filter|policy|management|moderation)|contentfilter|responsible ?ai|usage polic|moderation|"
+    r"data_inspection|inappropriate content|sensitive content|prohibited_content|considered high risk|flagged",
+    re.IGNORECASE,
+)
+_FILTER_ENDINGS = ("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive")
+_NO_MONEY = re.compile(r"insufficient_quota|billing_hard_limit|insufficient balance|payment required", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to."""
+
+    status: str  # as of a Reply
+    reason: str = ""
+    text: str = ""
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    http: int | None = None
+    may_pass: bool = False  # worth another attempt
+    overload: bool = False  # of the server or the way to it, and so a sign to slow down
+    retry_after: float | None = None  # seconds, as the server asks
+    stops: str = ""  # it is the endpoint as a whole: "always" ends the run, "first" unless a reply has come before
+
+
+def body(endpoint: Endpoint, request: Request, picture: Callable[[Picture], Any]) -> dict[str, Any]:
+    """The request's JSON, with `picture(p)` in the place of each picture's URL."""
+    fields: dict[str, Any] = {
+        "model": endpoint.model,
+        "messages": [
+            {"role": message.role, "content": _content(message.parts, picture)} for message in request.messages
+        ],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "stream": False,
+    }
+    if request.seed is not None:
+        fields["seed"] = request.seed
+    fields |= endpoint.extra
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def body_bytes(endpoint: Endpoint, request: Request) -> bytes:
+    return json.dumps(body(endpoint, request, data_url)).encode()
+
+
+def cache_key(endpoint: Endpoint, request: Request) -> str:
+    """sha256 over all that the answer depends on, with the pictures' digests; the address is no part of it."""
+    described = body(endpoint, request, lambda picture: picture.sha256) | {"repeat": request.repeat}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def data_url(picture: Picture) -> str:
+    return f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}"
+
+
+def _content(parts: tuple[str | Picture, ...], picture: Callable[[Picture], Any]) -> str | list[dict[str, Any]]:
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return parts[0]  # the older form, which every chat template takes
+    return [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": picture(part)}}
+        for part in parts
+    ]
+
+
+def read_answer(http: int, headers: Mapping[str, str], raw: bytes) -> Outcome:
+    """What an HTTP answer means. Never raises, whatever the server sent."""
+    try:
+        data = json.loads(raw)
+        readable = isinstance(data, dict)
+        unreadable = "" if readable else f"a JSON {type(data).__name__} where an object was expected"
+    except (ValueError, RecursionError) as error:
+        # The body itself is not quoted: cut off anywhere, it could hold a part of whatever the server echoes.
+        data, readable, unreadable = {}, False, f"a body of {len(raw)} bytes that is not JSON ({type(error).__name__})"
+    if http == 200 and not readable:
+        return Outcome("failed", f"the server sent {unreadable}", http=http, may_pass=True)
+    if http == 200 and "choices" in data:
+        return replace(_completion(data), http=http)
+    return _error(http, headers, data)
+
+
+def _error(http: int, headers: Mapping[str, str], data: dict) -> Outcome:
+    code, message = _message(data)
+    said = f"HTTP {http}" + (f": {message}" if message else "")
+    if http == 200:
+        # Gateways wrap the error of the server behind them; its code is inside.
+        inner = int(code) if code.isdecimal() and len(code) == 3 else 0
+        if inner and inner != 200:
+            return replace(_error(inner, headers, data), http=http)
+        if _FILTER.search(f"{code} {message}"):
+            return Outcome("refused", message, http=http)
+        return Outcome("failed", message or "the answer has no choices", http=http, may_pass=True)
+    if http < 500 and http != 429 and _FILTER.search(f"{code} {message}"):
+        return Outcome("refused", said, http=http)
+    if http in (401, 402) or _NO_MONEY.search(f"{code} {message}"):
+        return Outcome("failed", said, http=http, stops="always")
+    if http in (403, 404):
+        return Outcome("failed", said, http=http, stops="first")
+    may_pass = http >= 500 or http in _MAY_PASS
+    retry_after = read_retry_after(headers) if may_pass else None
+    if 300 <= http < 400:
+        said = f"HTTP {http}: the server sends us elsewhere; give the final address as the endpoint's url"
+    return Outcome(
+        "failed", said, http=http, may_pass=may_pass, overload=http >= 500 or http == 429, retry_after=retry_after
+    )
+
+
+def _completion(data: dict) -> Outcome:
+    usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
+    tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    prompt_tokens, completion_tokens = (n if type(n) is int and n >= 0 else 0 for n in tokens)
+    model = data.get("model")
+    outcome = Outcome(
+        "ok",
+        model=model if isinstance(model, str) else "",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+    )
+    choices = data["choices"]
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        code, said = _message(data)
+        if _FILTER.search(f"{code} {said} {json.dumps(data.get('prompt_feedback', ''))}"):
+            return replace(outcome, status="refused", reason=said or "content filter")
+        return replace(outcome, status="failed", reason="the answer has no choices", may_pass=True)
+    ending, text = str(choice.get("finish_reason") or "").lower(), _text(message.get("content"))
+    if isinstance(message.get("refusal"), str) and message["refusal"]:
+        return replace(outcome, status="refused", reason=message["refusal"])
+    if ending.startswith(_FILTER_ENDINGS):
+        return replace(outcome, status="refused", reason=f"stopped by the server's content filter ({ending})")
+    if ending == "length" and _encodable(text):
+        return replace(outcome, status="truncated", text=text, reason="cut off at max_tokens")
+    if not text.strip():
+        return replace(outcome, status="malformed", reason="empty answer", may_pass=True)
+    if not _encodable(text):
+        return replace(outcome, status="malformed", reason="the text holds half a character", may_pass=True)
+    if ending in ("error", "network_error"):
+        return replace(outcome, status="failed", reason=f"the server broke off ({ending})", may_pass=True)
+    return replace(outcome, text=text)
+
+
+def _text(content: Any) -> str:
+    """A message's content: text, or a list of parts of which the texts count."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _message(data: dict) -> tuple[str, str]:
+    """(code, message) of an error body, in the forms that servers use: OpenAI's, FastAPI's, a bare string."""
+    error = data.get("error", data.get("detail", data.get("message", "")))
+    if not isinstance(error, dict):
+        return str(data.get("code") or ""), error if isinstance(error, str) else json.dumps(error)
+    inner = error.get("innererror") if isinstance(error.get("innererror"), dict) else {}
+    codes = [str(part) for part in (error.get("code"), error.get("type"), inner.get("code")) if part]
+    code = codes[0] if len(codes) < 2 or codes[0].isdecimal() else " ".join(codes)
+    return code, str(error.get("message") or code)
+
+
+def _encodable(text: str) -> bool:
+    """Whether a file takes the text: JSON can hold lone surrogates, UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def one_line(text: str) -> str:
+    """A server's words as one line of bounded length that a file takes."""
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 3] + "..."
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks us to wait (a number or an HTTP date), 0 or more; None where it does not say."""
+    asked = headers.get("Retry-After", "").strip()
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, min(float(headers["retry-after-ms"]) / 1000, 1e9))
+        if re.fullmatch(r"\d+(\.\d+)?", asked):
+            return min(float(asked), 1e9)
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time()) if asked else None
+    except (ValueError, TypeError, OverflowError):
+        return None
