@@ -15,13 +15,14 @@ from markupsafe import Markup
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 
 from .benchmarks import Benchmark
+from .paper_tables import PaperTables
 from .report_data import Evaluation, Scores, evaluate
 from .report_items import WEIGHTED, Joined, join
 from .report_pictures import SIDE, byte_budget, pairs_as_text
-from .report_plots import Heat, Plot, difference_plot, floor_of, heat, paper_scores, score_plot, share_plot
+from .report_plots import Heat, Plot, difference_plot, floor_of, heat, score_plot, share_plot
 from .report_samples import chunks, overview, script_json
 from .table_forms import Table, to_csv, to_latex, to_markdown
-from .tables import Ablation, Paper, paper_tables
+from .tables import Ablation, printed_scores, tables_of
 
 FILE_BYTES = 56_000_000  # what a report of few thousand pairs stays below: page, data and pictures
 DISAGREE = 1.0  # points of the weighted score from which models are said to disagree
@@ -54,7 +55,7 @@ def write_report(
     *,
     title: str = "Evaluation report",
     facts: Sequence[tuple[str, str]] = (),
-    paper: Paper | None = None,
+    paper: PaperTables | None = None,
     ablation: Ablation | None = None,
     draws: int = 2000,
 ) -> dict:
@@ -63,10 +64,10 @@ def write_report(
 
     facts: (name, value) rows of "how this was made" (dates, prompts' fingerprint, versions). paper: the paper's numbers
     to print beside ours. ablation: scale -> training -> model, for table 4. Raises ValueError as `join` and
-    `paper_tables` do, before anything is written."""
+    `tables_of` do, before anything is written."""
     joined = join(benchmarks, instructions, judgements, verdicts)
     found = evaluate(joined, draws=draws)
-    tables = paper_tables(found, paper, ablation)
+    tables = tables_of(found, paper, ablation)
     numbers = {"title": title, "facts": [list(fact) for fact in facts], **asdict(found)}
     output.mkdir(parents=True, exist_ok=True)
     _write(output / "tables.md", [to_markdown(tables)])
@@ -82,7 +83,7 @@ def _page(
     joined: Joined,
     found: Evaluation,
     tables: list[Table],
-    paper: Paper | None,
+    paper: PaperTables | None,
     *,
     title: str,
     facts,
@@ -144,7 +145,7 @@ def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def _panel(found: Evaluation, judge: str, name: str, paper: Paper | None) -> Panel:
+def _panel(found: Evaluation, judge: str, name: str, paper: PaperTables | None) -> Panel:
     given = found.scores[judge][name]
     scores = dict(sorted(given.items(), key=lambda item: -(item[1].means[WEIGHTED].value or 0)))  # the best on top
     floor = floor_of(scores.values())
@@ -158,7 +159,10 @@ def _panel(found: Evaluation, judge: str, name: str, paper: Paper | None) -> Pan
         judge=judge,
         benchmark=name,
         overall=score_plot(
-            "Weighted score", {m: one.means[WEIGHTED] for m, one in scores.items()}, floor, paper_scores(paper, name)
+            "Weighted score",
+            {m: one.means[WEIGHTED] for m, one in scores.items()},
+            floor,
+            {model: row[WEIGHTED] for model, row in printed_scores(paper, name).items()},
         ),
         categories=[
             score_plot(f"{kind} ({sizes[kind]} pairs)", {m: one.by_category[kind] for m, one in scores.items()}, floor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from .comparisons import Comparison
 from .report_data import Interval, Mean, Rate, Scores
 from .report_items import WEIGHTED
-from .tables import Paper, same
+from .tables import same
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,6 @@ def floor_of(scores: Iterable[Scores]) -> float:
 
 def _weighted(one: Scores) -> list[Mean]:
     return [one.means[WEIGHTED], *one.by_category.values()]
-
-
-def paper_scores(paper: Paper | None, benchmark: str) -> dict[str, float]:
-    """Model -> weighted score that the paper prints for this benchmark."""
-    printed = next((m for name, m in (paper.scores if paper else {}).items() if same(name, benchmark)), {})
-    return {model: scores[WEIGHTED] for model, scores in printed.items() if WEIGHTED in scores}
 
 
 def _turned(one: Comparison) -> Comparison:

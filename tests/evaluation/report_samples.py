@@ -1,16 +1,14 @@
 """An evaluation small enough for tests: synthetic pairs, pretend models that err at given rates, the rule judge."""
 
 import random
-import re
 
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.ingest import ingest
 from editcaption_mega.data.synthetic.mistakes import mistaken
-from editcaption_mega.data.synthetic.named_changes import wrong_claims
-from editcaption_mega.data.synthetic.phrasing import parse, phrase_all
+from editcaption_mega.data.synthetic.phrasing import phrase_all
 from editcaption_mega.evaluation import rule_judge
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.records import FAILURE_MODES, Assertion, HumanVerdict, Instruction, Judgement
+from editcaption_mega.records import FAILURE_MODES, HumanVerdict, Instruction, Judgement
 
 JUDGE = "rule judge"
 INVENTIONS = (" and add a large purple star at the top left", ", then recolour the grey ring to pink")
@@ -68,22 +66,11 @@ def _judgement(row, truth, judge, repeat, lower, fails):
         unscored=unscored,
         hits=list(found.hits),
         misses=[change.id for change in truth.primary if change.id not in found.hits],
-        assertions=_assertions(row.instruction, truth),
+        assertions=rule_judge.assertions(row.instruction, truth),
         forbidden=list(found.forbidden),
         failure_modes=[mode for mode in FAILURE_MODES if mode in found.failure_modes],
         correct=found.correct,
     )
-
-
-def _assertions(text, truth):
-    found = []
-    for clause in re.split(r",? (?:and|then|also) |,|\.", text):
-        if parse(clause):
-            wrong = wrong_claims(clause, truth)
-            about = wrong[0].mistaken_for if wrong else None
-            verdict = "correct" if not wrong else "major" if about else "fabricated"
-            found.append(Assertion(text=clause.strip(), verdict=verdict, change=about))
-    return found
 
 
 def people(benchmark, rows, *, annotators=("ann", "ben"), share=1.0, seed=0):
