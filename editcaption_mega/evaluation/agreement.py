@@ -3,7 +3,7 @@
 Ratings are positions in an ordered list of levels, such as records.SEVERITIES."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -14,6 +14,7 @@ import numpy as np
 from editcaption_mega.records import SEVERITIES, HumanVerdict, Judgement
 from editcaption_mega.records.evaluation import Severity
 
+from .human import most_frequent
 from .rubric import weighted_score
 from .statistics import Array, Estimate, bootstrap_estimate
 
@@ -197,7 +198,7 @@ def judge_human_agreement(
     draws: int = 2000,
     seed: int = 0,
 ) -> JudgeAgreement:
-    """One judge's rows, of any models, against adjudicated verdicts (`human.adjudicate`); joined by benchmark, id, model.
+    """One judge's rows of any models against adjudicated verdicts (`human.adjudicate`), joined by benchmark, id, model.
 
     mapping: how a judgement becomes a severity. "labels": `severity_of_labels`, of repeats the most frequent, of equals
     the worst. "score": `severity_of_score` of the repeats' mean weighted score. "correct": correct or not (two levels),
@@ -247,9 +248,3 @@ def _severity(repeats: Sequence[Judgement], mapping: str, thresholds: Sequence[f
     if mapping == "score":
         return severity_of_score(fmean(weighted_score(**row.scores) for row in scored), thresholds)
     return most_frequent([severity_of_labels(row) for row in scored])
-
-
-def most_frequent(severities: Sequence[Severity]) -> Severity:
-    """Of equally frequent ones the worst."""
-    counts: Mapping[str, int] = Counter(severities)
-    return max(counts, key=lambda severity: (counts[severity], -SEVERITIES.index(severity)))

@@ -105,3 +105,5 @@ class HumanVerdict(Row):
     severity: Severity
     rows: list[Annotated[int, Field(ge=1, le=8)]] = Field(default_factory=list)
     remark: str = ""
+    off_subject: bool | None = None  # what rows 1 to 3 object to is not the main subject
+    region_share: Annotated[float, Field(ge=0, le=1)] | None = None  # of the picture, that it takes up
