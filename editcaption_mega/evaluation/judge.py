@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from editcaption_mega.inference.client import Reply, Request, complete
+from editcaption_mega.inference.client import Reply, Request, Usage, complete
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes, Instruction, Judgement
 
@@ -69,12 +69,14 @@ def judge_benchmark(
     seed: int = 0,
     settings: JudgeSettings | None = None,
     progress: Callable[..., Iterable] | None = None,
+    usage: Usage | None = None,
 ) -> dict[str, list[Judgement]]:
     """model -> its judgements in the benchmark's order, the repeats of a pair side by side.
 
     name: the judge's, in the rows. mode "labels": scores are computed from the judge's labels; "paper": its own numbers
     count. Both modes ask the same, so the other one costs nothing with the same cache. seed: of the order in which
-    (model, pair) are asked. Equal replies give equal rows; nothing in them depends on time or order.
+    (model, pair) are asked. usage: where calls, tokens and cost are added up. Equal replies give equal rows; nothing in
+    them depends on time or order.
 
     Raises ValueError before any call: pairs without ground truth, ids that do not fit the benchmark, no model."""
     settings = settings or JudgeSettings()
@@ -94,6 +96,8 @@ def judge_benchmark(
     requests = _requests(benchmark, asked, repeats, settings)
     for reply in complete(endpoint, requests, cache, total=total, **options):
         task, dimension = by_key[reply.id]
+        if usage is not None:
+            usage.add(reply)
         outcomes[reply.id], repairs[reply.id] = _outcome(reply, task, dimension, settings)
         if reply.model:
             served[reply.id] = reply.model
