@@ -67,9 +67,9 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
     """Call `main(argv)` (default: the command line) and give the exit code: 0, 1 (the work failed), 2 (bad arguments
     or settings), 130 (interrupted).
 
-    ValueError, OSError and FloatingPointError (a training run that diverged) are the user's to mend and become one
-    line `error: ...` on stderr; their `exit_code` attribute, if any, is used (`ArgumentError`: 2), else 1. Anything
-    else is a defect of ours and says so. `--debug` among the arguments adds the traceback.
+    ValueError, OSError, FloatingPointError (a training run that diverged) and whatever has an `exit_code` are the
+    user's to mend and become one line `error: ...` on stderr; that `exit_code` is used (`ArgumentError`: 2), else 1.
+    Anything else is a defect of ours and says so. `--debug` among the arguments adds the traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -84,6 +84,9 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
         _report(f"error: {_one_line(error)}", argv)
         return getattr(error, "exit_code", 1)
     except Exception as error:
+        if hasattr(error, "exit_code"):
+            _report(f"error: {_one_line(error)}", argv)
+            return error.exit_code
         _report(f"error: unexpected {type(error).__name__}: {_one_line(error)} (--debug shows where)", argv)
         return 1
 

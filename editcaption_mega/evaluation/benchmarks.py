@@ -5,12 +5,12 @@ meant, a list of ids. Results are joined to it by id and by nothing else."""
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from editcaption_mega.data import open_shards
-from editcaption_mega.records import EditPair
+from editcaption_mega.records import Changes, EditPair
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,18 @@ class Item:
 class Benchmark:
     """Pairs in a fixed order under one name. Iterating reads one pair's pictures at a time.
 
-    Raises ValueError for an id of `ids` that the shards lack or that stands there twice."""
+    ids: those that are meant, in order (default: all of the shards). truth: ground truth by id that replaces the
+    shards' own. Raises ValueError for an id that the shards lack or that stands there twice, and for truth that does
+    not fit."""
 
-    def __init__(self, name: str, shards: str | Path, ids: Sequence[str] | None = None):
-        self.name, self.reader = name, open_shards(shards)
+    def __init__(
+        self,
+        name: str,
+        shards: str | Path,
+        ids: Sequence[str] | None = None,
+        truth: Mapping[str, Changes] | None = None,
+    ):
+        self.name, self.shards, self.reader = name, Path(shards), open_shards(shards)
         positions = {pair_id: i for i, pair_id in enumerate(self.reader.ids)}
         self.ids: list[str] = list(self.reader.ids if ids is None else ids)
         missing = [pair_id for pair_id in self.ids if pair_id not in positions]
@@ -39,6 +47,9 @@ class Benchmark:
             )
         _refuse_twice(self.ids, f"benchmark {name}: the list of ids")
         self._positions = [positions[pair_id] for pair_id in self.ids]
+        if truth is not None:
+            self.check_join(truth, "the ground truth")
+        self.truth = None if truth is None else dict(truth)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,11 +59,24 @@ class Benchmark:
 
     def item(self, i: int) -> Item:
         sample = self.reader[self._positions[i]]
-        return Item(sample.pair, sample.source_bytes, sample.target_bytes)
+        return Item(self._with_truth(sample.pair), sample.source_bytes, sample.target_bytes)
+
+    def first(self, count: int) -> "Benchmark":
+        """The first pairs alone."""
+        ids = self.ids[:count]
+        truth = None if self.truth is None else {pair_id: self.truth[pair_id] for pair_id in ids}
+        return Benchmark(self.name, self.shards, ids, truth)
+
+    def position(self, i: int) -> int:
+        """Where pair i stands in the shards."""
+        return self._positions[i]
 
     def pair(self, i: int) -> EditPair:
         """The record alone; no picture is read."""
-        return self.reader.pair(self._positions[i])
+        return self._with_truth(self.reader.pair(self._positions[i]))
+
+    def _with_truth(self, pair: EditPair) -> EditPair:
+        return pair if self.truth is None else pair.model_copy(update={"changes": self.truth[pair.id]})
 
     def pairs(self) -> list[EditPair]:
         return [self.pair(i) for i in range(len(self))]
@@ -60,7 +84,8 @@ class Benchmark:
     @property
     def fingerprint(self) -> str:
         """Changes when a picture, a record (so the ground truth too) or the list of ids changes."""
-        content = json.dumps([self.reader.fingerprint, self.ids])
+        truth = None if self.truth is None else {k: v.model_dump(exclude_none=True) for k, v in self.truth.items()}
+        content = json.dumps([self.reader.fingerprint, self.ids, truth], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def check_join(self, ids: Iterable[str], where: str) -> None:
@@ -75,6 +100,18 @@ class Benchmark:
                 f"{where} does not fit benchmark {self.name}: {', '.join(told)}. Ids must be those of the benchmark, "
                 "letter by letter; results of another release or another list cannot be joined"
             )
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """A list of ids: one a line; blank lines and those that begin with # are not ids. Raises ValueError without any."""
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"list of ids {path} does not exist: expected a file with one id a line")
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    ids = [line for line in lines if line and not line.startswith("#")]
+    if not ids:
+        raise ValueError(f"list of ids {path} is empty: expected one id a line")
+    return ids
 
 
 def _refuse_twice(ids: Sequence[str], where: str) -> None:

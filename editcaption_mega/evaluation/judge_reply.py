@@ -60,7 +60,7 @@ def parse_reply(text: str, dimension: str, truth: Changes) -> ParsedReply:
 
     Raises ValueError with one sentence: no object, one of another dimension, missing, unknown or ill-typed fields, a
     primary change without a label or with two, an id that the truth lacks."""
-    found, end = _last_object(text)
+    found, end = last_object(text)
     if "dimension" not in found:
         raise ValueError("the reply's last whole JSON object has no field 'dimension' (a longer one may be cut off)")
     if found["dimension"] != dimension:
@@ -73,7 +73,7 @@ def parse_reply(text: str, dimension: str, truth: Changes) -> ParsedReply:
     return ParsedReply(reply, _repairs(text, end))
 
 
-def _last_object(text: str) -> tuple[dict[str, Any], int]:
+def last_object(text: str) -> tuple[dict[str, Any], int]:
     """The last balanced JSON object that stands in no other one, and where it ends."""
     repeated: list[str] = []
 

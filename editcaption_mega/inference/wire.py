@@ -6,11 +6,11 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .chat import Picture, Request
+from .chat import Message, Picture, Request
 from .endpoint import Endpoint
 
 _LONGEST_LINE = 300  # characters of a server's message that are kept
@@ -50,9 +50,7 @@ def body(endpoint: Endpoint, request: Request, picture: Callable[[Picture], Any]
     """The request's JSON, with `picture(p)` in the place of each picture's URL."""
     fields: dict[str, Any] = {
         "model": endpoint.model,
-        "messages": [
-            {"role": message.role, "content": _content(message.parts, picture)} for message in request.messages
-        ],
+        "messages": messages_json(request.messages, picture),
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
@@ -62,6 +60,10 @@ def body(endpoint: Endpoint, request: Request, picture: Callable[[Picture], Any]
         fields["seed"] = request.seed
     fields |= endpoint.extra
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def messages_json(messages: Iterable[Message], picture: Callable[[Picture], Any]) -> list[dict[str, Any]]:
+    return [{"role": message.role, "content": _content(message.parts, picture)} for message in messages]
 
 
 def body_bytes(endpoint: Endpoint, request: Request) -> bytes:

@@ -87,6 +87,9 @@ class EditorSettings:
     size: str = ""  # such as 1024x1024; "": the server's default
     max_concurrency: int = 4
     timeout: float = 300.0
+    extra: dict[str, Any] = field(default_factory=dict)  # more fields of the form
+    measures: list[str] = field(default_factory=lambda: ["ssim"])  # of: ssim, clip, lpips (where installed)
+    clip: str = ""  # Hugging Face folder of a CLIP model, for the measure clip
 
 
 @dataclass
@@ -98,7 +101,9 @@ class EvaluationSettings:
     judges: list[JudgeSettings] = field(default_factory=list)
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     editor: EditorSettings = field(default_factory=EditorSettings)
-    human: list[str] = field(default_factory=list)  # JSONL files of verdicts
+    human: list[str] = field(default_factory=list)  # files of human-import
+    # For table 4: model size -> training (base, SFT, DPO only, SFT + DPO) -> name of a model above
+    ablation: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def validate(self) -> None:
         if not self.output:
@@ -130,6 +135,11 @@ class EvaluationSettings:
                     f"judge {judge.name}: kind {judge.kind} with endpoint.url={judge.endpoint.url!r}; a model needs an "
                     "endpoint, and rule has none"
                 )
+        known = {model.name for model in self.models}
+        for size, trainings in self.ablation.items():
+            for training, name in trainings.items():
+                if name not in known:
+                    raise ValueError(f"ablation.{size}.{training} is {name!r}, which is none of the models")
         generation = self.generation
         _at_least("generation.max_tokens", generation.max_tokens, 1)
         _at_least("generation.temperature", generation.temperature, 0)

@@ -1,0 +1,244 @@
+"""An evaluation from its settings: benchmarks, instructions, judgements, people's verdicts, report.
+
+    OUTPUT/config.yaml                                  the settings, resolved
+    OUTPUT/instructions/MODEL/BENCHMARK.jsonl           Instruction rows
+    OUTPUT/judgements/JUDGE/MODEL/BENCHMARK.jsonl       Judgement rows
+    OUTPUT/executions/MODEL/BENCHMARK.jsonl             Execution rows, where an editor is named
+    OUTPUT/cache/                                       every reply of every endpoint, and every call
+    OUTPUT/report/                                      report.html, tables.{md,csv,tex}, numbers.json
+
+Each step takes what the one before left there; killed at any point, the same command goes on."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from editcaption_mega.data.chat import Prompt
+from editcaption_mega.inference.chat import Usage
+from editcaption_mega.inference.endpoint import Endpoint
+from editcaption_mega.inference.folder import check_folder
+from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judgement
+from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
+
+from .benchmarks import Benchmark, read_ids
+from .execution import Execution, execute, measures_of, summarise
+from .generate import Part, endpoint_of, generate, instructions_path
+from .ground_truth import read_ground_truth
+from .judge import judge_benchmark, rule_judge_benchmark
+from .judge_check import JudgeFunction
+from .judge_prompts import judge_prompt
+from .paper_tables import paper_tables
+from .report import write_report
+from .rows import read_rows, write_rows
+
+Progress = Callable[..., Iterable]
+Texts = dict[str, dict[str, Instruction]]  # model -> pair id -> instruction
+
+
+def open_benchmark(settings: BenchmarkSettings) -> Benchmark:
+    ids = read_ids(settings.ids) if settings.ids else None
+    plain = Benchmark(settings.name, settings.shards, ids)
+    if not settings.ground_truth:
+        return plain
+    return Benchmark(settings.name, settings.shards, ids, read_ground_truth(settings.ground_truth, plain.fingerprint))
+
+
+def open_benchmarks(settings: EvaluationSettings) -> list[Benchmark]:
+    return [open_benchmark(one) for one in settings.benchmarks]
+
+
+def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark], *, judging: bool) -> None:
+    """Raises ValueError for what would stop the run later: keys, folders, files, ground truth, measures."""
+    Prompt.load(settings.generation.prompt)
+    for model in settings.models:
+        if model.origin in ("folder", "vllm"):
+            check_folder(model.folder or model.vllm)
+        elif model.origin == "endpoint":
+            endpoint_of(model.endpoint).secret()
+        else:
+            for benchmark in benchmarks:
+                path = Path(model.instructions) / f"{benchmark.name}.jsonl"
+                if not path.is_file():
+                    raise ValueError(f"model {model.name}: {path} does not exist; instructions= names a folder of such")
+    if not judging:
+        return
+    for judge in settings.judges:
+        if judge.kind == "model":
+            endpoint_of(judge.endpoint).secret()
+    for benchmark in benchmarks if settings.judges else ():
+        pairs = benchmark.pairs()
+        for judge in settings.judges:
+            needs_facts = judge.kind == "rule"
+            bare = [
+                pair.id
+                for pair in pairs
+                if pair.changes is None or (needs_facts and any(c.facts is None for c in pair.changes.primary))
+            ]
+            if bare:
+                what = "machine-readable truth (changes with facts)" if needs_facts else "ground truth (changes)"
+                raise ValueError(
+                    f"judge {judge.name}: {len(bare)} of {len(benchmark)} pairs of {benchmark.name} have no {what}; "
+                    f"first: {bare[0]}. Make it with tools/evaluate.py ground-truth, or leave judges out"
+                )
+    for path in settings.human:
+        read_rows(path, HumanVerdict)
+    if settings.editor.url:
+        editor_of(settings).secret()
+        measures_of(settings.editor.measures, settings.editor.clip)
+
+
+def generate_all(
+    settings: EvaluationSettings, benchmarks: list[Benchmark], progress: Progress, part: Part | None = None
+) -> dict[str, Texts] | None:
+    """benchmark -> model -> pair id -> instruction; None while other parts are missing."""
+    output = Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
+    save_settings(settings, output / "config.yaml")
+    found: dict[str, Texts] = {benchmark.name: {} for benchmark in benchmarks}
+    complete = True
+    for model in settings.models:
+        for benchmark in benchmarks:
+            rows = generate(model, benchmark, settings.generation, output, part=part, progress=progress)
+            complete &= rows is not None
+            found[benchmark.name][model.name] = {row.id: row for row in rows or ()}
+    return found if complete else None
+
+
+def written_instructions(settings: EvaluationSettings, benchmarks: list[Benchmark]) -> dict[str, Texts]:
+    """What `generate_all` left. Raises ValueError when a file is not there."""
+    output, found = Path(settings.output), {}
+    for benchmark in benchmarks:
+        found[benchmark.name] = {}
+        for model in settings.models:
+            path = instructions_path(output, model.name, benchmark.name)
+            if model.origin != "instructions" and not path.is_file():
+                raise ValueError(f"{path} does not exist: run tools/evaluate.py generate first, with the same settings")
+            rows = generate(model, benchmark, settings.generation, output, progress=lambda items, *_: items)
+            found[benchmark.name][model.name] = {row.id: row for row in rows}
+    return found
+
+
+def judge_function(
+    judge: JudgeSettings, settings: EvaluationSettings, progress: Progress, usage: Usage | None = None
+) -> JudgeFunction:
+    if judge.kind == "rule":
+        return partial(rule_judge_benchmark, name=judge.name)
+
+    def ask(benchmark: Benchmark, instructions: Mapping) -> dict[str, list[Judgement]]:
+        return judge_benchmark(
+            benchmark, instructions, endpoint_of(judge.endpoint), Path(settings.output) / "cache", name=judge.name,
+            repeats=judge.repeats, mode=judge.mode, seed=settings.seed, progress=progress, usage=usage,
+        )  # fmt: skip
+
+    return ask
+
+
+def judgements_path(output: Path, judge: str, model: str, benchmark: str) -> Path:
+    return output / "judgements" / judge / model / f"{benchmark}.jsonl"
+
+
+def judge_all(
+    settings: EvaluationSettings, benchmarks: list[Benchmark], texts: dict[str, Texts], progress: Progress
+) -> tuple[list[Judgement], dict[str, Usage]]:
+    """All judgements, written to their files -> rows, and what each judge's calls of this run came to."""
+    if not settings.judges:
+        raise ValueError("judges is empty: name at least one (kind: rule for the synthetic world)")
+    rows: list[Judgement] = []
+    usages = {judge.name: Usage() for judge in settings.judges}
+    for judge in settings.judges:
+        function = judge_function(judge, settings, progress, usages[judge.name])
+        for benchmark in benchmarks:
+            for model, own in function(benchmark, texts[benchmark.name]).items():
+                write_rows(judgements_path(Path(settings.output), judge.name, model, benchmark.name), own)
+                rows += own
+    return rows, usages
+
+
+def written_judgements(settings: EvaluationSettings, benchmarks: list[Benchmark]) -> list[Judgement]:
+    """What `judge_all` left. Raises ValueError when a file is not there."""
+    rows = []
+    for judge in settings.judges:
+        for model in settings.models:
+            for benchmark in benchmarks:
+                path = judgements_path(Path(settings.output), judge.name, model.name, benchmark.name)
+                if not path.is_file():
+                    raise ValueError(
+                        f"{path} does not exist: run tools/evaluate.py judge first, with the same settings"
+                    )
+                rows += read_rows(path, Judgement)
+    return rows
+
+
+def editor_of(settings: EvaluationSettings) -> Endpoint:
+    editor = settings.editor
+    return Endpoint(
+        editor.url, editor.model, editor.api_key_env, editor.max_concurrency, editor.timeout, extra=editor.extra
+    )
+
+
+def execute_all(
+    settings: EvaluationSettings, benchmarks: list[Benchmark], texts: dict[str, Texts], progress: Progress
+) -> dict[str, dict[str, list[Execution]]]:
+    """benchmark -> model -> how near each instruction led. Raises ValueError when no editor is named."""
+    if not settings.editor.url:
+        raise ValueError("editor.url is empty: name an image-editing endpoint")
+    measures = measures_of(settings.editor.measures, settings.editor.clip)
+    return {
+        benchmark.name: execute(
+            benchmark, texts[benchmark.name], editor_of(settings), Path(settings.output), measures,
+            size=settings.editor.size, progress=progress,
+        )
+        for benchmark in benchmarks
+    }  # fmt: skip
+
+
+def report(
+    settings: EvaluationSettings,
+    benchmarks: list[Benchmark],
+    texts: dict[str, Texts],
+    judgements: list[Judgement],
+    executions: dict[str, dict[str, list[Execution]]] | None = None,
+    title: str = "Evaluation report",
+) -> dict:
+    """Write OUTPUT/report -> its numbers."""
+    verdicts = [row for path in settings.human for row in read_rows(path, HumanVerdict)]
+    rows = [row for models in texts.values() for by_id in models.values() for row in by_id.values()]
+    numbers = write_report(
+        Path(settings.output) / "report", benchmarks, rows, judgements, verdicts, title=title,
+        facts=_facts(settings, benchmarks, judgements, executions or {}), paper=paper_tables(),
+        ablation=settings.ablation or None,
+    )  # fmt: skip
+    return numbers
+
+
+def _facts(settings, benchmarks, judgements, executions) -> list[tuple[str, str]]:
+    generation = settings.generation
+    facts = [(f"benchmark {one.name}", f"{len(one):,} pairs, fingerprint {one.fingerprint}") for one in benchmarks]
+    facts.append(
+        ("instructions", f"one prompt for all models ({Prompt.load(generation.prompt).fingerprint}), at most "
+         f"{generation.max_tokens} tokens, temperature {generation.temperature}, seed {generation.seed}")
+    )  # fmt: skip
+    for judge in settings.judges:
+        if judge.kind == "rule":
+            facts.append((f"judge {judge.name}", "a parser: reads each instruction against the pair's facts"))
+            continue
+        served = sorted(
+            {
+                name
+                for row in judgements
+                if row.judge == judge.name
+                for name in row.provenance.get("served", {}).values()
+            }
+        )
+        prompts = ", ".join(f"{dimension} {judge_prompt(dimension).fingerprint}" for dimension in DIMENSIONS)
+        facts.append(
+            (f"judge {judge.name}", f"{judge.endpoint.model} (served: {', '.join(served) or 'unknown'}), {judge.mode} "
+             f"mode, {judge.repeats} judgements per instruction, prompts {prompts}")
+        )  # fmt: skip
+    for benchmark, by_model in executions.items():
+        for one in summarise(by_model, settings.seed):
+            facts.append(
+                (f"blind execution, {benchmark}", f"{one.model}: {one.measure} {one.mean:.4f} (95 % interval "
+                 f"{one.interval[0]:.4f} to {one.interval[1]:.4f}), {one.executed:,} executed, {one.failed:,} not")
+            )  # fmt: skip
+    return facts

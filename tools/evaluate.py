@@ -1,0 +1,304 @@
+"""The evaluation suite: instructions, judgements, people's verdicts, reports."""
+
+import json
+from pathlib import Path
+
+from editcaption_mega import cli
+from editcaption_mega.settings import EvaluationSettings, load_settings
+
+COMMANDS = {
+    "run": "everything: generate, judge, execute (where an editor is named) and report",
+    "generate": "instructions of every model for every benchmark",
+    "judge": "labels and scores of every judge for every instruction",
+    "execute": "let an image editor apply every instruction, and compare with the target",
+    "report": "one HTML file, and the tables as Markdown, CSV and LaTeX",
+    "check-judge": "validate a judge: perturbed instructions must move the right scores",
+    "human-export": "tasks for annotators, as files or in a Label Studio project",
+    "human-import": "annotators' verdicts, checked against the form's rules",
+    "ground-truth": "propose: several models' descriptions, merged; freeze: checked proposals -> ground truth",
+    "check-paper": "recompute the weighted scores of the paper's table 2 from its columns",
+}
+
+
+def main(argv):
+    parser = cli.argument_parser(
+        "Evaluate instructions: who wrote what, how judges and people see it, and a report.",
+        example="python tools/evaluate.py run configs/eval_demo.yaml output=runs/eval",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = {name: commands.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
+    for name, command in made.items():
+        if name == "check-paper":
+            continue
+        command.add_argument("config", help="YAML file of settings (configs/eval_*.yaml)")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file"
+        )
+    for name in ("generate", "run"):
+        made[name].add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N of the generation")
+    check = made["check-judge"]
+    check.add_argument("--judge", required=True, metavar="NAME", help="one of the judges of the settings")
+    check.add_argument("--pairs", type=int, default=100, metavar="N", help="pairs of each benchmark (default 100)")
+    export, imported = made["human-export"], made["human-import"]
+    for command in (export, imported):
+        command.add_argument("--benchmark", required=True, metavar="NAME")
+        command.add_argument(
+            "--key", required=True, type=Path, metavar="FILE", help="which task is which model: secret"
+        )
+        command.add_argument("--label-studio", default="", metavar="URL", help="a Label Studio server")
+        command.add_argument(
+            "--token-env", default="LABEL_STUDIO_TOKEN", metavar="NAME", help="variable with its token"
+        )
+        command.add_argument("--project", default="", metavar="TITLE", help="Label Studio project")
+    export.add_argument("--folder", required=True, type=Path, metavar="DIR", help="tasks and pictures for annotators")
+    export.add_argument("--pairs", type=int, metavar="N", help="the first N pairs only")
+    imported.add_argument("--answers", type=Path, metavar="FILE.jsonl", help="answers, when not from Label Studio")
+    imported.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="verdicts")
+    truth = made["ground-truth"]
+    truth.add_argument("--step", required=True, choices=("propose", "freeze"))
+    truth.add_argument("--benchmark", required=True, metavar="NAME")
+    truth.add_argument("--describe", nargs="+", default=[], metavar="MODEL", help="propose: models that describe")
+    truth.add_argument("--merge", default="", metavar="MODEL", help="propose: the model that merges")
+    truth.add_argument("--proposals", required=True, type=Path, metavar="FILE.jsonl")
+    truth.add_argument("--output", type=Path, metavar="FILE.json", help="freeze: the ground truth")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "check-paper":
+        return check_paper()
+    try:
+        settings = load_settings(arguments.config, arguments.overrides, EvaluationSettings)
+    except ValueError as error:
+        raise cli.ArgumentError(str(error)) from None
+    return globals()[arguments.command.replace("-", "_")](settings, arguments)
+
+
+# ---- the steps of a run ----------------------------------------------------------------------------------------------
+
+
+def prepared(settings, *, judging: bool):
+    """The benchmarks, once all that can be checked before any work is."""
+    from editcaption_mega.evaluation.run import check_before_work, open_benchmarks
+
+    try:
+        benchmarks = open_benchmarks(settings)
+        check_before_work(settings, benchmarks, judging=judging)
+    except ValueError as error:
+        raise cli.ArgumentError(str(error)) from None
+    return benchmarks
+
+
+def part_of(text: str):
+    from editcaption_mega.evaluation.generate import Part
+
+    if not text:
+        return None
+    number, slash, count = text.partition("/")
+    try:
+        if not slash:
+            raise ValueError
+        return Part(int(number), int(count))
+    except ValueError:
+        raise cli.ArgumentError(f"--part is {text!r}, expected K/N with K from 0 to N - 1, such as 0/4") from None
+
+
+def run(settings, arguments) -> int:
+    from editcaption_mega.evaluation import run as steps
+
+    part = part_of(arguments.part)
+    benchmarks = prepared(settings, judging=True)
+    texts = steps.generate_all(settings, benchmarks, cli.progress, part)
+    if texts is None:
+        return print(f"part {arguments.part} is written; the last part to end goes on")
+    judgements = []
+    if settings.judges:
+        judgements = judged(settings, benchmarks, texts)
+    executions = steps.execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
+    return told(settings, steps.report(settings, benchmarks, texts, judgements, executions))
+
+
+def generate(settings, arguments) -> None:
+    from editcaption_mega.evaluation.run import generate_all
+
+    part = part_of(arguments.part)
+    texts = generate_all(settings, prepared(settings, judging=False), cli.progress, part)
+    if texts is None:
+        return print(f"part {arguments.part} is written; the others are not all there yet")
+    for benchmark, models in texts.items():
+        for model, rows in models.items():
+            missing = [row.reason for row in rows.values() if row.instruction is None]
+            why = f", {len(missing)} without ({missing[0]})" if missing else ""
+            print(f"{benchmark}, {model}: {len(rows) - len(missing):,} instructions{why}")
+
+
+def judge(settings, arguments) -> None:
+    from editcaption_mega.evaluation.run import written_instructions
+
+    benchmarks = prepared(settings, judging=True)
+    judged(settings, benchmarks, written_instructions(settings, benchmarks))
+
+
+def judged(settings, benchmarks, texts):
+    from editcaption_mega.evaluation.run import judge_all
+
+    rows, usages = judge_all(settings, benchmarks, texts, cli.progress)
+    for name, usage in usages.items():
+        mine = [row for row in rows if row.judge == name]
+        unscored = sum(bool(row.unscored) for row in mine)
+        calls = f"; {usage}" if usage.calls else ""
+        print(f"judge {name}: {len(mine):,} judgements, {unscored:,} with something unscored{calls}")
+    return rows
+
+
+def execute(settings, arguments) -> None:
+    from editcaption_mega.evaluation.execution import summarise
+    from editcaption_mega.evaluation.run import execute_all, written_instructions
+
+    benchmarks = prepared(settings, judging=False)
+    found = execute_all(settings, benchmarks, written_instructions(settings, benchmarks), cli.progress)
+    for benchmark, by_model in found.items():
+        for one in summarise(by_model, settings.seed):
+            low, high = one.interval
+            print(f"{benchmark}, {one.model}: {one.measure} {one.mean:.4f} ({low:.4f} .. {high:.4f}), "
+                  f"{one.executed:,} executed, {one.failed:,} not")  # fmt: skip
+
+
+def report(settings, arguments) -> None:
+    from editcaption_mega.evaluation import run as steps
+
+    benchmarks = prepared(settings, judging=False)
+    texts = steps.written_instructions(settings, benchmarks)
+    told(settings, steps.report(settings, benchmarks, texts, steps.written_judgements(settings, benchmarks)))
+
+
+def told(settings, numbers) -> None:
+    folder = Path(settings.output) / "report"
+    print((folder / "tables.md").read_text(encoding="utf-8"))
+    print(f"open {folder / 'report.html'}")
+
+
+def check_judge(settings, arguments) -> int:
+    from editcaption_mega.evaluation.judge_check import check_judge as check
+    from editcaption_mega.evaluation.judge_check import passed
+    from editcaption_mega.evaluation.run import judge_function
+
+    chosen = [judge for judge in settings.judges if judge.name == arguments.judge]
+    if not chosen:
+        known = ", ".join(judge.name for judge in settings.judges) or "none"
+        raise cli.ArgumentError(f"--judge {arguments.judge} is none of the settings' judges: {known}")
+    good = True
+    for benchmark in prepared(settings, judging=True):
+        some = benchmark.first(arguments.pairs)
+        checks = check(some, judge_function(chosen[0], settings, cli.progress))
+        print(f"{arguments.judge} on {len(some)} pairs of {benchmark.name}")
+        print("\n".join(f"  {one}" for one in checks))
+        good &= passed(checks)
+        path = Path(settings.output) / "judge_checks" / arguments.judge / f"{benchmark.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([one.to_json() for one in checks], indent=2) + "\n", encoding="utf-8")
+    return 0 if good else 1
+
+
+# ---- people ----------------------------------------------------------------------------------------------------------
+
+
+def chosen_benchmark(settings, name: str):
+    for benchmark in prepared(settings, judging=False):
+        if benchmark.name == name:
+            return benchmark
+    raise cli.ArgumentError(f"--benchmark {name} is none of {', '.join(one.name for one in settings.benchmarks)}")
+
+
+def human_export(settings, arguments) -> None:
+    from editcaption_mega.evaluation.human_tasks import export_tasks
+    from editcaption_mega.evaluation.run import written_instructions
+
+    benchmark = chosen_benchmark(settings, arguments.benchmark)
+    texts = written_instructions(settings, [benchmark])[benchmark.name]
+    rows = [row for by_id in texts.values() for row in by_id.values()]
+    ids = benchmark.ids[: arguments.pairs] if arguments.pairs else None
+    made = export_tasks(benchmark, rows, arguments.folder, arguments.key, ids=ids, progress=cli.progress)
+    print(f"{arguments.folder}: {made.tasks:,} tasks; {len(made.left_out):,} pairs have no instruction to judge")
+    print(f"{arguments.key} says which task is which model: keep it from annotators")
+    if arguments.label_studio:
+        from editcaption_mega.evaluation.label_studio import push_tasks
+
+        pushed = push_tasks(server_of(arguments), arguments.folder, title_of(arguments), progress=cli.progress)
+        print(f"{arguments.label_studio}: project {pushed.project}, {pushed.new:,} new tasks, {pushed.there:,} there")
+
+
+def human_import(settings, arguments) -> int:
+    from editcaption_mega.evaluation.human import adjudicate, import_answers, read_answers, severity_table
+    from editcaption_mega.evaluation.human_tasks import Key
+    from editcaption_mega.evaluation.rows import write_rows
+
+    if bool(arguments.label_studio) == bool(arguments.answers):
+        raise cli.ArgumentError("give --answers FILE.jsonl or --label-studio URL, one of the two")
+    key = Key.read(arguments.key)
+    if arguments.label_studio:
+        from editcaption_mega.evaluation.label_studio import pull_answers
+
+        answers = pull_answers(server_of(arguments), title_of(arguments))
+    else:
+        answers = read_answers(arguments.answers)
+    found = import_answers(answers, key)
+    accepted = [verdict for verdict in found.accepted if verdict.benchmark == arguments.benchmark]
+    write_rows(arguments.output, accepted)
+    for one in found.refused:
+        print(f"refused: {one.where}, task {one.task}, annotator {one.annotator}: {one.reason}")
+    print(f"{arguments.output}: {len(accepted):,} verdicts; {len(found.refused):,} refused")
+    for row in severity_table(adjudicate(accepted)):
+        shares = ", ".join(f"{severity} {row.percent(severity):.2f} %" for severity in row.counts)
+        print(f"  {row.model}: {shares} (n = {row.n})")
+    return 1 if found.refused else 0
+
+
+def server_of(arguments):
+    from editcaption_mega.evaluation.label_studio_api import LabelStudio
+
+    return LabelStudio.from_environment(arguments.label_studio, arguments.token_env)
+
+
+def title_of(arguments) -> str:
+    return arguments.project or f"editcaption {arguments.benchmark}"
+
+
+def ground_truth(settings, arguments) -> None:
+    from editcaption_mega.evaluation import ground_truth as builder
+    from editcaption_mega.evaluation.generate import endpoint_of
+
+    benchmark = chosen_benchmark(settings, arguments.benchmark)
+    if arguments.step == "freeze":
+        if not arguments.output:
+            raise cli.ArgumentError("--step freeze writes ground truth: give --output FILE.json")
+        written = builder.freeze(benchmark, builder.read_proposals(arguments.proposals), arguments.output)
+        return print(f"{arguments.output}: ground truth of {len(benchmark):,} pairs, hash {written}")
+    served = {model.name: endpoint_of(model.endpoint) for model in settings.models if model.origin == "endpoint"}
+    for name in [*arguments.describe, arguments.merge]:
+        if name not in served:
+            raise cli.ArgumentError(
+                f"{name or '--merge'} names no model of the settings with an endpoint: {list(served)}"
+            )
+    rows = builder.propose(
+        benchmark, {name: served[name] for name in arguments.describe}, served[arguments.merge],
+        Path(settings.output) / "cache", cli.progress,
+    )  # fmt: skip
+    builder.write_proposals(arguments.proposals, rows)
+    without = [row for row in rows if row.changes is None]
+    print(f"{arguments.proposals}: {len(rows) - len(without):,} proposals, {len(without):,} pairs without")
+    for row in without[:5]:
+        print(f"  {row.id}: {row.reason}")
+    print("check each, set approved and annotator, then: ground-truth --step freeze")
+
+
+def check_paper() -> None:
+    from editcaption_mega.evaluation.paper_tables import composite_deviations, paper_tables
+
+    found = composite_deviations()
+    tables = paper_tables()
+    print(f"table 2: {len(found)} weighted scores do not follow from their columns (eq. 4):")
+    for one in found:
+        print(f"  {one}")
+    print(f"({len(tables.doubtful)} cells of the scanned tables are doubtful)")
+
+
+if __name__ == "__main__":
+    cli.run(main)
