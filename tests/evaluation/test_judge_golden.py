@@ -1,6 +1,6 @@
 """Tables 7 to 9 of the paper on the truth of its table 6 as golden cases, for labels and for the rule judge.
 
-Where the paper contradicts itself the case names the resolution (numbers of docs/evaluation.md)."""
+Where the paper contradicts itself the case names the resolution (numbers of docs/rubric.md)."""
 
 import pytest
 from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply, scored
