@@ -84,7 +84,7 @@ def judge_benchmark(
         raise ValueError(f"repeats={repeats} must be at least 1")
     if mode not in ("labels", "paper"):
         raise ValueError(f"mode is {mode!r}, expected 'labels' or 'paper'")
-    tasks = {model: _tasks(benchmark, model, rows) for model, rows in _checked(benchmark, instructions).items()}
+    tasks = _tasks(benchmark, instructions)
     asked = [task for own in tasks.values() for task in own if (task.instruction.instruction or "").strip()]
     random.Random(seed).shuffle(asked)
     total = len(asked) * repeats * len(DIMENSIONS)
@@ -121,16 +121,16 @@ def rule_judge_benchmark(
     """The same rows from the rule judge, for pairs of the synthetic world: no model, no repeats.
 
     Raises ValueError: as `judge_benchmark`, and for a truth without facts."""
-    return {
-        model: [_rule_row(task, name) for task in _tasks(benchmark, model, rows)]
-        for model, rows in _checked(benchmark, instructions).items()
-    }
+    tasks = _tasks(benchmark, instructions)
+    return {model: [_rule_row(task, name) for task in own] for model, own in tasks.items()}
 
 
-def _checked(benchmark: Benchmark, instructions: Instructions) -> Instructions:
+def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_Task]]:
+    """model -> its instructions in the benchmark's order. Raises ValueError for what cannot be judged or joined."""
     if not instructions:
         raise ValueError("there is no model to judge: give the instructions of at least one")
-    bare = [pair.id for pair in benchmark.pairs() if pair.changes is None]
+    truths = {pair.id: pair.changes for pair in benchmark.pairs()}
+    bare = [pair_id for pair_id, truth in truths.items() if truth is None]
     if bare:
         raise ValueError(
             f"benchmark {benchmark.name}: {len(bare)} of {len(benchmark)} have no ground truth (first: {bare[0]}): "
@@ -145,11 +145,10 @@ def _checked(benchmark: Benchmark, instructions: Instructions) -> Instructions:
                     f"instructions of {model}: the row of {pair_id} says (benchmark, id, model) = {found}, expected "
                     f"{(benchmark.name, pair_id, model)}"
                 )
-    return instructions
-
-
-def _tasks(benchmark: Benchmark, model: str, rows: Mapping[str, Instruction]) -> list[_Task]:
-    return [_Task(i, pair.changes, rows[pair.id]) for i, pair in enumerate(benchmark.pairs())]
+    return {
+        model: [_Task(i, truth, rows[pair_id]) for i, (pair_id, truth) in enumerate(truths.items())]
+        for model, rows in instructions.items()
+    }
 
 
 def _key(task: _Task, repeat: int, dimension: str) -> str:
