@@ -30,8 +30,8 @@ class Page:
         to_child, self._write = os.pipe()
         self._read, from_child = os.pipe()
         command = [executable(), *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        # Chromium reads commands from descriptor 3 and answers on 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{to_child} 4>&{from_child}', "sh", *command]
+        # Chromium reads commands from descriptor 3 and answers on 4 (bash, since dash has no descriptors above 9).
+        shell = ["bash", "-c", f'exec "$@" 3<&{to_child} 4>&{from_child}', "bash", *command]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(shell, pass_fds=(to_child, from_child), stdout=quiet, stderr=quiet)
         os.close(to_child)

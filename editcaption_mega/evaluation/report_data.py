@@ -1,7 +1,7 @@
 """The numbers of an evaluation: means and shares with their intervals, per benchmark, model and judge."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from editcaption_mega.records import DIMENSIONS, SEVERITIES, EditPair, HumanVerdict
@@ -9,6 +9,7 @@ from editcaption_mega.records.pair import FAILURE_MODES
 
 from . import rubric
 from .comparisons import EVERYTHING, Comparison, compare
+from .human import most_frequent
 from .report_items import FAULTS, MEASURES, WEIGHTED, Joined, Labels
 from .statistics import bootstrap_interval, repeat_variance, wilson_interval
 
@@ -198,18 +199,12 @@ def _ranked(found: dict[str, Scores]) -> dict[str, Scores]:
 
 
 def _people(rows: Mapping[str, list[HumanVerdict]]) -> People:
-    chosen = Counter(severity([one.severity for one in given]) for given in rows.values())
+    chosen = Counter(most_frequent([one.severity for one in given]) for given in rows.values())
     return People(
         pairs=len(rows),
         annotators=len({one.annotator for given in rows.values() for one in given}),
         shares={name: rate(chosen[name], len(rows)) for name in SEVERITIES},
     )
-
-
-def severity(given: Iterable[str]) -> str:
-    """The severity that most annotators chose; the worse one in a tie."""
-    counts = Counter(given)
-    return max(SEVERITIES, key=lambda name: (counts[name], -SEVERITIES.index(name)))
 
 
 def _data_set(joined: Joined, name: str, pairs: Sequence[EditPair]) -> DataSet:

@@ -140,6 +140,10 @@ def _scores(found: Evaluation, judge: str, paper: PaperTables | None) -> Table:
         )
     if any(row.from_paper for row in rows):
         notes.append(f"Rows of the paper ({PAPER}) are as printed, by its own judge runs, and have no intervals.")
+        sizes = {
+            name: (found.data_sets[name].pairs, one.samples) for name in groups if (one := set_of_paper(paper, name))
+        }
+        notes += [f"{name} has {n} pairs here and {m} in the paper." for name, (n, m) in sizes.items() if n != m]
         notes += _doubts(paper, 2, groups)
     return Table(f"table-2-{judge}", f"Table 2: scores (judge: {judge})", tuple(columns), _bold(rows), tuple(notes))
 

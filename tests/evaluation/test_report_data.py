@@ -2,7 +2,7 @@
 
 import pytest
 
-from editcaption_mega.evaluation.report_data import evaluate, places, severity
+from editcaption_mega.evaluation.report_data import evaluate, places
 from editcaption_mega.evaluation.report_items import join, merge
 from editcaption_mega.evaluation.rubric import weighted_score
 from editcaption_mega.records import Assertion, HumanVerdict, Instruction, Judgement
@@ -55,10 +55,14 @@ def test_faults_from_assertions(verdict, fault):
 def test_means_bounds_and_shares(benchmark):
     rows = written(benchmark, "m")
     judgements = [
-        judgement(id=pair_id, scores={"accuracy": 1 if i < 3 else 5}, unscored={"clarity": "no reply"} if i == 11 else {},
-                  correct=i >= 3)
+        judgement(
+            id=pair_id,
+            scores={"accuracy": 1 if i < 3 else 5},
+            unscored={"clarity": "no reply"} if i == 11 else {},
+            correct=i >= 3,
+        )
         for i, pair_id in enumerate(benchmark.ids)
-    ]  # fmt: skip
+    ]
     found = evaluate(join([benchmark], rows, judgements)).scores["j"]["Eval-400"]["m"]
     accuracy, clarity, total = found.means["accuracy"], found.means["clarity"], found.means["weighted"]
     assert (accuracy.value, accuracy.scored, accuracy.unscored, accuracy.bounds) == (4, 12, 0, (4, 4))
@@ -109,7 +113,6 @@ def test_places_are_shared_where_intervals_overlap():
 
 
 def test_people(benchmark):
-    assert severity(["P0", "P0", "correct"]) == "P0" and severity(["P2", "correct"]) == "P2"
     rows = written(benchmark, "m", mistakes=0.5)
     found = evaluate(join([benchmark], rows, [], people(benchmark, rows, share=0.5))).people["Eval-400"]["m"]
     assert (found.pairs, found.annotators) == (6, 2)

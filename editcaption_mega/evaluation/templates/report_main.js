@@ -28,7 +28,8 @@ function wishes() {
   return { ...values, judge: values.judge || '0', unscored: 'unscored' in values, disagree: 'disagree' in values };
 }
 
-function applyFilters() {
+// stay: keep the sample that is shown, where it still fits; else the first of the list is shown.
+function applyFilters(stay) {
   const wish = wishes();
   state.judge = Number(wish.judge);
   state.model = wish.model === '' ? -1 : Number(wish.model);
@@ -40,7 +41,7 @@ function applyFilters() {
   byId('active-filters').textContent = active ? `(${active} active)` : '';
   list.scrollTop = 0;
   showList();
-  if (state.shown.includes(state.current)) select(state.current, { address: false });
+  if (stay && state.shown.includes(state.current)) select(state.current, { address: false });
   else if (state.shown.length) select(state.shown[0], { address: false });
 }
 
@@ -102,8 +103,8 @@ addEventListener('keydown', (event) => {
   if (done) event.preventDefault();
 });
 filters.addEventListener('submit', (event) => event.preventDefault());
-filters.addEventListener('input', applyFilters);
-filters.addEventListener('reset', () => setTimeout(applyFilters));
+filters.addEventListener('input', ({ target }) => applyFilters(['model', 'judge'].includes(target.name)));
+filters.addEventListener('reset', () => setTimeout(() => applyFilters(false)));
 byId('previous').addEventListener('click', () => go(-1));
 byId('next').addEventListener('click', () => go(1));
 addEventListener('hashchange', openAddress);
@@ -113,5 +114,5 @@ fillFilters();
 byId('more-filters').open = matchMedia('(min-width: 901px)').matches;
 byId('browser').hidden = false;
 moveCut(50);
-applyFilters();
+applyFilters(false);
 openAddress();

@@ -1,0 +1,138 @@
+"""Tables 1 to 4 and their three forms."""
+
+import csv
+import io
+
+import pytest
+
+from editcaption_mega.evaluation.paper_tables import paper_tables
+from editcaption_mega.evaluation.report_data import evaluate
+from editcaption_mega.evaluation.report_items import join
+from editcaption_mega.evaluation.table_forms import CSV_COLUMNS, Cell, Column, Row, Table, to_csv, to_latex, to_markdown
+from editcaption_mega.evaluation.tables import same, tables_of
+from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
+
+SFT = "Qwen3-VL-32B-Instruct (SFT)"
+ABLATION = {"Qwen3-VL-32B": {"base": "base", "SFT only": SFT}}
+NASTY = 'a|b & 50 % of $x_1 #2 {c} \\d ~ ^ <e>, "f" *g* [h] `i`'
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    benchmark = synthetic_benchmark(tmp_path_factory.mktemp("shards") / "s", 24, "eval400")
+    rows = written(benchmark, "base", mistakes=0.7, refuses=0.1) + written(benchmark, SFT, mistakes=0.1)
+    joined = join([benchmark], rows, judged(benchmark, rows), people(benchmark, rows[:24]))
+    return evaluate(joined, draws=500)
+
+
+@pytest.fixture(scope="module")
+def tables(evaluation):
+    return {table.key: table for table in tables_of(evaluation, paper_tables(), ABLATION)}
+
+
+def cells(table, label):
+    """Of each row of this label, the texts by column."""
+    names = [f"{column.group} {column.name}".strip() for column in table.columns]
+    found = [dict(zip(names, row.cells, strict=True)) for row in table.rows]
+    return next(row for row in found if label in [cell.text for cell in row.values()])
+
+
+def test_the_four_tables(tables):
+    assert list(tables) == ["table-1", "table-2-rule judge", "table-3-eval400", "table-4-rule judge"]
+    one = cells(tables["table-1"], "eval400")
+    assert one["#Samples"].value == 24 and one["#Samples in the paper"].value == 400
+
+
+def test_the_papers_row_stands_under_ours(tables):
+    table = tables["table-2-rule judge"]
+    labels = [row.cells[0].text for row in table.rows]
+    assert labels[:3] == ["base", SFT, f"{SFT}, in the paper"]
+    assert labels.count(f"{SFT}, in the paper") == 1 and "Gemini-3-Pro, in the paper" in labels
+    printed = cells(table, f"{SFT}, in the paper")
+    assert [printed[f"eval400 {name}"].text for name in ("Rank", "S", "Acc", "Comp", "Clar")] == [
+        "–", "4.349", "4.30", "4.58", "3.98",
+    ]  # fmt: skip
+    notes = " ".join(table.notes)
+    assert "24 pairs here and 400 in the paper" in notes and "its columns give 4.180" in notes
+
+
+def test_sets_of_other_names_get_no_number_of_the_paper(evaluation):
+    table = tables_of(evaluation, None, None)[1]
+    assert not any(row.from_paper for row in table.rows)
+    assert same("Eval-400", "eval400") and same("HQ-Edit", "hq_edit") and not same("HQ-Edit", "HQ-Edit-2")
+    assert not same("Qwen3-VL-32B-Instruct (SFT)", "Qwen3-VL-32B-Instruct (SFT+DPO)")
+
+
+def test_means_carry_intervals_and_what_is_unscored(tables):
+    base = cells(tables["table-2-rule judge"], "base")["eval400 S"]
+    assert base.interval[0] < base.value < base.interval[1]
+    assert base.unscored and base.missing == f"{base.unscored} unscored ({base.bounds[0]:.2f}–{base.bounds[1]:.2f})"
+    assert any("unscored" in note for note in tables["table-2-rule judge"].notes)
+
+
+def test_no_model_is_ranked_above_one_that_it_overlaps_with(evaluation):
+    scores = evaluation.scores["rule judge"]["eval400"]
+    table = tables_of(evaluation)[1]
+    base, sft = cells(table, "base"), cells(table, SFT)
+    assert scores["base"].means["weighted"].interval[1] < scores[SFT].means["weighted"].interval[0]
+    assert (base["eval400 Rank"].text, sft["eval400 Rank"].text) == ("2", "1") and not base["eval400 S"].strong
+    # The rule judge's clarity of the two overlaps: both are bold, or neither is said to be best.
+    low = max(scores[model].means["completeness"].interval[0] for model in scores)
+    high = min(scores[model].means["completeness"].interval[1] for model in scores)
+    assert low <= high and base["eval400 Comp"].strong and sft["eval400 Comp"].strong
+
+
+def test_human_shares_add_up(tables):
+    row = cells(tables["table-3-eval400"], "base")
+    assert sum(row[name].value for name in ("Correct", "P0", "P1", "P2")) == pytest.approx(100)
+    assert row["Correct"].interval[0] < row["Correct"].value < row["Correct"].interval[1]
+    assert cells(tables["table-3-eval400"], "Gemini-3-Pro, in the paper")["P0"].text == "21.00 %"
+
+
+def test_the_ablation_names_models_that_are_there(evaluation, tables):
+    table = tables["table-4-rule judge"]
+    assert [row.cells[1].text for row in table.rows] == ["base", "SFT only", "SFT only, in the paper"]
+    assert table.rows[2].cells[2].text == "4.349"
+    with pytest.raises(ValueError, match="there is no model 'x'; models here: base, Qwen3"):
+        tables_of(evaluation, None, {"s": {"base": "x"}})
+
+
+def nasty_table():
+    columns = (Column("Model", is_label=True), Column("S_1", "50 % | set"))
+    rows = (Row((Cell(NASTY), Cell(4.5, (4.25, 4.75), 2, (4.1, 4.6), strong=True))),)
+    return Table("t", "A & B", columns, rows, ("100 %",))
+
+
+def test_markdown_escapes():
+    text = to_markdown([nasty_table()])
+    line = next(line for line in text.splitlines() if "4.500" in line)
+    assert line.replace("\\|", "").count("|") == 3  # the row keeps its two cells
+    assert line.startswith("| a\\|b \\& 50 % of $x\\_1 #2 {c} \\\\d \\~ ^ \\<e\\>, ")
+    assert line.endswith("| **4.500** [4.25–4.75] 2 unscored (4.10–4.60) |")
+
+
+def test_csv_is_read_back():
+    rows = list(csv.DictReader(io.StringIO(to_csv([nasty_table()]))))
+    assert tuple(rows[0]) == CSV_COLUMNS and len(rows) == 1
+    assert rows[0]["row"] == NASTY and rows[0]["group"] == "50 % | set" and rows[0]["source"] == "ours"
+    assert [float(rows[0][name]) for name in ("value", "low", "high", "unscored")] == [4.5, 4.25, 4.75, 2]
+
+
+def test_latex_escapes():
+    text = to_latex([nasty_table()])
+    line = next(line for line in text.splitlines() if "4.500" in line)
+    assert line.replace(r"\&", "").count("&") == 1 and line.endswith(r" \\")
+    assert (
+        r"50 \% of \$x\_1 \#2 \{c\} \textbackslash{}d \textasciitilde{} \textasciicircum{} \textless{}e\textgreater{}"
+        in line
+    )
+    assert r"\textbf{4.500} {\scriptsize 4.25--4.75 2 unscored (4.10--4.60)}" in line
+    assert r" & \multicolumn{1}{c}{50 \% | set} \\" in text and r"\caption{A \& B}" in text
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+
+
+def test_every_row_of_latex_has_every_column(tables):
+    for table in tables.values():
+        body = to_latex([table]).split(r"\midrule")[1].split(r"\bottomrule")[0]
+        counts = {line.replace(r"\&", "").count("&") for line in body.splitlines() if line.endswith(r"\\")}
+        assert counts == {len(table.columns) - 1}
