@@ -13,7 +13,8 @@ from editcaption_mega import cli
 ROOT = Path(__file__).resolve().parents[1]
 SFT_CONFIG, DPO_CONFIG = "configs/sft_demo.yaml", "configs/dpo_demo.yaml"
 PROMPT = ROOT / "configs/demo_prompt.yaml"
-MODELS = {"base": "model", "SFT": "sft_hf", "DPO only": "dpo_only_hf", "SFT + DPO": "sft_dpo_hf"}
+EVALUATION_CONFIG = "configs/eval_demo.yaml"
+MODELS = ("base", "SFT", "DPO only", "SFT + DPO")  # as in that file
 
 
 def main(argv):
@@ -77,12 +78,15 @@ def demo(arguments) -> None:
         say(f"DPO on {arguments.ranks} ranks, from {'SFT' if start == 'sft_hf' else 'the base model'} ({name})")
         train(arguments, "launch/train_dpo.sh", DPO_CONFIG, start, "preference", name, *steps)
 
-    instructions = {}
-    for label, folder in MODELS.items():
-        say(f"writing instructions for {arguments.held_out:,} held-out pairs ({label})")
-        instructions[label] = write(out / folder, out / "shards/held_out", out / f"instructions_{folder}.jsonl")
-    report(out, instructions, arguments.ranks)
-    say(f"the whole demo took {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report.html'}")
+    say(f"evaluating all four models on {arguments.held_out:,} held-out pairs")
+    settings = out / "evaluation.yaml"
+    settings.write_text((ROOT / EVALUATION_CONFIG).read_text("utf-8").replace("runs/demo/", f"{out}/"), "utf-8")
+    run("tools/evaluate.py", "run", settings)
+    report(out, arguments.ranks)
+    say(
+        f"the whole demo took {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report.html'} and "
+        f"{out / 'evaluation/report/report.html'}"
+    )
 
 
 def train(arguments, script: str, config: str, start: str, shards: str, name: str, *overrides: str) -> None:
@@ -110,22 +114,13 @@ def make_model(folder: Path) -> None:
     partial.rename(folder)
 
 
-def write(folder: Path, shards: Path, output: Path) -> dict[str, str]:
-    """Greedy instructions of the model in `folder` by pair id, also kept as JSONL."""
-    from editcaption_mega.data.stream import open_pairs
-    from editcaption_mega.inference import Generator
-    from editcaption_mega.inference.instructions import write_instructions
-
-    dataset = open_pairs([str(shards)], folder, min_pixels=1024, max_pixels=1 << 20, prompt=PROMPT)
-    rows = write_instructions(Generator(folder), dataset, max_new_tokens=48, batch_size=100)
-    rows = list(cli.progress(rows, len(dataset), "pairs"))
-    output.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return {row["id"]: row["instruction"] for row in rows}
-
-
-def report(out: Path, instructions: dict[str, dict[str, str]], ranks: int) -> None:
+def report(out: Path, ranks: int) -> None:
     from editcaption_mega.evaluation.demo_report import write_report
+    from editcaption_mega.evaluation.rows import read_rows
+    from editcaption_mega.records import Instruction
 
+    rows = {model: read_rows(out / f"evaluation/instructions/{model}/synthetic.jsonl", Instruction) for model in MODELS}
+    instructions = {model: {row.id: row.instruction for row in found} for model, found in rows.items()}
     runs = {"SFT": out / "sft/metrics.jsonl", "SFT + DPO": out / "sft_dpo/metrics.jsonl"}
     runs["DPO only"] = out / "dpo_only/metrics.jsonl"
     facts = []
@@ -141,6 +136,7 @@ def report(out: Path, instructions: dict[str, dict[str, str]], ranks: int) -> No
         ("captions for SFT", captioner_told(out / "shards/train")),
         ("mistakes", "for pairs that no training has seen the SFT model draws three instructions each; the most "
          "frequent wrong one is the rejected answer, the truth the chosen one"),
+        ("every pair", "is in evaluation/report/report.html: pictures, what each model wrote, what is wrong with it"),
         ("judging", "an instruction is parsed and compared with the facts of the pair: hits, wrong attributes and "
          "inventions give the rubric's scores; wholly correct means each primary change exactly and nothing else"),
     ]  # fmt: skip

@@ -100,19 +100,20 @@ def part_of(text: str):
         raise cli.ArgumentError(f"--part is {text!r}, expected K/N with K from 0 to N - 1, such as 0/4") from None
 
 
-def run(settings, arguments) -> int:
+def run(settings, arguments) -> None:
     from editcaption_mega.evaluation import run as steps
 
     part = part_of(arguments.part)
     benchmarks = prepared(settings, judging=True)
     texts = steps.generate_all(settings, benchmarks, cli.progress, part)
     if texts is None:
-        return print(f"part {arguments.part} is written; the last part to end goes on")
-    judgements = []
-    if settings.judges:
-        judgements = judged(settings, benchmarks, texts)
-    executions = steps.execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
-    return told(settings, steps.report(settings, benchmarks, texts, judgements, executions))
+        return print(f"part {arguments.part} is written; the part that ends last judges and reports")
+    with steps.alone(Path(settings.output)) as only:
+        if not only:
+            return print(f"another process judges and reports {settings.output} already")
+        judgements = judged(settings, benchmarks, texts) if settings.judges else []
+        executions = steps.execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
+        return told(settings, steps.report(settings, benchmarks, texts, judgements, executions))
 
 
 def generate(settings, arguments) -> None:

@@ -9,7 +9,9 @@
 
 Each step takes what the one before left there; killed at any point, the same command goes on."""
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -94,14 +96,30 @@ def generate_all(
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
     save_settings(settings, output / "config.yaml")
+    works = [(model, benchmark) for model in settings.models for benchmark in benchmarks]
+    for model, benchmark in works:
+        generate(model, benchmark, settings.generation, output, part=part, progress=progress)
+    # Again, now that this part has nothing left to do: the part that ends last sees the parts of all others.
     found: dict[str, Texts] = {benchmark.name: {} for benchmark in benchmarks}
-    complete = True
-    for model in settings.models:
-        for benchmark in benchmarks:
-            rows = generate(model, benchmark, settings.generation, output, part=part, progress=progress)
-            complete &= rows is not None
-            found[benchmark.name][model.name] = {row.id: row for row in rows or ()}
-    return found if complete else None
+    for model, benchmark in works:
+        rows = generate(model, benchmark, settings.generation, output, part=part, progress=progress)
+        if rows is None:
+            return None
+        found[benchmark.name][model.name] = {row.id: row for row in rows}
+    return found
+
+
+@contextlib.contextmanager
+def alone(output: Path) -> Iterator[bool]:
+    """Whether this process is the only one that goes on from here with the run in `output`: two parts may end at once,
+    and both would pay for the judges."""
+    with open(output / "judging.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
 
 
 def written_instructions(settings: EvaluationSettings, benchmarks: list[Benchmark]) -> dict[str, Texts]:
