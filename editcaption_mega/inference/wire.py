@@ -183,7 +183,7 @@ def _message(data: dict) -> tuple[str, str]:
         return str(data.get("code") or ""), error if isinstance(error, str) else json.dumps(error)
     inner = error.get("innererror") if isinstance(error.get("innererror"), dict) else {}
     codes = [str(part) for part in (error.get("code"), error.get("type"), inner.get("code")) if part]
-    code = codes[0] if len(codes) < 2 or codes[0].isdecimal() else " ".join(codes)
+    code = codes[0] if codes and codes[0].isdecimal() else " ".join(codes)
     return code, str(error.get("message") or code)
 
 
