@@ -7,10 +7,8 @@ import logging
 import queue
 import threading
 import time
-import urllib.request
 from collections import deque
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -116,7 +114,7 @@ class Exchange:
             timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=_CONNECT_SECONDS),
             headers={"Content-Type": "application/json", **self._secret.headers()},
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy(self._endpoint.url),
+            proxy=self._endpoint.proxy(),
         ) as self._session:
             begun.set()
             await self._stopped.wait()
@@ -296,11 +294,3 @@ class Exchange:
 
 def _kept(reply: Reply) -> dict:
     return {name: value for name, value in vars(reply).items() if name not in ("id", "cached")}
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for this address (HTTP_PROXY and its kin), as other clients take it."""
-    parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.hostname):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
