@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
@@ -125,13 +126,17 @@ def _lines[Item](items: Iterable[Item], total: int | None, label: str) -> Iterat
     start = last = time.monotonic()
     of = "" if total is None else f" of {total}"
     count = 0
+    # What is left goes by the last lines' rate: a resumed run passes in a moment over what is done.
+    marks = deque([(start, 0)], maxlen=4)
     for item in items:
         yield item
         count += 1
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = f", about {(now - start) / count * (total - count):.0f} s left" if total else ""
+            then, before = marks[0]
+            marks.append((now, count))
+            left = f", about {(now - then) / (count - before) * (total - count):.0f} s left" if total else ""
             print(f"{label}: {count}{of} after {now - start:.0f} s{left}", file=sys.stderr, flush=True)
     print(f"{label}: {count}{of} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
 

@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # a reply. "429 1.5" is a 429 that asks to come back in 1.5 s; "429 date 2" asks so by an HTTP date.
 QUICK = ("429", "500", "503", "drop")
 SLOW = ("cut", "not json", "empty", "no choices", "malformed")
-# Also: "hang" (never answers), "fenced", "refusal", "filter", "filter 400", "length", "echo" (an error that quotes the
-# request's headers), "echo text" (a completion that does), and any other HTTP code, as in "401".
+# Also: "hang" (never answers), "fenced", "refusal", "filter", "filter 400", "length", "echo 500" (an error of that code
+# that quotes the request's headers), "echo text" (a completion that does), and any other HTTP code, as in "404".
 
 Script = Callable[[int, int], str | None]
 
@@ -161,8 +161,8 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
         elif fault == "filter 400":
             self.fail(400, "The response was filtered due to the content management policy.", "content_filter")
-        elif fault == "echo":
-            self.fail(500, f"cannot serve {headers}")
+        elif fault is not None and fault.startswith("echo ") and fault != "echo text":
+            self.fail(int(fault.split()[1]), f"cannot serve {headers}")
         elif fault is not None and fault[0].isdigit():
             code, *wait = fault.split()
             self.fail(int(code), f"scripted {code}", extra=_retry_after(wait))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 # Shorter "keys" (EMPTY, none) are what local servers are content with; taking such words out of texts would harm them.
 _SHORTEST_SECRET = 8
@@ -74,6 +75,11 @@ class Endpoint:
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
 
+    def proxy(self) -> str | None:
+        """The proxy that the environment names for this address (HTTP_PROXY and its kin), as other clients take it."""
+        parts = urlsplit(self.url)
+        return None if proxy_bypass(parts.hostname) else getproxies().get(parts.scheme)
+
     def secret(self) -> "Secret":
         """The key from the environment. Raises ValueError when its variable is missing, empty or no key at all."""
         if not self.api_key_env:
@@ -96,7 +102,8 @@ class Secret:
 
     def __init__(self, key: str):
         self._key = key
-        spellings = {key, json.dumps(key)[1:-1], html.escape(key), quote(key, safe=""), _base64(key)}
+        quoted = key.replace("'", "\\'")  # as Python shows a text that has both kinds of quotes
+        spellings = {key, quoted, json.dumps(key)[1:-1], html.escape(key), quote(key, safe=""), _base64(key)}
         self._spellings = sorted(spellings, key=len, reverse=True) if len(key) >= _SHORTEST_SECRET else []
 
     def __repr__(self) -> str:

@@ -7,10 +7,8 @@ import logging
 import queue
 import threading
 import time
-import urllib.request
 from collections import deque
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -24,6 +22,7 @@ _LOOK_AHEAD = 64  # requests that wait for their first attempt
 _HELD_PER_SLOT = 4  # requests held in all, those that back off included, per request in flight
 _GIVE_UP = 50  # rows that failed in a row: then it is the endpoint and not the rows
 _CONNECT_SECONDS = 30.0
+_PUT_OFF = (429, 503, 529)
 _KEPT = ("ok", "refused")  # definite answers; the others are asked for again by a later run
 
 _log = logging.getLogger(__name__)
@@ -34,6 +33,7 @@ class _Job:
     key: str
     request: Request
     attempts: int = 0
+    put_off: int = 0  # times that the server had too much to do
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -114,7 +114,7 @@ class Exchange:
             timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=_CONNECT_SECONDS),
             headers={"Content-Type": "application/json", **self._secret.headers()},
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy(self._endpoint.url),
+            proxy=self._endpoint.proxy(),
         ) as self._session:
             begun.set()
             await self._stopped.wait()
@@ -170,8 +170,10 @@ class Exchange:
                 EndpointError(f"{self._endpoint.url} can't be used for {self._endpoint.model}: {outcome.reason}")
             )
         elif outcome.may_pass and job.attempts < self._endpoint.max_attempts:
+            self._loop.call_later(backoff(job.put_off, outcome.retry_after), self._return, job)
+            # A single fault is chance and soon tried again; waiting longer each time is for load and for outages.
+            job.put_off += outcome.http in _PUT_OFF or self._pace.in_trouble
             self._backing_off += 1
-            self._loop.call_later(backoff(job.attempts, outcome.retry_after), self._return, job)
             self._outbox.put([])  # there is room for another
         else:
             self._end(job, outcome)
@@ -292,11 +294,3 @@ class Exchange:
 
 def _kept(reply: Reply) -> dict:
     return {name: value for name, value in vars(reply).items() if name not in ("id", "cached")}
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for this address (HTTP_PROXY and its kin), as other clients take it."""
-    parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.hostname):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)

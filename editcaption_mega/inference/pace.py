@@ -7,7 +7,7 @@ _TOLERATED = 1 / 3  # share of overloaded answers in a window that may be chance
 _TROUBLE = 16  # overloaded answers in a row: then the endpoint is down rather than unlucky
 _GROWTH = 1 / 8
 
-FIRST_BACKOFF = 0.5  # seconds, before the second attempt, at most
+FIRST_BACKOFF = 0.5  # seconds, at most
 _LONGEST_BACKOFF = 30.0
 LONGEST_PAUSE = 600.0  # seconds that a server may ask for by Retry-After; who asks for more is not waited for
 
@@ -49,9 +49,9 @@ class Pace:
             self._answers = self._overloaded = 0
 
 
-def backoff(attempts: int, retry_after: float | None) -> float:
-    """Seconds to wait after that many attempts: what the server asks and up to a tenth more, so that not all come back
-    at once; where it asks for nothing, exponential with full jitter."""
+def backoff(put_off: int, retry_after: float | None) -> float:
+    """Seconds until the next attempt of a request that load has put off so many times before: what the server asks and
+    up to a tenth more, so that not all come back at once; where it asks for nothing, exponential with full jitter."""
     if retry_after is not None:
         return retry_after * random.uniform(1.0, 1.1)
-    return random.uniform(0.0, min(_LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** (attempts - 1)))
+    return random.uniform(0.0, min(_LONGEST_BACKOFF, FIRST_BACKOFF * 2**put_off))

@@ -93,14 +93,17 @@ def _content(parts: tuple[str | Picture, ...], picture: Callable[[Picture], Any]
 
 def read_answer(http: int, headers: Mapping[str, str], raw: bytes) -> Outcome:
     """What an HTTP answer means. Never raises, whatever the server sent."""
+    data, unreadable = {}, ""
     try:
-        data = json.loads(raw)
-        readable = isinstance(data, dict)
-        unreadable = "" if readable else f"a JSON {type(data).__name__} where an object was expected"
+        found = json.loads(raw)
+        if isinstance(found, dict):
+            data = found
+        else:
+            unreadable = f"a JSON {type(found).__name__} where an object was expected"
     except (ValueError, RecursionError) as error:
         # The body itself is not quoted: cut off anywhere, it could hold a part of whatever the server echoes.
-        data, readable, unreadable = {}, False, f"a body of {len(raw)} bytes that is not JSON ({type(error).__name__})"
-    if http == 200 and not readable:
+        unreadable = f"a body of {len(raw)} bytes that is not JSON ({type(error).__name__})"
+    if http == 200 and unreadable:
         return Outcome("failed", f"the server sent {unreadable}", http=http, may_pass=True)
     if http == 200 and "choices" in data:
         outcome = _completion(data)
@@ -185,7 +188,7 @@ def _message(data: dict) -> tuple[str, str]:
         return str(data.get("code") or ""), error if isinstance(error, str) else json.dumps(error)
     inner = error.get("innererror") if isinstance(error.get("innererror"), dict) else {}
     codes = [str(part) for part in (error.get("code"), error.get("type"), inner.get("code")) if part]
-    code = codes[0] if len(codes) < 2 or codes[0].isdecimal() else " ".join(codes)
+    code = codes[0] if codes and codes[0].isdecimal() else " ".join(codes)
     return code, str(error.get("message") or code)
 
 

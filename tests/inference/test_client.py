@@ -1,0 +1,434 @@
+"""The endpoint client against a scripted server: what is sent, how each fault ends, what is kept, what it refuses."""
+
+import base64
+import json
+import logging
+import os
+import re
+import threading
+import time
+
+import pytest
+
+from editcaption_mega import cli
+from editcaption_mega.inference import pace
+from editcaption_mega.inference.client import (
+    Endpoint,
+    EndpointError,
+    Message,
+    Picture,
+    Request,
+    Usage,
+    complete,
+    read_calls,
+)
+from tests.scripted_server import (
+    QUICK,
+    SLOW,
+    ScriptedServer,
+    always,
+    at_random,
+    burst,
+    each_prompt,
+    server_process,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n rest"
+JPEG = b"\xff\xd8\xff\xe0 rest"
+
+
+def request(name, **more):
+    return Request(name, (Message("user", (f"prompt {name}",)),), **({"max_tokens": 16} | more))
+
+
+def requests(count, **more):
+    return [request(str(i), **more) for i in range(count)]
+
+
+def ask(server, asked, cache=None, **more):
+    url = server if isinstance(server, str) else server.url
+    return {reply.id: reply for reply in complete(Endpoint(url, "m", **more), asked, cache)}
+
+
+def starts_with_reply(text):
+    if not text.startswith("reply"):
+        raise ValueError(f"expected a reply, found {text!r}")
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.05)
+
+
+def test_what_is_sent_and_what_comes_back(tmp_path):
+    messages = (
+        Message("system", ("Be brief.",)),
+        Message("user", ("Picture 1:", Picture(PNG), "Picture 2:", Picture(JPEG), "What changed?")),
+    )
+    asked = Request("a", messages, max_tokens=7, temperature=0.5, top_p=0.9, seed=3)
+    with ScriptedServer() as server:
+        endpoint = Endpoint(
+            server.url,
+            "m",
+            prompt_price=2.0,
+            completion_price=5.0,
+            extra={"max_tokens": None, "max_completion_tokens": 7},
+        )
+        (reply,) = complete(endpoint, [asked], tmp_path)
+    body = server.bodies[0]
+    assert body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Picture 1:"},
+                {"type": "image_url", "image_url": {"url": url("image/png", PNG)}},
+                {"type": "text", "text": "Picture 2:"},
+                {"type": "image_url", "image_url": {"url": url("image/jpeg", JPEG)}},
+                {"type": "text", "text": "What changed?"},
+            ],
+        },
+    ]
+    del body["messages"]
+    sampling = {"temperature": 0.5, "top_p": 0.9, "seed": 3, "stream": False}
+    assert body == {"model": "m", "max_completion_tokens": 7, **sampling}, "null takes a field out"
+    assert (reply.status, reply.text) == ("ok", "reply to Picture 1: Picture 2: What changed?")
+    assert (reply.model, reply.attempts, reply.cached, reply.reason) == ("scripted-1", 1, False, "")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (100, 20)
+    assert reply.cost == pytest.approx((100 * 2 + 20 * 5) / 1e6)
+    (call,) = read_calls(tmp_path)
+    assert call["status"] == "ok" and call["http"] == 200 and call["cost"] == reply.cost and call["id"] == "a"
+
+
+def url(mime, data):
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason", "attempts"),
+    [
+        ("500", "failed", "HTTP 500: scripted 500", 3),
+        ("429", "failed", "HTTP 429: scripted 429", 3),
+        ("408", "failed", "HTTP 408", 3),
+        ("hang", "failed", r"no answer within 0\.2 s", 3),
+        ("drop", "failed", "the connection broke", 3),
+        ("cut", "failed", "the connection broke", 3),
+        ("not json", "failed", "a body of 24 bytes that is not JSON", 3),
+        ("no choices", "failed", "the answer has no choices", 3),
+        ("empty", "malformed", "^empty answer$", 3),
+        ("malformed", "malformed", "expected a reply, found '{repl", 3),
+        ("fenced", "malformed", "expected a reply, found 'Here", 3),
+        ("400", "failed", "HTTP 400: scripted 400", 1),
+        ("422", "failed", "HTTP 422", 1),
+        ("302", "failed", "give the final address", 1),
+        ("429 5000", "failed", "come back in 5000 s", 1),
+        ("refusal", "refused", "I can't help with that", 1),
+        ("filter", "refused", "content filter", 1),
+        ("filter 400", "refused", "content management policy", 1),
+        ("length", "truncated", "cut off at max_tokens", 1),
+    ],
+)
+def test_each_fault_ends_with_a_named_reason(tmp_path, fault, status, reason, attempts):
+    with ScriptedServer(script=lambda call, of_prompt: None if call == 0 else fault) as server:
+        (good,) = ask(server, [request("good")]).values()
+        found = ask(server, requests(6, require=starts_with_reply), tmp_path, max_attempts=3, timeout=0.2)
+    assert good.status == "ok" and len(found) == 6
+    for reply in found.values():
+        assert reply.status == status and re.search(reason, reply.reason), reply
+        assert reply.attempts == attempts
+        assert bool(reply.text) == (status == "truncated" or fault in ("malformed", "fenced"))
+    calls = list(read_calls(tmp_path))
+    assert len(calls) == 6 * attempts and all(re.search(reason, call["reason"]) for call in calls)
+
+
+@pytest.mark.parametrize("fault", ["500", "429", "hang", "drop", "cut", "not json", "no choices", "empty", "malformed"])
+def test_each_fault_that_passes_ends_well(fault):
+    with ScriptedServer(script=each_prompt(fault, fault)) as server:
+        found = ask(server, requests(12, require=starts_with_reply), timeout=0.2)
+    assert {(reply.status, reply.attempts) for reply in found.values()} == {("ok", 3)}
+    assert set(server.counts.values()) == {3}
+
+
+def test_a_burst_and_one_in_five(tmp_path):
+    with ScriptedServer(script=burst("500", 20, 40), latency=0.01) as server:
+        found = ask(server, requests(200))
+    assert {reply.status for reply in found.values()} == {"ok"}
+    with ScriptedServer(script=at_random(0.2, 7, [*QUICK, *SLOW, "hang"]), latency=0.005) as server:
+        found = ask(server, requests(300, require=starts_with_reply), tmp_path, max_attempts=10, timeout=0.3)
+    assert {reply.status for reply in found.values()} == {"ok"} and len(found) == 300
+    assert sum(reply.attempts for reply in found.values()) == server.calls == len(list(read_calls(tmp_path)))
+    usage = Usage()
+    for reply in found.values():
+        usage.add(reply)
+    assert usage.attempts == server.calls and usage.by_status == {"ok": 300} and "300 ok; 0 cached" in str(usage)
+
+
+@pytest.mark.parametrize(("asked", "least"), [("429 0.6", 0.6), ("503 0.6", 0.6), ("429 date 2", 1.0)])
+def test_retry_after_is_waited_for(asked, least):
+    with ScriptedServer(script=each_prompt(asked)) as server:
+        found = ask(server, requests(2))
+    for reply, (first, second) in zip(found.values(), server.times.values(), strict=True):
+        assert reply.status == "ok" and least <= second - first < 3
+
+
+def test_a_request_that_waits_gives_its_place_to_others():
+    with ScriptedServer(script=lambda call, _: "429 1" if call in (0, 9, 18) else None, latency=0.01) as server:
+        begin = time.monotonic()
+        ends = [
+            (reply.id, time.monotonic() - begin)
+            for reply in complete(Endpoint(server.url, "m", max_concurrency=3), requests(40), None)
+        ]
+    waited = {body["messages"][0]["content"] for body in server.bodies[40:]}
+    assert {f"prompt {name}" for name, _ in ends[-3:]} == waited, "the three that were told to wait come last"
+    assert ends[36][1] < 0.9 < ends[37][1] and server.most_in_flight <= 3
+
+
+def test_all_wait_when_the_endpoint_turns_most_away():
+    with ScriptedServer(script=burst("429 0.5", 0, 12)) as server:
+        found = ask(server, requests(60), max_concurrency=12)
+    arrivals = sorted(at for times in server.times.values() for at in times)
+    assert {reply.status for reply in found.values()} == {"ok"} and server.calls == 72
+    assert arrivals[12 + 12] - arrivals[0] >= 0.4, "at most those under way were sent before the pause"
+
+
+def test_concurrency_finds_what_the_server_bears():
+    server = ScriptedServer(latency=0.02, fault_latency=0.0)
+    server.script = lambda call, of_prompt: "429" if server.in_flight >= 8 else None
+    with server:
+        found = ask(server, requests(400), max_concurrency=64, max_attempts=10)
+    assert {reply.status for reply in found.values()} == {"ok"}
+    assert server.calls < 400 * 1.5, "most requests are not turned away"
+
+
+def test_the_limit_halves_once_per_window_and_grows_back():
+    limit = pace.Pace(64)
+    for _ in range(64):
+        limit.heard(0, True, None, 0.0)  # all of one window; the epoch ends with the first third
+    assert limit.limit == 32 and limit.epoch == 1 and limit.in_trouble
+    for _ in range(11):
+        limit.heard(1, True, 5.0, 100.0)
+    assert limit.limit == 16 and limit.not_before == 105.0
+    for _ in range(1000):
+        limit.heard(2, False, None, 200.0)
+    assert limit.limit == 64 and not limit.in_trouble
+    for i in range(1000):
+        limit.heard(2, i % 5 == 0, None, 200.0)
+    assert limit.limit == 64, "one in five may be chance"
+    waits = [pace.backoff(3, None) for _ in range(200)]
+    assert 0 <= min(waits) < 0.1 < 0.3 < max(waits) <= pace.FIRST_BACKOFF * 8
+    assert 7 <= pace.backoff(5, 7.0) <= 7.7
+
+
+def test_replies_are_kept_and_asked_for_once(tmp_path):
+    with ScriptedServer(script=lambda call, _: {1: "length", 2: "refusal", 3: "400"}.get(call)) as server:
+        first = ask(server, requests(5), tmp_path, max_concurrency=1)
+        assert [reply.status for reply in first.values()] == ["ok", "truncated", "refused", "failed", "ok"]
+        again = ask(server, requests(5), tmp_path, max_concurrency=1)
+        assert [again[str(i)].cached for i in range(5)] == [True, False, True, False, True]
+        assert [again[str(i)].status for i in range(5)] == ["ok", "ok", "refused", "ok", "ok"]
+        assert again["0"].text == first["0"].text and again["0"].prompt_tokens == 100
+        assert server.calls == 7
+        # What the answer depends on is in the key; who asks and where is not.
+        other = [request("0", temperature=0.1), request("0 again"), request("other", repeat=1)]
+        assert not any(reply.cached for reply in ask(server, other, tmp_path).values())
+        same = Request("renamed", request("0").messages, max_tokens=16)
+        assert ask(server.url + "/", [same], tmp_path)["renamed"].cached
+        assert not ask(server, [same], tmp_path, extra={"a": 1})["renamed"].cached
+        pictures = [Request(str(i), (Message("user", (Picture(PNG + b"%d" % i),)),), 8) for i in range(2)]
+        assert not any(reply.cached for reply in ask(server, pictures, tmp_path).values())
+        usage = Usage()
+        for reply in ask(server, requests(5), tmp_path).values():
+            usage.add(reply)
+        assert (usage.calls, usage.cached, usage.attempts, usage.prompt_tokens) == (5, 5, 0, 0)
+
+
+def test_the_same_question_is_asked_once_and_repeats_are_calls(tmp_path):
+    with ScriptedServer(latency=0.02) as server:
+        same = [Request(str(i), request("x").messages, max_tokens=16) for i in range(20)]
+        found = ask(server, same, tmp_path)
+        assert (
+            server.calls == 1 and len(found) == 20 and {reply.text for reply in found.values()} == {"reply to prompt x"}
+        )
+        assert sum(not reply.cached for reply in found.values()) == 1
+        repeats = [Request(str(i), request("y").messages, 16, repeat=i) for i in range(5)]
+        ask(server, repeats, tmp_path)
+        assert server.counts["prompt y"] == 5
+        ask(server, same, None)
+        assert server.calls == 26, "without a cache each is a call"
+
+
+def test_a_kept_reply_that_is_now_refused_is_asked_for_anew(tmp_path):
+    with ScriptedServer() as server:
+        ask(server, [request("a")], tmp_path)
+        assert ask(server, [request("a", require=starts_with_reply)], tmp_path)["a"].cached
+
+        def never(text):
+            raise ValueError("never good")
+
+        reply = ask(server, [request("a", require=never)], tmp_path, max_attempts=2)["a"]
+        assert (reply.status, reply.reason, reply.attempts) == ("malformed", "never good", 2) and server.calls == 3
+
+
+def test_requests_are_taken_as_places_become_free():
+    taken = []
+
+    def source():
+        for item in requests(1000):
+            taken.append(item.id)
+            yield item
+
+    before = threading.active_count()
+    with ScriptedServer(latency=0.01) as server:
+        replies = complete(Endpoint(server.url, "m", max_concurrency=4), source(), None)
+        assert not taken
+        for count, _ in zip(range(1, 51), replies, strict=False):
+            assert len(taken) <= count + 4 + 64 + 1
+        replies.close()
+        called = server.calls
+        time.sleep(0.1)
+        assert server.calls <= called + 4 and server.most_in_flight <= 4
+    assert threading.active_count() == before, "an abandoned run ends its thread"
+
+
+def test_no_endpoint_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(ValueError, match="the environment variable SOME_KEY is missing or empty"):
+        complete(Endpoint("http://127.0.0.1:1/v1", "m", api_key_env="SOME_KEY"), [], tmp_path / "cache")
+    monkeypatch.setenv("SOME_KEY", "two words")
+    with pytest.raises(ValueError, match="something else than a key") as caught:
+        complete(Endpoint("http://127.0.0.1:1/v1", "m", api_key_env="SOME_KEY"), [], tmp_path / "cache")
+    assert "two words" not in str(caught.value) and not (tmp_path / "cache").exists()
+    with pytest.raises(EndpointError, match="127.0.0.1:1/v1 can't be used for m: no connection"):
+        ask("http://127.0.0.1:1/v1", requests(500), tmp_path)
+    for fault in ("401", "403", "404", "402"):
+        with ScriptedServer(script=always(fault), latency=0.02) as server:
+            with pytest.raises(EndpointError, match=f"HTTP {fault}: scripted {fault}"):
+                ask(server, requests(500), tmp_path / fault)
+            assert server.calls <= 64
+    # Once it has answered, a 404 is one row's, a refused key still everyone's.
+    with ScriptedServer(script=lambda call, _: "404" if call == 5 else None) as server:
+        assert [r.status for r in ask(server, requests(9), max_concurrency=1).values()].count("failed") == 1
+    with ScriptedServer(script=lambda call, _: "401" if call == 5 else None) as server:
+        found = []
+        with pytest.raises(EndpointError):
+            found.extend(complete(Endpoint(server.url, "m", max_concurrency=1), requests(9), tmp_path / "401 late"))
+        assert len(ask(server, requests(9), tmp_path / "401 late")) == 9 and server.calls == 10
+    with ScriptedServer(script=lambda call, _: None if call < 10 else "500") as server:
+        with pytest.raises(EndpointError, match="failed 50 requests in a row, the last with: HTTP 500"):
+            ask(server, requests(5000), max_attempts=2)
+        assert server.calls < 400
+
+
+def test_bad_input_is_refused(tmp_path):
+    good = {"url": "http://h/v1", "model": "m"}
+    for bad, words in (
+        ({"url": "h:8000"}, "must look like http://host:8000/v1"),
+        ({"url": "http://user:hunter22@h/v1"}, "user name, a password"),
+        ({"url": "http://h/v1?key=hunter22"}, "a query"),
+        ({"model": ""}, "model is empty"),
+        ({"api_key_env": "sk-hunter22"}, "not the key itself"),
+        ({"api_key_env": "AIzaSyhunter22"}, "not the key itself"),
+        ({"max_concurrency": 0}, "max_concurrency=0"),
+        ({"max_attempts": 0}, "max_attempts=0"),
+        ({"timeout": 0}, "timeout=0"),
+        ({"extra": {"messages": []}}, "extra must not hold"),
+        ({"extra": {"x": object()}}, "plain JSON"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)) as caught:
+            Endpoint(**(good | bad))
+        assert "hunter22" not in str(caught.value)
+    with ScriptedServer() as server:
+        with pytest.raises(ValueError, match="two requests have the id 1"):
+            ask(server, [request("1"), request("1")])
+        with pytest.raises(ValueError, match=r"request a: a picture of 3 bytes begins with b'BM6'"):
+            ask(server, [Request("a", (Message("user", (Picture(b"BM6"),)),), 8)])
+
+        def broken(text):
+            raise KeyError("a defect")
+
+        with pytest.raises(KeyError):
+            ask(server, [request("a", require=broken)])
+
+
+def test_another_version_of_the_model_is_said_once(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        for model, first in (("m-2025-01", 0), ("m-2025-02", 5)):
+            with ScriptedServer(model=model) as server:
+                ask(server, requests(10)[first : first + 5], tmp_path)
+    (record,) = caplog.records
+    assert "now says it serves m-2025-02; kept replies are of m-2025-01" in record.getMessage()
+
+
+PLANTED = "sk-planted/+&\"'-0123456789abcdef"
+
+
+def test_the_key_is_nowhere(tmp_path, monkeypatch, caplog, capfd):
+    monkeypatch.setenv("PLANTED_KEY", PLANTED + "\n")
+    shown = []
+    with caplog.at_level(logging.DEBUG):
+        for fault in ("echo text", "echo 500", "echo 400", "echo 401", "cut", "drop", None):
+            with ScriptedServer(script=always(fault)) as server:
+                endpoint = Endpoint(server.url, "m", api_key_env="PLANTED_KEY", max_attempts=2)
+
+                def main(_, endpoint=endpoint, fault=fault):
+                    for reply in complete(endpoint, requests(3), tmp_path / str(fault), progress=cli.progress, total=3):
+                        shown.append(repr(reply))
+
+                code = cli.exit_code(main, ["--debug"])
+                assert code == (1 if fault == "echo 401" else 0)
+                shown.append(repr(endpoint) + repr(endpoint.secret()) + str(vars(endpoint)))
+    output = capfd.readouterr()
+    written = "".join(shown) + caplog.text + output.out + output.err
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            written += path.read_bytes().decode("latin-1")
+    assert "EndpointError" in written and "[key]" in written, "the server did echo it"
+    assert "Bearer [key]" in shown[0]
+    for form in (PLANTED, PLANTED[:14], json.dumps(PLANTED)[1:-1], base64.b64encode(PLANTED.encode()).decode()[:20]):
+        assert form not in written
+
+
+def test_progress_says_the_time_left(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_SECONDS_BETWEEN_LINES", 0.3)
+    begin = time.monotonic()
+    with ScriptedServer(latency=0.1) as server:
+        endpoint = Endpoint(server.url, "m", max_concurrency=10)
+        for _ in complete(endpoint, requests(150), None, progress=cli.progress, total=150):
+            pass
+    seconds = time.monotonic() - begin
+    lines = capsys.readouterr().err.splitlines()
+    said = [re.fullmatch(r"m: (\d+) of 150 after \d+ s, about (\d+) s left", line) for line in lines[:-1]]
+    assert len(said) >= 3
+    for line in said:
+        assert int(line[2]) == pytest.approx(seconds * (1 - int(line[1]) / 150), abs=0.8)
+
+
+@pytest.mark.slow
+def test_rate_memory_and_time_left_at_ten_thousand_requests(tmp_path):
+    import psutil
+
+    process, memory = psutil.Process(os.getpid()), []
+    with server_process("--latency", "0.05") as server:
+        begin = time.monotonic()
+        for number, reply in enumerate(
+            complete(Endpoint(server.url, "m", max_concurrency=128), iter(requests(10_000)), tmp_path)
+        ):
+            assert reply.status == "ok"
+            if number % 1000 == 999:
+                memory.append(process.memory_info().rss)
+        rate = 10_000 / (time.monotonic() - begin)
+    assert rate >= 0.8 * 128 / 0.05, f"{rate:.0f} replies/s"
+    assert memory[-1] - memory[1] < 16 << 20, memory
+
+
+@pytest.mark.slow
+def test_one_in_five_faulty_keeps_four_fifths_of_the_rate():
+    """Gateways turn away at once; unusable bodies take as long as replies. The whole run counts, its end included."""
+    rates = []
+    for faults in ((), ("--faulty", "0.2", "--fault-latency", "0", "--seed", "3")):
+        with server_process("--latency", "0.1", *faults) as server:
+            begin = time.monotonic()
+            found = ask(server.url, requests(10_000, require=starts_with_reply), max_concurrency=64)
+            rates.append(len(found) / (time.monotonic() - begin))
+            assert all(reply.status == "ok" or reply.reason for reply in found.values())
+    assert rates[1] >= 0.8 * rates[0], rates

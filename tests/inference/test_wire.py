@@ -1,0 +1,137 @@
+"""What HTTP answers mean, in the forms that providers use; nothing that a server sends raises."""
+
+import json
+import random
+
+import pytest
+
+from editcaption_mega.inference.chat import Message, Picture, Request
+from editcaption_mega.inference.endpoint import Endpoint, Secret
+from editcaption_mega.inference.wire import cache_key, one_line, read_answer, read_retry_after
+
+
+def answer(http, data, **headers):
+    return read_answer(http, headers, data if isinstance(data, bytes) else json.dumps(data).encode())
+
+
+def completion(message, ending="stop", **more):
+    return {"model": "m-1", "choices": [{"message": message, "finish_reason": ending}], **more}
+
+
+@pytest.mark.parametrize(
+    ("http", "data", "status", "reason"),
+    [
+        (200, completion({"content": "yes"}), "ok", ""),
+        (200, completion({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), "ok", ""),
+        (200, completion({"content": "yes"}, None), "ok", ""),
+        (200, completion({"content": "cut"}, "length"), "truncated", "cut off"),
+        (200, completion({"content": None}, "length"), "truncated", "cut off"),
+        (200, completion({"content": None, "refusal": "No."}), "refused", "No."),
+        (200, completion({"content": None}, "content_filter: PROHIBITED_CONTENT"), "refused", "prohibited"),
+        (200, completion({"content": ""}, "SAFETY"), "refused", "safety"),
+        (200, completion({"content": ""}, "sensitive"), "refused", "sensitive"),
+        (200, completion({"content": " \n"}), "malformed", "empty answer"),
+        (200, completion({"content": "\ud800"}), "malformed", "half a character"),
+        (200, completion({"content": "x"}, "network_error"), "failed", "network_error"),
+        (200, {"choices": [], "prompt_feedback": {"block_reason": "PROHIBITED_CONTENT"}}, "refused", "content filter"),
+        (200, {"choices": []}, "failed", "no choices"),
+        (200, {"error": {"code": 502, "message": "upstream died"}}, "failed", "HTTP 502: upstream died"),
+        (200, {"error": {"code": 401, "message": "bad key"}}, "failed", "bad key"),
+        (200, {}, "failed", "no choices"),
+        (200, b"[1, 2]", "failed", "a JSON list"),
+        (200, b"\xff\xfe{", "failed", "not JSON"),
+        (400, {"error": {"code": "content_filter", "message": "The response was filtered"}}, "refused", "filtered"),
+        (
+            400,
+            {"error": {"code": "1301", "message": "may contain unsafe or sensitive content"}},
+            "refused",
+            "1301|sens",
+        ),
+        (400, {"error": {"code": "data_inspection_failed", "message": "Input data may be bad"}}, "refused", "bad"),
+        (400, {"error": {"message": "it was considered high risk", "type": "x"}}, "refused", "high risk"),
+        (403, {"error": {"message": "flagged by moderation"}}, "refused", "flagged"),
+        (400, {"error": "context too long"}, "failed", "HTTP 400: context too long"),
+        (422, {"detail": [{"loc": ["body"], "msg": "bad"}]}, "failed", "bad"),
+        (404, {"detail": "Not Found"}, "failed", "Not Found"),
+        (500, b"Internal Server Error", "failed", "HTTP 500"),
+    ],
+)
+def test_what_an_answer_means(http, data, status, reason):
+    found = answer(http, data)
+    assert found.status == status and reason.split("|")[-1] in found.reason, found
+
+
+def test_what_may_pass_and_what_stops():
+    for http in (408, 409, 425, 429, 500, 502, 503, 529):
+        assert answer(http, {}).may_pass
+    for http in (302, 400, 404, 413, 422):
+        assert not answer(http, {}).may_pass
+    assert answer(401, {}).stops == answer(402, {}).stops == "always" and answer(404, {}).stops == "first"
+    money = {"error": {"code": "insufficient_quota", "type": "insufficient_quota", "message": "You exceeded it"}}
+    assert answer(429, money).stops == "always" and not answer(429, money).may_pass
+    assert answer(429, {}).overload and answer(503, {}).overload and not answer(408, {}).overload
+    assert answer(429, {}, **{"Retry-After": "7"}).retry_after == 7
+
+
+def test_retry_after():
+    assert read_retry_after({}) is None and read_retry_after({"Retry-After": "soon"}) is None
+    assert read_retry_after({"Retry-After": "1.5"}) == 1.5
+    assert read_retry_after({"Retry-After": "-3"}) is None
+    assert read_retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert read_retry_after({"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}) > 1e6
+    assert read_retry_after({"retry-after-ms": "250"}) == 0.25
+
+
+def test_nothing_that_a_server_sends_raises():
+    generator = random.Random(0)
+    values = [None, 0, -1, 2**70, 1.5, True, "", "x", "429", [], {}, [None], [{}], [[]], {"code": None}, {"a": "b"}]
+    names = ["choices", "message", "content", "finish_reason", "usage", "error", "code", "type", "innererror", "detail"]
+
+    def thing(depth):
+        if depth == 0 or generator.random() < 0.2:
+            return generator.choice(values)
+        if generator.random() < 0.3:
+            return [thing(depth - 1) for _ in range(generator.randrange(3))]
+        return {name: thing(depth - 1) for name in generator.sample(names, generator.randrange(5))}
+
+    for _ in range(5000):
+        found = answer(generator.choice([200, 200, 200, 204, 302, 400, 403, 429, 500]), thing(5))
+        assert found.status == "ok" or found.reason or found.http != 200, found
+    whole = json.dumps(completion({"content": "hello"})).encode()
+    for cut in range(len(whole)):
+        assert answer(200, whole[:cut]).may_pass
+    assert answer(200, b"[" * 100_000).may_pass
+
+
+def test_the_key_of_a_request():
+    endpoint = Endpoint("http://h/v1", "m")
+    one = Request("a", (Message("user", ("x", Picture(b"\xff\xd8\xff1"))),), 8)
+    same = Request("b", (Message("user", ("x", Picture(b"\xff\xd8\xff1"))),), 8, require=print)
+    assert cache_key(endpoint, one) == cache_key(Endpoint("http://other/v1", "m", timeout=1), same)
+    keys = {cache_key(endpoint, one), cache_key(Endpoint("http://h/v1", "n"), one)}
+    keys.add(cache_key(Endpoint("http://h/v1", "m", extra={"seed": 1}), one))
+    for picture, text, more in (
+        (b"\xff\xd8\xff2", "x", {}),
+        (b"\xff\xd8\xff1", "y", {}),
+        (b"\xff\xd8\xff1", "x", {"max_tokens": 9}),
+        (b"\xff\xd8\xff1", "x", {"temperature": 0.1}),
+        (b"\xff\xd8\xff1", "x", {"top_p": 0.1}),
+        (b"\xff\xd8\xff1", "x", {"seed": 0}),
+        (b"\xff\xd8\xff1", "x", {"repeat": 1}),
+    ):
+        keys.add(
+            cache_key(
+                endpoint, Request("a", (Message("user", (text, Picture(picture))),), **({"max_tokens": 8} | more))
+            )
+        )
+    swapped = Request("a", (Message("user", (Picture(b"\xff\xd8\xff1"), "x")),), 8)
+    assert len(keys | {cache_key(endpoint, swapped)}) == 11
+
+
+def test_a_secret_shows_itself_nowhere():
+    secret = Secret("sk-0123456789")
+    assert "0123" not in repr(secret) and secret.redact("Bearer sk-0123456789!") == "Bearer [key]!"
+    assert secret.redact("c2stMDEyMzQ1Njc4OQ==") == "[key]=="
+    assert Secret("EMPTY").redact("an EMPTY room") == "an EMPTY room", "what local servers take is no secret"
+    assert Secret("EMPTY").headers() == {"Authorization": "Bearer EMPTY"} and Secret("").headers() == {}
+    assert one_line("a\n b\ud800") == "a b?" and len(one_line("x" * 1000)) == 300
