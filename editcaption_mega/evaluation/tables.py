@@ -124,10 +124,10 @@ def _scores(found: Evaluation, judge: str, paper: PaperTables | None) -> Table:
         theirs = {name: _named(printed[name], model) for name in groups}
         if any(theirs.values()):
             matched.add(_bare(model))
-            rows.append(_paper_row(f"{model}, in the paper", theirs))
+            rows.append(_paper_row(model, theirs))
     others = dict.fromkeys(model for name in groups for model in printed[name] if _bare(model) not in matched)
     for model in others:
-        rows.append(_paper_row(f"{model}, in the paper", {name: printed[name].get(model, {}) for name in groups}))
+        rows.append(_paper_row(model, {name: printed[name].get(model, {}) for name in groups}))
     notes = [
         "S = 0.4 Acc + 0.4 Comp + 0.2 Clar (eq. 4), 1 to 5; intervals: 95 %, bootstrap over pairs.",
         "Rank: the places that the intervals of S allow; models whose intervals overlap share them. " + _NOT_RANKED,
@@ -198,7 +198,7 @@ def _people(found: Evaluation, benchmark: str, paper: PaperTables | None) -> Tab
 
     def paper_row(model: str) -> Row:
         shares = (Cell(printed[model].get(name), digits=2, unit=" %") for name in order)
-        return Row((Cell(f"{model}, in the paper"), Cell(None), Cell(None), *shares), from_paper=True)
+        return Row((Cell(model), Cell(None), Cell(None), *shares), from_paper=True)
 
     models = found.people[benchmark]
     for model, one in models.items():
@@ -226,7 +226,7 @@ def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: PaperTab
         block: list[Row] = []
         for training in trainings:
             cells = [Cell(name), Cell(training)]
-            theirs = [Cell(name), Cell(f"{training}, in the paper")]
+            theirs = [Cell(name), Cell(training)]
             for scale, models in ablation.items():
                 cells += _mean_cells(by_model.get(models.get(training)))
                 theirs += _paper_cells(_printed_ablation(paper, name, scale, training))
