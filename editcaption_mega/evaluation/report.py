@@ -22,7 +22,7 @@ from .report_pictures import SIDE, byte_budget, pairs_as_text
 from .report_plots import Heat, Plot, difference_plot, floor_of, heat, score_plot, share_plot
 from .report_samples import chunks, overview, script_json
 from .table_forms import Table, to_csv, to_latex, to_markdown
-from .tables import Ablation, printed_scores, tables_of
+from .tables import Ablation, printed_scores, same, tables_of
 
 FILE_BYTES = 56_000_000  # what a report of few thousand pairs stays below: page, data and pictures
 DISAGREE = 1.0  # points of the weighted score from which models are said to disagree
@@ -148,7 +148,13 @@ def _and(names: Sequence[str]) -> str:
 def _panel(found: Evaluation, judge: str, name: str, paper: PaperTables | None) -> Panel:
     given = found.scores[judge][name]
     scores = dict(sorted(given.items(), key=lambda item: -(item[1].means[WEIGHTED].value or 0)))  # the best on top
-    floor = floor_of(scores.values())
+    # Of the paper's numbers, those of our models: others are in table 2 alone.
+    printed = {
+        model: row[WEIGHTED]
+        for model, row in printed_scores(paper, name).items()
+        if any(same(model, m) for m in scores)
+    }
+    floor = floor_of(scores.values(), printed.values())
     kinds = list(dict.fromkeys(kind for one in scores.values() for kind in one.by_category))
     correct = {model: one.correct for model, one in scores.items() if one.correct}
     faults = list(dict.fromkeys(fault for one in scores.values() for fault in one.faults))
@@ -158,12 +164,7 @@ def _panel(found: Evaluation, judge: str, name: str, paper: PaperTables | None) 
     return Panel(
         judge=judge,
         benchmark=name,
-        overall=score_plot(
-            "Weighted score",
-            {m: one.means[WEIGHTED] for m, one in scores.items()},
-            floor,
-            {model: row[WEIGHTED] for model, row in printed_scores(paper, name).items()},
-        ),
+        overall=score_plot("Weighted score", {m: one.means[WEIGHTED] for m, one in scores.items()}, floor, printed),
         categories=[
             score_plot(f"{kind} ({sizes[kind]} pairs)", {m: one.by_category[kind] for m, one in scores.items()}, floor)
             for kind in kinds
