@@ -129,15 +129,15 @@ def _tasks_there(server: LabelStudio, project: int) -> set[str]:
 
 
 def _data(row: dict, folder: Path, document_root: Path | None) -> dict[str, str]:
-    urls = {}
-    for which in ("source", "target"):
+    urls = {}  # under names of our own: Label Studio's form reads "$source" as the whole task
+    for which, name in (("source", "picture_1"), ("target", "picture_2")):
         path = folder / row[which]
         if document_root is not None:
             relative = path.relative_to(document_root).as_posix()
-            urls[which] = f"/data/local-files/?d={urllib.parse.quote(relative)}"
+            urls[name] = f"/data/local-files/?d={urllib.parse.quote(relative)}"
         else:
             kind = {".png": "png", ".webp": "webp"}.get(path.suffix, "jpeg")
-            urls[which] = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            urls[name] = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     return {"task": row["task"], **urls, "instruction": row["instruction"]}
 
 
