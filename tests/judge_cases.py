@@ -1,10 +1,26 @@
-"""Table 6 of the paper as a ground truth, and replies about it as a judge would write them."""
+"""Table 6 of the paper as a ground truth, replies about it as a judge would write them, and a judge for the scripted
+server that knows the synthetic world.
+
+    python -m tests.judge_cases SHARDS URL CACHE OUTPUT     one judge run, for tests that kill it
+"""
 
 import json
+import re
+import sys
+from pathlib import Path
 
+from editcaption_mega.data.images import encode_png
+from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.synthetic import WorldSettings, parse, render_pair
+from editcaption_mega.evaluation import rule_judge
+from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.judge import judge_benchmark
+from editcaption_mega.evaluation.judge_perturb import perturbations
 from editcaption_mega.evaluation.judge_reply import parse_reply
 from editcaption_mega.evaluation.judge_scores import score_reply
-from editcaption_mega.records import Changes
+from editcaption_mega.evaluation.rows import write_rows
+from editcaption_mega.inference.client import Endpoint
+from editcaption_mega.records import Change, Changes
 
 TABLE_6 = Changes.model_validate(
     {
@@ -45,3 +61,60 @@ def scored(reply, truth=TABLE_6, text="", **options):
     """What code makes of a reply's text."""
     dimension = json.loads(reply)["dimension"]
     return score_reply(parse_reply(reply, dimension, truth).reply, truth, text, **options)
+
+
+def write_synthetic(folder, count, seed=3):
+    """Shards of `count` small synthetic pairs."""
+    world = WorldSettings(canvas_size=48, supersampling=1)
+    with ShardWriter(folder) as writer:
+        for index in range(count):
+            pair = render_pair(world, seed, index)
+            writer.add(pair.pair, encode_png(pair.source), "png", encode_png(pair.target), "png")
+    return folder
+
+
+def texts_of(body):
+    """All texts of a request's messages, joined."""
+    return "\n".join(part["text"] for m in body["messages"] for part in _parts(m) if part["type"] == "text")
+
+
+def _parts(message):
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def rule_reply(body):
+    """A judge model that reads the truth in the prompt and labels as the rule judge does; its own scores are all 4."""
+    text = texts_of(body)
+    dimension = re.search(r'\{"dimension":"(\w+)"', text)[1]
+    primary, secondary = (
+        re.findall(r"^\[(\w+)\] (.+)$", part, re.MULTILINE)
+        for part in re.search(r"Primary changes:\n(.*?)\nSecondary changes:\n(.*?)\nOverall:", text, re.DOTALL).groups()
+    )
+    truth = Changes(
+        primary=[Change(id=one, text=words, facts=parse(words)[0]) for one, words in primary],
+        secondary=[Change(id=one, text=words) for one, words in secondary],
+        overall="..",
+    )
+    instruction = json.loads(re.search(r'as a JSON string:\n(".*")$', text, re.MULTILINE)[1])
+    found = rule_judge.judge(instruction, truth)
+    if dimension == "accuracy":
+        labels = [(one.text, one.verdict, one.change) for one in rule_judge.assertions(instruction, truth)]
+        reply = accuracy_reply(*labels, score=4)
+    elif dimension == "completeness":
+        reply = completeness_reply(found.hits, primary=[one for one, _ in primary], score=4)
+    else:
+        reply = clarity_reply(found.forbidden, score=found.clarity)
+    return f"Step 1: ..\n{reply}"
+
+
+def judge_run(shards, url, cache, output):
+    """One whole run: five "models", two repeats, rows in one file."""
+    benchmark = Benchmark("synthetic", shards)
+    endpoint = Endpoint(url, "judge", max_concurrency=8, max_attempts=4, timeout=5)
+    rows = judge_benchmark(benchmark, perturbations(benchmark), endpoint, Path(cache), name="scripted", repeats=2)
+    write_rows(output, [row for own in rows.values() for row in own])
+
+
+if __name__ == "__main__":
+    judge_run(*sys.argv[1:])

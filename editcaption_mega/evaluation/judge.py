@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from editcaption_mega.inference.client import Reply, Request, complete
+from editcaption_mega.inference.client import Reply, Request, Usage, complete
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes, Instruction, Judgement
 
@@ -69,12 +69,14 @@ def judge_benchmark(
     seed: int = 0,
     settings: JudgeSettings | None = None,
     progress: Callable[..., Iterable] | None = None,
+    usage: Usage | None = None,
 ) -> dict[str, list[Judgement]]:
     """model -> its judgements in the benchmark's order, the repeats of a pair side by side.
 
     name: the judge's, in the rows. mode "labels": scores are computed from the judge's labels; "paper": its own numbers
     count. Both modes ask the same, so the other one costs nothing with the same cache. seed: of the order in which
-    (model, pair) are asked. Equal replies give equal rows; nothing in them depends on time or order.
+    (model, pair) are asked. usage: where calls, tokens and cost are added up. Equal replies give equal rows; nothing in
+    them depends on time or order.
 
     Raises ValueError before any call: pairs without ground truth, ids that do not fit the benchmark, no model."""
     settings = settings or JudgeSettings()
@@ -82,7 +84,7 @@ def judge_benchmark(
         raise ValueError(f"repeats={repeats} must be at least 1")
     if mode not in ("labels", "paper"):
         raise ValueError(f"mode is {mode!r}, expected 'labels' or 'paper'")
-    tasks = {model: _tasks(benchmark, model, rows) for model, rows in _checked(benchmark, instructions).items()}
+    tasks = _tasks(benchmark, instructions)
     asked = [task for own in tasks.values() for task in own if (task.instruction.instruction or "").strip()]
     random.Random(seed).shuffle(asked)
     total = len(asked) * repeats * len(DIMENSIONS)
@@ -94,6 +96,8 @@ def judge_benchmark(
     requests = _requests(benchmark, asked, repeats, settings)
     for reply in complete(endpoint, requests, cache, total=total, **options):
         task, dimension = by_key[reply.id]
+        if usage is not None:
+            usage.add(reply)
         outcomes[reply.id], repairs[reply.id] = _outcome(reply, task, dimension, settings)
         if reply.model:
             served[reply.id] = reply.model
@@ -117,16 +121,16 @@ def rule_judge_benchmark(
     """The same rows from the rule judge, for pairs of the synthetic world: no model, no repeats.
 
     Raises ValueError: as `judge_benchmark`, and for a truth without facts."""
-    return {
-        model: [_rule_row(task, name) for task in _tasks(benchmark, model, rows)]
-        for model, rows in _checked(benchmark, instructions).items()
-    }
+    tasks = _tasks(benchmark, instructions)
+    return {model: [_rule_row(task, name) for task in own] for model, own in tasks.items()}
 
 
-def _checked(benchmark: Benchmark, instructions: Instructions) -> Instructions:
+def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_Task]]:
+    """model -> its instructions in the benchmark's order. Raises ValueError for what cannot be judged or joined."""
     if not instructions:
         raise ValueError("there is no model to judge: give the instructions of at least one")
-    bare = [pair.id for pair in benchmark.pairs() if pair.changes is None]
+    truths = {pair.id: pair.changes for pair in benchmark.pairs()}
+    bare = [pair_id for pair_id, truth in truths.items() if truth is None]
     if bare:
         raise ValueError(
             f"benchmark {benchmark.name}: {len(bare)} of {len(benchmark)} have no ground truth (first: {bare[0]}): "
@@ -141,11 +145,10 @@ def _checked(benchmark: Benchmark, instructions: Instructions) -> Instructions:
                     f"instructions of {model}: the row of {pair_id} says (benchmark, id, model) = {found}, expected "
                     f"{(benchmark.name, pair_id, model)}"
                 )
-    return instructions
-
-
-def _tasks(benchmark: Benchmark, model: str, rows: Mapping[str, Instruction]) -> list[_Task]:
-    return [_Task(i, pair.changes, rows[pair.id]) for i, pair in enumerate(benchmark.pairs())]
+    return {
+        model: [_Task(i, truth, rows[pair_id]) for i, (pair_id, truth) in enumerate(truths.items())]
+        for model, rows in instructions.items()
+    }
 
 
 def _key(task: _Task, repeat: int, dimension: str) -> str:

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -48,6 +48,8 @@ class Exchange:
         self._endpoint, self._secret, self._cache, self._log = endpoint, secret, cache, log
         self._url = endpoint.url.rstrip("/") + "/chat/completions"
         self.held = 0  # submitted, not yet received
+        self._inbox: deque[_Job] = deque()
+        self._called = False  # whether the loop has been told of the inbox
         self._outbox: queue.SimpleQueue[list[tuple[str, Reply]] | BaseException] = queue.SimpleQueue()
         # From here on all belongs to the loop's thread.
         self._pace = Pace(endpoint.max_concurrency)
@@ -79,7 +81,10 @@ class Exchange:
 
     def submit(self, key: str, request: Request) -> None:
         self.held += 1
-        self._loop.call_soon_threadsafe(self._take, _Job(key, request))
+        self._inbox.append(_Job(key, request))
+        if not self._called:  # one call wakes the loop for whatever has come until it looks
+            self._called = True
+            self._loop.call_soon_threadsafe(self._take)
 
     def pending(self) -> bool:
         """Whether `receive` would not wait."""
@@ -118,8 +123,10 @@ class Exchange:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._flush()
 
-    def _take(self, job: _Job) -> None:
-        self._fresh.append(job)
+    def _take(self) -> None:
+        self._called = False
+        while self._inbox:
+            self._fresh.append(self._inbox.popleft())
         self._fill()
 
     def _fill(self) -> None:
@@ -189,16 +196,17 @@ class Exchange:
     def _checked(self, outcome: Outcome, request: Request) -> Outcome:
         """Without the key, wherever the server echoed it, and held to what the request requires."""
         redact = self._secret.redact
-        outcome = replace(outcome, text=redact(outcome.text), model=one_line(redact(outcome.model)))
+        outcome.text, outcome.model = redact(outcome.text), one_line(redact(outcome.model))
         if outcome.status == "ok" and request.require is not None:
             try:
                 request.require(outcome.text)
             except ValueError as error:
-                outcome = replace(outcome, status="malformed", reason=str(error) or "unusable", may_pass=True)
+                outcome.status, outcome.reason, outcome.may_pass = "malformed", str(error) or "unusable", True
         if (outcome.retry_after or 0) > LONGEST_PAUSE:
-            reason = f"{outcome.reason} (come back in {outcome.retry_after:.0f} s: longer than is waited for)"
-            outcome = replace(outcome, reason=reason, may_pass=False)
-        return replace(outcome, reason=one_line(redact(outcome.reason))) if outcome.reason else outcome
+            outcome.reason += f" (come back in {outcome.retry_after:.0f} s: longer than is waited for)"
+            outcome.may_pass = False
+        outcome.reason = one_line(redact(outcome.reason))
+        return outcome
 
     def _note(self, job: _Job, outcome: Outcome, seconds: float) -> None:
         job.prompt_tokens += outcome.prompt_tokens
@@ -283,9 +291,7 @@ class Exchange:
 
 
 def _kept(reply: Reply) -> dict:
-    row = asdict(reply)
-    del row["id"], row["cached"]
-    return row
+    return {name: value for name, value in vars(reply).items() if name not in ("id", "cached")}
 
 
 def _proxy(url: str) -> str | None:

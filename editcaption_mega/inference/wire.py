@@ -29,7 +29,7 @@ _FILTER_ENDINGS = ("content_filter", "safety", "recitation", "prohibited_content
 _NO_MONEY = re.compile(r"insufficient_quota|billing_hard_limit|insufficient balance|payment required", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What one attempt came to."""
 
@@ -101,7 +101,9 @@ def read_answer(http: int, headers: Mapping[str, str], raw: bytes) -> Outcome:
     if http == 200 and not readable:
         return Outcome("failed", f"the server sent {unreadable}", http=http, may_pass=True)
     if http == 200 and "choices" in data:
-        return replace(_completion(data), http=http)
+        outcome = _completion(data)
+        outcome.http = http
+        return outcome
     return _error(http, headers, data)
 
 

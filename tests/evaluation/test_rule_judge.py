@@ -1,9 +1,12 @@
 """The rule judge on written cases, and on what the synthetic world itself says."""
 
+from collections import Counter
+
 import pytest
 
-from editcaption_mega.data.synthetic import WorldSettings, plan_pair
-from editcaption_mega.evaluation.rule_judge import judge
+from editcaption_mega.data.synthetic import WorldSettings, parse, plan_pair
+from editcaption_mega.evaluation.judge_scores import accuracy_of
+from editcaption_mega.evaluation.rule_judge import assertions, judge
 from editcaption_mega.records import Change, Changes
 
 RED, BLUE = {"colour": "red", "shape": "circle"}, {"colour": "blue", "shape": "star"}
@@ -60,6 +63,29 @@ def test_a_reversed_operation_is_a_miss():
 def test_forbidden_terms_lower_clarity_only():
     found = judge("Recolour the blue star to green, slightly", truth(RECOLOUR))
     assert (found.accuracy, found.completeness, found.clarity) == (5, 5.0, 3.0) and found.forbidden == ("slightly",)
+
+
+def test_its_labels_give_its_score():
+    """What a judge model would be scored by: the truth, another pair's text, a captioner's mistakes, parts left out."""
+    erring = WorldSettings(caption_mistakes={"orientation": 1.0, "detail": 1.0})
+    accuracies = Counter()
+    for index in range(200):
+        pair, other, mistaken = (
+            plan_pair(world, 4, i).pair
+            for world, i in ((WorldSettings(), index), (WorldSettings(), index + 1), (erring, index))
+        )
+        for text in (
+            pair.instruction,
+            other.instruction,
+            mistaken.instruction,
+            f"{other.instruction} {pair.instruction}",
+        ):
+            labels, found = assertions(text, pair.changes), judge(text, pair.changes)
+            assert accuracy_of(labels, pair.changes)[0] == found.accuracy, (text, pair.changes)
+            assert all(label.text in text for label in labels) and len(labels) == len(parse(text))
+            assert {label.change for label in labels if label.verdict == "correct"} >= set(found.named)
+            accuracies[found.accuracy] += 1
+    assert set(accuracies) == {1, 2, 3, 5}, "a minor error is nothing that the grammar can say"
 
 
 def test_pairs_without_facts_are_refused():

@@ -1,0 +1,30 @@
+"""Rules on the data that the evaluation stands on (D rows; D3, the mirror test, is in test_judge_check.py)."""
+
+from collections import Counter
+
+import pytest
+
+from editcaption_mega.data.synthetic import CATEGORY_OF, WorldSettings, edit_type_at
+from editcaption_mega.records import EditPair, RecordError
+
+PAIR = {"id": "p", "category": "semantic", "edit_type": "add", "chosen": "Add a hat", "rejected": "Add a cap"}
+
+
+def test_D1_the_synthetic_world_holds_the_quota_in_every_four_pairs():
+    """25 / 25 / 50 % semantic, stylistic, structural."""
+    for seed in range(5):
+        for block in range(0, 40, 4):
+            found = Counter(CATEGORY_OF[edit_type_at(WorldSettings(), seed, i)] for i in range(block, block + 4))
+            assert found == {"semantic": 1, "stylistic": 1, "structural": 2}
+
+
+def test_D2_a_preference_has_two_different_answers_to_one_pair():
+    """One record holds both, so they share their pictures. That the rejected one came from the recorded checkpoint, and
+    its failure modes, is what tests/curation/test_preference.py checks."""
+    assert EditPair.from_json(PAIR | {"failure_modes": ["detail"]}).failure_modes == ["detail"]
+    with pytest.raises(RecordError, match="the same text"):
+        EditPair.from_json(PAIR | {"rejected": PAIR["chosen"]})
+    with pytest.raises(RecordError, match="come together"):
+        EditPair.from_json({name: PAIR[name] for name in PAIR if name != "rejected"})
+    with pytest.raises(RecordError, match="failure_modes"):
+        EditPair.from_json(PAIR | {"failure_modes": ["colour"]})
