@@ -16,6 +16,7 @@ from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 
 from .benchmarks import Benchmark
 from .paper_tables import PaperTables
+from .report_agreement import agreement_table, as_numbers
 from .report_data import Evaluation, Scores, evaluate
 from .report_items import WEIGHTED, Joined, join
 from .report_pictures import SIDE, byte_budget, pairs_as_text
@@ -65,10 +66,14 @@ def write_report(
     facts: (name, value) rows of "how this was made" (dates, prompts' fingerprint, versions). paper: the paper's numbers
     to print beside ours. ablation: scale -> training -> model, for table 4. Raises ValueError as `join` and
     `tables_of` do, before anything is written."""
+    judgements, verdicts = list(judgements), list(verdicts)
     joined = join(benchmarks, instructions, judgements, verdicts)
     found = evaluate(joined, draws=draws)
     tables = tables_of(found, paper, ablation)
+    agreement = agreement_table(judgements, verdicts, draws=draws)
+    tables += [agreement] if agreement else []
     numbers = {"title": title, "facts": [list(fact) for fact in facts], **asdict(found)}
+    numbers["agreement"] = as_numbers(agreement)
     output.mkdir(parents=True, exist_ok=True)
     _write(output / "tables.md", [to_markdown(tables)])
     _write(output / "tables.csv", [to_csv(tables)])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from editcaption_mega.data.images import decode_image
 from editcaption_mega.evaluation.report import write_report
+from editcaption_mega.evaluation.report_agreement import agreement_table
 from editcaption_mega.evaluation.report_data import Mean, Scores
 from editcaption_mega.evaluation.report_pictures import LEAST_BYTES, MOST_BYTES, SIDE, byte_budget, shrunk
 from editcaption_mega.evaluation.report_plots import floor_of, score_plot
@@ -170,3 +171,15 @@ def test_everything_that_is_drawn_lies_on_its_axis():
     one, two = plot.marks
     assert 0 < one.paper < one.bounds[0] < one.low < one.at < one.high < one.bounds[1] < two.at < 100
     assert two.paper is None and two.bounds is None and [label for _, label in plot.ticks] == ["2", "3", "4", "5"]
+
+
+def test_agreement_of_people_and_judges(folder):
+    _, numbers, benchmark = folder
+    assert [row["between"] for row in numbers["agreement"]][:2] == ["annotators", "ann and ben"]
+    rows = written(benchmark, "m", mistakes=0.5)
+    table = agreement_table(judged(benchmark, rows), people(benchmark, rows, annotators=("ann",)), draws=200)
+    found = {row.cells[0].text + ", " + row.cells[1].text: row.cells[3:] for row in table.rows}
+    # These people call correct what the rule judge calls correct.
+    kappa, same, count = found["rule judge and people, correct or not"]
+    assert (kappa.value, same.value, count.value) == (1, 100, 12)
+    assert agreement_table(judged(benchmark, rows), []) is None
