@@ -16,13 +16,14 @@ from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 
 from .benchmarks import Benchmark
 from .paper_tables import PaperTables
+from .report_agreement import agreement_table, as_numbers
 from .report_data import Evaluation, Scores, evaluate
 from .report_items import WEIGHTED, Joined, join
 from .report_pictures import SIDE, byte_budget, pairs_as_text
 from .report_plots import Heat, Plot, difference_plot, floor_of, heat, score_plot, share_plot
 from .report_samples import chunks, overview, script_json
 from .table_forms import Table, to_csv, to_latex, to_markdown
-from .tables import Ablation, printed_scores, tables_of
+from .tables import Ablation, printed_scores, same, tables_of
 
 FILE_BYTES = 56_000_000  # what a report of few thousand pairs stays below: page, data and pictures
 DISAGREE = 1.0  # points of the weighted score from which models are said to disagree
@@ -65,10 +66,14 @@ def write_report(
     facts: (name, value) rows of "how this was made" (dates, prompts' fingerprint, versions). paper: the paper's numbers
     to print beside ours. ablation: scale -> training -> model, for table 4. Raises ValueError as `join` and
     `tables_of` do, before anything is written."""
+    judgements, verdicts = list(judgements), list(verdicts)
     joined = join(benchmarks, instructions, judgements, verdicts)
     found = evaluate(joined, draws=draws)
     tables = tables_of(found, paper, ablation)
+    agreement = agreement_table(judgements, verdicts, draws=draws)
+    tables += [agreement] if agreement else []
     numbers = {"title": title, "facts": [list(fact) for fact in facts], **asdict(found)}
+    numbers["agreement"] = as_numbers(agreement)
     output.mkdir(parents=True, exist_ok=True)
     _write(output / "tables.md", [to_markdown(tables)])
     _write(output / "tables.csv", [to_csv(tables)])
@@ -148,7 +153,13 @@ def _and(names: Sequence[str]) -> str:
 def _panel(found: Evaluation, judge: str, name: str, paper: PaperTables | None) -> Panel:
     given = found.scores[judge][name]
     scores = dict(sorted(given.items(), key=lambda item: -(item[1].means[WEIGHTED].value or 0)))  # the best on top
-    floor = floor_of(scores.values())
+    # Of the paper's numbers, those of our models: others are in table 2 alone.
+    printed = {
+        model: row[WEIGHTED]
+        for model, row in printed_scores(paper, name).items()
+        if any(same(model, m) for m in scores)
+    }
+    floor = floor_of(scores.values(), printed.values())
     kinds = list(dict.fromkeys(kind for one in scores.values() for kind in one.by_category))
     correct = {model: one.correct for model, one in scores.items() if one.correct}
     faults = list(dict.fromkeys(fault for one in scores.values() for fault in one.faults))
@@ -158,12 +169,7 @@ def _panel(found: Evaluation, judge: str, name: str, paper: PaperTables | None) 
     return Panel(
         judge=judge,
         benchmark=name,
-        overall=score_plot(
-            "Weighted score",
-            {m: one.means[WEIGHTED] for m, one in scores.items()},
-            floor,
-            {model: row[WEIGHTED] for model, row in printed_scores(paper, name).items()},
-        ),
+        overall=score_plot("Weighted score", {m: one.means[WEIGHTED] for m, one in scores.items()}, floor, printed),
         categories=[
             score_plot(f"{kind} ({sizes[kind]} pairs)", {m: one.by_category[kind] for m, one in scores.items()}, floor)
             for kind in kinds

@@ -108,14 +108,13 @@ def heat(scores: dict[str, Scores]) -> Heat:
     return Heat(tuple(scores), tuple(rows))
 
 
-def floor_of(scores: Iterable[Scores]) -> float:
-    """Where the axis of scores may begin: a half step below every interval, at least 1."""
-    lows = [mean.interval[0] for one in scores for mean in _weighted(one) if mean.interval]
-    return max(1.0, math.floor(2 * min(lows, default=1.0)) / 2)
-
-
-def _weighted(one: Scores) -> list[Mean]:
-    return [one.means[WEIGHTED], *one.by_category.values()]
+def floor_of(scores: Iterable[Scores], printed: Iterable[float] = ()) -> float:
+    """Where the axis of scores may begin: at the half step below everything that is drawn, at least 1."""
+    lows = list(printed)
+    for one in scores:
+        for mean in (one.means[WEIGHTED], *one.by_category.values()):
+            lows += [mean.interval[0], mean.bounds[0]] if mean.interval else []
+    return max(1.0, math.floor(2 * min(lows, default=1.0) - 1e-9) / 2)
 
 
 def _turned(one: Comparison) -> Comparison:

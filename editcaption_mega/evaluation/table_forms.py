@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .report_data import Interval
 
@@ -60,6 +60,9 @@ class Row:
     cells: tuple[Cell, ...]
     from_paper: bool = False
 
+    def label(self, cell: Cell) -> str:
+        return f"paper: {cell.text}" if self.from_paper else cell.text
+
 
 @dataclass(frozen=True)
 class Table:
@@ -78,9 +81,15 @@ def to_markdown(tables: Sequence[Table]) -> str:
         lines = [f"## {_markdown(table.title)}", "", "| " + " | ".join(map(_markdown, heads)) + " |"]
         lines.append("|" + "|".join(" --- " if column.align == "l" else " ---: " for column in table.columns) + "|")
         for row in table.rows:
-            lines.append("| " + " | ".join(map(_markdown_cell, row.cells)) + " |")
+            lines.append("| " + " | ".join(map(_markdown_cell, _printed(table, row))) + " |")
         parts.append("\n".join([*lines, *(f"\n{_markdown(note)}" for note in table.notes)]))
     return "\n\n".join(parts) + "\n"
+
+
+def _printed(table: Table, row: Row) -> list[Cell]:
+    """The row's cells, its last label saying whose row it is."""
+    last = max((i for i, column in enumerate(table.columns) if column.is_label), default=-1)
+    return [replace(cell, value=row.label(cell)) if i == last else cell for i, cell in enumerate(row.cells)]
 
 
 def _markdown_cell(cell: Cell) -> str:
@@ -129,7 +138,7 @@ def to_latex(tables: Sequence[Table]) -> str:
             ]
             lines.append(" & ".join(heads) + r" \\")
         lines += [" & ".join(_latex(column.name) for column in table.columns) + r" \\", r"\midrule"]
-        lines += [" & ".join(map(_latex_cell, row.cells)) + r" \\" for row in table.rows]
+        lines += [" & ".join(map(_latex_cell, _printed(table, row))) + r" \\" for row in table.rows]
         lines += [r"\bottomrule", r"\end{tabular}}", *(rf"\par\footnotesize {_latex(note)}" for note in table.notes)]
         parts.append("\n".join([*lines, r"\end{table*}"]))
     return "\n\n".join(parts) + "\n"

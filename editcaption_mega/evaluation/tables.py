@@ -30,10 +30,13 @@ def tables_of(found: Evaluation, paper: PaperTables | None = None, ablation: Abl
                 raise ValueError(
                     f"ablation {scale}, {training}: there is no model {model!r}; models here: {', '.join(found.models)}"
                 )
+    judged = [_scores(found, judge, paper) for judge in found.judges]
+    people = [_people(found, name, paper) for name, models in found.people.items() if models]
+    ablated = [_ablation(found, judge, ablation, paper) for judge in found.judges if ablation]
     tables = [_data_sets(found, paper)]
-    tables += [_scores(found, judge, paper) for judge in found.judges]
-    tables += [_people(found, name, paper) for name, models in found.people.items() if models]
-    tables += [_ablation(found, judge, ablation, paper) for judge in found.judges if ablation]
+    for several in (judged, people, ablated):
+        numbered = enumerate(several, start=1) if len(several) > 1 else ()
+        tables += [replace(table, key=f"{table.key}-{number}") for number, table in numbered] or several
     return tables
 
 
@@ -124,10 +127,10 @@ def _scores(found: Evaluation, judge: str, paper: PaperTables | None) -> Table:
         theirs = {name: _named(printed[name], model) for name in groups}
         if any(theirs.values()):
             matched.add(_bare(model))
-            rows.append(_paper_row(f"{model}, in the paper", theirs))
+            rows.append(_paper_row(model, theirs))
     others = dict.fromkeys(model for name in groups for model in printed[name] if _bare(model) not in matched)
     for model in others:
-        rows.append(_paper_row(f"{model}, in the paper", {name: printed[name].get(model, {}) for name in groups}))
+        rows.append(_paper_row(model, {name: printed[name].get(model, {}) for name in groups}))
     notes = [
         "S = 0.4 Acc + 0.4 Comp + 0.2 Clar (eq. 4), 1 to 5; intervals: 95 %, bootstrap over pairs.",
         "Rank: the places that the intervals of S allow; models whose intervals overlap share them. " + _NOT_RANKED,
@@ -145,7 +148,7 @@ def _scores(found: Evaluation, judge: str, paper: PaperTables | None) -> Table:
         }
         notes += [f"{name} has {n} pairs here and {m} in the paper." for name, (n, m) in sizes.items() if n != m]
         notes += _doubts(paper, 2, groups)
-    return Table(f"table-2-{judge}", f"Table 2: scores (judge: {judge})", tuple(columns), _bold(rows), tuple(notes))
+    return Table("table-2", f"Table 2: scores (judge: {judge})", tuple(columns), _bold(rows), tuple(notes))
 
 
 def _places(rank: tuple[int, int]) -> str:
@@ -198,7 +201,7 @@ def _people(found: Evaluation, benchmark: str, paper: PaperTables | None) -> Tab
 
     def paper_row(model: str) -> Row:
         shares = (Cell(printed[model].get(name), digits=2, unit=" %") for name in order)
-        return Row((Cell(f"{model}, in the paper"), Cell(None), Cell(None), *shares), from_paper=True)
+        return Row((Cell(model), Cell(None), Cell(None), *shares), from_paper=True)
 
     models = found.people[benchmark]
     for model, one in models.items():
@@ -210,7 +213,7 @@ def _people(found: Evaluation, benchmark: str, paper: PaperTables | None) -> Tab
         "Several annotators of a pair count as one: the severity that most chose, the worse one in a tie.",
         *_doubts(paper, 3, [benchmark] if printed else []),
     ]
-    return Table(f"table-3-{benchmark}", f"Table 3: human verdicts on {benchmark}", columns, tuple(rows), tuple(notes))
+    return Table("table-3", f"Table 3: human verdicts on {benchmark}", columns, tuple(rows), tuple(notes))
 
 
 def _share(rate: Rate) -> Cell:
@@ -226,7 +229,7 @@ def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: PaperTab
         block: list[Row] = []
         for training in trainings:
             cells = [Cell(name), Cell(training)]
-            theirs = [Cell(name), Cell(f"{training}, in the paper")]
+            theirs = [Cell(name), Cell(training)]
             for scale, models in ablation.items():
                 cells += _mean_cells(by_model.get(models.get(training)))
                 theirs += _paper_cells(_printed_ablation(paper, name, scale, training))
@@ -235,4 +238,4 @@ def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: PaperTab
                 block.append(Row(tuple(theirs), from_paper=True))
         rows += _bold(block)
     title = f"Table 4: what each stage of training adds (judge: {judge})"
-    return Table(f"table-4-{judge}", title, tuple(columns), tuple(rows), (_NOT_RANKED,))
+    return Table("table-4", title, tuple(columns), tuple(rows), (_NOT_RANKED,))

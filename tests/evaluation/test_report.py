@@ -14,7 +14,10 @@ from PIL import Image
 
 from editcaption_mega.data.images import decode_image
 from editcaption_mega.evaluation.report import write_report
+from editcaption_mega.evaluation.report_agreement import agreement_table
+from editcaption_mega.evaluation.report_data import Mean, Scores
 from editcaption_mega.evaluation.report_pictures import LEAST_BYTES, MOST_BYTES, SIDE, byte_budget, shrunk
+from editcaption_mega.evaluation.report_plots import floor_of, score_plot
 from editcaption_mega.evaluation.report_samples import script_json
 from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
 
@@ -157,3 +160,26 @@ def test_the_budget_of_a_picture():
 def test_json_that_is_safe_in_a_script_element():
     text = script_json({"a": EVIL})
     assert "<" not in text and "\u2028" not in text and "\u2029" not in text and json.loads(text) == {"a": EVIL}
+
+
+def test_everything_that_is_drawn_lies_on_its_axis():
+    far = Mean(3.0, (2.9, 3.1), 9, 1, (2.6, 3.2))
+    near = Mean(4.0, (3.9, 4.1), 9, 0, (4.0, 4.0))
+    scores = [Scores({"weighted": mean}, None, {}, {}, None, {}, 1, 0, {}) for mean in (far, near)]
+    assert floor_of(scores) == 2.5 and floor_of(scores, [2.2]) == 2.0 and floor_of(scores[1:], [3.48]) == 3.0
+    plot = score_plot("s", {"A 1": far, "b": near}, floor_of(scores, [2.2]), {"a1": 2.2})
+    one, two = plot.marks
+    assert 0 < one.paper < one.bounds[0] < one.low < one.at < one.high < one.bounds[1] < two.at < 100
+    assert two.paper is None and two.bounds is None and [label for _, label in plot.ticks] == ["2", "3", "4", "5"]
+
+
+def test_agreement_of_people_and_judges(folder):
+    _, numbers, benchmark = folder
+    assert [row["between"] for row in numbers["agreement"]][:2] == ["annotators", "ann and ben"]
+    rows = written(benchmark, "m", mistakes=0.5)
+    table = agreement_table(judged(benchmark, rows), people(benchmark, rows, annotators=("ann",)), draws=200)
+    found = {row.cells[0].text + ", " + row.cells[1].text: row.cells[3:] for row in table.rows}
+    # These people call correct what the rule judge calls correct.
+    kappa, same, count = found["rule judge and people, correct or not"]
+    assert (kappa.value, same.value, count.value) == (1, 100, 12)
+    assert agreement_table(judged(benchmark, rows), []) is None

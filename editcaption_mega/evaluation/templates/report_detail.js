@@ -63,7 +63,7 @@ function scores(labels) {
 }
 
 function chipsOf(labels) {
-  const times = (n) => (labels.n > 1 ? ` (${n} of ${labels.n})` : '');
+  const times = (n) => (n < labels.n ? ` (${n} of ${labels.n})` : '');
   const items = [];
   const add = (kind, text) => items.push(element('li', { class: kind }, text));
   if (labels.correct !== undefined) add(labels.correct ? 'good' : 'bad', labels.correct ? '✓ wholly correct' : '✗ not wholly correct');
@@ -83,7 +83,7 @@ function marked(text, labels) {
   const unplaced = [];
   for (const [words, verdict, change, n] of (labels && labels.claims) || []) {
     const about = change ? `, about ${change}` : '';
-    const title = `${verdict}${about}${labels.n > 1 ? ` (${n} of ${labels.n})` : ''}`;
+    const title = `${verdict}${about}${n < labels.n ? ` (${n} of ${labels.n} repeats)` : ''}`;
     const found = words.trim() ? find(text, words.trim().replace(/\.$/, '')) : [];
     if (found.length) ranges.push({ ...found[0], verdict, title });
     else unplaced.push({ text: words, verdict, title });
