@@ -1,4 +1,4 @@
-"""Instructions of models wherever they run: the same whatever was killed or divided, and refused when they do not fit."""
+"""Instructions of models wherever they run: the same whatever was killed or divided; refused when they do not fit."""
 
 import json
 

@@ -1,0 +1,216 @@
+"""tools/evaluate.py and launch/batch_eval.sh as users run them; a real model server writes, a scripted judge reads."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import small_job
+import yaml
+
+from editcaption_mega.evaluation.benchmarks import Benchmark
+from tests.judge_cases import rule_reply
+from tests.scripted_server import ScriptedServer
+
+ROOT = Path(__file__).resolve().parents[2]
+PAIRS = 5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate")
+    small_job.write_folder(root / "model")
+    small_job.write_shards(root / "shards", count=PAIRS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(root):
+    """Instructions of two models by hand: one says the truth, one always the same."""
+    benchmark = Benchmark("set", root / "shards")
+    for name, text in (("truthful", None), ("stubborn", "Zoom the camera in.")):
+        (root / name).mkdir()
+        rows = [
+            {"benchmark": "set", "id": pair.id, "model": name, "instruction": text or pair.instruction}
+            for pair in benchmark.pairs()
+        ]
+        (root / name / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [{"name": name, "instructions": str(root / name)} for name in ("truthful", "stubborn")]
+
+
+def settings(root, output, models, **more):
+    values = {
+        "output": str(output),
+        "benchmarks": [{"name": "set", "shards": str(root / "shards")}],
+        "models": models,
+        "judges": [{"name": "rules", "kind": "rule"}],
+        "generation": {"max_tokens": 8, "min_pixels": 1024, "batch_size": 2},
+    }
+    path = root / f"{output.name}.yaml"
+    path.write_text(yaml.safe_dump(values | more))
+    return path
+
+
+def evaluate(*arguments, environment=None):
+    command = [sys.executable, str(ROOT / "tools/evaluate.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+
+
+def test_step_by_step_is_the_same_as_run(root, written, tmp_path):
+    done = evaluate("run", settings(root, tmp_path / "one", written))
+    assert done.returncode == 0, done.stderr
+    assert "| truthful |" in done.stdout and "report.html" in done.stdout
+    config = settings(root, tmp_path / "two", written)
+    for command in ("generate", "judge", "report"):
+        done = evaluate(command, config)
+        assert done.returncode == 0, done.stderr
+    for path in (tmp_path / "one").rglob("*.jsonl"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+    found = json.loads((tmp_path / "two/report/numbers.json").read_text())["scores"]["rules"]["set"]
+    best, other = (found[name]["means"]["weighted"]["value"] for name in ("truthful", "stubborn"))
+    assert best == 5.0 > other
+
+
+def test_a_judge_model_agrees_with_the_rules_through_the_whole_command(root, written, tmp_path):
+    with ScriptedServer(reply=rule_reply) as server:
+        judge = {"name": "model judge", "endpoint": {"url": server.url, "model": "judge-1"}}
+        config = settings(root, tmp_path / "run", written, judges=[judge, {"name": "rules", "kind": "rule"}])
+        done = evaluate("run", config)
+        assert done.returncode == 0, done.stderr
+        calls = server.calls
+        assert calls == 2 * 3 * PAIRS and "30 replies" in done.stdout
+        assert evaluate("run", config).returncode == 0 and server.calls == calls, "all from the cache"
+        done = evaluate("check-judge", config, "--judge", "model judge", "--pairs", "3")
+        assert "truth scores 5" in done.stdout
+    found = json.loads((tmp_path / "run/report/numbers.json").read_text())["scores"]
+    for name in ("truthful", "stubborn"):
+        one, other = (found[judge]["set"][name]["means"]["weighted"]["value"] for judge in ("model judge", "rules"))
+        assert one == pytest.approx(other)
+
+
+@contextlib.contextmanager
+def served(folder):
+    """`transformers serve` with the model in a folder -> its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tool = Path(sys.executable).parent / "transformers"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [tool, "serve", folder, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with open(folder / "serve.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).read()
+                break
+            assert server.poll() is None, (folder / "serve.log").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_real_server_in_the_loop(root, tmp_path):
+    """transformers serves and writes what the same weights write in process; a judge behind HTTP scores it."""
+    picture_limits = json.loads((root / "model/preprocessor_config.json").read_text())["size"]
+    with served(root / "model") as url, ScriptedServer(reply=rule_reply) as judge:
+        models = [
+            {"name": "served", "endpoint": {"url": url, "model": str(root / "model"), "max_concurrency": 2}},
+            {"name": "in process", "folder": str(root / "model")},
+        ]
+        generation = {
+            "max_tokens": 8, "min_pixels": picture_limits["shortest_edge"], "max_pixels": picture_limits["longest_edge"]
+        }  # fmt: skip
+        judges = [{"name": "judge", "endpoint": {"url": judge.url, "model": "judge-1"}}]
+        done = evaluate("run", settings(root, tmp_path / "run", models, judges=judges, generation=generation))
+    assert done.returncode == 0, done.stderr
+    texts = {}
+    for name in ("served", "in process"):
+        lines = (tmp_path / f"run/instructions/{name}/set.jsonl").read_text().splitlines()
+        # The server keeps the special tokens of a text, which an untrained model writes.
+        texts[name] = [re.sub(r"<\|.*?\|>", "", json.loads(line)["instruction"]).strip() for line in lines]
+    assert texts["served"] == texts["in process"] and any(texts["served"])
+    numbers = json.loads((tmp_path / "run/report/numbers.json").read_text())
+    assert set(numbers["scores"]["judge"]["set"]) == {"served", "in process"}
+
+
+@pytest.mark.parametrize("way", ["array", "torchrun"])
+def test_batch_evaluation_is_divided_and_put_together(root, tmp_path, way):
+    config = settings(root, tmp_path / "run", [{"name": "m", "folder": str(root / "model")}])
+    script = ROOT / "launch/batch_eval.sh"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    if way == "torchrun":
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+        done = subprocess.run([*command, config], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    else:
+        for number in (2, 1):  # an array of 1-2
+            array = {"SLURM_ARRAY_TASK_ID": number, "SLURM_ARRAY_TASK_MIN": 1, "SLURM_ARRAY_TASK_COUNT": 2}
+            array = {name: str(value) for name, value in array.items()}
+            command = ["bash", script, config]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment | array, cwd=ROOT)
+            assert done.returncode == 0, done.stderr
+            assert (tmp_path / "run/report/report.html").is_file() == (number == 1)
+    assert len((tmp_path / "run/judgements/rules/m/set.jsonl").read_text().splitlines()) == PAIRS
+
+
+def test_people_see_no_model_and_their_answers_come_back(root, written, tmp_path):
+    config = settings(root, tmp_path / "run", written)
+    assert evaluate("generate", config).returncode == 0
+    tasks, key = tmp_path / "tasks", tmp_path / "key.json"
+    done = evaluate("human-export", config, "--benchmark", "set", "--folder", tasks, "--key", key)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tasks / "tasks.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * PAIRS
+    assert all(name.encode() not in path.read_bytes() for path in tasks.glob("*.json*") for name in ("truthful",))
+    wrong = {row["task"] for row in rows if row["instruction"] == "Zoom the camera in."}
+    answers = [
+        {"task": row["task"], "annotator": "ada"}
+        | ({"severity": "P0", "rows": [2]} if row["task"] in wrong else {"severity": "correct"})
+        for row in rows
+    ]
+    answers[0] |= {"severity": "P2", "rows": [2]}  # row 2 is never P2
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
+    arguments = ("--benchmark", "set", "--key", key, "--answers", tmp_path / "answers.jsonl")
+    done = evaluate("human-import", config, *arguments, "--output", tmp_path / "verdicts.jsonl")
+    assert done.returncode == 1 and "9 verdicts; 1 refused" in done.stdout and "refused: " in done.stdout, done.stderr
+    config = settings(root, tmp_path / "run", written, human=[str(tmp_path / "verdicts.jsonl")])
+    assert evaluate("run", config).returncode == 0
+    assert "Table 3" in (tmp_path / "run/report/tables.md").read_text()
+
+
+def test_the_papers_own_numbers_are_checked():
+    done = evaluate("check-paper")
+    assert done.returncode == 0 and "5 weighted scores do not follow" in done.stdout
+    assert done.stdout.count("eq. 4 gives") == 5
+
+
+@pytest.mark.parametrize(
+    "change, code, told",
+    [
+        ({"judges": [{"name": "g", "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "NO_KEY"}}]},
+         2, "NO_KEY is missing or empty"),
+        ({"judges": [{"name": "g", "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m"}}]}, 1, "127.0.0.1:9"),
+        ({"benchmarks": [{"name": "set", "shards": "/nowhere"}]}, 2, "/nowhere"),
+        ({"models": [{"name": "m", "folder": "/nowhere"}]}, 2, "found no folder"),
+        ({"models": [{"name": "m", "instructions": "/nowhere"}]}, 2, "/nowhere/set.jsonl does not exist"),
+        ({"human": ["/nowhere.jsonl"]}, 2, "/nowhere.jsonl does not exist"),
+        ({"editor": {"url": "http://127.0.0.1:9/v1", "model": "e", "measures": ["psnr"]}}, 2, "one of ssim, clip, lpips"),
+        ({"models": []}, 2, "models is empty"),
+    ],
+    ids=["key", "nobody there", "shards", "folder", "instructions", "human", "measure", "no model"],
+)  # fmt: skip
+def test_what_cannot_work_is_one_sentence(root, written, tmp_path, change, code, told):
+    done = evaluate("run", settings(root, tmp_path / "run", **({"models": written} | change)))
+    assert done.returncode == code and told in done.stderr, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in done.stderr and "unexpected" not in last
