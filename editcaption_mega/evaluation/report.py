@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -59,13 +59,14 @@ def write_report(
     paper: PaperTables | None = None,
     ablation: Ablation | None = None,
     draws: int = 2000,
+    progress: Callable[..., Iterable] = lambda items, total, label: items,
 ) -> dict:
     """Write report.html, tables.md, tables.csv, tables.tex and numbers.json into the folder `output`; the numbers are
     returned too. Each file is whole or not there.
 
     facts: (name, value) rows of "how this was made" (dates, prompts' fingerprint, versions). paper: the paper's numbers
-    to print beside ours. ablation: scale -> training -> model, for table 4. Raises ValueError as `join` and
-    `tables_of` do, before anything is written."""
+    to print beside ours. ablation: scale -> training -> model, for table 4. progress: as `cli.progress`, for the
+    pictures, which are most of the work. Raises ValueError as `join` and `tables_of` do, before anything is written."""
     judgements, verdicts = list(judgements), list(verdicts)
     joined = join(benchmarks, instructions, judgements, verdicts)
     found = evaluate(joined, draws=draws)
@@ -79,7 +80,7 @@ def write_report(
     _write(output / "tables.csv", [to_csv(tables)])
     _write(output / "tables.tex", [to_latex(tables)])
     _write(output / "numbers.json", [json.dumps(numbers, indent=2, ensure_ascii=False, allow_nan=False) + "\n"])
-    page = _page(joined, found, tables, paper, title=title, facts=facts, has_ablation=bool(ablation))
+    page = _page(joined, found, tables, paper, title=title, facts=facts, has_ablation=bool(ablation), progress=progress)
     _write(output / "report.html", page)
     return numbers
 
@@ -93,6 +94,7 @@ def _page(
     title: str,
     facts,
     has_ablation: bool,
+    progress: Callable[..., Iterable],
 ) -> Iterator[str]:
     """The HTML in pieces; pictures are read and reduced while it is written."""
     style, script = _inline(_STYLES), "(() => {\n'use strict';\n" + _inline(_SCRIPTS) + "\n})();"
@@ -100,6 +102,7 @@ def _page(
     pairs = sum(map(len, joined.benchmarks.values()))
     budget = byte_budget(2 * pairs, FILE_BYTES - sum(len(chunk.encode()) for chunk in samples) - 1_000_000)
     pictures = (Markup(text) for one in joined.benchmarks.values() for text in pairs_as_text(one, budget))
+    pictures = progress(pictures, pairs, "pictures of the report")
     environment = Environment(
         loader=PackageLoader("editcaption_mega.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,

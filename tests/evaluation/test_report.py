@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from editcaption_mega.cli import progress
 from editcaption_mega.data.images import decode_image
 from editcaption_mega.evaluation.report import write_report
 from editcaption_mega.evaluation.report_agreement import agreement_table
@@ -130,9 +131,10 @@ def test_bad_rows_are_refused_before_anything_is_written(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_report_before_any_judging(folder, tmp_path):
-    write_report(tmp_path, [folder[2]], written(folder[2], "m"), [])
+def test_a_report_before_any_judging(folder, tmp_path, capsys):
+    write_report(tmp_path, [folder[2]], written(folder[2], "m"), [], progress=progress)
     assert "No judge has scored them yet" in (tmp_path / "report.html").read_text()
+    assert "pictures of the report: 12 of 12 in" in capsys.readouterr().err
 
 
 def noise(side=700):
