@@ -1,6 +1,8 @@
 """tools/evaluate.py and launch/batch_eval.sh as users run them; a real model server writes, a scripted judge reads."""
 
 import contextlib
+import importlib.util
+import io
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import pytest
 import small_job
 import yaml
 
+from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from tests.judge_cases import rule_reply
 from tests.scripted_server import ScriptedServer
@@ -58,9 +61,17 @@ def settings(root, output, models, **more):
     return path
 
 
-def evaluate(*arguments, environment=None):
-    command = [sys.executable, str(ROOT / "tools/evaluate.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(environment or {})})
+spec = importlib.util.spec_from_file_location("evaluate", ROOT / "tools/evaluate.py")
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+
+def evaluate(*arguments):
+    """The command in this process, where PyTorch is loaded already."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = cli.exit_code(tool.main, [str(one) for one in arguments])
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
 
 
 def test_step_by_step_is_the_same_as_run(root, written, tmp_path):
@@ -194,17 +205,19 @@ def test_the_papers_own_numbers_are_checked():
     assert done.stdout.count("eq. 4 gives") == 5
 
 
+NOBODY = {"url": "http://127.0.0.1:9/v1", "model": "m"}
+
+
 @pytest.mark.parametrize(
     "change, code, told",
     [
-        ({"judges": [{"name": "g", "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": "NO_KEY"}}]},
-         2, "NO_KEY is missing or empty"),
-        ({"judges": [{"name": "g", "endpoint": {"url": "http://127.0.0.1:9/v1", "model": "m"}}]}, 1, "127.0.0.1:9"),
+        ({"judges": [{"name": "g", "endpoint": NOBODY | {"api_key_env": "NO_KEY"}}]}, 2, "NO_KEY is missing or empty"),
+        ({"judges": [{"name": "g", "endpoint": NOBODY}]}, 1, "127.0.0.1:9"),
         ({"benchmarks": [{"name": "set", "shards": "/nowhere"}]}, 2, "/nowhere"),
         ({"models": [{"name": "m", "folder": "/nowhere"}]}, 2, "found no folder"),
         ({"models": [{"name": "m", "instructions": "/nowhere"}]}, 2, "/nowhere/set.jsonl does not exist"),
         ({"human": ["/nowhere.jsonl"]}, 2, "/nowhere.jsonl does not exist"),
-        ({"editor": {"url": "http://127.0.0.1:9/v1", "model": "e", "measures": ["psnr"]}}, 2, "one of ssim, clip, lpips"),
+        ({"editor": NOBODY | {"measures": ["psnr"]}}, 2, "one of ssim, clip, lpips"),
         ({"models": []}, 2, "models is empty"),
     ],
     ids=["key", "nobody there", "shards", "folder", "instructions", "human", "measure", "no model"],
