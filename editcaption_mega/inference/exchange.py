@@ -75,9 +75,10 @@ class Exchange:
             self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
 
-    def has_room(self) -> bool:
-        most = self._endpoint.max_concurrency
-        return self.held - self._backing_off < most + _LOOK_AHEAD and self.held < _HELD_PER_SLOT * most + _LOOK_AHEAD
+    def has_room(self, taken: int) -> bool:
+        """Whether one more request finds a place, beside so many that are about to be submitted."""
+        most, held = self._endpoint.max_concurrency, self.held + taken
+        return held - self._backing_off < most + _LOOK_AHEAD and held < _HELD_PER_SLOT * most + _LOOK_AHEAD
 
     def submit(self, key: str, request: Request) -> None:
         self.held += 1
