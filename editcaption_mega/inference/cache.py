@@ -73,15 +73,15 @@ class ReplyCache:
                     raise
                 time.sleep(0.02)
 
-    def get(self, key: str) -> dict[str, Any] | None:
+    def get(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Those of these keys' replies that are kept."""
+        marks = ",".join("?" * len(keys))
         with self._sentence():
-            row = self._reader.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
+            rows = self._reader.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", keys).fetchall()
         try:
-            return json.loads(row[0])
+            return {key: json.loads(reply) for key, reply in rows}
         except ValueError:
-            raise self._damaged(f"the reply of key {key} is not JSON") from None
+            raise self._damaged("a reply in it is not JSON") from None
 
     def put(self, model: str, url: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Keep the replies of these (key, reply) in one transaction, in the place of any that are there."""

@@ -4,9 +4,11 @@ Generation, judging and whatever else asks a model over HTTP call `complete`."""
 
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from .cache import CacheError, CallLog, ReplyCache, read_calls
 from .chat import STATUSES, Message, Picture, Reply, Request, Usage
@@ -27,6 +29,9 @@ __all__ = [
     "complete",
     "read_calls",
 ]
+
+_BATCH = 32  # requests looked up in the cache at once
+_BATCH_SECONDS = 0.005
 
 _log = logging.getLogger(__name__)
 
@@ -63,22 +68,21 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
         asked: dict[str, list[Request]] = {}  # keys in flight, with the requests that wait for the same answer
         waiting: deque[Request] = deque()  # those of them whose turn it is
         while True:
-            request = None
-            if exchange.has_room():
-                request = waiting.popleft() if waiting else next(source, None)
-            if request is not None:
-                key = cache_key(endpoint, request) if cache is not None else request.id
+            batch = _take(exchange, waiting, source)
+            if not batch and not exchange.held:
+                return
+            keys = [cache_key(endpoint, request) if cache is not None else request.id for request in batch]
+            rows = cache.get(keys) if cache is not None and keys else {}
+            for key, request in zip(keys, batch, strict=True):
                 if key in asked:
                     exchange.held += 1
                     asked[key].append(request)
-                elif (kept := _look_up(cache, key, request)) is not None:
+                elif key in rows and (kept := _kept_reply(cache, rows[key], request)) is not None:
                     yield kept
                 else:
                     asked[key] = []
                     exchange.submit(key, request)
-            elif not exchange.held:
-                return
-            if request is None or exchange.pending():
+            if not batch or exchange.pending():
                 for key, reply in exchange.receive():
                     same = asked.pop(key)
                     exchange.held -= len(same)
@@ -87,10 +91,20 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
                     yield reply
 
 
-def _look_up(cache: ReplyCache | None, key: str, request: Request) -> Reply | None:
-    row = cache.get(key) if cache is not None else None
-    if row is None:
-        return None
+def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]) -> list[Request]:
+    """What there is room for, of those that wait and then of the source: some at a time, and fewer of a slow source, so
+    that neither replies nor the endpoint wait for it."""
+    batch: list[Request] = []
+    begin = time.monotonic()
+    while exchange.has_room(len(batch)) and len(batch) < _BATCH and time.monotonic() - begin < _BATCH_SECONDS:
+        request = waiting.popleft() if waiting else next(source, None)
+        if request is None:
+            break
+        batch.append(request)
+    return batch
+
+
+def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Reply | None:
     if row["status"] == "ok" and request.require is not None:
         try:
             request.require(row["text"])
@@ -99,7 +113,7 @@ def _look_up(cache: ReplyCache | None, key: str, request: Request) -> Reply | No
     try:
         return Reply(id=request.id, cached=True, **row)
     except TypeError:
-        raise CacheError(f"{cache.path} holds a reply of another form (key {key}): use another cache folder") from None
+        raise CacheError(f"{cache.path} holds a reply of another form: use another folder") from None
 
 
 def _sendable(requests: Iterable[Request]) -> Iterator[Request]:

@@ -3,7 +3,6 @@ hands it on."""
 
 import asyncio
 import io
-import logging
 import queue
 import threading
 import time
@@ -15,8 +14,8 @@ import aiohttp
 from .cache import CallLog, ReplyCache
 from .chat import Reply, Request
 from .endpoint import Endpoint, EndpointError, Secret
-from .pace import LONGEST_PAUSE, Pace, backoff
-from .wire import Outcome, body_bytes, one_line, read_answer
+from .pace import Pace, backoff
+from .wire import Outcome, body_bytes, checked, read_answer
 
 _LOOK_AHEAD = 64  # requests that wait for their first attempt
 _HELD_PER_SLOT = 4  # requests held in all, those that back off included, per request in flight
@@ -24,8 +23,6 @@ _GIVE_UP = 50  # rows that failed in a row: then it is the endpoint and not the 
 _CONNECT_SECONDS = 30.0
 _PUT_OFF = (429, 503, 529)
 _KEPT = ("ok", "refused")  # definite answers; the others are asked for again by a later run
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -75,9 +72,10 @@ class Exchange:
             self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
 
-    def has_room(self) -> bool:
-        most = self._endpoint.max_concurrency
-        return self.held - self._backing_off < most + _LOOK_AHEAD and self.held < _HELD_PER_SLOT * most + _LOOK_AHEAD
+    def has_room(self, taken: int) -> bool:
+        """Whether one more request finds a place, beside so many that are about to be submitted."""
+        most, held = self._endpoint.max_concurrency, self.held + taken
+        return held - self._backing_off < most + _LOOK_AHEAD and held < _HELD_PER_SLOT * most + _LOOK_AHEAD
 
     def submit(self, key: str, request: Request) -> None:
         self.held += 1
@@ -109,6 +107,7 @@ class Exchange:
 
     async def _serve(self, begun: threading.Event) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_exception_handler(self._defect)
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._endpoint.max_concurrency),
             timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=_CONNECT_SECONDS),
@@ -155,7 +154,7 @@ class Exchange:
         epoch, begun = self._pace.epoch, self._loop.time()
         job.attempts += 1
         try:
-            outcome = self._checked(await self._ask(job.request), job.request)
+            outcome = checked(await self._ask(job.request), job.request, self._secret)
         except Exception as error:  # a defect, ours or that of `require`: it must reach the caller
             self._stop(error)
             return
@@ -185,8 +184,10 @@ class Exchange:
             async with self._session.post(self._url, data=data, allow_redirects=False) as response:
                 raw = await response.read()
             return read_answer(response.status, response.headers, raw)
-        except TimeoutError:
+        except TimeoutError as error:
             reason = f"no answer within {self._endpoint.timeout:g} s"
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                reason = f"no connection within {_CONNECT_SECONDS:g} s"
             return Outcome("failed", reason, may_pass=True, overload=True)
         except aiohttp.ClientConnectorError as error:
             reason = f"no connection ({error.os_error.strerror or type(error).__name__})"
@@ -194,21 +195,6 @@ class Exchange:
         except (aiohttp.ClientError, OSError) as error:
             # Of these errors only the kind is told: their text may quote headers.
             return Outcome("failed", f"the connection broke ({type(error).__name__})", may_pass=True, overload=True)
-
-    def _checked(self, outcome: Outcome, request: Request) -> Outcome:
-        """Without the key, wherever the server echoed it, and held to what the request requires."""
-        redact = self._secret.redact
-        outcome.text, outcome.model = redact(outcome.text), one_line(redact(outcome.model))
-        if outcome.status == "ok" and request.require is not None:
-            try:
-                request.require(outcome.text)
-            except ValueError as error:
-                outcome.status, outcome.reason, outcome.may_pass = "malformed", str(error) or "unusable", True
-        if (outcome.retry_after or 0) > LONGEST_PAUSE:
-            outcome.reason += f" (come back in {outcome.retry_after:.0f} s: longer than is waited for)"
-            outcome.may_pass = False
-        outcome.reason = one_line(redact(outcome.reason))
-        return outcome
 
     def _note(self, job: _Job, outcome: Outcome, seconds: float) -> None:
         job.prompt_tokens += outcome.prompt_tokens
@@ -283,6 +269,12 @@ class Exchange:
             return
         if done:
             self._outbox.put(done)
+
+    def _defect(self, loop: asyncio.AbstractEventLoop, context: dict) -> None:
+        if "handle" in context:  # one of our callbacks raised: the run must end, not hang
+            self._stop(context["exception"])
+        else:
+            loop.default_exception_handler(context)
 
     def _stop(self, error: Exception) -> None:
         if not self._stopped.is_set():

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .chat import Message, Picture, Request
-from .endpoint import Endpoint
+from .endpoint import Endpoint, Secret
+from .pace import LONGEST_PAUSE
 
 _LONGEST_LINE = 300  # characters of a server's message that are kept
 
@@ -190,6 +191,22 @@ def _message(data: dict) -> tuple[str, str]:
     codes = [str(part) for part in (error.get("code"), error.get("type"), inner.get("code")) if part]
     code = codes[0] if codes and codes[0].isdecimal() else " ".join(codes)
     return code, str(error.get("message") or code)
+
+
+def checked(outcome: Outcome, request: Request, secret: Secret) -> Outcome:
+    """The outcome (changed in place) without the key, wherever the server echoed it, and held to what the request
+    requires."""
+    outcome.text, outcome.model = secret.redact(outcome.text), one_line(secret.redact(outcome.model))
+    if outcome.status == "ok" and request.require is not None:
+        try:
+            request.require(outcome.text)
+        except ValueError as error:
+            outcome.status, outcome.reason, outcome.may_pass = "malformed", str(error) or "unusable", True
+    if (outcome.retry_after or 0) > LONGEST_PAUSE:
+        outcome.reason += f" (come back in {outcome.retry_after:.0f} s: longer than is waited for)"
+        outcome.may_pass = False
+    outcome.reason = one_line(secret.redact(outcome.reason))
+    return outcome
 
 
 def _encodable(text: str) -> bool:

@@ -12,11 +12,11 @@ REPLY = {"status": "ok", "text": "a", "model": "m-1"}
 
 def test_replies_are_kept_by_key(tmp_path):
     cache = ReplyCache(tmp_path / "new" / "folder")
-    assert cache.get("k") is None and cache.served("m") == set()
+    assert cache.get(["k"]) == {} and cache.served("m") == set()
     cache.put("m", "http://h/v1", [("k", REPLY), ("l", REPLY | {"model": ""})])
     cache.put("m", "http://h/v1", [("k", REPLY | {"text": "b"})])
     other = ReplyCache(tmp_path / "new" / "folder")
-    assert other.get("k")["text"] == cache.get("k")["text"] == "b" and other.served("m") == {"m-1"}
+    assert other.get(["k", "x"]) == cache.get(["k"]) == {"k": REPLY | {"text": "b"}} and other.served("m") == {"m-1"}
     other.close()
     cache.close()
 
@@ -41,7 +41,7 @@ def test_a_damaged_file_gives_one_sentence(tmp_path, damage):
                 connection.execute("UPDATE replies SET reply = substr(reply, 1, 20)")
             connection.close()
     with pytest.raises(CacheError, match="can't be used" if damage == "folder" else "is damaged or no SQLite file"):
-        ReplyCache(tmp_path).get("key 3")
+        ReplyCache(tmp_path).get(["key 3"])
 
 
 def test_tables_of_another_version_are_refused(tmp_path):

@@ -28,8 +28,9 @@ def killed_and_resumed(tmp_path, kills, count, seed):
     with server_process("--latency", "0.02") as server:
         for _ in range(kills):
             process = worker(server.url, tmp_path / "cache", tmp_path / "out.json", "", count)
-            # Some kills fall into the start, most somewhere into the replies.
-            lines, handed_on = generator.randrange(-1, count // kills), set()
+            # Some kills fall into the start or into what is kept, most somewhere into new replies.
+            lines, handed_on = len(calls_when_handed_on) + generator.randrange(count // kills), set()
+            lines = generator.choice([-1, lines // 2, lines, lines, lines])
             for line in process.stdout if lines >= 0 else ():
                 handed_on.add(line.strip())
                 lines -= 1

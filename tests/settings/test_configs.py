@@ -1,12 +1,14 @@
 """Every file in configs/ loads as its command would load it, and settings name what the code has."""
 
+import random
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from editcaption_mega.kernels.preference import LOSSES as KERNEL_LOSSES
-from editcaption_mega.settings import DPOSettings, JobSettings, load_settings
+from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings
 from editcaption_mega.settings.dpo import LOSSES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -43,3 +45,19 @@ def test_the_demo_trains_on_the_world_that_it_is_judged_on_as_an_erring_captione
     mistakes = captioned.pop("caption_mistakes")
     assert captioned == plain
     assert set(mistakes) == {"orientation", "viewpoint", "detail"} and all(0 < rate < 1 for rate in mistakes.values())
+
+
+@pytest.mark.parametrize("name", names("eval_*.yaml"))
+def test_evaluation_configs_load(name):
+    settings = load_settings(CONFIGS / name, [], EvaluationSettings)
+    lists = [benchmark.ids for benchmark in settings.benchmarks if benchmark.ids]
+    assert settings.judges and all((CONFIGS.parent / path).is_file() for path in lists)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "benchmarks").iterdir()), ids=lambda path: path.stem)
+def test_lists_of_ids_are_those_of_their_seed(path):
+    lines = path.read_text().splitlines()
+    ids = [line for line in lines if not line.startswith("#")]
+    seed, end, count = map(int, re.search(r"Random\((\d+)\).sample\(range\(1, (\d+)\), (\d+)\)", lines[1]).groups())
+    rows = sorted(random.Random(seed).sample(range(1, end), count))
+    assert [int(one.rpartition("-")[2]) for one in ids] == rows
