@@ -12,6 +12,7 @@ import pytest
 from image_bytes import encoded, photo
 from PIL import Image, ImageOps
 
+from editcaption_mega.inference import image_edits
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.inference.image_edits import Edit, edit_pictures
 
@@ -93,7 +94,8 @@ def test_pictures_are_edited_once_and_kept(tmp_path):
     assert (fields["model"], fields["size"], fields["response_format"]) == (b"editor", b"64x64", b"b64_json")
 
 
-def test_faults_that_pass_are_tried_again_and_others_are_reasons(tmp_path):
+def test_faults_that_pass_are_tried_again_and_others_are_reasons(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_edits, "backoff", lambda attempts, retry_after: 0.01)
     faults = {
         "passes": [500, 429, "drop", "not json"], "stays": ["{}"] * 9, "refused": [400],
         "no picture": [json.dumps({"data": [{"b64_json": base64.b64encode(b"text").decode()}]})] * 9,
