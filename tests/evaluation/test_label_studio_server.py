@@ -1,5 +1,5 @@
-"""A real Label Studio: pushed, worked on, pulled. EDITCAPTION_LABEL_STUDIO is the path of its `label-studio` executable,
-in an environment of its own (it is 1 GB)."""
+"""A real Label Studio: pushed, worked on, pulled. EDITCAPTION_LABEL_STUDIO is the path of its `label-studio`
+executable, in an environment of its own (it is 1 GB)."""
 
 import os
 import shutil
