@@ -1,8 +1,7 @@
 """The annotators' form as a Label Studio project: push tasks, pull answers.
 
-Plain HTTP with the standard library: seven calls, against an SDK with as many dependencies as all else here, whose
-version follows the server's. What comes back is checked by `human.import_answers`, for Label Studio takes contradictory
-answers."""
+Plain HTTP with the standard library: seven calls need no SDK, whose version would have to follow the server's. What
+comes back is checked by `human.import_answers`, for Label Studio takes contradictory answers."""
 
 import base64
 import urllib.parse

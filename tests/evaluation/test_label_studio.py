@@ -1,22 +1,14 @@
 """Label Studio's API: pushed once whatever is cut off, answers checked, the token told to nobody.
 
-The quick tests talk to a scripted server; the slow one starts a real one, EDITCAPTION_LABEL_STUDIO, the path of its
-`label-studio` executable (in an environment of its own: it is 1 GB)."""
+A scripted server answers here; test_label_studio_server.py has the real one."""
 
 import base64
-import os
 import re
-import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import human_study
 import pytest
+from label_studio_work import annotate, box, check_work, choices, work
 from scripted_label_studio import LEGACY_TOKEN, PERSONAL_TOKEN, scripted_label_studio
 
 from editcaption_mega.evaluation import label_studio
@@ -49,65 +41,6 @@ def scripted():
 @pytest.fixture
 def client(scripted):
     return LabelStudio(scripted.url, LEGACY_TOKEN, timeout=10)
-
-
-def choices(name, *values):
-    return {"from_name": name, "to_name": "instruction", "type": "choices", "value": {"choices": list(values)}}
-
-
-def annotate(client, task, *fields, **more):
-    client.call("POST", f"/api/tasks/{task}/annotations/", {"result": list(fields), "lead_time": 3.0, **more})
-
-
-def box(x, y, width, height):
-    value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": ["affected region"]}
-    fixed = {"original_width": 64, "original_height": 64, "type": "rectanglelabels", "id": f"box{x}"}
-    return {"from_name": "region", "to_name": "after", "value": value, **fixed}
-
-
-REMARK = {
-    "from_name": "remark",
-    "to_name": "instruction",
-    "type": "textarea",
-    "value": {"text": ["left is <b>right</b>"]},
-}
-
-
-def work(client, project):
-    """What annotators might file for the seven tasks, by any means: two good answers, the others not."""
-    listed = client.call("GET", "/api/tasks/", project=project, page=1, page_size=100, include="id")["tasks"]
-    while len(listed) < 7:
-        page = len(listed) // 3 + 1
-        listed += client.call("GET", "/api/tasks/", project=project, page=page, page_size=3, include="id")["tasks"]
-    tasks = [task["id"] for task in listed]
-    annotate(client, tasks[0], choices("severity", "P0"), choices("P0", "P0-2", "P0-4"), REMARK)
-    annotate(
-        client, tasks[1], choices("severity", "P1"), choices("P1", "P1-3"), box(10, 10, 20, 20), box(20, 20, 20, 20)
-    )
-    annotate(client, tasks[2], choices("severity", "correct"), choices("P0", "P0-2"))  # contradicts itself
-    annotate(client, tasks[3], choices("severity", "P0"), choices("P0", "P0-1"), choices("P1", "P1-5"))
-    annotate(client, tasks[4], was_cancelled=True)
-    annotate(client, tasks[5], choices("P2", "P2-7"))  # no severity
-    annotate(client, tasks[6], choices("severity", "P2"), choices("P2", "P2-7"))
-    annotate(client, tasks[6], choices("severity", "correct"))  # the same annotator again
-    return tasks
-
-
-def check_work(client, title, key):
-    found = pull_verdicts(client, title, key)
-    first, second = sorted(found.accepted, key=lambda verdict: verdict.severity)
-    assert (first.severity, first.rows, first.remark) == ("P0", [2, 4], "left is <b>right</b>")
-    assert (second.severity, second.rows, second.region_share) == ("P1", [3], pytest.approx(0.07))
-    assert first.annotator == "user-1" and first.model in human_study.MODELS and len(found.unanswered) == 5
-    reasons = sorted(refused.reason for refused in found.refused)
-    expected = [
-        "H1: P1-5 is filed beside the verdict P0", "H1: P0-2 is filed beside the verdict correct",
-        "H1: one verdict per pair, but this annotator filed 2", "H1: one verdict per pair, but this annotator filed 2",
-        "H1: one verdict per pair, found 0", "skipped by the annotator",
-    ]  # fmt: skip
-    assert len(reasons) == 6
-    for start, reason in zip(sorted(expected), reasons, strict=True):
-        assert reason.startswith(start)
 
 
 def test_push_work_pull(study, scripted, client):
@@ -288,76 +221,3 @@ def test_no_server():
         pull_answers(LabelStudio("http://127.0.0.1:9", LEGACY_TOKEN, timeout=5), "study")
     with pytest.raises(LabelStudioError, match="url is 'localhost:8080', expected"):
         LabelStudio("localhost:8080", LEGACY_TOKEN)
-
-
-# A real server
-
-
-@pytest.fixture(scope="module")
-def real_server(tmp_path_factory):
-    """(url, document root) of a Label Studio on a free port of loopback, its data in a scratch folder."""
-    command = shutil.which(os.environ.get("EDITCAPTION_LABEL_STUDIO", ""))
-    if command is None:
-        pytest.skip("EDITCAPTION_LABEL_STUDIO does not name a label-studio executable")
-    root = tmp_path_factory.mktemp("label_studio").resolve()
-    (root / "data").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "LABEL_STUDIO_BASE_DATA_DIR": str(root / "data"),
-        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(root),
-        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
-        "LATEST_VERSION_CHECK": "false", "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "",
-    }  # fmt: skip
-    start = [command, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
-    start += ["--username", "judge@example.com", "--password", "a-scratch-password", "--user-token", LEGACY_TOKEN]
-    with open(root / "log.txt", "wb") as log:
-        process = subprocess.Popen(start, env=os.environ | settings, stdout=log, stderr=log, cwd=root)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process, root / "log.txt")
-        yield f"http://127.0.0.1:{port}", root
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 900) -> None:
-    """The first start migrates its database, which takes minutes."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            break
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(2)
-    raise AssertionError(f"Label Studio did not start: {log.read_text('utf-8', 'replace')[-2000:]}")
-
-
-@pytest.mark.slow
-def test_a_real_server(real_server, study, tmp_path):
-    url, document_root = real_server
-    _, key = study
-    folder = document_root / "export"
-    shutil.copytree(study[0] / "tasks", folder)
-    client = LabelStudio(url, LEGACY_TOKEN)
-    for title, root in (("pictures inside", None), ("pictures as files", document_root)):
-        pushed = push_tasks(client, folder, title, document_root=root)
-        assert (pushed.new, pushed.there) == (7, 0)
-        again = push_tasks(client, folder, title, document_root=root)
-        assert (again.project, again.new, again.there) == (pushed.project, 0, 7)
-        tasks = work(client, pushed.project)
-        check_work(client, title, key)
-    shown = client.call("GET", f"/api/tasks/{tasks[0]}/")["data"]
-    picture = urllib.request.Request(url + shown["picture_1"], headers={"Authorization": f"Token {LEGACY_TOKEN}"})
-    row = read_tasks(folder)[shown["task"]]
-    with urllib.request.urlopen(picture, timeout=30) as reply:
-        assert reply.read() == (folder / row["source"]).read_bytes()
-
-    personal = client.call("POST", "/api/token/", {})["token"]
-    assert push_tasks(LabelStudio(url, personal), folder, "pictures inside").there == 7
-    with pytest.raises(LabelStudioError, match="refuses the token"):
-        push_tasks(LabelStudio(url, "0" * 40), folder, "pictures inside")

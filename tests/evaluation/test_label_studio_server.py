@@ -1,0 +1,91 @@
+"""A real Label Studio: pushed, worked on, pulled. EDITCAPTION_LABEL_STUDIO is the path of its `label-studio`
+executable, in an environment of its own (it is 1 GB)."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import human_study
+import pytest
+from label_studio_work import check_work, work
+from scripted_label_studio import LEGACY_TOKEN
+
+from editcaption_mega.evaluation.human_tasks import Key, export_tasks, read_tasks
+from editcaption_mega.evaluation.label_studio import push_tasks
+from editcaption_mega.evaluation.label_studio_api import LabelStudio, LabelStudioError
+
+
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory):
+    """(url, document root) of a Label Studio on a free port of loopback, its data in a scratch folder."""
+    command = shutil.which(os.environ.get("EDITCAPTION_LABEL_STUDIO", ""))
+    if command is None:
+        pytest.skip("EDITCAPTION_LABEL_STUDIO does not name a label-studio executable")
+    root = tmp_path_factory.mktemp("label_studio").resolve()
+    (root / "data").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {
+        "LABEL_STUDIO_BASE_DATA_DIR": str(root / "data"),
+        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(root),
+        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+        "LATEST_VERSION_CHECK": "false", "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "",
+    }  # fmt: skip
+    start = [command, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
+    start += ["--username", "judge@example.com", "--password", "a-scratch-password", "--user-token", LEGACY_TOKEN]
+    with open(root / "log.txt", "wb") as log:
+        process = subprocess.Popen(start, env=os.environ | settings, stdout=log, stderr=log, cwd=root)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", process, root / "log.txt")
+        yield f"http://127.0.0.1:{port}", root
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 900) -> None:
+    """The first start migrates its database, which takes minutes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(2)
+    raise AssertionError(f"Label Studio did not start: {log.read_text('utf-8', 'replace')[-2000:]}")
+
+
+@pytest.mark.slow
+def test_a_real_server(real_server):
+    url, document_root = real_server
+    folder, key_file = document_root / "export", document_root / "key.json"
+    benchmark = human_study.write_benchmark(document_root / "shards")
+    export_tasks(benchmark, human_study.instructions(benchmark), folder, key_file)
+    key = Key.read(key_file)
+    client = LabelStudio(url, LEGACY_TOKEN)
+    for title, root in (("pictures inside", None), ("pictures as files", document_root)):
+        pushed = push_tasks(client, folder, title, document_root=root)
+        assert (pushed.new, pushed.there) == (7, 0)
+        again = push_tasks(client, folder, title, document_root=root)
+        assert (again.project, again.new, again.there) == (pushed.project, 0, 7)
+        tasks = work(client, pushed.project)
+        check_work(client, title, key)
+    shown = client.call("GET", f"/api/tasks/{tasks[0]}/")["data"]
+    picture = urllib.request.Request(url + shown["picture_1"], headers={"Authorization": f"Token {LEGACY_TOKEN}"})
+    row = read_tasks(folder)[shown["task"]]
+    with urllib.request.urlopen(picture, timeout=30) as reply:
+        assert reply.read() == (folder / row["source"]).read_bytes()
+
+    personal = client.call("POST", "/api/token/", {})["token"]
+    assert push_tasks(LabelStudio(url, personal), folder, "pictures inside").there == 7
+    with pytest.raises(LabelStudioError, match="refuses the token"):
+        push_tasks(LabelStudio(url, "0" * 40), folder, "pictures inside")
