@@ -47,11 +47,14 @@ def main(argv):
         )
         command.add_argument("--label-studio", default="", metavar="URL", help="a Label Studio server")
         command.add_argument(
-            "--token-env", default="LABEL_STUDIO_TOKEN", metavar="NAME", help="variable with its token"
+            "--token-env", default="LABEL_STUDIO_API_KEY", metavar="NAME", help="variable with its token"
         )
         command.add_argument("--project", default="", metavar="TITLE", help="Label Studio project")
     export.add_argument("--folder", required=True, type=Path, metavar="DIR", help="tasks and pictures for annotators")
     export.add_argument("--pairs", type=int, metavar="N", help="the first N pairs only")
+    export.add_argument("--annotators", type=int, default=1, metavar="N", help="Label Studio: verdicts wanted per task")
+    export.add_argument("--document-root", type=Path, metavar="DIR", help="Label Studio: its folder of local files")
+    imported.add_argument("--rule", choices=("majority", "worst"), default="majority", help="where annotators differ")
     imported.add_argument("--answers", type=Path, metavar="FILE.jsonl", help="answers, when not from Label Studio")
     imported.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="verdicts")
     truth = made["ground-truth"]
@@ -222,7 +225,10 @@ def human_export(settings, arguments) -> None:
     if arguments.label_studio:
         from editcaption_mega.evaluation.label_studio import push_tasks
 
-        pushed = push_tasks(server_of(arguments), arguments.folder, title_of(arguments), progress=cli.progress)
+        pushed = push_tasks(
+            server_of(arguments), arguments.folder, title_of(arguments), annotators=arguments.annotators,
+            document_root=arguments.document_root, progress=cli.progress,
+        )  # fmt: skip
         print(f"{arguments.label_studio}: project {pushed.project}, {pushed.new:,} new tasks, {pushed.there:,} there")
 
 
@@ -243,10 +249,13 @@ def human_import(settings, arguments) -> int:
     found = import_answers(answers, key)
     accepted = [verdict for verdict in found.accepted if verdict.benchmark == arguments.benchmark]
     write_rows(arguments.output, accepted)
-    for one in found.refused:
+    refused = arguments.output.with_name(arguments.output.name + ".refused")
+    write_rows(refused, found.refused)
+    for one in found.refused[:10]:
         print(f"refused: {one.where}, task {one.task}, annotator {one.annotator}: {one.reason}")
-    print(f"{arguments.output}: {len(accepted):,} verdicts; {len(found.refused):,} refused")
-    for row in severity_table(adjudicate(accepted)):
+    told = f"; {len(found.refused):,} refused, all in {refused}" if found.refused else ""
+    print(f"{arguments.output}: {len(accepted):,} verdicts{told}; {len(found.unanswered):,} tasks without an answer")
+    for row in severity_table(adjudicate(accepted, arguments.rule)):
         shares = ", ".join(f"{severity} {row.percent(severity):.2f} %" for severity in row.counts)
         print(f"  {row.model}: {shares} (n = {row.n})")
     return 1 if found.refused else 0

@@ -167,11 +167,6 @@ def _picture(folder: Path, data: bytes) -> str:
     return name
 
 
-def write_rows(path: str | Path, rows: Iterable[Any]) -> None:
-    """One JSON object a line, of anything with `to_json`; the file is there whole or not at all."""
-    _write(Path(path), "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows))
-
-
 def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")

@@ -4,16 +4,21 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Protocol
 
 from editcaption_mega.records import RecordError
 from editcaption_mega.records.evaluation import Row
 
 
-def write_rows(path: str | Path, rows: Iterable[Row]) -> None:
+class Writable(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def write_rows(path: str | Path, rows: Iterable[Writable]) -> None:
     """Write all rows, or nothing: a reader never sees half a file. Equal rows give equal bytes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")  # parts of a run may write at once
     with open(temporary, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row.to_json()) + "\n" for row in rows)
     os.replace(temporary, path)

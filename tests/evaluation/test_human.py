@@ -14,7 +14,8 @@ from editcaption_mega.evaluation.human import (
     read_answers,
     severity_table,
 )
-from editcaption_mega.evaluation.human_tasks import Key, checklist, export_tasks, read_tasks, write_rows
+from editcaption_mega.evaluation.human_tasks import Key, checklist, export_tasks, read_tasks
+from editcaption_mega.evaluation.rows import write_rows
 from editcaption_mega.records import HumanVerdict
 
 
