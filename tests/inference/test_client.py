@@ -56,8 +56,9 @@ def starts_with_reply(text):
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.05)
+def short_waits(request, monkeypatch):
+    if not request.node.get_closest_marker("slow"):  # rates are measured with the waits as they are
+        monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.05)
 
 
 def test_what_is_sent_and_what_comes_back(tmp_path):
