@@ -295,12 +295,25 @@ def _linear_gradient(
         pieces = (targets[rows], log_probs[rows], lse[rows], row_grad[rows])
         BACKENDS[backend].gradient(grad, *pieces, vocab_offset, valid, in_place=True)
         if need_hidden:
-            torch.mm(grad, weight, out=grad_hidden[rows])
+            _product(grad, weight, grad_hidden[rows])
         if own_grad and len(chunks) == 1:
             grad_weight = torch.mm(grad.t(), hidden)
         elif need_weight:
             _add_product(main_grad if main_grad is not None else grad_weight, grad.t(), hidden[rows])
     return grad_hidden, grad_weight.to(weight.dtype)
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """out [M, N] = a [M, K] @ b [K, N].
+
+    The CPU's fp32 GEMM adds up all K products of a short matrix in one chain: over a whole vocabulary that costs two
+    digits. Blocks of K, each added up on its own, cost nothing and keep them."""
+    if a.is_cuda or a.dtype != torch.float32:
+        torch.mm(a, b, out=out)
+        return
+    out.zero_()
+    for start in range(0, a.shape[1], 1024):
+        out += a[:, start : start + 1024] @ b[start : start + 1024]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
