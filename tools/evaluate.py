@@ -116,7 +116,7 @@ def run(settings, arguments) -> None:
             return print(f"another process judges and reports {settings.output} already")
         judgements = judged(settings, benchmarks, texts) if settings.judges else []
         executions = steps.execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
-        return told(settings, steps.report(settings, benchmarks, texts, judgements, executions))
+        return told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
 
 
 def generate(settings, arguments) -> None:
@@ -170,7 +170,9 @@ def report(settings, arguments) -> None:
 
     benchmarks = prepared(settings, judging=False)
     texts = steps.written_instructions(settings, benchmarks)
-    told(settings, steps.report(settings, benchmarks, texts, steps.written_judgements(settings, benchmarks)))
+    judgements = steps.written_judgements(settings, benchmarks)
+    executions = steps.written_executions(settings, benchmarks)
+    told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
 
 
 def told(settings, numbers) -> None:

@@ -16,16 +16,18 @@ from torch import Tensor
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.inference.image_edits import Edit, edit_pictures
 from editcaption_mega.records import Instruction
-from editcaption_mega.records.evaluation import Row
+from editcaption_mega.records.evaluation import Row as Record
 
 from .benchmarks import Benchmark
 from .rows import write_rows
+from .statistics import bootstrap_interval
+from .table_forms import Cell, Column, Row, Table
 
 COPY = "copy"  # the name under which doing nothing is scored
 Measure = Callable[[Tensor, Tensor], float]
 
 
-class Execution(Row):
+class Execution(Record):
     """How near to the target an instruction led: measure -> value. Without them, why."""
 
     benchmark: str
@@ -69,7 +71,7 @@ def execute(
             else:
                 row = Execution(**who, measures=compare(one.path.read_bytes(), item.target, measures))
             found[model].append(row)
-        write_rows(folder.with_suffix(".jsonl"), found[model])
+        write_rows(executions_path(output, model, benchmark.name), found[model])
     found[COPY] = [
         Execution(
             benchmark=benchmark.name, id=item.pair.id, model=COPY, editor=COPY,
@@ -77,7 +79,12 @@ def execute(
         )
         for item in benchmark
     ]  # fmt: skip
+    write_rows(executions_path(output, COPY, benchmark.name), found[COPY])
     return found
+
+
+def executions_path(output: Path, model: str, benchmark: str) -> Path:
+    return output / "executions" / model / f"{benchmark}.jsonl"
 
 
 def _edits(benchmark: Benchmark, rows: Mapping[str, Instruction]) -> Iterator[Edit]:
@@ -196,9 +203,26 @@ class ExecutionMean:
     failed: int
 
 
-def summarise(found: Mapping[str, Sequence[Execution]], seed: int = 0) -> list[ExecutionMean]:
-    from .statistics import bootstrap_interval
+def execution_table(found: Mapping[str, Mapping[str, Sequence[Execution]]], seed: int = 0) -> Table | None:
+    """benchmark -> model -> executions, as a table of the report; None without any."""
+    if not found:
+        return None
+    rows = []
+    for benchmark, by_model in found.items():
+        for one in summarise(by_model, seed):
+            mean = Cell(one.mean, interval=one.interval, digits=4)
+            cells = (Cell(benchmark), Cell(one.model), Cell(one.measure), mean, Cell(one.executed), Cell(one.failed))
+            rows.append(Row(cells))
+    columns = tuple(Column(name, is_label=True) for name in ("Test set", "Instructions of", "Measure"))
+    columns += tuple(Column(name) for name in ("Result against target", "Executed", "Not executed"))
+    notes = (
+        f"An image editor executed each instruction on the source, without the target. {COPY}: the untouched source.",
+        "The editor's own skill is in these numbers: compare models under one editor.",
+    )
+    return Table("execution", "Blind execution", columns, tuple(rows), notes)
 
+
+def summarise(found: Mapping[str, Sequence[Execution]], seed: int = 0) -> list[ExecutionMean]:
     rows = []
     for model, executions in found.items():
         done = [row.measures for row in executions if row.measures is not None]

@@ -19,6 +19,7 @@ from .paper_tables import PaperTables
 from .report_agreement import agreement_table, as_numbers
 from .report_data import Evaluation, Scores, evaluate
 from .report_items import WEIGHTED, Joined, join
+from .report_judges import judge_table
 from .report_pictures import SIDE, byte_budget, pairs_as_text
 from .report_plots import Heat, Plot, difference_plot, floor_of, heat, score_plot, share_plot
 from .report_samples import chunks, overview, script_json
@@ -58,6 +59,7 @@ def write_report(
     facts: Sequence[tuple[str, str]] = (),
     paper: PaperTables | None = None,
     ablation: Ablation | None = None,
+    more_tables: Sequence[Table] = (),
     draws: int = 2000,
     progress: Callable[..., Iterable] = lambda items, total, label: items,
 ) -> dict:
@@ -65,14 +67,15 @@ def write_report(
     returned too. Each file is whole or not there.
 
     facts: (name, value) rows of "how this was made" (dates, prompts' fingerprint, versions). paper: the paper's numbers
-    to print beside ours. ablation: scale -> training -> model, for table 4. progress: as `cli.progress`, for the
-    pictures, which are most of the work. Raises ValueError as `join` and `tables_of` do, before anything is written."""
+    to print beside ours. ablation: scale -> training -> model, for table 4. more_tables: printed after the others.
+    progress: as `cli.progress`, for the pictures, which are most of the work. Raises ValueError as `join` and
+    `tables_of` do, before anything is written."""
     judgements, verdicts = list(judgements), list(verdicts)
     joined = join(benchmarks, instructions, judgements, verdicts)
     found = evaluate(joined, draws=draws)
     tables = tables_of(found, paper, ablation)
     agreement = agreement_table(judgements, verdicts, draws=draws)
-    tables += [agreement] if agreement else []
+    tables += [table for table in (agreement, judge_table(judgements), *more_tables) if table]
     numbers = {"title": title, "facts": [list(fact) for fact in facts], **asdict(found)}
     numbers["agreement"] = as_numbers(agreement)
     output.mkdir(parents=True, exist_ok=True)

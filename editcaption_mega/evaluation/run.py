@@ -12,6 +12,8 @@ Each step takes what the one before left there; killed at any point, the same co
 import contextlib
 import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +25,10 @@ from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judg
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
 from .benchmarks import Benchmark, read_ids
-from .execution import Execution, execute, measures_of, summarise
+from .execution import COPY, Execution, execute, execution_table, executions_path, measures_of
 from .generate import Part, endpoint_of, generate, instructions_path
 from .ground_truth import read_ground_truth
+from .judge import JudgeSettings as JudgeOptions
 from .judge import judge_benchmark, rule_judge_benchmark
 from .judge_check import JudgeFunction
 from .judge_prompts import judge_prompt
@@ -67,6 +70,7 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
     for judge in settings.judges:
         if judge.kind == "model":
             endpoint_of(judge.endpoint).secret()
+            how_to_judge(judge)
     for benchmark in benchmarks if settings.judges else ():
         pairs = benchmark.pairs()
         for judge in settings.judges:
@@ -136,6 +140,12 @@ def written_instructions(settings: EvaluationSettings, benchmarks: list[Benchmar
     return found
 
 
+def how_to_judge(judge: JudgeSettings) -> JudgeOptions:
+    """Raises ValueError for a choice that there is not."""
+    names = [field.name for field in fields(JudgeOptions)]
+    return JudgeOptions(**{name: getattr(judge, name) for name in names if hasattr(judge, name)})
+
+
 def judge_function(
     judge: JudgeSettings, settings: EvaluationSettings, progress: Progress, usage: Usage | None = None
 ) -> JudgeFunction:
@@ -145,7 +155,8 @@ def judge_function(
     def ask(benchmark: Benchmark, instructions: Mapping) -> dict[str, list[Judgement]]:
         return judge_benchmark(
             benchmark, instructions, endpoint_of(judge.endpoint), Path(settings.output) / "cache", name=judge.name,
-            repeats=judge.repeats, mode=judge.mode, seed=settings.seed, progress=progress, usage=usage,
+            repeats=judge.repeats, mode=judge.mode, seed=settings.seed, settings=how_to_judge(judge),
+            progress=progress, usage=usage,
         )  # fmt: skip
 
     return ask
@@ -210,28 +221,50 @@ def execute_all(
     }  # fmt: skip
 
 
+def written_executions(
+    settings: EvaluationSettings, benchmarks: list[Benchmark]
+) -> dict[str, dict[str, list[Execution]]]:
+    """What `execute_all` left; nothing when no editor is named. Raises ValueError when a file is not there."""
+    found: dict[str, dict[str, list[Execution]]] = {}
+    for benchmark in benchmarks if settings.editor.url else ():
+        paths = {
+            name: executions_path(Path(settings.output), name, benchmark.name)
+            for name in (*(model.name for model in settings.models), COPY)
+        }
+        for path in paths.values():
+            if not path.is_file():
+                raise ValueError(f"{path} does not exist: run tools/evaluate.py execute first, with the same settings")
+        found[benchmark.name] = {name: read_rows(path, Execution) for name, path in paths.items()}
+    return found
+
+
 def report(
     settings: EvaluationSettings,
     benchmarks: list[Benchmark],
     texts: dict[str, Texts],
     judgements: list[Judgement],
-    executions: dict[str, dict[str, list[Execution]]] | None = None,
+    executions: dict[str, dict[str, list[Execution]]] | None,
+    progress: Progress,
     title: str = "Evaluation report",
 ) -> dict:
     """Write OUTPUT/report -> its numbers."""
+    table = execution_table(executions or {}, settings.seed)
     verdicts = [row for path in settings.human for row in read_rows(path, HumanVerdict)]
     rows = [row for models in texts.values() for by_id in models.values() for row in by_id.values()]
     numbers = write_report(
         Path(settings.output) / "report", benchmarks, rows, judgements, verdicts, title=title,
-        facts=_facts(settings, benchmarks, judgements, executions or {}), paper=paper_tables(),
-        ablation=settings.ablation or None,
+        facts=_facts(settings, benchmarks, judgements), paper=paper_tables(),
+        ablation=settings.ablation or None, more_tables=[table] if table else [], progress=progress,
     )  # fmt: skip
     return numbers
 
 
-def _facts(settings, benchmarks, judgements, executions) -> list[tuple[str, str]]:
+def _facts(
+    settings: EvaluationSettings, benchmarks: list[Benchmark], judgements: list[Judgement]
+) -> list[tuple[str, str]]:
     generation = settings.generation
-    facts = [(f"benchmark {one.name}", f"{len(one):,} pairs, fingerprint {one.fingerprint}") for one in benchmarks]
+    facts = [("made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")]
+    facts += [(f"benchmark {one.name}", f"{len(one):,} pairs, fingerprint {one.fingerprint}") for one in benchmarks]
     facts.append(
         ("instructions", f"one prompt for all models ({Prompt.load(generation.prompt).fingerprint}), at most "
          f"{generation.max_tokens} tokens, temperature {generation.temperature}, seed {generation.seed}")
@@ -253,10 +286,4 @@ def _facts(settings, benchmarks, judgements, executions) -> list[tuple[str, str]
             (f"judge {judge.name}", f"{judge.endpoint.model} (served: {', '.join(served) or 'unknown'}), {judge.mode} "
              f"mode, {judge.repeats} judgements per instruction, prompts {prompts}")
         )  # fmt: skip
-    for benchmark, by_model in executions.items():
-        for one in summarise(by_model, settings.seed):
-            facts.append(
-                (f"blind execution, {benchmark}", f"{one.model}: {one.measure} {one.mean:.4f} (95 % interval "
-                 f"{one.interval[0]:.4f} to {one.interval[1]:.4f}), {one.executed:,} executed, {one.failed:,} not")
-            )  # fmt: skip
     return facts

@@ -2,11 +2,13 @@
 hands it on."""
 
 import asyncio
+import contextlib
 import io
 import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -62,15 +64,20 @@ class Exchange:
 
     def __enter__(self) -> "Exchange":
         begun = threading.Event()
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(begun,), name="endpoint", daemon=True)
         self._thread.start()
         begun.wait()
         return self
 
     def __exit__(self, *_) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopped.set)
+        self._tell(lambda: self._stopped.set())
         self._thread.join()
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        """Have the loop call it. A loop that has ended by itself has put its reason into the outbox."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
 
     def has_room(self, taken: int) -> bool:
         """Whether one more request finds a place, beside so many that are about to be submitted."""
@@ -82,7 +89,7 @@ class Exchange:
         self._inbox.append(_Job(key, request))
         if not self._called:  # one call wakes the loop for whatever has come until it looks
             self._called = True
-            self._loop.call_soon_threadsafe(self._take)
+            self._tell(self._take)
 
     def pending(self) -> bool:
         """Whether `receive` would not wait."""
@@ -99,14 +106,15 @@ class Exchange:
 
     def _run(self, begun: threading.Event) -> None:
         try:
-            asyncio.run(self._serve(begun))
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve(begun))
         except BaseException as error:
             self._outbox.put(error)
         finally:
             begun.set()
 
     async def _serve(self, begun: threading.Event) -> None:
-        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        self._stopped = asyncio.Event()
         self._loop.set_exception_handler(self._defect)
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._endpoint.max_concurrency),

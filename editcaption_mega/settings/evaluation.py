@@ -62,6 +62,13 @@ class JudgeSettings:
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
     mode: str = "labels"  # labels: the judge labels, code scores | paper: the judge's own numbers, checked
     repeats: int = 1  # judgements per instruction
+    # How labels are scored and judges asked; evaluation/judge.py says what each choice means
+    table: str = "listing2"
+    forbidden: str = "lexicon"
+    rules_role: str = "system"
+    show_model: bool = False
+    max_tokens: int = 8192
+    temperature: float = 0.0
 
 
 @dataclass

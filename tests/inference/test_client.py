@@ -443,3 +443,10 @@ def test_one_in_five_faulty_keeps_four_fifths_of_the_rate():
             rates.append(len(found) / (time.monotonic() - begin))
             assert all(reply.status == "ok" or reply.reason for reply in found.values())
     assert rates[1] >= 0.8 * rates[0], rates
+
+
+def test_an_endpoint_that_is_refused_at_once_says_so_however_fast(tmp_path):
+    """The loop may end while requests are still being handed to it."""
+    for _ in range(30):
+        with pytest.raises(EndpointError, match="no connection"):
+            list(complete(Endpoint("http://127.0.0.1:9/v1", "m"), requests(200), tmp_path))

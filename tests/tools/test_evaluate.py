@@ -19,6 +19,7 @@ import yaml
 
 from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from tests.inference.test_image_edits import Server
 from tests.judge_cases import rule_reply
 from tests.scripted_server import ScriptedServer
 
@@ -197,6 +198,19 @@ def test_people_see_no_model_and_their_answers_come_back(root, written, tmp_path
     config = settings(root, tmp_path / "run", written, human=[str(tmp_path / "verdicts.jsonl")])
     assert evaluate("run", config).returncode == 0
     assert "Table 3" in (tmp_path / "run/report/tables.md").read_text()
+
+
+def test_an_editor_executes_what_was_written(root, written, tmp_path):
+    with Server() as server:
+        editor = {"url": server.url, "model": "mirror"}
+        config = settings(root, tmp_path / "run", written, editor=editor)
+        done = evaluate("run", config)
+        assert done.returncode == 0, done.stderr
+    assert "## Blind execution" in done.stdout and "| set | copy | ssim |" in done.stdout
+    tables = (tmp_path / "run/report/tables.md").read_text()
+    assert "## How the judges score" in tables
+    assert evaluate("report", config).returncode == 0
+    assert (tmp_path / "run/report/tables.md").read_text() == tables
 
 
 def test_the_papers_own_numbers_are_checked():
