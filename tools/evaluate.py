@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from evaluate_people import add_people_arguments, ground_truth, human_export, human_import
+
 from editcaption_mega import cli
 from editcaption_mega.settings import EvaluationSettings, load_settings
 
@@ -15,7 +17,8 @@ COMMANDS = {
     "check-judge": "validate a judge: perturbed instructions must move the right scores",
     "human-export": "tasks for annotators, as files or in a Label Studio project",
     "human-import": "annotators' verdicts, checked against the form's rules",
-    "ground-truth": "propose: several models' descriptions, merged; freeze: checked proposals -> ground truth",
+    "ground-truth": "propose: several models' descriptions, merged; push, pull: a person checks them in Label Studio; "
+    "freeze: checked proposals -> ground truth",
     "check-paper": "recompute the weighted scores of the paper's table 2 from its columns",
 }
 
@@ -39,31 +42,7 @@ def main(argv):
     check = made["check-judge"]
     check.add_argument("--judge", required=True, metavar="NAME", help="one of the judges of the settings")
     check.add_argument("--pairs", type=int, default=100, metavar="N", help="pairs of each benchmark (default 100)")
-    export, imported = made["human-export"], made["human-import"]
-    for command in (export, imported):
-        command.add_argument("--benchmark", required=True, metavar="NAME")
-        command.add_argument(
-            "--key", required=True, type=Path, metavar="FILE", help="which task is which model: secret"
-        )
-        command.add_argument("--label-studio", default="", metavar="URL", help="a Label Studio server")
-        command.add_argument(
-            "--token-env", default="LABEL_STUDIO_API_KEY", metavar="NAME", help="variable with its token"
-        )
-        command.add_argument("--project", default="", metavar="TITLE", help="Label Studio project")
-    export.add_argument("--folder", required=True, type=Path, metavar="DIR", help="tasks and pictures for annotators")
-    export.add_argument("--pairs", type=int, metavar="N", help="the first N pairs only")
-    export.add_argument("--annotators", type=int, default=1, metavar="N", help="Label Studio: verdicts wanted per task")
-    export.add_argument("--document-root", type=Path, metavar="DIR", help="Label Studio: its folder of local files")
-    imported.add_argument("--rule", choices=("majority", "worst"), default="majority", help="where annotators differ")
-    imported.add_argument("--answers", type=Path, metavar="FILE.jsonl", help="answers, when not from Label Studio")
-    imported.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="verdicts")
-    truth = made["ground-truth"]
-    truth.add_argument("--step", required=True, choices=("propose", "freeze"))
-    truth.add_argument("--benchmark", required=True, metavar="NAME")
-    truth.add_argument("--describe", nargs="+", default=[], metavar="MODEL", help="propose: models that describe")
-    truth.add_argument("--merge", default="", metavar="MODEL", help="propose: the model that merges")
-    truth.add_argument("--proposals", required=True, type=Path, metavar="FILE.jsonl")
-    truth.add_argument("--output", type=Path, metavar="FILE.json", help="freeze: the ground truth")
+    add_people_arguments(made["human-export"], made["human-import"], made["ground-truth"])
     arguments = parser.parse_args(argv)
     if arguments.command == "check-paper":
         return check_paper()
@@ -71,7 +50,17 @@ def main(argv):
         settings = load_settings(arguments.config, arguments.overrides, EvaluationSettings)
     except ValueError as error:
         raise cli.ArgumentError(str(error)) from None
-    return globals()[arguments.command.replace("-", "_")](settings, arguments)
+    commands = {
+        "run": run, "generate": generate, "judge": judge, "execute": execute, "report": report,
+        "check-judge": check_judge,
+    }  # fmt: skip
+    if arguments.command in commands:
+        return commands[arguments.command](settings, arguments)
+    people = {"human-export": human_export, "human-import": human_import, "ground-truth": ground_truth}
+    benchmarks = {benchmark.name: benchmark for benchmark in prepared(settings, judging=False)}
+    if arguments.benchmark not in benchmarks:
+        raise cli.ArgumentError(f"--benchmark {arguments.benchmark} is none of {', '.join(benchmarks)}")
+    return people[arguments.command](settings, benchmarks[arguments.benchmark], arguments)
 
 
 # ---- the steps of a run ----------------------------------------------------------------------------------------------
@@ -201,104 +190,6 @@ def check_judge(settings, arguments) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([one.to_json() for one in checks], indent=2) + "\n", encoding="utf-8")
     return 0 if good else 1
-
-
-# ---- people ----------------------------------------------------------------------------------------------------------
-
-
-def chosen_benchmark(settings, name: str):
-    for benchmark in prepared(settings, judging=False):
-        if benchmark.name == name:
-            return benchmark
-    raise cli.ArgumentError(f"--benchmark {name} is none of {', '.join(one.name for one in settings.benchmarks)}")
-
-
-def human_export(settings, arguments) -> None:
-    from editcaption_mega.evaluation.human_tasks import export_tasks
-    from editcaption_mega.evaluation.run import written_instructions
-
-    benchmark = chosen_benchmark(settings, arguments.benchmark)
-    texts = written_instructions(settings, [benchmark])[benchmark.name]
-    rows = [row for by_id in texts.values() for row in by_id.values()]
-    ids = benchmark.ids[: arguments.pairs] if arguments.pairs else None
-    made = export_tasks(benchmark, rows, arguments.folder, arguments.key, ids=ids, progress=cli.progress)
-    print(f"{arguments.folder}: {made.tasks:,} tasks; {len(made.left_out):,} pairs have no instruction to judge")
-    print(f"{arguments.key} says which task is which model: keep it from annotators")
-    if arguments.label_studio:
-        from editcaption_mega.evaluation.label_studio import push_tasks
-
-        pushed = push_tasks(
-            server_of(arguments), arguments.folder, title_of(arguments), annotators=arguments.annotators,
-            document_root=arguments.document_root, progress=cli.progress,
-        )  # fmt: skip
-        print(f"{arguments.label_studio}: project {pushed.project}, {pushed.new:,} new tasks, {pushed.there:,} there")
-
-
-def human_import(settings, arguments) -> int:
-    from editcaption_mega.evaluation.human import adjudicate, import_answers, read_answers, severity_table
-    from editcaption_mega.evaluation.human_tasks import Key
-    from editcaption_mega.evaluation.rows import write_rows
-
-    if bool(arguments.label_studio) == bool(arguments.answers):
-        raise cli.ArgumentError("give --answers FILE.jsonl or --label-studio URL, one of the two")
-    key = Key.read(arguments.key)
-    if arguments.label_studio:
-        from editcaption_mega.evaluation.label_studio import pull_answers
-
-        answers = pull_answers(server_of(arguments), title_of(arguments))
-    else:
-        answers = read_answers(arguments.answers)
-    found = import_answers(answers, key)
-    accepted = [verdict for verdict in found.accepted if verdict.benchmark == arguments.benchmark]
-    write_rows(arguments.output, accepted)
-    refused = arguments.output.with_name(arguments.output.name + ".refused")
-    write_rows(refused, found.refused)
-    for one in found.refused[:10]:
-        print(f"refused: {one.where}, task {one.task}, annotator {one.annotator}: {one.reason}")
-    told = f"; {len(found.refused):,} refused, all in {refused}" if found.refused else ""
-    print(f"{arguments.output}: {len(accepted):,} verdicts{told}; {len(found.unanswered):,} tasks without an answer")
-    for row in severity_table(adjudicate(accepted, arguments.rule)):
-        shares = ", ".join(f"{severity} {row.percent(severity):.2f} %" for severity in row.counts)
-        print(f"  {row.model}: {shares} (n = {row.n})")
-    return 1 if found.refused else 0
-
-
-def server_of(arguments):
-    from editcaption_mega.evaluation.label_studio_api import LabelStudio
-
-    return LabelStudio.from_environment(arguments.label_studio, arguments.token_env)
-
-
-def title_of(arguments) -> str:
-    return arguments.project or f"editcaption {arguments.benchmark}"
-
-
-def ground_truth(settings, arguments) -> None:
-    from editcaption_mega.evaluation import ground_truth as builder
-    from editcaption_mega.evaluation.generate import endpoint_of
-
-    benchmark = chosen_benchmark(settings, arguments.benchmark)
-    if arguments.step == "freeze":
-        if not arguments.output:
-            raise cli.ArgumentError("--step freeze writes ground truth: give --output FILE.json")
-        written = builder.freeze(benchmark, builder.read_proposals(arguments.proposals), arguments.output)
-        return print(f"{arguments.output}: ground truth of {len(benchmark):,} pairs, hash {written}")
-    served = {model.name: endpoint_of(model.endpoint) for model in settings.models if model.origin == "endpoint"}
-    for name in [*arguments.describe, arguments.merge]:
-        if name not in served:
-            raise cli.ArgumentError(
-                f"{name or '--merge'} names no model of the settings with an endpoint: {list(served)}"
-            )
-    rows = builder.propose(
-        benchmark, {name: served[name] for name in arguments.describe}, served[arguments.merge],
-        Path(settings.output) / "cache", cli.progress,
-    )  # fmt: skip
-    builder.write_proposals(arguments.proposals, rows)
-    without = [row for row in rows if row.changes is None]
-    print(f"{arguments.proposals}: {len(rows) - len(without):,} proposals, {len(without):,} pairs without")
-    for row in without[:5]:
-        print(f"  {row.id}: {row.reason}")
-    print("check each, set approved and annotator, then: ground-truth --step freeze")
 
 
 def check_paper() -> None:

@@ -3,10 +3,8 @@
 Plain HTTP with the standard library: seven calls need no SDK, whose version would have to follow the server's. What
 comes back is checked by `human.import_answers`, for Label Studio takes contradictory answers."""
 
-import base64
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +12,13 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from editcaption_mega.inference.chat import Picture
+from editcaption_mega.inference.wire import data_url
+
 from .human import Filed, Imported, import_answers
 from .human_tasks import Key, checklist, read_tasks
-from .label_studio_api import LabelStudio, LabelStudioError
-
-_PAGE = 500  # tasks listed at once
-_BATCH_TASKS, _BATCH_BYTES = 100, 32 << 20  # of one import; the server takes 250 MiB
+from .label_studio_api import LabelStudio
+from .label_studio_project import Pushed, exported_tasks, import_tasks, open_project, tasks_there
 
 
 def labelling_config() -> str:
@@ -27,13 +26,6 @@ def labelling_config() -> str:
     text = resources.files("editcaption_mega.evaluation").joinpath("label_studio.xml.j2").read_text("utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return environment.from_string(text).render(form=checklist())
-
-
-@dataclass(frozen=True)
-class Pushed:
-    project: int
-    new: int
-    there: int  # tasks that an earlier push had brought
 
 
 def push_tasks(
@@ -59,39 +51,20 @@ def push_tasks(
         document_root = Path(document_root).resolve()
         if document_root not in folder.parents:
             raise ValueError(f"{folder} must lie in a folder of {document_root}, which Label Studio serves files from")
-    settings = {"title": title, "label_config": labelling_config(), "maximum_annotations": annotators}
-    found = _project(server, title) or server.call("POST", "/api/projects/", settings)
-    if found["label_config"].strip() != settings["label_config"].strip():
-        raise LabelStudioError(f"project {title!r} has another form than this version's: choose another title")
-    if found["maximum_annotations"] != annotators:
-        raise LabelStudioError(
-            f"project {title!r} wants {found['maximum_annotations']} annotators per task, not {annotators}: say so "
-            "here, or change it in the project's settings"
-        )
-    project = found["id"]
+    project = open_project(server, title, labelling_config(), annotators)
     if document_root is not None:
         _serve_files(server, project, folder)
-    there = _tasks_there(server, project)
+    there = tasks_there(server, project)
     waiting = [row for task, row in tasks.items() if task not in there]
     rows = ({"data": _data(row, folder, document_root), "meta": {"task": row["task"]}} for row in waiting)
-    for batch in _batches(progress(rows, len(waiting), "tasks")):
-        reply = server.call("POST", f"/api/projects/{project}/import", batch)
-        if reply.get("task_count", len(batch)) != len(batch):
-            raise LabelStudioError(
-                f"of {len(batch)} tasks the server took {reply['task_count']}: push again to see which"
-            )
+    import_tasks(server, project, progress(rows, len(waiting), "tasks"))
     return Pushed(project, len(waiting), len(tasks) - len(waiting))
 
 
 def pull_answers(server: LabelStudio, title: str) -> list[Filed]:
     """Every annotation of the project as an answer for `human.import_answers`, the annotator as "user-<id>". Skipped
     ones, and those that are not of this form, come with the reason. Raises LabelStudioError without such a project."""
-    project = _project(server, title)
-    if project is None:
-        raise LabelStudioError(f"{server.url} has no project {title!r}: push the tasks first, or check the title")
-    # Full JSON: the smaller export changes a field's type with the number of choices.
-    path = f"/api/projects/{project['id']}/export"
-    tasks = server.call("GET", path, exportType="JSON", download_all_tasks="true")
+    tasks = exported_tasks(server, title)
     return [_answer(task, annotation) for task in tasks for annotation in task["annotations"]]
 
 
@@ -99,32 +72,11 @@ def pull_verdicts(server: LabelStudio, title: str, key: Key) -> Imported:
     return import_answers(pull_answers(server, title), key)
 
 
-def _project(server: LabelStudio, title: str) -> dict | None:
-    found = server.call("GET", "/api/projects/", title=title, page_size=1000)  # titles that contain it
-    if not isinstance(found, dict) or "results" not in found:
-        raise LabelStudioError(f"{server.url} does not answer as Label Studio does: is it one?")
-    same = [project for project in found["results"] if project["title"] == title]
-    if len(same) > 1:
-        raise LabelStudioError(f"{server.url} has {len(same)} projects {title!r}: rename all but one")
-    return same[0] if same else None
-
-
 def _serve_files(server: LabelStudio, project: int, folder: Path) -> None:
     storages = server.call("GET", "/api/storages/localfiles", project=project)
     if str(folder) not in [storage["path"] for storage in storages]:
         storage = {"project": project, "title": folder.name, "path": str(folder), "use_blob_urls": True}
         server.call("POST", "/api/storages/localfiles", storage)
-
-
-def _tasks_there(server: LabelStudio, project: int) -> set[str]:
-    found, page, seen = set(), 1, 0
-    while True:
-        listed = server.call("GET", "/api/tasks/", project=project, page=page, page_size=_PAGE, include="id,meta")
-        found |= {(task.get("meta") or {}).get("task") for task in listed["tasks"]}
-        seen += len(listed["tasks"])
-        if seen >= listed["total"] or not listed["tasks"]:
-            return found
-        page += 1
 
 
 def _data(row: dict, folder: Path, document_root: Path | None) -> dict[str, str]:
@@ -135,22 +87,8 @@ def _data(row: dict, folder: Path, document_root: Path | None) -> dict[str, str]
             relative = path.relative_to(document_root).as_posix()
             urls[name] = f"/data/local-files/?d={urllib.parse.quote(relative)}"
         else:
-            kind = {".png": "png", ".webp": "webp"}.get(path.suffix, "jpeg")
-            urls[name] = f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+            urls[name] = data_url(Picture(path.read_bytes()))
     return {"task": row["task"], **urls, "instruction": row["instruction"]}
-
-
-def _batches(rows: Iterable[dict]) -> Iterator[list[dict]]:
-    batch, size = [], 0
-    for row in rows:
-        length = sum(len(value) for value in row["data"].values())
-        if batch and (size + length > _BATCH_BYTES or len(batch) == _BATCH_TASKS):
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += length
-    if batch:
-        yield batch
 
 
 def _answer(task: dict, annotation: dict) -> Filed:

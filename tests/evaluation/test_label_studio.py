@@ -11,7 +11,7 @@ import pytest
 from label_studio_work import annotate, box, check_work, choices, work
 from scripted_label_studio import LEGACY_TOKEN, PERSONAL_TOKEN, scripted_label_studio
 
-from editcaption_mega.evaluation import label_studio
+from editcaption_mega.evaluation import label_studio_project
 from editcaption_mega.evaluation.human_tasks import Key, checklist, export_tasks, read_tasks
 from editcaption_mega.evaluation.label_studio import (
     labelling_config,
@@ -65,7 +65,7 @@ def test_push_work_pull(study, scripted, client):
 def test_a_push_that_was_cut_off_is_repeated(study, scripted, client, monkeypatch):
     """The second import arrives, but its answer does not: the tasks are there once all the same."""
     root, _ = study
-    monkeypatch.setattr(label_studio, "_BATCH_TASKS", 2)
+    monkeypatch.setattr(label_studio_project, "_BATCH_TASKS", 2)
     seen = []
 
     def break_down(rows, total, label):
