@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from editcaption_mega.records import Assertion, Changes
-from editcaption_mega.records.pair import first_sentence
+from editcaption_mega.records.record import first_sentence
 
 OwnScore = Annotated[
     float, Field(ge=1, le=5, strict=True)

@@ -1,7 +1,8 @@
 """The nouns of the project and their JSON form: a pair and its changes, an instruction, a judgement, a verdict."""
 
 from .evaluation import DIMENSIONS, SEVERITIES, Assertion, HumanVerdict, Instruction, Judgement
-from .pair import CATEGORIES, FAILURE_MODES, SCHEMA_VERSION, Change, Changes, EditPair, RecordError
+from .pair import CATEGORIES, FAILURE_MODES, SCHEMA_VERSION, Change, Changes, EditPair
+from .record import RecordError
 
 __all__ = [
     "CATEGORIES", "DIMENSIONS", "FAILURE_MODES", "SCHEMA_VERSION", "SEVERITIES", "Assertion", "Change", "Changes",

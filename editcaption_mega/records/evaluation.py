@@ -1,11 +1,12 @@
 """What evaluation passes from step to step: an instruction that a model wrote, a judge's labels and scores, a person's
 verdict. One JSON object per line each; optional fields are absent, never null."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from .pair import FailureMode, RecordError, Text, first_sentence
+from .pair import FailureMode, Text
+from .record import Record
 
 DIMENSIONS = ("accuracy", "completeness", "clarity")
 Dimension = Literal["accuracy", "completeness", "clarity"]
@@ -15,24 +16,10 @@ SEVERITIES = ("P0", "P1", "P2", "correct")
 Severity = Literal["P0", "P1", "P2", "correct"]
 
 
-class Row(BaseModel):
-    """An object that is one line of JSON."""
+class Row(Record):
+    """A record that is one line of a file."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
-
-    @classmethod
-    def from_json(cls, row: Any, *, where: str = "row") -> Self:
-        """Validate one JSON object. Raises RecordError with one sentence that says where and what."""
-        if not isinstance(row, dict):
-            raise RecordError(f"{where}: expected a JSON object, found {type(row).__name__}")
-        try:
-            return cls.model_validate(row)
-        except ValidationError as error:
-            raise RecordError(f"{where}: {first_sentence(error)}") from None
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that `from_json` reads back."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class Instruction(Row):

@@ -5,7 +5,9 @@ The taxonomy is the paper's (section 3.1): three categories; three failure modes
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from .record import Record
 
 SCHEMA_VERSION = 1
 
@@ -17,10 +19,6 @@ FAILURE_MODES: tuple[str, ...] = get_args(FailureMode)
 # A WebDataset key ends at its first dot, and a slash makes a folder: ids hold neither.
 SampleId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]+$", min_length=1, max_length=200)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
-class RecordError(ValueError):
-    """A record that breaks the schema; the message is one sentence that names the field and the mend."""
 
 
 class Change(BaseModel):
@@ -50,10 +48,9 @@ class Changes(BaseModel):
         return self
 
 
-class EditPair(BaseModel):
+class EditPair(Record):
     """What one pair is, without its pictures. Optional fields are absent from the JSON, never null."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
     schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
     id: SampleId
     category: Category
@@ -73,34 +70,3 @@ class EditPair(BaseModel):
         if self.chosen is not None and self.chosen == self.rejected:
             raise ValueError("'chosen' and 'rejected' are the same text: a preference needs two different answers")
         return self
-
-    @classmethod
-    def from_json(cls, row: Any, *, where: str = "row") -> "EditPair":
-        """Validate one JSON object. Raises RecordError with one sentence that says where and what."""
-        if not isinstance(row, dict):
-            raise RecordError(f"{where}: expected a JSON object, found {type(row).__name__}")
-        try:
-            return cls.model_validate(row)
-        except ValidationError as error:
-            raise RecordError(f"{where}: {first_sentence(error)}") from None
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that `from_json` reads back."""
-        return self.model_dump(by_alias=True, exclude_none=True)
-
-
-def first_sentence(error: ValidationError) -> str:
-    """The first problem of a record, and how many more there are."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    found = first.get("input")
-    more = f" (and {error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
-    if first["type"] == "missing":
-        return f"field '{field}' is missing{more}"
-    if first["type"] == "extra_forbidden":
-        return f"field '{field}' is not part of the schema: remove it or move it under 'provenance'{more}"
-    if field == "id" and isinstance(found, str):
-        return f"id {found!r} may hold letters, digits, '-' and '_' only (a dot would cut the shard key short){more}"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"]) + more
-    return f"field '{field}' is {found!r}: {first['msg']}{more}"
