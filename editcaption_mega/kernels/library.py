@@ -94,15 +94,17 @@ def _bounds_on(device: torch.device, cu_seqlens: Bounds) -> Bounds:
     return None if cu_seqlens is None else cu_seqlens.to(device, torch.int64, non_blocking=True).contiguous()
 
 
-def _row_grad(ctx, grad_log_probs: Tensor, grad_sums: Tensor, grad_loss: Tensor, row_scale: Tensor) -> Tensor:
-    """The upstream gradients of tokens, sequences and pairs as one per token [T]."""
-    if ctx.cu_seqlens is None:
-        return grad_log_probs
-    bounds = _bounds_on(grad_log_probs.device, ctx.cu_seqlens)
+def _row_grad(ctx, log_probs: Tensor, row_scale: Tensor, by_token, by_sequence, by_pair) -> Tensor:
+    """The upstream gradients of tokens [T], sequences and pairs, each None where there is none, as one per token [T]."""
+    row_grad = torch.zeros_like(log_probs) if by_token is None else by_token
+    if by_sequence is None and by_pair is None:
+        return row_grad
+    bounds = _bounds_on(log_probs.device, ctx.cu_seqlens)
     sequence = torch.arange(bounds.shape[0] - 1, device=bounds.device)
-    sequence = sequence.repeat_interleave(bounds.diff(), output_size=grad_log_probs.shape[0])
-    row_grad = grad_log_probs + grad_sums[sequence]
-    return row_grad + row_scale * grad_loss[sequence // 2] if ctx.how else row_grad
+    sequence = sequence.repeat_interleave(bounds.diff(), output_size=log_probs.shape[0])
+    if by_sequence is not None:
+        row_grad = row_grad + by_sequence[sequence]
+    return row_grad if by_pair is None else row_grad + row_scale * by_pair[sequence // 2]
 
 
 def _refuse_second_derivative(operator: str) -> None:
@@ -178,6 +180,7 @@ def _from_logits_setup(ctx, inputs, output) -> None:
     logits, targets, ctx.cu_seqlens, _, _, ctx.how, _, ctx.in_place, _, ctx.backend = inputs
     out = Out(*output)
     ctx.mark_non_differentiable(out.rewards, out.details, out.lse, out.row_scale, out.logits)
+    ctx.set_materialize_grads(False)  # else autograd fills a gradient of the logits' size with zeros, for nobody
     ctx.save_for_backward(logits, targets, out.log_probs, out.lse, out.row_scale)
 
 
@@ -185,7 +188,7 @@ def _from_logits_backward(ctx, grad_log_probs, grad_sums, grad_loss, *_):
     operator = "preference" if ctx.how else "log_probs"
     _refuse_second_derivative(operator)
     logits, targets, log_probs, lse, row_scale = _saved_tensors(ctx, operator)
-    row_grad = _row_grad(ctx, grad_log_probs, grad_sums, grad_loss, row_scale)
+    row_grad = _row_grad(ctx, log_probs, row_scale, grad_log_probs, grad_sums, grad_loss)
     if ctx.in_place:
         _gradient_(logits, targets, log_probs, lse, row_grad, ctx.backend)
         grad = logits.detach()
@@ -341,6 +344,7 @@ def _linear_setup(ctx, inputs, output) -> None:
     _, _, ctx.vocab_offset, ctx.vocab_size, ctx.backend = rest
     out = Out(*output)
     ctx.mark_non_differentiable(out.rewards, out.details, out.lse, out.row_scale, out.logits)
+    ctx.set_materialize_grads(False)  # else autograd fills a gradient of the logits' size with zeros, for nobody
     ctx.save_for_backward(hidden, weight, targets, out.log_probs, out.lse, out.row_scale, out.logits)
 
 
@@ -356,7 +360,7 @@ def _linear_backward(ctx, grad_log_probs, grad_sums, grad_loss, *_):
         targets,
         log_probs,
         lse,
-        _row_grad(ctx, grad_log_probs, grad_sums, grad_loss, row_scale),
+        _row_grad(ctx, log_probs, row_scale, grad_log_probs, grad_sums, grad_loss),
         logits,
         main_grad,
         ctx.max_logits_bytes,
