@@ -95,7 +95,7 @@ def _bounds_on(device: torch.device, cu_seqlens: Bounds) -> Bounds:
 
 
 def _row_grad(ctx, log_probs: Tensor, row_scale: Tensor, by_token, by_sequence, by_pair) -> Tensor:
-    """The upstream gradients of tokens [T], sequences and pairs, each None where there is none, as one per token [T]."""
+    """Upstream gradients by token [T], by sequence and by pair, each None where there is none -> one per token [T]."""
     row_grad = torch.zeros_like(log_probs) if by_token is None else by_token
     if by_sequence is None and by_pair is None:
         return row_grad
