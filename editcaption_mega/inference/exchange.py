@@ -179,7 +179,8 @@ class Exchange:
         elif outcome.may_pass and job.attempts < self._endpoint.max_attempts:
             self._loop.call_later(backoff(job.put_off, outcome.retry_after), self._return, job)
             # A single fault is chance and soon tried again; waiting longer each time is for load and for outages.
-            job.put_off += outcome.http in _PUT_OFF or self._pace.in_trouble
+            limited = outcome.http in _PUT_OFF and self._pace.limit < self._pace.most
+            job.put_off += limited or self._pace.in_trouble
             self._backing_off += 1
             self._outbox.put([])  # there is room for another
         else:
