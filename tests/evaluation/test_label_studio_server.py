@@ -15,9 +15,12 @@ import pytest
 from label_studio_work import check_work, work
 from scripted_label_studio import LEGACY_TOKEN
 
+from editcaption_mega.evaluation.ground_truth import Proposal, freeze
+from editcaption_mega.evaluation.ground_truth_studio import pull_proposals, push_proposals
 from editcaption_mega.evaluation.human_tasks import Key, export_tasks, read_tasks
 from editcaption_mega.evaluation.label_studio import push_tasks
 from editcaption_mega.evaluation.label_studio_api import LabelStudio, LabelStudioError
+from editcaption_mega.records import Changes
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,33 @@ def test_a_real_server(real_server):
     assert push_tasks(LabelStudio(url, personal), folder, "pictures inside").there == 7
     with pytest.raises(LabelStudioError, match="refuses the token"):
         push_tasks(LabelStudio(url, "0" * 40), folder, "pictures inside")
+
+
+@pytest.mark.slow
+def test_ground_truth_is_checked_on_a_real_server(real_server):
+    """The form shows the proposal as the annotation to begin with; what a person makes of it comes back."""
+    url, document_root = real_server
+    benchmark = human_study.write_benchmark(document_root / "truth_shards")
+    changes = Changes(
+        primary=[{"id": "P1", "text": "A hat is added."}, {"id": "P2", "text": "The sky turns <b>red</b>."}],
+        overall="A hat and a red sky.",
+    )
+    rows = [Proposal(id=pair_id, changes=changes, support={"P1": ["a"]}) for pair_id in benchmark.ids]
+    client = LabelStudio(url, LEGACY_TOKEN)
+    assert push_proposals(client, "truth", benchmark, rows).new == len(rows)
+    pushed = push_proposals(client, "truth", benchmark, rows)
+    assert (pushed.new, pushed.there) == (0, len(rows))
+    listed = client.call("GET", "/api/tasks/", project=pushed.project, page=1, page_size=100)["tasks"]
+    for task in listed:
+        shown = client.call("GET", f"/api/tasks/{task['id']}/")
+        (prediction,) = shown["predictions"]
+        texts = {one["from_name"]: one["value"]["text"] for one in prediction["result"]}
+        assert texts["primary"] == ["A hat is added.", "The sky turns <b>red</b>."]
+        approval = {
+            "from_name": "approved", "to_name": "support", "type": "choices", "value": {"choices": ["approved"]},
+        }  # fmt: skip
+        body = {"result": [*prediction["result"], approval], "lead_time": 2.0}
+        client.call("POST", f"/api/tasks/{task['id']}/annotations/", body)
+    found = pull_proposals(client, "truth", rows)
+    assert all(row.approved and row.annotator == "user-1" and row.changes == changes for row in found)
+    assert freeze(benchmark, found, document_root / "truth.json")
