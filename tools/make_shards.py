@@ -79,10 +79,13 @@ def main(argv):
         samples_per_shard=args.samples_per_shard,
     )
     print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
+    for line in report.quota():
+        print(f"  {line}")
     if report.re_encoded:
         print(f"{report.re_encoded} image(s) re-encoded as PNG; provenance.images of each pair says why")
     if report.rejected:
-        print(f"{report.rejected} row(s) rejected, listed in {args.output}/rejected.jsonl:", file=sys.stderr)
+        share = f"{report.rejected} row(s) rejected ({report.rejected_share:.1%} of all)"
+        print(f"{share}, listed in {args.output}/rejected.jsonl:", file=sys.stderr)
         for reason, count in report.reasons.most_common():
             print(f"  {count} x {reason}", file=sys.stderr)
 

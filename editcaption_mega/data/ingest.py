@@ -24,9 +24,13 @@ from editcaption_mega.records import EditPair
 NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"
 
 
+# Shares of the categories that the paper's data has (section 4.1).
+QUOTA = {"semantic": 0.25, "stylistic": 0.25, "structural": 0.5}
+
+
 @dataclass
 class IngestReport:
-    """What became of the rows. `reasons` counts rejections by the kind of their cause."""
+    """What became of the rows. `reasons` counts rejections by the kind of their cause, `categories` accepted pairs."""
 
     accepted: int = 0
     rejected: int = 0
@@ -34,6 +38,20 @@ class IngestReport:
     shards: int = 0
     fingerprint: str = ""
     reasons: Counter = field(default_factory=Counter)
+    categories: Counter = field(default_factory=Counter)
+
+    @property
+    def rejected_share(self) -> float:
+        rows = self.accepted + self.rejected
+        return self.rejected / rows if rows else 0.0
+
+    def quota(self) -> list[str]:
+        """One line per category: pairs, share, and the paper's share."""
+        lines = []
+        for name, wanted in QUOTA.items():
+            share = self.categories[name] / max(1, self.accepted)
+            lines.append(f"{name}: {self.categories[name]:,} pairs, {share:.1%} (paper: {wanted:.0%})")
+        return lines
 
 
 def ingest(
@@ -93,6 +111,7 @@ def _add(
         if changed:
             pair = pair.model_copy(update={"provenance": {**pair.provenance, "images": changed}})
         writer.add(pair, source.data, source.extension, target.data, target.extension)
+        report.categories[pair.category] += 1
     except (ImageError, DuplicateIdError) as error:
         return Rejected(row.row, pair.id, str(error))
     report.re_encoded += len(changed)

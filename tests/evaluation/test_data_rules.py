@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 
+from editcaption_mega.data.importers import FORMATS, ImportOptions, Rejected
+from editcaption_mega.data.ingest import ingest
 from editcaption_mega.data.synthetic import CATEGORY_OF, WorldSettings, edit_type_at
 from editcaption_mega.records import EditPair, RecordError
 
@@ -16,6 +18,22 @@ def test_D1_the_synthetic_world_holds_the_quota_in_every_four_pairs():
         for block in range(0, 40, 4):
             found = Counter(CATEGORY_OF[edit_type_at(WorldSettings(), seed, i)] for i in range(block, block + 4))
             assert found == {"semantic": 1, "stylistic": 1, "structural": 2}
+
+
+def test_D1_shards_say_their_quota_and_how_many_rows_were_dropped_for_which_reason(tmp_path):
+    world = FORMATS["synthetic"].read("default", ImportOptions(count=8, seed=1))
+    rows = [
+        *world,
+        Rejected(9, "x", "source image 'a.png' not found"),
+        Rejected(10, "y", "source image 'b.png' not found"),
+    ]
+    report = ingest(rows, tmp_path / "set")
+    assert report.quota() == [
+        "semantic: 2 pairs, 25.0% (paper: 25%)",
+        "stylistic: 2 pairs, 25.0% (paper: 25%)",
+        "structural: 4 pairs, 50.0% (paper: 50%)",
+    ]
+    assert report.rejected_share == 0.2 and list(report.reasons.values()) == [2]
 
 
 def test_D2_a_preference_has_two_different_answers_to_one_pair():
