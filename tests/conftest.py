@@ -4,11 +4,16 @@ import sys
 import tarfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # tests import each other's helpers by bare name
 
 from shared_data import shared_path, write_real_pairs  # noqa: E402
+
+# The same inputs in every run, and no clock: what is green here is green on a busy machine. `make fuzz` draws anew.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

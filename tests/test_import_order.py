@@ -44,8 +44,8 @@ FORBIDDEN_LIBRARIES = {
     "evaluation": {"megatron"},
 }
 FORBIDDEN_CALLS = {"records": {"open"}}
-# Files of the package's root and who may import them from the rooms; `cli` serves the tools alone.
-ROOT_MODULES = {"cli": False}
+# Files of the package's root, and whether rooms may import them; `cli` serves the tools alone.
+ROOT_MODULES = {"cli": False, "files": True}
 
 
 def imported_names(tree: ast.AST, module: tuple[str, ...], is_package: bool) -> list[tuple[int, tuple[str, ...]]]:
