@@ -88,7 +88,7 @@ def rule_reply(body):
     text = texts_of(body)
     dimension = re.search(r'\{"dimension":"(\w+)"', text)[1]
     primary, secondary = (
-        re.findall(r"^\[(\w+)\] (.+)$", part, re.MULTILINE)
+        [(name, json.loads(words)) for name, words in re.findall(r"^\[(\w+)\] (.+)$", part, re.MULTILINE)]
         for part in re.search(r"Primary changes:\n(.*?)\nSecondary changes:\n(.*?)\nOverall:", text, re.DOTALL).groups()
     )
     truth = Changes(

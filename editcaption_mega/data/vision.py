@@ -19,6 +19,9 @@ from torchvision.transforms.v2 import functional as tvf
 
 from .batch import Grid, ImageBatch
 
+# Patches of every released Qwen3-VL.
+QWEN3_VL = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+
 
 @dataclass(frozen=True)
 class ImageSettings:
@@ -88,13 +91,29 @@ def grid_tokens(grid: Grid, merge_size: int) -> int:
     return math.prod(grid) // merge_size**2
 
 
-def image_patches(image: Image.Image, settings: ImageSettings) -> Tensor:
-    """RGB picture -> [patches, patch_dim] fp32, in merge-block order, normalised."""
+def limit_picture(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Image.Image:
+    """The RGB picture in the size, and with the pixels, that a Qwen3-VL in process sees under these limits.
+
+    For servers: what they get is then what the in-process models get, and its bytes are bounded. A picture that comes
+    back in its own size is unchanged. Raises ValueError as `smart_resize` does."""
+    settings = ImageSettings(**QWEN3_VL, min_pixels=min_pixels, max_pixels=max_pixels)
+    return Image.fromarray(_resized(image, settings).permute(1, 2, 0).numpy())
+
+
+def _resized(image: Image.Image, settings: ImageSettings) -> Tensor:
+    """RGB picture -> [3, rows, columns] uint8 of the size that `smart_resize` says."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
     rows, columns = smart_resize(image.height, image.width, settings)
     if (rows, columns) != (image.height, image.width):
         bicubic = tvf.InterpolationMode.BICUBIC if hasattr(tvf, "InterpolationMode") else 3
         pixels = tvf.resize(pixels, [rows, columns], interpolation=bicubic, antialias=True)
+    return pixels
+
+
+def image_patches(image: Image.Image, settings: ImageSettings) -> Tensor:
+    """RGB picture -> [patches, patch_dim] fp32, in merge-block order, normalised."""
+    pixels = _resized(image, settings)
+    rows, columns = pixels.shape[1:]
     mean = torch.tensor(settings.mean).view(3, 1, 1) * 255.0
     std = torch.tensor(settings.std).view(3, 1, 1) * 255.0
     pixels = (pixels.float() - mean) / std

@@ -13,6 +13,7 @@ from typing import Literal
 
 import yaml
 
+from editcaption_mega.data.quoting import escaped, quoted
 from editcaption_mega.inference.client import Message, Picture
 from editcaption_mega.records import DIMENSIONS, Changes
 
@@ -42,9 +43,9 @@ class JudgePrompt:
         with "user" they open the only message, for servers that know no system message."""
         text = Template(self.user).substitute(
             ground_truth=ground_truth_text(item.pair.changes),
-            candidate=candidate,
+            candidate=escaped(candidate),
             # As a JSON string, so that no text can end where it likes and go on in the judge's voice.
-            instruction=json.dumps(instruction, ensure_ascii=False),
+            instruction=quoted(instruction),
         )
         parts = ("Picture A (before):", Picture(item.source), "Picture B (after):", Picture(item.target), text)
         if role == "user":
@@ -61,10 +62,10 @@ def judge_prompt(dimension: str) -> JudgePrompt:
 
 
 def ground_truth_text(truth: Changes) -> str:
-    """The changes with their ids, as every prompt shows them."""
+    """The changes with their ids, as every prompt shows them: each text is one JSON string, as the instruction is."""
 
     def listed(changes) -> str:
-        return "\n".join(f"[{change.id}] {change.text}" for change in changes) or "(none)"
+        return "\n".join(f"[{escaped(change.id)}] {quoted(change.text)}" for change in changes) or "(none)"
 
     parts = ("Primary changes:", listed(truth.primary), "Secondary changes:", listed(truth.secondary))
-    return "\n".join((*parts, "Overall:", truth.overall))
+    return "\n".join((*parts, "Overall:", quoted(truth.overall)))

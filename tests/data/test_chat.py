@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from editcaption_mega.data.chat import ChatEncoder, Prompt, load_tokenizer
-from editcaption_mega.data.vision import ImageSettings, grid_tokens, image_grid, image_patches
+from editcaption_mega.data.vision import ImageSettings, grid_tokens, image_grid, image_patches, limit_picture
 
 SIZES = [(96, 96), (640, 480), (333, 517), (37, 411), (1024, 768), (2000, 60), (8, 8)]
 
@@ -51,6 +51,15 @@ def test_patches_equal_the_transformers_processor(images, size):
     assert list(image_grid(*size, images)) == expected["image_grid_thw"][0].tolist()
     assert patches.shape == expected["pixel_values"].shape
     assert (patches - expected["pixel_values"]).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("size", [(320, 320), (640, 480), (1200, 90), (16, 16)])
+def test_a_limited_picture_is_what_the_model_in_process_sees(images, size):
+    image = picture(*size)
+    limited = limit_picture(image, min_pixels=images.min_pixels, max_pixels=images.max_pixels)
+    assert limited.mode == "RGB" and limited.width * limited.height <= images.max_pixels
+    assert (limited.size == size) == (size == (320, 320)), "what fits keeps its size"
+    assert torch.equal(image_patches(limited, images), image_patches(image, images))
 
 
 @pytest.mark.parametrize("text", ["Make the sky red.", "Ajoute un café ☕ à gauche", "移动红色的圆"])
