@@ -34,14 +34,13 @@ from .process import (  # noqa: E402
     barrier,
     destroy,
     device,
-    from_rank_zero,
-    gather,
     initialize,
     is_rank_zero,
     print_once,
     rank,
     world_size,
 )
+from .together import from_rank_zero, gather, raise_together, together  # noqa: E402
 
 __all__ = [
     "Layout",
@@ -53,6 +52,8 @@ __all__ = [
     "initialize",
     "is_rank_zero",
     "print_once",
+    "raise_together",
     "rank",
+    "together",
     "world_size",
 ]

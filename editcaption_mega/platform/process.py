@@ -3,9 +3,7 @@
 import datetime
 import os
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,31 +48,6 @@ def print_once(*values) -> None:
 
 def barrier() -> None:
     dist.barrier()
-
-
-def gather(item: Any) -> list:
-    """The item of every rank, in their order, on every rank. Collective; without process groups just [item]."""
-    if not dist.is_initialized():
-        return [item]
-    parts: list = [None] * world_size()
-    dist.all_gather_object(parts, item)
-    return parts
-
-
-def from_rank_zero(function: Callable[[], Any]) -> Any:
-    """What `function` returns on rank 0, on every rank; its ValueError or OSError is raised on all. Collective."""
-    outcome: list = [None, None]
-    if is_rank_zero():
-        try:
-            outcome = [function(), None]
-        except (ValueError, OSError) as error:
-            outcome = [None, error]
-    if dist.is_initialized():
-        dist.broadcast_object_list(outcome, src=0)
-    value, error = outcome
-    if error is not None:
-        raise error
-    return value
 
 
 def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None:

@@ -1,0 +1,104 @@
+"""What ranks tell each other about one piece of work: its results, and one error that all of them raise alike.
+
+A rank that raises alone leaves the others waiting in their next collective, where they end with the backend's words
+instead of the reason. So work that may fail on some ranks only runs inside `together`, or in `from_rank_zero`.
+"""
+
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+
+from .process import is_rank_zero, rank, world_size
+
+# What an error becomes whose own class cannot travel: the kinds that `cli` shows as one sentence, else our defect.
+_KINDS = (ValueError, OSError, FloatingPointError)
+
+
+def gather(item: Any) -> list:
+    """The item of every rank, in their order, on every rank. Collective; without process groups just [item]."""
+    if not dist.is_initialized():
+        return [item]
+    parts: list = [None] * world_size()
+    dist.all_gather_object(parts, item)
+    return parts
+
+
+def raise_together(error: Exception | None) -> None:
+    """Each rank gives its error or None; when there is any, every rank raises that of the lowest such rank. Collective.
+
+    The class and the sentence are the same everywhere. The sentence names the rank unless all ranks say the same. What
+    this rank had itself is the cause, so that `--debug` shows its traceback."""
+    if not dist.is_initialized() or world_size() == 1:
+        if error is not None:
+            raise error
+        return
+    errors = gather(None if error is None else _portable(error))
+    first = next((i for i, other in enumerate(errors) if other is not None), None)
+    if first is None:
+        return
+    chosen = errors[first]
+    if any(other is None or _text(other) != _text(chosen) for other in errors):
+        _name_rank(chosen, first)
+    raise chosen from error
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Work of each rank, without collectives inside, whose error on any rank is raised on every rank. Collective.
+
+    Raises as `raise_together`. What is no Exception (a signal's KeyboardInterrupt) ends this rank at once."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    raise_together(error)
+
+
+def from_rank_zero(function: Callable[[], Any]) -> Any:
+    """What `function` returns on rank 0, on every rank; its error is raised on all, in one class. Collective."""
+    outcome: list = [None, None]
+    if is_rank_zero():
+        try:
+            outcome = [function(), None]
+        except Exception as error:
+            if not dist.is_initialized():
+                raise
+            outcome = [None, _portable(error)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(outcome, src=0)
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself where the object collectives can carry it, else one of a built-in kind with its words."""
+    try:
+        twin = pickle.loads(pickle.dumps(error))
+        if type(twin) is type(error) and _text(twin) == _text(error):
+            return error
+    except Exception:  # whatever a class's own pickling raises: then it cannot travel
+        pass
+    kind = next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
+    plain = kind(str(error) if kind is not RuntimeError else f"{type(error).__name__}: {error}")
+    if hasattr(error, "exit_code"):
+        plain.exit_code = error.exit_code
+    return plain
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _name_rank(error: Exception, number: int) -> None:
+    """Add the rank to the error's words; an OSError keeps its number and its file."""
+    where = f"rank {number} of {world_size()}"
+    if isinstance(error, OSError) and error.strerror:
+        error.strerror = f"{error.strerror} ({where})"
+    elif error.args:
+        error.args = (f"{error.args[0]} ({where})", *error.args[1:])

@@ -1,0 +1,93 @@
+"""One error on every rank: the same class, the same sentence, and no rank left waiting."""
+
+import errno
+
+import pytest
+from ranks import on_ranks
+
+from editcaption_mega import platform
+
+
+class OwnError(ValueError):
+    exit_code = 2
+
+
+class TwoArgumentsError(ValueError):
+    """A class that pickle cannot make again: its constructor takes something else than its message."""
+
+    exit_code = 2
+
+    def __init__(self, what, expected):
+        super().__init__(f"{what} is not {expected}")
+
+
+def fail(error):
+    raise error
+
+
+CASES = {
+    "one rank": (lambda rank: fail(ValueError("x is 3")) if rank == 1 else None, ValueError, "x is 3 (rank 1 of 2)"),
+    "two ranks, two reasons": (lambda rank: fail(ValueError(f"x is {rank}")), ValueError, "x is 0 (rank 0 of 2)"),
+    "two ranks, one reason": (lambda rank: fail(OwnError("x is 3")), OwnError, "x is 3"),
+    "disk full": (
+        lambda rank: fail(OSError(errno.ENOSPC, "No space left on device", "/d/f")) if rank == 1 else None,
+        OSError,
+        "[Errno 28] No space left on device (rank 1 of 2): '/d/f'",
+    ),
+    "not allowed": (
+        lambda rank: fail(PermissionError(errno.EACCES, "Permission denied", "/d/f")) if rank == 0 else None,
+        PermissionError,
+        "[Errno 13] Permission denied (rank 0 of 2): '/d/f'",
+    ),
+    "cannot travel": (
+        lambda rank: fail(TwoArgumentsError("x", "y")) if rank == 1 else None,
+        ValueError,
+        "x is not y (rank 1 of 2)",
+    ),
+    "a defect": (lambda rank: [][rank] if rank == 1 else None, IndexError, "list index out of range (rank 1 of 2)"),
+}
+
+
+def test_every_rank_raises_the_same(tmp_path):
+    def all_cases(rank):
+        outcomes = []
+        for work, _, _ in CASES.values():
+            try:
+                with platform.together():
+                    work(rank)
+                outcomes.append(None)
+            except Exception as error:
+                outcomes.append((type(error).__name__, str(error), getattr(error, "exit_code", 1)))
+        with platform.together():
+            outcomes.append("the ranks are still in step")
+        return outcomes
+
+    both = on_ranks(all_cases, tmp_path)
+    assert both[0] == both[1]
+    for found, (_, kind, words) in zip(both[0], CASES.values(), strict=False):
+        assert found[:2] == (kind.__name__, words)
+    assert [found[2] for found in both[0][:-1]] == [1, 1, 2, 1, 1, 2, 1]
+
+
+def test_what_rank_zero_gives_or_raises_is_known_to_all(tmp_path):
+    def work(rank):
+        value = platform.from_rank_zero(lambda: f"made by {rank}")
+        with pytest.raises(ValueError, match="x is not y"):
+            platform.from_rank_zero(lambda: fail(TwoArgumentsError("x", "y")))
+        with pytest.raises(ZeroDivisionError):
+            platform.from_rank_zero(lambda: 1 // rank)
+        return value
+
+    assert on_ranks(work, tmp_path) == ["made by 0", "made by 0"]
+
+
+def test_without_process_groups_an_error_is_left_as_it_is():
+    error = TwoArgumentsError("x", "y")
+    with pytest.raises(TwoArgumentsError) as caught:
+        with platform.together():
+            raise error
+    assert caught.value is error
+    with platform.together():
+        pass
+    with pytest.raises(TwoArgumentsError):
+        platform.from_rank_zero(lambda: fail(error))
