@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .process import is_rank_zero, rank, world_size
+from .process import is_rank_zero, world_size
 
 # What an error becomes whose own class cannot travel: the kinds that `cli` shows as one sentence, else our defect.
 _KINDS = (ValueError, OSError, FloatingPointError)
