@@ -98,7 +98,8 @@ def _identity(model: CandidateSettings, benchmark: Benchmark, settings: Generati
         "seed": settings.seed,
     }
     if model.origin == "endpoint":
-        return found | {"model": model.endpoint.model, "extra": model.endpoint.extra}
+        endpoint = endpoint_of(model.endpoint)
+        return found | {"model": endpoint.model, "extra": endpoint.extra, "server": endpoint.identity}
     from editcaption_mega.conversion import WeightSource
 
     folder = check_folder(model.folder or model.vllm)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from editcaption_mega.data.chat import Prompt
 from editcaption_mega.inference.chat import Usage
-from editcaption_mega.inference.endpoint import Endpoint
+from editcaption_mega.inference.endpoint import Endpoint, refuse_mixed
 from editcaption_mega.inference.folder import check_folder
 from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
@@ -55,6 +55,10 @@ def open_benchmarks(settings: EvaluationSettings) -> list[Benchmark]:
 def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark], *, judging: bool) -> None:
     """Raises ValueError for what would stop the run later: keys, folders, files, ground truth, measures."""
     Prompt.load(settings.generation.prompt)
+    refuse_mixed(
+        {f"model {one.name}": endpoint_of(one.endpoint) for one in settings.models if one.origin == "endpoint"},
+        {f"judge {one.name}": endpoint_of(one.endpoint) for one in settings.judges if one.kind == "model"},
+    )
     for model in settings.models:
         if model.origin in ("folder", "vllm"):
             check_folder(model.folder or model.vllm)

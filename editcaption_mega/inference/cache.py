@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_SCHEMA_VERSION = 1
+# 2: the server is part of the key. Replies of version 1 may be those of any server that had a model of that name.
+_SCHEMA_VERSION = 2
 _BUSY_SECONDS = 60.0  # that a write waits for another process
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class ReplyCache:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         version = self._writer.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _SCHEMA_VERSION):
+        if version not in (0, 1, _SCHEMA_VERSION):
             raise CacheError(
                 f"{self.path} has version {version} of the cache's tables, this program writes {_SCHEMA_VERSION}: use "
                 "the program that made it, or another folder"
@@ -55,11 +56,24 @@ class ReplyCache:
         if version == _SCHEMA_VERSION:
             return
         with self._transaction():
+            if version == 1:
+                self._leave_aside()
             self._writer.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT NOT NULL, served TEXT NOT NULL, "
-                "url TEXT NOT NULL, time REAL NOT NULL, reply TEXT NOT NULL)"
+                "server TEXT NOT NULL, time REAL NOT NULL, reply TEXT NOT NULL)"
             )
             self._writer.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+    def _leave_aside(self) -> None:
+        (count,) = self._writer.execute("SELECT count(*) FROM replies").fetchone()
+        self._writer.execute("ALTER TABLE replies RENAME TO replies_version_1")
+        if count:
+            _log.warning(
+                "%s: %d replies were kept by an earlier version without the server's address, so they may be those of "
+                "another server: they are left aside (table replies_version_1) and asked for again",
+                self.path,
+                count,
+            )
 
     def _enter_wal(self) -> None:
         # Two processes that make the file at once: this one statement does not wait for the other by itself.
@@ -83,19 +97,20 @@ class ReplyCache:
         except ValueError:
             raise self._damaged("a reply in it is not JSON") from None
 
-    def put(self, model: str, url: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    def put(self, model: str, server: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Keep the replies of these (key, reply) in one transaction, in the place of any that are there."""
         now = time.time()
         with self._sentence(), self._transaction():
             self._writer.executemany(
                 "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)",
-                [(key, model, reply["model"], url, now, json.dumps(reply)) for key, reply in rows],
+                [(key, model, reply["model"], server, now, json.dumps(reply)) for key, reply in rows],
             )
 
-    def served(self, model: str) -> set[str]:
-        """The versions that the kept replies of this model came from, as the servers named them."""
+    def served(self, model: str, server: str) -> set[str]:
+        """The versions that the kept replies of this server's model came from, as the server named them."""
+        query = "SELECT DISTINCT served FROM replies WHERE model = ? AND server = ?"
         with self._sentence():
-            rows = self._reader.execute("SELECT DISTINCT served FROM replies WHERE model = ?", (model,)).fetchall()
+            rows = self._reader.execute(query, (model, server)).fetchall()
         return {row[0] for row in rows if row[0]}
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
             cache = stack.enter_context(contextlib.closing(ReplyCache(folder)))
             log = stack.enter_context(contextlib.closing(CallLog(folder)))
         exchange = stack.enter_context(Exchange(endpoint, secret, cache, log))
-        versions = _Versions(endpoint.model, cache)
+        versions = _Versions(endpoint, cache)
         source = _sendable(requests)
         asked: dict[str, list[Request]] = {}  # keys in flight, with the requests that wait for the same answer
         waiting: deque[Request] = deque()  # those of them whose turn it is
@@ -135,9 +135,9 @@ def _sendable(requests: Iterable[Request]) -> Iterator[Request]:
 class _Versions:
     """Says once when the server's version of the model is another one than that of kept replies."""
 
-    def __init__(self, model: str, cache: ReplyCache | None):
-        self._model, self._said = model, False
-        self._seen = cache.served(model) if cache is not None else set()
+    def __init__(self, endpoint: Endpoint, cache: ReplyCache | None):
+        self._model, self._said = endpoint.model, False
+        self._seen = cache.served(endpoint.model, endpoint.identity) if cache is not None else set()
 
     def see(self, version: str) -> None:
         if not version or version in self._seen:

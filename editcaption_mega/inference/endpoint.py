@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -38,6 +38,9 @@ class Endpoint:
     completion_price: float = 0.0
     # Further fields of the request body, part of the cache key; null takes a field out ({"max_tokens": None}).
     extra: Mapping[str, Any] = field(default_factory=dict)
+    # What replies are kept under in the place of the address: that of a server which moved, or a mark of the weights
+    # that an address serves today ("step 2000"). Empty: the address.
+    cache_as: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -72,6 +75,17 @@ class Endpoint:
         except (TypeError, ValueError):
             raise ValueError(f"endpoint {self.url}: extra must be plain JSON") from None
 
+    @property
+    def identity(self) -> str:
+        """Which server this is: replies of one are never those of another, whatever their models are called."""
+        if self.cache_as:
+            return self.cache_as.rstrip("/")
+        parts = urlsplit(self.url)
+        standard = {"http": 80, "https": 443}[parts.scheme]
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        port = f":{parts.port}" if parts.port not in (None, standard) else ""
+        return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
 
@@ -95,6 +109,29 @@ class Endpoint:
                 "other signs that no HTTP header can carry)"
             )
         return Secret(key)
+
+
+def refuse_mixed(candidates: Mapping[str, Endpoint], others: Mapping[str, Endpoint]) -> None:
+    """Raises ValueError when one candidate's texts would be another's: two addresses that share kept replies, or two
+    candidates that ask one server for the same. Others (judges) may ask one server for the same.
+
+    Each: who asks ("model base", "judge gpt") -> where."""
+    seen: dict[tuple[str, str], tuple[str, Endpoint]] = {}
+    for name, endpoint in [*candidates.items(), *others.items()]:
+        first, other = seen.setdefault((endpoint.identity, endpoint.model), (name, endpoint))
+        if replace(other, cache_as="").identity != replace(endpoint, cache_as="").identity:
+            raise ValueError(
+                f"{first} and {name} ask for {endpoint.model!r} at two addresses ({other.url}, {endpoint.url}) and "
+                f"would share the replies kept for {endpoint.identity}: give each its own cache_as, or none"
+            )
+    asked: dict[str, str] = {}
+    for name, endpoint in candidates.items():
+        first = asked.setdefault(json.dumps([endpoint.identity, endpoint.model, dict(endpoint.extra)]), name)
+        if first != name:
+            raise ValueError(
+                f"{first} and {name} ask for the same: {endpoint.model!r} of {endpoint.identity}, so both would have "
+                "one set of texts; if other weights were served there in the meantime, give each its own cache_as"
+            )
 
 
 class Secret:

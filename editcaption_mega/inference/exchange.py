@@ -272,7 +272,7 @@ class Exchange:
                 self._log.append(calls)
             kept = [(key, _kept(reply)) for key, reply in done if reply.status in _KEPT]
             if self._cache is not None and kept:
-                self._cache.put(self._endpoint.model, self._endpoint.url, kept)
+                self._cache.put(self._endpoint.model, self._endpoint.identity, kept)
         except Exception as error:
             self._stop(error)
             return

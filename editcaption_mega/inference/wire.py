@@ -72,8 +72,9 @@ def body_bytes(endpoint: Endpoint, request: Request) -> bytes:
 
 
 def cache_key(endpoint: Endpoint, request: Request) -> str:
-    """sha256 over all that the answer depends on, with the pictures' digests; the address is no part of it."""
-    described = body(endpoint, request, lambda picture: picture.sha256) | {"repeat": request.repeat}
+    """sha256 over all that the answer depends on: the server, the request, the pictures' digests."""
+    described = {"server": endpoint.identity, "repeat": request.repeat}
+    described["body"] = body(endpoint, request, lambda picture: picture.sha256)
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

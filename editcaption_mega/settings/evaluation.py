@@ -22,6 +22,7 @@ class EndpointSettings:
     prompt_price: float = 0.0  # per million tokens
     completion_price: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request
+    cache_as: str = ""  # replies are kept under this in the place of the address, such as that of a server which moved
 
 
 @dataclass

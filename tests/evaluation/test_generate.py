@@ -123,6 +123,19 @@ def test_an_endpoint_gets_the_prompt_of_training_and_refusals_are_reasons(benchm
     assert instructions_path(tmp_path, "served", "set").is_file()
 
 
+def test_two_servers_of_one_model_name_keep_their_texts_apart(benchmark, tmp_path):
+    with ScriptedServer(reply=lambda body: "base") as base, ScriptedServer(reply=lambda body: "tuned") as tuned:
+        for name, server in (("base", base), ("tuned", tuned)):
+            model = CandidateSettings(name, endpoint=EndpointSettings(url=server.url, model="qwen"))
+            assert {row.instruction for row in generate(model, benchmark, HOW, tmp_path, progress=quiet)} == {name}
+        model = CandidateSettings("base", endpoint=EndpointSettings(url=tuned.url, model="qwen"))
+        with pytest.raises(ValueError, match=r"other settings \(server differ"):
+            generate(model, benchmark, HOW, tmp_path, progress=quiet)
+        moved = EndpointSettings(url=tuned.url, model="qwen", cache_as=base.url)
+        rows = generate(CandidateSettings("base", endpoint=moved), benchmark, HOW, tmp_path, progress=quiet)
+    assert {row.instruction for row in rows} == {"base"}
+
+
 def test_vllm_is_asked_for_by_name_where_it_is_missing(root, benchmark, tmp_path):
     with pytest.raises(ValueError, match="needs vLLM, which is not installed"):
         generate(CandidateSettings("v", vllm=str(root / "model")), benchmark, HOW, tmp_path, progress=quiet)

@@ -12,11 +12,12 @@ REPLY = {"status": "ok", "text": "a", "model": "m-1"}
 
 def test_replies_are_kept_by_key(tmp_path):
     cache = ReplyCache(tmp_path / "new" / "folder")
-    assert cache.get(["k"]) == {} and cache.served("m") == set()
+    assert cache.get(["k"]) == {} and cache.served("m", "http://h/v1") == set()
     cache.put("m", "http://h/v1", [("k", REPLY), ("l", REPLY | {"model": ""})])
     cache.put("m", "http://h/v1", [("k", REPLY | {"text": "b"})])
     other = ReplyCache(tmp_path / "new" / "folder")
-    assert other.get(["k", "x"]) == cache.get(["k"]) == {"k": REPLY | {"text": "b"}} and other.served("m") == {"m-1"}
+    assert other.get(["k", "x"]) == cache.get(["k"]) == {"k": REPLY | {"text": "b"}}
+    assert other.served("m", "http://h/v1") == {"m-1"} and other.served("m", "http://other/v1") == set()
     other.close()
     cache.close()
 
@@ -51,6 +52,29 @@ def test_tables_of_another_version_are_refused(tmp_path):
     connection.close()
     with pytest.raises(CacheError, match="version 9"):
         ReplyCache(tmp_path)
+
+
+def test_replies_kept_without_the_address_are_left_aside(tmp_path, caplog):
+    """Version 1 left the address out of the key: whose replies they are, nobody can tell."""
+    with sqlite3.connect(tmp_path / "responses.sqlite") as connection:
+        connection.execute(
+            "CREATE TABLE replies (key TEXT PRIMARY KEY, model TEXT NOT NULL, served TEXT NOT NULL, url TEXT NOT NULL, "
+            "time REAL NOT NULL, reply TEXT NOT NULL)"
+        )
+        connection.execute("INSERT INTO replies VALUES ('k', 'm', 'm-1', 'http://h/v1', 0, '{}')")
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            cache = ReplyCache(tmp_path)
+            assert cache.get(["k"]) == {}
+            cache.put("m", "http://h/v1", [("l", REPLY)])
+            cache.close()
+    (record,) = caplog.records
+    assert "1 replies were kept by an earlier version without the server's address" in record.getMessage()
+    with sqlite3.connect(tmp_path / "responses.sqlite") as connection:
+        assert connection.execute("SELECT key FROM replies_version_1").fetchall() == [("k",)]
+    connection.close()
 
 
 def test_a_half_line_of_the_log_is_passed_over(tmp_path, caplog):

@@ -22,6 +22,7 @@ from editcaption_mega.inference.client import (
     complete,
     read_calls,
 )
+from editcaption_mega.inference.endpoint import refuse_mixed
 from tests.scripted_server import (
     QUICK,
     SLOW,
@@ -252,6 +253,37 @@ def test_replies_are_kept_and_asked_for_once(tmp_path):
         assert (usage.calls, usage.cached, usage.attempts, usage.prompt_tokens) == (5, 5, 0, 0)
 
 
+def test_two_servers_of_one_model_name_are_told_apart(tmp_path):
+    """The base model and the tuned one, both served as "m"; the second one's texts were the first's."""
+    with (
+        ScriptedServer(reply=lambda body: "I am the base model") as base,
+        ScriptedServer(reply=lambda body: "I am the tuned model") as tuned,
+    ):
+        for _ in range(2):
+            assert {r.text for r in ask(base, requests(5), tmp_path).values()} == {"I am the base model"}
+            assert {r.text for r in ask(tuned, requests(5), tmp_path).values()} == {"I am the tuned model"}
+        assert base.calls == tuned.calls == 5
+        moved = ask(tuned, requests(5), tmp_path, cache_as=base.url)
+        assert {r.text for r in moved.values()} == {"I am the base model"} and tuned.calls == 5
+
+
+def test_candidates_that_would_be_one_are_refused():
+    base, tuned = Endpoint("http://h:1/v1", "m"), Endpoint("http://h:2/v1", "m")
+    refuse_mixed({"model base": base, "model tuned": tuned}, {"judge a": base, "judge b": base})
+    refuse_mixed({"model base": base, "model tuned": Endpoint("http://h:1/v1", "m", cache_as="step 2000")}, {})
+    refuse_mixed({"model base": base, "model warm": Endpoint("http://h:1/v1", "m", extra={"top_k": 5})}, {})
+    moved = Endpoint("http://h:2/v1", "m", cache_as="http://h:1/v1/")
+    for candidates, others in (
+        ({"a": base, "b": moved}, {}),
+        ({"a": base}, {"b": moved}),
+        ({}, {"a": moved, "b": base}),
+    ):
+        with pytest.raises(ValueError, match="a and b ask for 'm' at two addresses"):
+            refuse_mixed(candidates, others)
+    with pytest.raises(ValueError, match="a and b ask for the same: 'm' of http://h:1/v1"):
+        refuse_mixed({"a": base, "b": Endpoint("http://H:1/v1/", "m")}, {})
+
+
 def test_the_same_question_is_asked_once_and_repeats_are_calls(tmp_path):
     with ScriptedServer(latency=0.02) as server:
         same = [Request(str(i), request("x").messages, max_tokens=16) for i in range(20)]
@@ -364,7 +396,7 @@ def test_another_version_of_the_model_is_said_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         for model, first in (("m-2025-01", 0), ("m-2025-02", 5)):
             with ScriptedServer(model=model) as server:
-                ask(server, requests(10)[first : first + 5], tmp_path)
+                ask(server, requests(10)[first : first + 5], tmp_path, cache_as="one server")
     (record,) = caplog.records
     assert "now says it serves m-2025-02; kept replies are of m-2025-01" in record.getMessage()
 

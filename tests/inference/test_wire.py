@@ -107,8 +107,12 @@ def test_the_key_of_a_request():
     endpoint = Endpoint("http://h/v1", "m")
     one = Request("a", (Message("user", ("x", Picture(b"\xff\xd8\xff1"))),), 8)
     same = Request("b", (Message("user", ("x", Picture(b"\xff\xd8\xff1"))),), 8, require=print)
-    assert cache_key(endpoint, one) == cache_key(Endpoint("http://other/v1", "m", timeout=1), same)
-    keys = {cache_key(endpoint, one), cache_key(Endpoint("http://h/v1", "n"), one)}
+    assert cache_key(endpoint, one) == cache_key(Endpoint("HTTP://H:80/v1/", "m", timeout=1), same)
+    moved = Endpoint("http://other/v1", "m", cache_as="http://h/v1")
+    assert cache_key(endpoint, one) == cache_key(moved, one)
+    keys = {cache_key(Endpoint(url, "m"), one) for url in ("http://other/v1", "https://h/v1", "http://h:81/v1")}
+    keys |= {cache_key(Endpoint("http://h/v2", "m"), one), cache_key(Endpoint("http://h/v1", "m", cache_as="x"), one)}
+    keys |= {cache_key(endpoint, one), cache_key(Endpoint("http://h/v1", "n"), one)}
     keys.add(cache_key(Endpoint("http://h/v1", "m", extra={"seed": 1}), one))
     for picture, text, more in (
         (b"\xff\xd8\xff2", "x", {}),
@@ -125,7 +129,7 @@ def test_the_key_of_a_request():
             )
         )
     swapped = Request("a", (Message("user", (Picture(b"\xff\xd8\xff1"), "x")),), 8)
-    assert len(keys | {cache_key(endpoint, swapped)}) == 11
+    assert len(keys | {cache_key(endpoint, swapped)}) == 16
 
 
 def test_a_secret_shows_itself_nowhere():
