@@ -58,12 +58,13 @@ class Request:
 class Reply:
     """How a request ended.
 
-    ok; truncated: cut off at max_tokens; refused: by the model or a content filter; malformed: empty, or refused by
-    `require`, at every attempt; failed: no usable answer came, or the server would not have the request."""
+    ok; truncated: cut off at max_tokens; refused: by the model or a content filter; malformed: there is no answer in it
+    (`answer.py`), or `require` refuses it, at every attempt; failed: no usable answer came, or the server would not
+    have the request."""
 
     id: str
     status: str  # one of STATUSES
-    text: str  # of an ok, truncated or malformed reply (of the last attempt), else ""
+    text: str  # of an ok or truncated reply, and of one that `require` refuses (the last attempt's); else ""
     reason: str  # one sentence, unless ok
     model: str  # the version that the server says it served
     # Over all attempts that this reply took; of a cached reply, when it was made.
@@ -72,6 +73,8 @@ class Reply:
     cost: float
     attempts: int
     cached: bool
+    thought: str = ""  # what the model wrote before its answer
+    ending: str = ""  # the server's word for why the text ends; "" where it gave none
 
 
 @dataclass

@@ -245,6 +245,8 @@ class Exchange:
             cost=self._endpoint.cost(job.prompt_tokens, job.completion_tokens),
             attempts=job.attempts,
             cached=False,
+            thought=outcome.thought,
+            ending=outcome.ending,
         )
         self._done.append((job.key, reply))
         self._flush_soon()

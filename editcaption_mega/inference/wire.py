@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .answer import read_choice
 from .chat import Message, Picture, Request
 from .endpoint import Endpoint, Secret
 from .pace import LONGEST_PAUSE
@@ -26,7 +27,6 @@ _FILTER = re.compile(
     r"data_inspection|inappropriate content|sensitive content|prohibited_content|considered high risk|flagged",
     re.IGNORECASE,
 )
-_FILTER_ENDINGS = ("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "sensitive")
 _NO_MONEY = re.compile(r"insufficient_quota|billing_hard_limit|insufficient balance|payment required", re.IGNORECASE)
 
 
@@ -37,6 +37,8 @@ class Outcome:
     status: str  # as of a Reply
     reason: str = ""
     text: str = ""
+    thought: str = ""
+    ending: str = ""
     model: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -159,28 +161,11 @@ def _completion(data: dict) -> Outcome:
         if _FILTER.search(f"{code} {said} {json.dumps(data.get('prompt_feedback', ''))}"):
             return replace(outcome, status="refused", reason=said or "content filter")
         return replace(outcome, status="failed", reason="the answer has no choices", may_pass=True)
-    ending, text = str(choice.get("finish_reason") or "").lower(), _text(message.get("content"))
-    if isinstance(message.get("refusal"), str) and message["refusal"]:
-        return replace(outcome, status="refused", reason=message["refusal"])
-    if ending.startswith(_FILTER_ENDINGS):
-        return replace(outcome, status="refused", reason=f"stopped by the server's content filter ({ending})")
-    if ending == "length" and _encodable(text):
-        return replace(outcome, status="truncated", text=text, reason="cut off at max_tokens")
-    if not text.strip():
-        return replace(outcome, status="malformed", reason="empty answer", may_pass=True)
-    if not _encodable(text):
-        return replace(outcome, status="malformed", reason="the text holds half a character", may_pass=True)
-    if ending in ("error", "network_error"):
-        return replace(outcome, status="failed", reason=f"the server broke off ({ending})", may_pass=True)
-    return replace(outcome, text=text)
-
-
-def _text(content: Any) -> str:
-    """A message's content: text, or a list of parts of which the texts count."""
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict)]
-        content = "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
+    answer = read_choice(choice)
+    return replace(
+        outcome, status=answer.status, reason=answer.reason, text=answer.text, may_pass=answer.may_pass,
+        thought=answer.thought, ending=answer.ending,
+    )  # fmt: skip
 
 
 def _message(data: dict) -> tuple[str, str]:
@@ -197,7 +182,8 @@ def _message(data: dict) -> tuple[str, str]:
 def checked(outcome: Outcome, request: Request, secret: Secret) -> Outcome:
     """The outcome (changed in place) without the key, wherever the server echoed it, and held to what the request
     requires."""
-    outcome.text, outcome.model = secret.redact(outcome.text), one_line(secret.redact(outcome.model))
+    outcome.text, outcome.thought = secret.redact(outcome.text), secret.redact(outcome.thought)
+    outcome.model, outcome.ending = (one_line(secret.redact(one)) for one in (outcome.model, outcome.ending))
     if outcome.status == "ok" and request.require is not None:
         try:
             request.require(outcome.text)
@@ -208,15 +194,6 @@ def checked(outcome: Outcome, request: Request, secret: Secret) -> Outcome:
         outcome.may_pass = False
     outcome.reason = one_line(secret.redact(outcome.reason))
     return outcome
-
-
-def _encodable(text: str) -> bool:
-    """Whether a file takes the text: JSON can hold lone surrogates, UTF-8 can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def one_line(text: str) -> str:

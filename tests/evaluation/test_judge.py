@@ -52,7 +52,8 @@ def instructions(benchmark, model="secret-model-9", text=None):
 
 
 def endpoint(server, **settings):
-    return Endpoint(server.url, "judge", **{"max_attempts": 3, "timeout": 5, "max_concurrency": 8} | settings)
+    more = {"max_attempts": 3, "timeout": 5, "max_concurrency": 8, "cache_as": "scripted"} | settings
+    return Endpoint(server.url, "judge", **more)
 
 
 def ask(benchmark, given, reply=rule_reply, script=None, cache=None, **options):

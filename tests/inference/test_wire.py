@@ -25,7 +25,7 @@ def completion(message, ending="stop", **more):
         (200, completion({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), "ok", ""),
         (200, completion({"content": "yes"}, None), "ok", ""),
         (200, completion({"content": "cut"}, "length"), "truncated", "cut off"),
-        (200, completion({"content": None}, "length"), "truncated", "cut off"),
+        (200, completion({"content": None}, "length"), "malformed", "cut off at max_tokens before any answer"),
         (200, completion({"content": None, "refusal": "No."}), "refused", "No."),
         (200, completion({"content": None}, "content_filter: PROHIBITED_CONTENT"), "refused", "prohibited"),
         (200, completion({"content": ""}, "SAFETY"), "refused", "safety"),

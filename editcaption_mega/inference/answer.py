@@ -1,0 +1,188 @@
+"""Where what a model wrote becomes an answer, or a reason why there is none: the one place, for every engine.
+
+An answer has words that somebody can see. A thought that a model writes before its answer is no part of it, and a
+thought that never ends is none. Endpoints, generation in process, vLLM and files of texts written elsewhere all come
+through here, so none of them can keep a non-answer as a result."""
+
+import re
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Status = Literal["ok", "truncated", "refused", "malformed", "failed"]
+_LONGEST_THOUGHT = 20_000  # characters that are kept
+_LONGEST_ENDING = 40
+
+# How engines say why a text ends: OpenAI's words and those of Anthropic, Gemini, Mistral, Cohere, vLLM, SGLang, TGI.
+_WHOLE = ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed")
+_CUT_OFF = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
+_TOOL = ("tool_calls", "tool_call", "tool_use", "function_call", "malformed_function_call", "unexpected_tool_call")
+_BROKEN = ("error", "network_error", "abort", "aborted", "cancelled", "timeout", "insufficient_system_resource")
+_FILTERED = re.compile(r"filter|safety|recitation|prohibited|blocklist|sensitive|refusal|spii|guardrail|moderation")
+
+# Marks around thoughts, as models write them where the server does not part them from the answer: Qwen, DeepSeek, GLM;
+# Seed; Magistral; Kimi; gpt-oss. A template may hold the opening mark, so the closing one can stand alone.
+_NAME = r"(?:seed:)?(?:think|thinking|thought|reasoning)"
+_CLOSED = re.compile(
+    rf"<\s*/\s*{_NAME}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>\s*final\s*<\|message\|>",
+    re.IGNORECASE,
+)
+_OPENED = re.compile(
+    rf"<\s*{_NAME}\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>\s*(?:analysis|commentary)", re.IGNORECASE
+)
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|end|>", "<|return|>")
+_CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>")
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """status: ok; truncated (cut off, but there is an answer); refused; malformed (there is no answer); failed (the
+    engine broke off)."""
+
+    status: Status
+    text: str = ""  # never blank where status is ok or truncated, else ""
+    reason: str = ""  # one sentence, unless ok
+    thought: str = ""  # what the model wrote before its answer, bounded
+    ending: str = ""  # the engine's own word for why the text ends; "" where it gives none
+    may_pass: bool = False  # worth asking for again at once
+
+    @property
+    def finished(self) -> bool | None:
+        """Whether the model ended the text itself; None where the engine does not say."""
+        return is_finished(self.ending)
+
+
+def is_finished(ending: str) -> bool | None:
+    return True if ending in _WHOLE else False if ending in _CUT_OFF else None
+
+
+def read_choice(choice: dict[str, Any]) -> Answer:
+    """One choice of a chat completion, whatever it holds. Never raises."""
+    message = choice.get("message")
+    ending = choice.get("finish_reason")
+    if not isinstance(message, dict):
+        message = {}
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal.strip():
+        return Answer("refused", reason=refusal, ending=_word(ending))
+    text, thoughts = _content(message.get("content"))
+    for name in _THOUGHT_FIELDS:
+        thoughts.append(_plain(message.get(name)))
+    answer = read_answer(text, ending, thought="\n".join(dict.fromkeys(filter(None, thoughts))))
+    if answer.status == "malformed" and (message.get("tool_calls") or message.get("function_call")):
+        return replace(answer, reason="the model called a tool in the place of an answer")
+    return answer
+
+
+def read_answer(text: Any, ending: Any, *, thought: str = "", prompt_end: str = "") -> Answer:
+    """The answer in a text that a model wrote. Never raises.
+
+    ending: the engine's word for why the text ends. thought: what the engine has parted from it already. prompt_end:
+    the last words of the prompt, which may have opened a thought."""
+    word = _word(ending)
+    if isinstance(text, str) and is_open(prompt_end):
+        text = f"<think>{text}"
+    text, before = _without_thought(text if isinstance(text, str) else "")
+    answer = Answer("ok", text.strip(), thought=_kept(thought, before), ending=word)
+    if _FILTERED.search(word):
+        return replace(answer, status="refused", text="", reason=f"stopped by the server's content filter ({word})")
+    if word in _BROKEN:
+        return _none(answer, "failed", f"the server broke off ({word})")
+    if word in _TOOL:
+        return _none(answer, "malformed", f"the model called a tool in the place of an answer ({word})")
+    if not _encodable(text):
+        return _none(answer, "malformed", "the text holds half a character")
+    if opened := _OPENED.search(text):
+        answer = replace(answer, thought=_kept(answer.thought, text[opened.end() :]))
+        return _no_words(answer, "a thought that never ends")
+    if not _visible(text):
+        return _no_words(answer, "a thought and no answer" if answer.thought else "empty answer")
+    if is_finished(word) is False:
+        return replace(answer, status="truncated", reason="cut off at max_tokens")
+    return answer
+
+
+def _no_words(answer: Answer, what: str) -> Answer:
+    """A model that used up its tokens would do so again at once; another run may give it more."""
+    if answer.finished is False:
+        why = f"{what}: cut off at max_tokens before any answer, so raise max_tokens"
+        return replace(_none(answer, "malformed", why), may_pass=False)
+    return _none(answer, "malformed", what)
+
+
+def _none(answer: Answer, status: Status, reason: str) -> Answer:
+    return replace(answer, status=status, text="", reason=reason, may_pass=True)
+
+
+def is_open(text: str) -> bool:
+    """Whether a thought is open where the text ends."""
+    return bool(_OPENED.search(_without_thought(text)[0]))
+
+
+def _without_thought(text: str) -> tuple[str, str]:
+    """(what follows the last closed thought, without tokens that end a turn; what stands before it)."""
+    last = deque(_CLOSED.finditer(text), maxlen=1)
+    closed = last[0] if last else None
+    begin, end = closed.end() if closed else 0, len(text)
+    while end > begin and (text[end - 1].isspace() or text.endswith(_END_TOKENS, begin, end)):
+        end = end - 1 if text[end - 1].isspace() else text.rindex("<|", begin, end)
+    return text[begin:end], _OPENED.sub("", text[: closed.start()]) if closed else ""
+
+
+def _content(content: Any) -> tuple[str, list[str]]:
+    """(the text of a message's content, its thoughts): text, or a list of parts of either kind."""
+    if isinstance(content, str):
+        return content, []
+    texts, thoughts = [], []
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict):
+            kind = part.get("type")
+            if kind in _THOUGHT_PARTS or part.get("thought") is True:
+                thoughts.append(_plain(part.get("thinking", part.get("text"))))
+            elif kind in (None, "text", "output_text"):
+                texts.append(_plain(part.get("text")))
+    return "".join(texts), thoughts
+
+
+def _plain(value: Any) -> str:
+    """A text, or the texts of a list of parts, joined."""
+    if isinstance(value, list):
+        parts = (part.get("text") if isinstance(part, dict) else part for part in value)
+        return "".join(part for part in parts if isinstance(part, str))
+    return value if isinstance(value, str) else ""
+
+
+def _word(ending: Any) -> str:
+    """An engine's ending as one word of small letters."""
+    if isinstance(ending, dict):  # SGLang's own form: {"type": "stop", "matched": ..}
+        ending = ending.get("type")
+    if ending is None:
+        return ""
+    if not isinstance(ending, str):
+        return f"a {type(ending).__name__}"
+    word = " ".join(ending.encode("utf-8", "replace").decode().lower().split())[:_LONGEST_ENDING]
+    return word.removeprefix("finishreason.").removeprefix("finish_reason_")
+
+
+def _visible(text: str) -> bool:
+    """Whether there is something to read: control tokens, blanks and signs of no width are nothing."""
+    return any(sign.isprintable() and not sign.isspace() for sign in _CONTROL_TOKEN.sub("", text))
+
+
+def _encodable(text: str) -> bool:
+    """Whether a file takes the text: JSON can hold lone surrogates, UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kept(*thoughts: str) -> str:
+    whole = "\n".join(filter(None, (thought.strip() for thought in thoughts)))
+    return whole.encode("utf-8", "replace").decode()[:_LONGEST_THOUGHT]
