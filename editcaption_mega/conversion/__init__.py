@@ -2,14 +2,18 @@
 
 from editcaption_mega import platform  # noqa: F401  isort: skip
 from .hugging_face import FolderReader, copy_side_files, hf_tensors, write_folder
-from .load import WEIGHTS, WeightSource, check_same_model, find_checkpoint, load_weights
+from .load import WEIGHTS, WeightSource, check_same_model, load_weights
+from .manifest import DamagedCheckpointError
 from .rules import Box, Rule, rules_for
+from .run_folder import find_checkpoint
 from .shards import LocalShard, local_shards
 from .store import StoreReader, StoreWriter
+from .verify import verify_checkpoint
 
 __all__ = [
     "WEIGHTS",
     "Box",
+    "DamagedCheckpointError",
     "FolderReader",
     "LocalShard",
     "Rule",
@@ -23,5 +27,6 @@ __all__ = [
     "load_weights",
     "local_shards",
     "rules_for",
+    "verify_checkpoint",
     "write_folder",
 ]

@@ -8,12 +8,15 @@ import torch
 import torch.distributed as dist
 
 from editcaption_mega import platform
+from editcaption_mega.files import rename_whole
 from editcaption_mega.model import Architecture
 
 from .hugging_face import FolderReader, copy_side_files, hf_tensors, write_folder
-from .load import WEIGHTS, check_same_model, find_checkpoint
+from .load import WEIGHTS, check_same_model
 from .rules import Box, unique_rules
-from .store import StoreReader, StoreWriter
+from .run_folder import find_checkpoint
+from .store import StoreWriter
+from .verify import verify_checkpoint
 
 
 def refuse_existing(output: Path) -> None:
@@ -31,20 +34,21 @@ def hf_to_megatron(folder: Path, output: Path, *, progress: Callable[..., Iterab
     if platform.world_size() > 1 and not dist.is_initialized():
         platform.initialize(platform.Layout(), seed=0)
     partial = output.with_name(output.name + ".partial")
-    if platform.is_rank_zero():
-        shutil.rmtree(partial, ignore_errors=True)
-        copy_side_files(folder, partial / "hf")
-    if dist.is_initialized():
-        dist.barrier()
+    with platform.together():
+        if platform.is_rank_zero():
+            shutil.rmtree(partial, ignore_errors=True)
+            copy_side_files(folder, partial / "hf")
     writer = StoreWriter(partial, metadata={"experts_in_out": reader.experts_in_out})
     mine = unique_rules(reader.rules)[platform.rank() :: platform.world_size()]
-    for rule in progress(mine, len(mine), "tensors"):
-        writer.add(WEIGHTS + rule.name, rule.shape, Box.whole(rule.shape), reader.read(rule))
+    with platform.together():
+        for rule in progress(mine, len(mine), "tensors"):
+            writer.add(WEIGHTS + rule.name, rule.shape, Box.whole(rule.shape), reader.read(rule))
     writer.finish()
-    if platform.is_rank_zero():
-        if output.is_dir():
-            output.rmdir()
-        partial.rename(output)
+    with platform.together():
+        if platform.is_rank_zero():
+            if output.is_dir():
+                output.rmdir()
+            rename_whole(partial, output)
     if dist.is_initialized():
         platform.destroy()
 
@@ -60,7 +64,7 @@ def megatron_to_hf(
     with. Memory: one tensor and one output file, whatever the model."""
     refuse_existing(output)
     folder = find_checkpoint(checkpoint)
-    store = StoreReader(folder)
+    store = verify_checkpoint(folder, tensors=WEIGHTS)
     side = folder / "hf"
     architecture = Architecture.from_folder(side)
     check_same_model(store, architecture)

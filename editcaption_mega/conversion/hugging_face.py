@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from editcaption_mega.model import Architecture
 
 from .rules import Box, Rule, rules_for, unique_rules
+from .tensor_file import write_tensors
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -157,7 +157,7 @@ def write_folder(tensors: Iterator[tuple[str, Tensor]], folder: str | Path, *, m
     def flush() -> None:
         nonlocal pending, pending_bytes
         path = folder / f"part-{len(written) + 1:05d}.safetensors"
-        save_file(pending, path, metadata={"format": "pt"})
+        write_tensors(path, pending, metadata={"format": "pt"})
         written.append((path, list(pending)))
         pending, pending_bytes = {}, 0
 

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import torch
 
+from editcaption_mega import platform
 from editcaption_mega.model import Architecture
 
 from .hugging_face import FolderReader
+from .manifest import MANIFEST
 from .rules import rules_for
+from .run_folder import find_checkpoint
 from .shards import LocalShard, local_shards
-from .store import MANIFEST, StoreReader
+from .store import StoreReader
+from .verify import verify_checkpoint
 
 DIGEST_WHOLE, DIGEST_EVERY, DIGEST_BLOCK = 64 << 20, 16 << 20, 64 << 10  # bytes
 WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
@@ -53,21 +57,30 @@ class WeightSource:
 
 
 def load_weights(
-    chunks: list[torch.nn.Module], architecture: Architecture, folder: str | Path, checkpoint: str | Path | None = None
+    chunks: list[torch.nn.Module],
+    architecture: Architecture,
+    folder: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    verify: bool = True,
 ) -> None:
-    """Fill every parameter from `checkpoint` (a store) or, without one, from the Hugging Face folder.
+    """Fill every parameter from `checkpoint` (a store) or, without one, from the Hugging Face folder. Collective.
 
-    Reads only the boxes of this rank. Raises ValueError when the source is of another model."""
+    Reads only the boxes of this rank, and with `verify` first a share of the checkpoint's files for their checksums.
+    Raises ValueError, alike on every rank, when the source is of another model or damaged."""
     shards = local_shards(chunks, rules_for(architecture))
-    if checkpoint:
-        store = StoreReader(checkpoint)
-        check_same_model(store, architecture)
-        for shard in shards:
-            _fill(shard, store.read(WEIGHTS + shard.rule.name, shard.box))
-    else:
-        reader = FolderReader(folder, architecture)
-        for shard in shards:
-            _fill(shard, reader.read(shard.rule, shard.box))
+    if checkpoint and verify:
+        verify_checkpoint(checkpoint, tensors=WEIGHTS)
+    with platform.together():
+        if checkpoint:
+            store = StoreReader(checkpoint)
+            check_same_model(store, architecture)
+            for shard in shards:
+                _fill(shard, store.read(WEIGHTS + shard.rule.name, shard.box))
+        else:
+            reader = FolderReader(folder, architecture)
+            for shard in shards:
+                _fill(shard, reader.read(shard.rule, shard.box))
 
 
 def check_same_model(store: StoreReader, architecture: Architecture) -> None:
@@ -81,17 +94,6 @@ def check_same_model(store: StoreReader, architecture: Architecture) -> None:
                 f"{store.folder} is a checkpoint of another model: {rule.name} has shape {list(store.shape(key))}, "
                 f"config.json asks for {list(rule.shape)}"
             )
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint folder, or the newest complete one of a run folder. Raises ValueError when there is none."""
-    path = Path(path)
-    if (path / MANIFEST).is_file():
-        return path
-    steps = sorted(found.parent for found in (path / "checkpoints").glob(f"step_*/{MANIFEST}"))
-    if not steps:
-        raise ValueError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with a complete one")
-    return steps[-1]
 
 
 def _fill(shard: LocalShard, values: torch.Tensor) -> None:

@@ -1,23 +1,32 @@
 """Sharded tensors on disk: safetensors files and one JSON manifest, readable at any layout, never un-pickled.
 
-A store is a folder of `*.safetensors`, each written by one rank, and `tensors.json`: for every canonical tensor its
-shape, dtype and the boxes that make it up. The manifest is written last; a folder without it is not a checkpoint.
+A store is a folder of `*.safetensors`, each written by one rank, whatever other files were put into it before it was
+finished, and `tensors.json` (`manifest.py`): every canonical tensor with its shape, dtype and the boxes that make it
+up, every file with its checksum. The manifest is written last; a folder without it is not a checkpoint.
 """
 
-import json
-import os
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .rules import Box, Shape
+from editcaption_mega import platform
+from editcaption_mega.files import write_atomically
 
-MANIFEST = "tensors.json"
-FORMAT = 1
+from .manifest import (
+    FORMAT,
+    MANIFEST,
+    MEND,
+    DamagedCheckpointError,
+    Manifest,
+    StoredBox,
+    StoredFile,
+    StoredTensor,
+    read_manifest,
+)
+from .rules import Box, Shape
+from .tensor_file import DTYPES, sha256_of, write_tensors
 
 
 class StoreWriter:
@@ -26,143 +35,132 @@ class StoreWriter:
     def __init__(self, folder: str | Path, *, metadata: dict | None = None, max_file_bytes: int = 4 << 30):
         self.folder, self.max_file_bytes = Path(folder), max_file_bytes
         self.metadata = metadata or {}
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
-        self._entries: list[dict] = []
-        self._files = 0
+        self._tensors: dict[str, StoredTensor] = {}
+        self._files: dict[str, StoredFile] = {}
+        self._error: OSError | None = None  # raised by `finish`: callers talk to other ranks between two `add`s
 
     def add(self, key: str, shape: Shape, box: Box, values: Tensor) -> None:
         """`values` is the box of tensor `key`, whose whole shape is `shape`. It is copied to the host at once."""
+        if self._error is not None:
+            return
         values = values.detach().reshape(box.shape).to("cpu", copy=True).contiguous()
         if self._pending_bytes and self._pending_bytes + values.nbytes > self.max_file_bytes:
             self._flush()
         inside = f"{key}@{','.join(map(str, box.start))}"
         self._pending[inside] = values
         self._pending_bytes += values.nbytes
-        self._entries.append(
-            {
-                "key": key,
-                "shape": list(shape),
-                "dtype": str(values.dtype).removeprefix("torch."),
-                "start": list(box.start),
-                "length": list(box.shape),
-                "inside": inside,
-                "file": self._file_name(),
-            }
+        dtype = str(values.dtype).removeprefix("torch.")
+        tensor = self._tensors.setdefault(key, StoredTensor(shape=list(shape), dtype=dtype, boxes=[]))
+        tensor.boxes.append(
+            StoredBox(start=list(box.start), length=list(box.shape), inside=inside, file=self._file_name())
         )
 
     def finish(self) -> None:
-        """Write what is left, then the manifest on rank 0. Raises on every rank when any rank failed."""
-        error = None
-        try:
-            self._flush()
-        except OSError as caught:
-            error = f"rank {_rank()}: {self.folder}: {caught}"
-        sizes = {path.name: path.stat().st_size for path in self.folder.glob(f"rank{_rank():05d}-*.safetensors")}
-        gathered = [(self._entries, sizes, error)]
-        if dist.is_initialized():
-            gathered = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, (self._entries, sizes, error))
-        errors = [part[2] for part in gathered if part[2]]
-        if errors:
-            raise OSError(f"the checkpoint could not be written: {errors[0]}")
-        if _rank() == 0:
-            tensors: dict[str, dict] = {}
-            for entries, _, _ in gathered:
-                for entry in entries:
-                    tensor = tensors.setdefault(
-                        entry["key"], {"shape": entry["shape"], "dtype": entry["dtype"], "boxes": []}
-                    )
-                    tensor["boxes"].append({name: entry[name] for name in ("start", "length", "inside", "file")})
-            files = {name: size for _, sizes, _ in gathered for name, size in sizes.items()}
-            manifest = {"format": FORMAT, "metadata": self.metadata, "files": files, "tensors": tensors}
-            write_atomically(self.folder / MANIFEST, json.dumps(manifest))
-        if dist.is_initialized():
-            dist.barrier()
+        """Write what is left, then the manifest on rank 0. Raises OSError on every rank when any rank failed."""
+        self._flush()
+        platform.raise_together(self._error)
+        parts = platform.gather((self._tensors, self._files))
+        with platform.together():
+            if platform.is_rank_zero():
+                self._write_manifest(parts)
+
+    def _write_manifest(self, parts: list[tuple[dict[str, StoredTensor], dict[str, StoredFile]]]) -> None:
+        manifest = Manifest(format=FORMAT, metadata=self.metadata, files={}, tensors={})
+        for tensors, files in parts:
+            manifest.files |= files
+            for key, tensor in tensors.items():
+                whole = manifest.tensors.setdefault(key, StoredTensor(shape=tensor.shape, dtype=tensor.dtype, boxes=[]))
+                whole.boxes.extend(tensor.boxes)
+        self.folder.mkdir(parents=True, exist_ok=True)  # a store may have no tensor of this rank
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and name not in manifest.files:
+                manifest.files[name] = StoredFile(bytes=path.stat().st_size, sha256=sha256_of(path))
+        write_atomically(self.folder / MANIFEST, manifest.to_bytes())
 
     def _file_name(self) -> str:
-        return f"rank{_rank():05d}-{self._files:04d}.safetensors"
+        return f"rank{platform.rank():05d}-{len(self._files):04d}.safetensors"
 
     def _flush(self) -> None:
-        if not self._pending:
+        if not self._pending or self._error is not None:
             return
-        path = self.folder / self._file_name()
-        save_file(self._pending, path)
-        with open(path, "rb") as written:
-            os.fsync(written.fileno())
+        name = self._file_name()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            digest = write_tensors(self.folder / name, self._pending)
+            self._files[name] = StoredFile(bytes=(self.folder / name).stat().st_size, sha256=digest)
+        except OSError as error:
+            self._error = error
         self._pending, self._pending_bytes = {}, 0
-        self._files += 1
 
 
 class StoreReader:
-    """Reads any box of any tensor of a store, touching only the bytes that it needs."""
+    """Reads any box of any tensor of a store, touching only the bytes that it needs.
+
+    Opening it checks the manifest and the sizes of the tensors' files; `verify.py` checks their bytes."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        path = self.folder / MANIFEST
-        if not path.is_file():
-            raise ValueError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}")
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            raise ValueError(f"{path} is damaged: it is not valid JSON") from None
-        if manifest.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {manifest.get('format')!r}, this version reads {FORMAT}")
-        for name, size in manifest["files"].items():
-            found = (self.folder / name).stat().st_size if (self.folder / name).is_file() else None
-            if found != size:
-                what = "is missing" if found is None else f"has {found} bytes"
-                raise ValueError(f"{self.folder / name} {what}, the manifest says {size} bytes: the copy is incomplete")
-        self.tensors: dict[str, dict] = manifest["tensors"]
-        self.metadata: dict = manifest["metadata"]
+        self.manifest = read_manifest(self.folder)
+        self.tensors, self.metadata = self.manifest.tensors, dict(self.manifest.metadata)
         self._open: dict[str, object] = {}
+        self._boxes_of: dict[str, list[tuple[str, StoredBox]]] = {}  # by file: (dtype in safetensors' name, box)
+        for key, tensor in self.tensors.items():
+            for stored in tensor.boxes:
+                self._boxes_of.setdefault(stored.file, []).append((DTYPES[self.dtype(key)], stored))
+        for name in self._boxes_of:
+            path, expected = self.folder / name, self.manifest.files[name].bytes
+            size = path.stat().st_size if path.is_file() else None
+            if size != expected:
+                what = "is missing" if size is None else f"has {size} bytes"
+                raise DamagedCheckpointError(
+                    f"{path} {what}, {MANIFEST} says {expected} bytes: the copy is incomplete; {MEND}"
+                )
 
     def shape(self, key: str) -> Shape:
-        return tuple(self.tensors[key]["shape"])
+        return tuple(self.tensors[key].shape)
 
     def dtype(self, key: str) -> torch.dtype:
-        return getattr(torch, self.tensors[key]["dtype"])
+        return getattr(torch, self.tensors[key].dtype)
 
     def read(self, key: str, box: Box | None = None) -> Tensor:
-        """The box (None: all) of tensor `key`. Raises ValueError when the store does not hold all of it."""
+        """The box (None: all) of tensor `key`. Raises ValueError when the store has no such tensor, or another one."""
         if key not in self.tensors:
             raise ValueError(f"{self.folder} holds no tensor {key!r}: it is a checkpoint of another model")
-        entry = self.tensors[key]
-        box = box or Box.whole(tuple(entry["shape"]))
-        out = torch.empty(box.shape, dtype=self.dtype(key))
-        covered = 0
-        for stored in entry["boxes"]:
-            held = Box(tuple(stored["start"]), tuple(stored["length"]))
-            common = held.intersect(box)
-            if common is None:
-                continue
-            out[common.within(box)] = self._file(stored["file"]).get_slice(stored["inside"])[common.within(held)]
-            covered += common.size
-        if covered != box.size:
+        shape = self.shape(key)
+        box = box or Box.whole(shape)
+        if len(box.shape) != len(shape) or any(end > length for end, length in zip(box.end, shape, strict=True)):
             raise ValueError(
-                f"{self.folder} holds {covered} of {box.size} values of {key!r}: the checkpoint is damaged"
+                f"{self.folder}: {key!r} has shape {list(shape)} and lacks the region up to {list(box.end)}: it is a "
+                "checkpoint of another model"
             )
+        parts = [(stored, stored.box.intersect(box)) for stored in self.tensors[key].boxes]
+        parts = [(stored, common, self._file(stored.file)) for stored, common in parts if common is not None]
+        out = torch.empty(box.shape, dtype=self.dtype(key))
+        for stored, common, file in parts:
+            out[common.within(box)] = file.get_slice(stored.inside)[common.within(stored.box)]
         return out
 
     def _file(self, name: str):
         if name not in self._open:
-            try:
-                self._open[name] = safe_open(self.folder / name, framework="pt", device="cpu")
-            except SafetensorError as error:
-                raise ValueError(f"{self.folder / name} is damaged: {error}") from None
+            self._open[name] = self._checked(name)
         return self._open[name]
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is either whole or absent, also when the machine stops in between."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    def _checked(self, name: str):
+        """The safetensors file, whose header has each tensor as the manifest says."""
+        path = self.folder / name
+        try:
+            file = safe_open(path, framework="pt", device="cpu")
+            for dtype, stored in self._boxes_of.get(name, ()):
+                held = file.get_slice(stored.inside)
+                there = held.get_dtype(), list(held.get_shape())
+                if there != (dtype, stored.length):
+                    raise DamagedCheckpointError(
+                        f"{path} is damaged: {stored.inside!r} is {there[0]} of shape {there[1]}, {MANIFEST} says "
+                        f"{dtype} of shape {stored.length}; {MEND}"
+                    )
+        except SafetensorError as error:
+            raise DamagedCheckpointError(f"{path} is damaged: {error}; {MEND}") from None
+        return file

@@ -38,9 +38,10 @@ from .process import (  # noqa: E402
     is_rank_zero,
     print_once,
     rank,
+    threads_per_rank,
     world_size,
 )
-from .together import from_rank_zero, gather, raise_together, together  # noqa: E402
+from .together import from_rank_zero, gather, raise_together, share, together  # noqa: E402
 
 __all__ = [
     "Layout",
@@ -54,6 +55,8 @@ __all__ = [
     "print_once",
     "raise_together",
     "rank",
+    "share",
+    "threads_per_rank",
     "together",
     "world_size",
 ]

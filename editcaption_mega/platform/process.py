@@ -59,7 +59,7 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None
     if on_gpu:
         torch.cuda.set_device(device())
     else:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", _threads_per_rank())))
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads_per_rank())))
     if not dist.is_initialized():
         backend = "nccl" if on_gpu else "gloo"
         timeout = datetime.timedelta(minutes=timeout_minutes)
@@ -87,5 +87,5 @@ def destroy() -> None:
         dist.destroy_process_group()
 
 
-def _threads_per_rank() -> int:
+def threads_per_rank() -> int:
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -5,13 +5,13 @@ instead of the reason. So work that may fail on some ranks only runs inside `tog
 """
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
 
-from .process import is_rank_zero, world_size
+from .process import is_rank_zero, rank, world_size
 
 # What an error becomes whose own class cannot travel: the kinds that `cli` shows as one sentence, else our defect.
 _KINDS = (ValueError, OSError, FloatingPointError)
@@ -24,6 +24,11 @@ def gather(item: Any) -> list:
     parts: list = [None] * world_size()
     dist.all_gather_object(parts, item)
     return parts
+
+
+def share(items: Sequence) -> Sequence:
+    """This rank's part of work that the ranks divide; all of it without process groups."""
+    return items[rank() :: world_size()] if dist.is_initialized() else items
 
 
 def raise_together(error: Exception | None) -> None:

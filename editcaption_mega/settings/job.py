@@ -154,10 +154,16 @@ class CheckpointSettings:
     every: int = 500  # steps between checkpoints; one is always written at the end
     keep: int = 2  # newest checkpoints kept; 0 keeps all
     resume: bool = True  # go on from the newest complete checkpoint in output, if any
+    verify: bool = True  # compare every byte with its checksum before a checkpoint is used
+    fallback: bool = False  # when the newest checkpoint is damaged, go on from the newest sound one before it
 
     def validate(self) -> None:
         _at_least("checkpoint.every", self.every, 1)
         _at_least("checkpoint.keep", self.keep, 0)
+        if self.fallback and not self.verify:
+            raise ValueError(
+                "checkpoint.fallback=true needs checkpoint.verify=true, which finds what is damaged: set it, too"
+            )
 
 
 @dataclass

@@ -12,6 +12,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,20 +21,13 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import WEIGHTS, Box, LocalShard, StoreReader, StoreWriter, copy_side_files
-from editcaption_mega.conversion.store import MANIFEST, write_atomically
+from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
+from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
+
+from .resume import STATE
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "param"  # fp32 master weights of a bf16 run, in Megatron's name
-
-
-def checkpoint_folder(output: str | Path, step: int) -> Path:
-    return Path(output) / "checkpoints" / f"step_{step:08d}"
-
-
-def newest_checkpoint(output: str | Path) -> Path | None:
-    """The newest complete checkpoint of a run folder."""
-    found = sorted(path.parent for path in (Path(output) / "checkpoints").glob(f"step_????????/{MANIFEST}"))
-    return found[-1] if found else None
 
 
 def save_checkpoint(
@@ -46,16 +40,40 @@ def save_checkpoint(
     metadata: dict,
     keep: int,
 ) -> Path:
-    """Write `state["step"]`'s checkpoint. Collective. Older ones beyond `keep` go only when the new one is whole."""
+    """Write `state["step"]`'s checkpoint. Collective. Older ones beyond `keep` go only when the new one is whole.
+
+    Raises OSError, alike on every rank, when it can't be written; nothing of it is left then."""
     final = checkpoint_folder(output, state["step"])
-    partial = final.with_name(final.name + ".partial")
+    partial = final.with_name(final.name + PARTIAL)
+    try:
+        with platform.together():
+            if platform.is_rank_zero():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                copy_side_files(hf_folder, partial / "hf")
+                write_atomically(partial / STATE, json.dumps(state, indent=2) + "\n")
+        _write_tensors(partial, shards, optimizer, metadata)
+        with platform.together():
+            if platform.is_rank_zero():
+                _rename(partial, final)
+    except Exception:
+        if platform.is_rank_zero():
+            shutil.rmtree(partial, ignore_errors=True)  # room for what goes on; the next start tries again
+        raise
     if platform.is_rank_zero():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        copy_side_files(hf_folder, partial / "hf")
-        write_atomically(partial / "state.json", json.dumps(state, indent=2) + "\n")
-    platform.barrier()
-    writer = StoreWriter(partial, metadata=metadata)
+        for old in checkpoints(output)[:-keep] if keep else []:
+            try:
+                _remove(old)
+            except OSError as error:
+                print(f"{old.name} is no longer needed and could not be removed: {error}", flush=True)
+    return final
+
+
+def _write_tensors(
+    partial: Path, shards: list[LocalShard], optimizer: MegatronOptimizer, metadata: dict[str, Any]
+) -> None:
+    """Weights, moments and random states, each by one of the ranks that have it. Collective."""
+    writer = StoreWriter(partial, metadata={**metadata, "layout": _layout()})
     data_rank, data_size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     expert_rank = parallel_state.get_expert_data_parallel_rank()
     expert_size = parallel_state.get_expert_data_parallel_world_size()
@@ -66,32 +84,42 @@ def save_checkpoint(
     for i, shard in enumerate(shards):
         if shard.parameter.requires_grad and shard.name == shard.rule.name:
             _save_moments(writer, i, shard, optimizer)
-    layout = _layout()
     for name, values in _random_states().items():
         key = f"random/{name}/{platform.rank()}"
         writer.add(key, tuple(values.shape), Box.whole(tuple(values.shape)), values)
-    writer.metadata = {**metadata, "layout": layout}
     writer.finish()
-    if platform.is_rank_zero():
-        if final.exists():  # the step was saved before, by a run that was killed after it
-            shutil.rmtree(final)
-        partial.rename(final)
-        complete = sorted(path.parent for path in final.parent.glob(f"step_????????/{MANIFEST}"))
-        for old in complete[:-keep] if keep else []:
-            shutil.rmtree(old)
-    platform.barrier()
-    return final
+
+
+def _rename(partial: Path, final: Path) -> None:
+    """Give the whole checkpoint its name; one that a run had saved at this step before, and not gone on from, goes."""
+    if final.exists():
+        _remove(final)
+    rename_whole(partial, final)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint such that no half of it is ever taken for one: a killed job leaves what the next cleans."""
+    removed = folder.with_name(f"{folder.name}.removed{PARTIAL}")
+    shutil.rmtree(removed, ignore_errors=True)
+    folder.rename(removed)
+    shutil.rmtree(removed)
 
 
 def load_optimizer(folder: Path, state: dict, shards: list[LocalShard], optimizer: MegatronOptimizer) -> None:
-    """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint."""
-    store = StoreReader(folder)
+    """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint.
+
+    Collective: all ranks raise alike."""
+    with platform.together():
+        _load_optimizer(StoreReader(folder), state["updates"], shards, optimizer)
+
+
+def _load_optimizer(store: StoreReader, updates: int, shards: list[LocalShard], optimizer: MegatronOptimizer) -> None:
     for part in _parts(optimizer):
         if not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
         for group in part.optimizer.param_groups:
             if "step" in group:  # TE and Apex count per group, torch per parameter
-                group["step"] = state["updates"]
+                group["step"] = updates
     for shard in shards:
         part = _owner(optimizer, shard)
         if part is None:
@@ -107,12 +135,18 @@ def load_optimizer(folder: Path, state: dict, shards: list[LocalShard], optimize
                 values = store.read(key, shard.box).flatten()[place.start : place.end]
                 kept[name].copy_(values.view(kept[name].shape))
             if "step" in kept:
-                kept["step"].fill_(state["updates"])
+                kept["step"].fill_(updates)
 
 
 def load_random_state(folder: Path) -> bool:
-    """Restore this rank's generators. False when the checkpoint is of another layout, which has other ranks."""
-    store = StoreReader(folder)
+    """Restore this rank's generators. False when the checkpoint is of another layout, which has other ranks.
+
+    Collective: all ranks raise alike."""
+    with platform.together():
+        return _load_random_state(StoreReader(folder))
+
+
+def _load_random_state(store: StoreReader) -> bool:
     if store.metadata.get("layout") != _layout():
         return False
     rank = platform.rank()

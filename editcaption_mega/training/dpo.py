@@ -130,7 +130,7 @@ def resident_reference(settings: DPOSettings, start: Start, progress) -> Made:
     if start.resume_from:
         check_identity(start.resume_from, start.state, {"reference_weights": weights})
     chunks = build_model(start.architecture, settings.model, settings.parallel, settings.training.precision)
-    load_weights(chunks, start.architecture, source.folder, source.checkpoint)
+    load_weights(chunks, start.architecture, source.folder, source.checkpoint, verify=settings.checkpoint.verify)
     return ResidentReference(chunks), weights, _same(source, start)
 
 

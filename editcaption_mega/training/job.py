@@ -1,6 +1,5 @@
 """A whole training job: check, build, resume or start, train, save. The objective comes from outside."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from megatron.core import parallel_state
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.conversion.hugging_face import expert_layout
+from editcaption_mega.conversion.run_folder import checkpoints
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.stream import Answers, PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
 from editcaption_mega.model import Architecture, build_model
@@ -20,11 +20,12 @@ from editcaption_mega.model.layers import check_backend
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings, ParallelSettings, save_settings
 
-from .checkpoint import load_optimizer, load_random_state, newest_checkpoint, save_checkpoint
+from .checkpoint import load_optimizer, load_random_state, save_checkpoint
 from .experts import ExpertLoad
 from .loop import train
 from .metrics import RunLog
 from .optimizer import build_trainer, freeze, trainable_table
+from .resume import resume_point, strangers, tidy
 
 
 def open_dataset(settings: JobSettings, architecture: Architecture, answers: Answers = "instruction") -> PairDataset:
@@ -125,10 +126,9 @@ def run_job(settings: JobSettings, answers: Answers, make_objective: ObjectiveMa
         "global_batch_size": settings.training.global_batch_size,
         "seed": settings.training.seed,
     }
-    resume_from = _resume_point(settings, identity)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
     try:
-        _run(settings, architecture, dataset, make_objective, identity, resume_from)
+        _run(settings, architecture, dataset, make_objective, identity)
     finally:
         platform.destroy()
 
@@ -139,10 +139,10 @@ def _run(
     dataset: PairDataset,
     make_objective: ObjectiveMaker,
     identity: dict[str, Any],
-    resume_from: Path | None,
 ) -> None:
     """The job once the process groups exist."""
     output = Path(settings.training.output)
+    resume_from, state = _resume_point(settings, identity) or (None, {})
     check_samples(dataset, settings.data.sequence_length)
     rules = rules_for(architecture)
     steps = total_steps(settings, len(dataset))
@@ -157,10 +157,11 @@ def _run(
 
     def load(wanted: WeightSource) -> None:
         if in_chunks != [wanted]:
-            load_weights(chunks, architecture, wanted.folder, wanted.checkpoint)
+            # Every byte of the checkpoint to resume from has been verified when it was chosen.
+            verify = settings.checkpoint.verify and wanted.checkpoint != resume_from
+            load_weights(chunks, architecture, wanted.folder, wanted.checkpoint, verify=verify)
             in_chunks[:] = [wanted]
 
-    state = json.loads((resume_from / "state.json").read_text(encoding="utf-8")) if resume_from else {}
     source = partial(_start_weights, settings)
     objective, more = make_objective(Start(architecture, stream, chunks, load, source, resume_from, state))
     identity = identity | more
@@ -177,15 +178,16 @@ def _run(
         load_random_state(resume_from)
         first = state["step"]
     log = None
-    if platform.is_rank_zero():
-        log = RunLog(output, first_step=first, total_steps=steps, log_every=settings.training.log_every)
-        save_settings(settings, output / "config.yaml")
-        for line in trainable_table(rules, settings.optimizer):
-            log.say(line)
-        log.say(
-            f"{len(dataset):,} samples, {steps:,} steps of {settings.training.global_batch_size} samples"
-            + (f", resumed after step {first}" if first else "")
-        )
+    with platform.together():
+        if platform.is_rank_zero():
+            log = RunLog(output, first_step=first, total_steps=steps, log_every=settings.training.log_every)
+            save_settings(settings, output / "config.yaml")
+            for line in trainable_table(rules, settings.optimizer):
+                log.say(line)
+            log.say(
+                f"{len(dataset):,} samples, {steps:,} steps of {settings.training.global_batch_size} samples"
+                + (f", resumed after step {first}" if first else "")
+            )
     expert_load = None
     if architecture.experts is not None:
         expert_load = ExpertLoad(trainer.chunks, architecture.num_layers, architecture.experts.num_experts)
@@ -195,12 +197,22 @@ def _run(
         "experts_in_out": expert_layout(settings.model.folder, architecture),
     }
 
-    def save(step: int) -> None:
+    def save(step: int, required: bool) -> None:
+        """A checkpoint that could not be written ends the job only where it is `required`; else the next may be."""
         now = {"step": step, "updates": step, "samples": step * settings.training.global_batch_size, **identity}
-        save_checkpoint(
-            output, now, shards, trainer.optimizer,
-            hf_folder=settings.model.folder, metadata=metadata, keep=settings.checkpoint.keep,
-        )  # fmt: skip
+        try:
+            save_checkpoint(
+                output, now, shards, trainer.optimizer,
+                hf_folder=settings.model.folder, metadata=metadata, keep=settings.checkpoint.keep,
+            )  # fmt: skip
+        except OSError as error:  # raised alike on every rank
+            if required:
+                raise
+            if log:
+                log.say(
+                    f"WARNING: THE CHECKPOINT OF STEP {step} WAS NOT WRITTEN: {error}. Make room: training goes on, "
+                    f"and tries again after {settings.checkpoint.every} steps"
+                )
 
     for chunk in trainer.chunks:
         chunk.train()
@@ -223,26 +235,32 @@ def _run(
     platform.barrier()
 
 
-def _resume_point(settings: JobSettings, identity: dict[str, Any]) -> Path | None:
-    """The checkpoint to go on from. Raises ValueError when the folder is someone else's, or the job changed."""
+def _resume_point(settings: JobSettings, identity: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from and its state. Collective. Raises ValueError when the folder is someone else's, the
+    job changed or the checkpoint is damaged."""
     output = Path(settings.training.output)
-    found = newest_checkpoint(output)
-    if found is None or not settings.checkpoint.resume:
-        ours = {"config.yaml", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints"}
-        ours |= {"reference.jsonl", "reference.jsonl.partial"}
-        strangers = sorted(path.name for path in output.iterdir() if path.name not in ours) if output.is_dir() else []
-        if strangers:
-            raise ValueError(
-                f"training.output={output} already holds something else ({strangers[0]}): choose another folder"
-            )
-        if found is not None:
-            raise ValueError(
-                f"training.output={output} holds checkpoints of an earlier run and checkpoint.resume is false: choose "
-                "another folder, or set checkpoint.resume=true"
-            )
-        return None
-    check_identity(found, json.loads((found / "state.json").read_text(encoding="utf-8")), identity)
-    return found
+    for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume)):
+        platform.print_once(line)
+    return resume_point(
+        output,
+        partial(check_identity, identity=identity),
+        verify=settings.checkpoint.verify,
+        fallback=settings.checkpoint.fallback,
+    )
+
+
+def _prepare_folder(output: Path, resume: bool) -> list[str]:
+    """Raise ValueError for a folder that is not ours to write; else clean it -> lines that say what was there."""
+    has_checkpoints = bool(checkpoints(output))
+    others = strangers(output)
+    if others and not (has_checkpoints and resume):
+        raise ValueError(f"training.output={output} already holds something else ({others[0]}): choose another folder")
+    if has_checkpoints and not resume:
+        raise ValueError(
+            f"training.output={output} holds checkpoints of an earlier run and checkpoint.resume is false: choose "
+            "another folder, or set checkpoint.resume=true"
+        )
+    return tidy(output)
 
 
 def check_identity(found: Path, state: dict, identity: dict[str, Any]) -> None:

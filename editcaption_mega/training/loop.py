@@ -138,13 +138,15 @@ def train(
     steps: Iterable[Step],
     *,
     on_step: Callable[[dict], None],
-    save: Callable[[int], None],
+    save: Callable[[int, bool], None],
     save_every: int,
     last_step: int,
     stop_after: int = 0,
     expert_load=None,
 ) -> int:
-    """Run `steps`; returns the number of the last one done. Saves every `save_every`, at the end, and when stopped."""
+    """Run `steps`; returns the number of the last one done. Saves every `save_every`, at the end, and when stopped.
+
+    save(step, required): whether training cannot go on without this checkpoint."""
     stop, done, finished = StopRequest(), 0, 0
     try:
         for step in steps:
@@ -167,7 +169,7 @@ def train(
             )
             leave = asked or (stop_after and done >= stop_after)
             if finished % save_every == 0 or finished == last_step or leave:
-                save(finished)
+                save(finished, bool(finished == last_step or leave))
             if leave:
                 why = f"signal {asked}" if asked else f"training.stop_after={stop_after}"
                 platform.print_once(f"stopped by {why} after step {finished}; the same command goes on from there")

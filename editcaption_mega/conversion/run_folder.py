@@ -1,0 +1,40 @@
+"""The checkpoints of a run folder: which folders are some, and which is the newest."""
+
+import os
+import re
+from pathlib import Path
+
+from .manifest import MANIFEST
+
+_STEP = re.compile(r"step_(\d{8,})")
+
+
+def checkpoint_folder(output: str | Path, step: int) -> Path:
+    return Path(output) / "checkpoints" / f"step_{step:08d}"
+
+
+def step_folders(output: str | Path) -> list[Path]:
+    """Folders of a run's checkpoints under their final names, oldest first, whole or not."""
+    folder = Path(output) / "checkpoints"
+    names = [name for name in os.listdir(folder) if _STEP.fullmatch(name)] if folder.is_dir() else []
+    return [folder / name for name in sorted(names, key=step_of)]
+
+
+def checkpoints(output: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first. One without a manifest was never finished, or half removed."""
+    return [folder for folder in step_folders(output) if (folder / MANIFEST).is_file()]
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """A checkpoint folder, or the newest one of a run folder. Raises ValueError when there is none."""
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return path
+    of_run = checkpoints(path)
+    if not of_run:
+        raise ValueError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with a complete one")
+    return of_run[-1]
+
+
+def step_of(name: str) -> int:
+    return int(_STEP.fullmatch(name)[1])

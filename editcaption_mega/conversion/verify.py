@@ -1,0 +1,71 @@
+"""Does every file of a checkpoint have the bytes that were written? The ranks share the reading."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from editcaption_mega import platform
+
+from .manifest import MEND, DamagedCheckpointError, Manifest, StoredFile
+from .store import StoreReader
+from .tensor_file import sha256_of
+
+_THREADS = 8  # at most: more wait for the disk
+
+
+def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
+    """Check the bytes of the files that hold tensors whose key begins with `tensors`, and of all side files -> the
+    store. Each rank reads its share. Collective.
+
+    Raises DamagedCheckpointError, alike on every rank, that names the first damaged file and how many more there are.
+    A checkpoint of format 1 has no checksums: rank 0 prints a line that says so."""
+    with platform.together():
+        store = StoreReader(folder)
+    if not store.manifest.has_checksums:
+        platform.print_once(
+            f"{store.folder} was written without checksums (format 1): its bytes cannot be verified, only sizes were"
+        )
+        return store
+    names = sorted(needed_files(store.manifest, tensors))
+    mine = platform.share(names)
+    problems = [problem for _, problem in check_files((store.folder, n, store.manifest.files[n]) for n in mine)]
+    damaged = sorted(problem for part in platform.gather(problems) for problem in part if problem)
+    if damaged:
+        more = f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""
+        raise DamagedCheckpointError(f"{damaged[0]}{more}; {MEND}")
+    return store
+
+
+def needed_files(manifest: Manifest, tensors: str = "") -> set[str]:
+    """Files with a tensor whose key begins with `tensors`, and those that hold no tensor at all."""
+    holding: dict[str, bool] = {}
+    for key, tensor in manifest.tensors.items():
+        for stored in tensor.boxes:
+            holding[stored.file] = holding.get(stored.file, False) or key.startswith(tensors)
+    return {name for name in manifest.files if holding.get(name, True)}
+
+
+def check_files(files: Iterable[tuple[Path, str, StoredFile]]) -> Iterator[tuple[str, str | None]]:
+    """(path, what is wrong with the file or None) of each (folder, name, entry), as they are done; by threads, which
+    hashing leaves free."""
+    with ThreadPoolExecutor(min(_THREADS, platform.threads_per_rank())) as pool:
+        running = {pool.submit(file_problem, *file): str(file[0] / file[1]) for file in files}
+        for done in as_completed(running):
+            yield running[done], done.result()
+
+
+def file_problem(folder: Path, name: str, entry: StoredFile) -> str | None:
+    """Why the file is not the one that was written, as a sentence that names it; None for a sound one."""
+    path = folder / name
+    try:
+        if not path.is_file():
+            return f"{path} is missing"
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return f"{path} is damaged: it has {size} bytes, {entry.bytes} were written"
+        digest = sha256_of(path)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}"
+    if entry.sha256 is not None and digest != entry.sha256:
+        return f"{path} is damaged: its sha256 is {digest[:12]}.., that of what was written {entry.sha256[:12]}.."
+    return None

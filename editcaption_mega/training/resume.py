@@ -1,0 +1,125 @@
+"""Where a run goes on: its newest checkpoint that is what was written, and a folder without leftovers."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from editcaption_mega import platform
+from editcaption_mega.conversion import DamagedCheckpointError, verify_checkpoint
+from editcaption_mega.conversion.manifest import MANIFEST, MEND, first_problem, read_manifest
+from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints, step_folders
+from editcaption_mega.conversion.verify import file_problem
+from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
+
+STATE = "state.json"
+# What a job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
+RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints", "reference.jsonl")
+_LEFTOVER = re.compile(rf"(metrics\.tmp|(config\.yaml|metrics\.jsonl)\..*{re.escape(PARTIAL)})")
+
+
+class CheckpointState(BaseModel):
+    """What the trainer itself needs of state.json; the rest is the identity of the job, compared and not used."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    step: int = Field(ge=0)
+    updates: int = Field(ge=0)
+    samples: int = Field(ge=0)
+
+
+def read_state(folder: Path, *, verify: bool = True) -> dict[str, Any]:
+    """A checkpoint's state.json. Raises ValueError for one without (only weights), DamagedCheckpointError for one whose
+    bytes (with `verify`), types or step are not those of this checkpoint."""
+    path = folder / STATE
+    entry = read_manifest(folder).files.get(STATE)
+    if entry is None and not path.is_file():
+        raise ValueError(
+            f"{folder} has no {STATE}: it holds weights only, from which a new run can start (model.checkpoint), and "
+            "cannot be resumed"
+        )
+    problem = file_problem(folder, STATE, entry) if verify and entry is not None else None
+    if problem:
+        raise DamagedCheckpointError(f"{problem}; {MEND}")
+    try:
+        state = read_json_object(path)
+        CheckpointState.model_validate(state)
+    except ValidationError as error:
+        raise DamagedCheckpointError(f"{path} is damaged: {first_problem(error)}; {MEND}") from None
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{error}; {MEND}") from None
+    name = checkpoint_folder("", state["step"]).name
+    if folder.name != name:
+        raise DamagedCheckpointError(f"{path} is of step {state['step']}: its folder should be named {name}; {MEND}")
+    return state
+
+
+def resume_point(
+    output: Path, check: Callable[[Path, dict[str, Any]], None], *, verify: bool, fallback: bool
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint and its state, or None in a folder without any. Collective; all ranks raise alike.
+
+    `check(folder, state)` raises ValueError when it is of another job. With `verify` every byte is compared with its
+    checksum. A damaged one raises DamagedCheckpointError; with `fallback` it is renamed, with a line that says so, when
+    one before it is sound, which is taken."""
+    folders = platform.from_rank_zero(lambda: checkpoints(output))[::-1]
+    problems: list[tuple[Path, DamagedCheckpointError]] = []
+    for folder, before in zip(folders, [*folders[1:], None], strict=False):
+        try:
+            state = platform.from_rank_zero(lambda folder=folder: read_state(folder, verify=verify))
+            check(folder, state)
+            if verify:
+                verify_checkpoint(folder)
+        except DamagedCheckpointError as error:
+            if not fallback:
+                other = f", or set checkpoint.fallback=true to go on from {before.name} instead" if before else ""
+                raise DamagedCheckpointError(f"{error}{other}") from None
+            problems.append((folder, error))
+            continue
+        for damaged, error in problems:
+            aside = platform.from_rank_zero(lambda damaged=damaged: set_aside(damaged))
+            platform.print_once(f"{error}. It is kept as {aside.name}; going on from {folder.name}")
+        return folder, state
+    if problems:
+        raise DamagedCheckpointError(f"{problems[0][1]}. No checkpoint before it is sound either")
+    return None
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a checkpoint that cannot be used a name under which it is never taken for one."""
+    number, name = 1, folder.name + ".damaged"
+    while folder.with_name(name).exists():
+        number += 1
+        name = f"{folder.name}.damaged-{number}"
+    return folder.rename(folder.with_name(name))
+
+
+def strangers(output: Path) -> list[str]:
+    """What is in the folder and neither a job's nor what a killed one left."""
+    names = sorted(os.listdir(output)) if output.is_dir() else []
+    known = {*RUN_FILES, f"reference.jsonl{PARTIAL}"}
+    return [name for name in names if name not in known and not _LEFTOVER.fullmatch(name)]
+
+
+def tidy(output: Path) -> list[str]:
+    """Take away what killed jobs left -> a line for each kind. Only for the job that holds the folder."""
+    lines, removed = [], []
+    for name in sorted(os.listdir(output)) if output.is_dir() else []:
+        if _LEFTOVER.fullmatch(name):
+            path = output / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            removed.append(name)
+    if (output / "checkpoints").is_dir():
+        removed += [f"checkpoints/{name}" for name in remove_partial(output / "checkpoints")]
+    if removed:
+        lines.append(f"removed what a killed job left half-written: {', '.join(removed)}")
+    whole = checkpoints(output)
+    for folder in (folder for folder in step_folders(output) if folder not in whole):
+        lines.append(
+            f"checkpoints/{folder.name} has no {MANIFEST}, so it is only part of a checkpoint: it is kept as "
+            f"{set_aside(folder).name}"
+        )
+    return lines
