@@ -1,18 +1,21 @@
 """Image bytes to upright 8-bit RGB, and the check that every image passes before it enters a shard.
 
-Pillow raises a dozen exception types for broken files; here they all become `ImageError`, one sentence each.
+The one guarded way from bytes to a picture. Pillow raises a dozen exception types for broken files; here they all
+become `ImageError`, one sentence each. Sizes are checked on the header, before anything is decoded.
 """
 
 import io
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-DEFAULT_MAX_PIXELS = 50_000_000  # 7000 x 7000; beyond it the header alone refuses the image
-# Above this Pillow itself warns of a decompression bomb (and refuses at twice as much).
+# No picture has more pixels than this, wherever it is read: above it Pillow warns of a decompression bomb.
 LARGEST_MAX_PIXELS = int(1024 * 1024 * 1024 // 4 // 3)
+DEFAULT_MAX_PIXELS = 50_000_000  # 7000 x 7000: what an import takes unless told otherwise
+LARGEST_FILE = 512 << 20  # bytes of one encoded picture
 
 # Only formats whose readers stay inside this process (no PostScript, no external programs).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -20,6 +23,13 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 # Modes that every reader turns into the same RGB values.
 _PLAIN_MODES = ("RGB", "L", "P", "1")
+_MOST_SCANNED = 5_000_000_000  # pixels times passes of a progressive JPEG, which has a dozen passes as a rule
+_BAND = 1 << 20  # pixels that are converted at once: what conversion needs beside the picture and its result
+_LARGE = 4_000_000  # pixels from which PNG compression must be quick
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS = (b"tRNS", b"eXIf")  # ancillary chunks that what a picture looks like depends on
+_PNG_TURNED = (b"eXIf", b"Raw profile type exif", b"adobe.xmp")  # where an orientation may stand
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -45,70 +55,105 @@ class Baked(NamedTuple):
     notes: list[str]
 
 
-def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: str = "image") -> Image.Image:
+class Picture(NamedTuple):
+    """A picture read in full: upright RGB, the bytes it came from, their extension where they can be kept, and why
+    they cannot."""
+
+    rgb: Image.Image
+    data: bytes
+    extension: str | None
+    notes: list[str]
+
+    def baked(self) -> Baked:
+        """See `bake`."""
+        if not self.notes:
+            return Baked(self.data, self.extension, [])
+        return Baked(encode_png(self.rgb), "png", [*self.notes, "re-encoded as PNG"])
+
+
+def decode_image(data: bytes, *, max_pixels: int = LARGEST_MAX_PIXELS, where: str = "image") -> Image.Image:
     """Decode one image to an upright RGB picture, 8 bits a channel, size (width, height) in pixels.
 
     EXIF orientation is applied, transparency composited on white, 16-bit grey scaled to 8 bits (v / 257, rounded),
-    of an animation the first frame taken. The pixel limit is checked on the header, before anything is decoded.
-    Raises ImageError (empty, not an image, truncated, too many pixels, oversized PNG text), naming `where`.
+    of an animation the first frame taken. The pixel limit is checked on the header, before anything is decoded; the
+    default is the most that any import takes. Raises ImageError (empty, not an image, truncated, too many pixels),
+    naming `where`.
     """
-    image = _open(data, max_pixels, where)
-    orientation, _ = _orientation(image)
-    return _upright_rgb(image, orientation, where)
+    return read_picture(data, max_pixels=max_pixels, where=where).rgb
 
 
-def image_size(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: str = "image") -> tuple[int, int]:
+def image_size(data: bytes, *, max_pixels: int = LARGEST_MAX_PIXELS, where: str = "image") -> tuple[int, int]:
     """(width, height) in pixels of the upright picture, from the header alone. Raises ImageError as `decode_image`."""
-    image = _open(data, max_pixels, where)
-    width, height = image.size
-    return (height, width) if _orientation(image)[0] >= 5 else (width, height)
+
+    def upright_size(data: bytes, notes: list[str]) -> tuple[int, int]:
+        image = _open(data, max_pixels, where)
+        width, height = image.size
+        if image.format == "PNG" and not any(mark in data for mark in _PNG_TURNED):
+            return width, height  # nothing to be found behind the pixels
+        return (height, width) if _orientation(image)[0] >= 5 else (width, height)
+
+    return _read(upright_size, data, max_pixels, where)
 
 
 def bake(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: str = "image") -> Baked:
     """Bytes that every reader decodes to the same upright picture: the original ones wherever that holds.
 
     A JPEG, PNG or WebP that is upright, opaque, of 8 bits and of one frame is returned byte for byte. Anything else
-    (EXIF rotation, transparency, 16-bit, CMYK, animation, another format) becomes a lossless PNG of what
-    `decode_image` gives, and `notes` says why. The whole image is decoded either way, so damage is found here.
-    Raises ImageError.
+    (EXIF rotation, transparency, 16-bit, CMYK, animation, another format, metadata that readers refuse) becomes a
+    lossless PNG of what `decode_image` gives, and `notes` says why. The whole image is decoded either way, so damage
+    is found here. Raises ImageError.
     """
-    image = _open(data, max_pixels, where)
-    orientation, readable = _orientation(image)
-    notes = []
-    if orientation != 1:
-        notes.append(f"EXIF orientation {orientation} applied")
-    if not readable:
-        notes.append("unreadable EXIF dropped")
-    if image.has_transparency_data:
-        notes.append(f"transparency (mode {image.mode}) composited on white")
-    elif image.mode not in _PLAIN_MODES:
-        notes.append(f"mode {image.mode} converted to 8-bit RGB")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        notes.append(f"first of {frames} frames taken")
-    if image.format not in _KEPT:
-        notes.append(f"format {image.format} replaced")
-    extension = _KEPT.get(image.format)
-    rgb = _upright_rgb(image, orientation, where)
-    if not notes:
-        return Baked(data, extension, [])
-    return Baked(encode_png(rgb), "png", [*notes, "re-encoded as PNG"])
+    return read_picture(data, max_pixels=max_pixels, where=where).baked()
+
+
+def read_picture(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: str = "image") -> Picture:
+    """Decode one image in full, and find what other readers would make of its bytes. Raises ImageError."""
+
+    def picture(readable: bytes, notes: list[str]) -> Picture:
+        image = _open(readable, max_pixels, where)
+        orientation, exif_is_readable = _orientation(image)
+        if orientation != 1:
+            notes.append(f"EXIF orientation {orientation} applied")
+        if not exif_is_readable:
+            notes.append("unreadable EXIF dropped")
+        if image.has_transparency_data:
+            notes.append(f"transparency (mode {image.mode}) composited on white")
+        elif image.mode not in _PLAIN_MODES:
+            notes.append(f"mode {image.mode} converted to 8-bit RGB")
+        if image.format != "MPO" and (frames := _frames(image)) != 1:
+            notes.append(f"first of {frames} frames taken")
+        if image.format not in _KEPT:
+            notes.append(f"format {image.format} replaced")
+        return Picture(_upright_rgb(image, orientation, where), data, _KEPT.get(image.format), notes)
+
+    return _read(picture, data, max_pixels, where)
 
 
 def encode_png(image: Image.Image) -> bytes:
     """PNG bytes of a picture: lossless, without metadata, the same bytes for the same pixels."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    quick = {"compress_level": 1} if image.width * image.height > _LARGE else {}
+    image.save(buffer, format="PNG", **quick)
     return buffer.getvalue()
 
 
-def _open(data: bytes, max_pixels: int, where: str) -> Image.Image:
+def _read[Result](read: Callable[[bytes, list[str]], Result], data: bytes, max_pixels: int, where: str) -> Result:
+    """read(data, notes), where whatever a decoder raises becomes an ImageError. A PNG that cannot be read is tried
+    without its metadata, since decoders refuse sound pixels for a text or profile that is too large or damaged."""
     if not 1 <= max_pixels <= LARGEST_MAX_PIXELS:
         raise ValueError(f"max_pixels is {max_pixels}: expected 1 to {LARGEST_MAX_PIXELS}")
-    if not data:
-        raise ImageError(f"{where}: empty, 0 bytes")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        try:
+            return read(data, [])
+        except ImageError:
+            raise
+        except Exception:
+            pixels, kinds = _without_metadata(data)
+            if not kinds:
+                raise
+            return read(pixels, [f"unreadable metadata left out ({', '.join(kinds)})"])
+    except ImageError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found = re.search(r"\d+ pixels", str(error))
         raise ImageError(
@@ -117,23 +162,44 @@ def _open(data: bytes, max_pixels: int, where: str) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise ImageError(f"{where}: not an image, or cut off in its header ({len(data)} bytes)") from None
     except Exception as error:
-        raise _broken(error, where) from error
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"{where}: truncated or damaged image ({text})") from error
+
+
+def _without_metadata(data: bytes) -> tuple[bytes, list[str]]:
+    """A PNG without the chunks that say nothing of its pixels, and the kinds of those; other formats as they are."""
+    if not data.startswith(_PNG):
+        return data, []
+    kept, kinds, start, at = [], [], 0, len(_PNG)
+    while at + 8 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if kind[0] & 0x20 and kind not in _PNG_PIXELS and kind.isalpha():  # bit 5: an ancillary chunk
+            kept.append(data[start:at])
+            kinds.append(kind.decode("ascii"))
+            start = end
+        at = end
+    return b"".join([*kept, data[start:]]), sorted(set(kinds))
+
+
+def _open(data: bytes, max_pixels: int, where: str) -> Image.Image:
+    if not data:
+        raise ImageError(f"{where}: empty, 0 bytes")
+    if len(data) > LARGEST_FILE:
+        raise ImageError(f"{where}: {len(data)} bytes, more than the {LARGEST_FILE} that a picture may have: shrink it")
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
     width, height = image.size
     if width * height > max_pixels:
-        limit = f"over the limit of {max_pixels} pixels"
-        raise ImageError(f"{where}: {width} x {height} is {limit}: shrink the image or raise max_pixels")
+        mend = "shrink the image" + (" or raise max_pixels" if max_pixels < LARGEST_MAX_PIXELS else "")
+        raise ImageError(f"{where}: {width} x {height} is over the limit of {max_pixels} pixels: {mend}")
+    if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) * width * height > _MOST_SCANNED:
+        raise ImageError(f"{where}: JPEG of {scans} passes over {width} x {height} pixels: save it anew")
     return image
-
-
-def _broken(error: Exception, where: str) -> ImageError:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ValueError) and ("MAX_TEXT" in text or "text chunks" in text):
-        return ImageError(f"{where}: PNG with an oversized text chunk: remove its metadata ({text})")
-    return ImageError(f"{where}: truncated or damaged image ({text})")
 
 
 def _orientation(image: Image.Image) -> tuple[int, bool]:
     """EXIF orientation, 1 to 8 (1: upright), and whether the EXIF block could be read."""
+    if image.format == "PNG":
+        image.load()  # EXIF may stand behind the pixels, and damage of theirs is none of the EXIF block
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block says nothing of the pixels
@@ -141,29 +207,47 @@ def _orientation(image: Image.Image) -> tuple[int, bool]:
     return (value if value in _UPRIGHT else 1), True
 
 
+def _frames(image: Image.Image) -> int | str:
+    """How many frames there are: a number where the header has it, else "several", for counting would read them all.
+
+    The second frame of a GIF or TIFF is looked at, so that damage right behind the first one is an error."""
+    if not getattr(image, "is_animated", False):
+        return 1
+    if image.format not in ("GIF", "TIFF"):
+        return image.n_frames
+    image.seek(1)
+    image.seek(0)
+    return "several"
+
+
 def _upright_rgb(image: Image.Image, orientation: int, where: str) -> Image.Image:
-    try:
-        image.load()
-        rgb = _to_rgb(image)
-    except Exception as error:
-        raise _broken(error, where) from error
-    if rgb is None:
+    image.load()
+    if image.mode in ("I", "F"):
         raise ImageError(f"{where}: pixel mode {image.mode} has no known scale: save the image with 8 bits a channel")
+    plain = image.mode == "RGB" and not image.has_transparency_data
+    rgb = image if plain else _to_rgb(image)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation != 1 else rgb
 
 
-def _to_rgb(image: Image.Image) -> Image.Image | None:
-    """A new 8-bit RGB picture, or None where the range of the values is unknown (32-bit integers, floats)."""
-    if image.mode in ("I", "F"):
-        return None
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.uint32)
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A new 8-bit RGB picture, made band by band: whole ones would be held four times at once."""
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_band_to_rgb(band), (0, top))
+    return rgb
+
+
+def _band_to_rgb(band: Image.Image) -> Image.Image:
+    if band.mode.startswith("I;16"):
+        values = np.asarray(band).astype(np.uint32)
         grey = ((values + 128) // 257).astype(np.uint8)
-        if "transparency" in image.info:
-            grey[values == image.info["transparency"]] = 255
+        if "transparency" in band.info:
+            grey[values == band.info["transparency"]] = 255
         return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+    if band.has_transparency_data:
+        rgba = band.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return band.convert("RGB")

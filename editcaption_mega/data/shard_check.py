@@ -1,10 +1,7 @@
 """The full check of a folder of shards, and the index made anew from the tar files alone."""
 
 import hashlib
-import json
 import os
-import re
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -12,13 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from editcaption_mega.data.images import DEFAULT_MAX_PIXELS, ImageError, decode_image, image_size
+from editcaption_mega.data.images import LARGEST_MAX_PIXELS, ImageError, decode_image
 from editcaption_mega.data.shard_index import (
     INDEX_NAME,
     MEMBERS,
     Index,
     IndexedSample,
-    Member,
     ShardError,
     ShardFile,
     content_fingerprint,
@@ -26,10 +22,9 @@ from editcaption_mega.data.shard_index import (
     size_problem,
     write_index,
 )
-from editcaption_mega.records import EditPair, RecordError
+from editcaption_mega.data.shard_tar import parse_pair, read_tar
+from editcaption_mega.records import RecordError
 
-_MEMBER_NAME = re.compile(r"^(?:\./)?(?P<key>[^./]+)\.(?P<part>src|tgt|json)(?P<extension>\.(?:jpg|jpeg|png|webp))?$")
-_PARTS = {"src": "source", "tgt": "target", "json": "json"}
 _CHUNK = 1 << 20
 
 
@@ -40,7 +35,7 @@ class CheckedFile(NamedTuple):
     problems: list[str]
 
 
-def verify(directory: str | os.PathLike, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Iterator[CheckedFile]:
+def verify(directory: str | os.PathLike, *, max_pixels: int = LARGEST_MAX_PIXELS) -> Iterator[CheckedFile]:
     """Check everything that can be checked, one `CheckedFile` at a time: the index, each tar, each sample.
 
     Tars: size and sha256. Samples: sha256 of each member, json against the schema and its id against the key, both
@@ -76,13 +71,13 @@ def rebuild_index(directory: str | os.PathLike, *, progress: Callable[[str], Non
     for number, path in enumerate(paths):
         if progress:
             progress(path.name)
-        found = _read_tar(path, number)
-        for sample in found:
+        in_tar = read_tar(path, number)
+        for sample in in_tar:
             if sample.id in ids:
                 raise ShardError(f"{path}: id {sample.id!r} is already in the set: ids must be unique")
             ids.add(sample.id)
-        samples += found
-        shards.append(ShardFile(path.name, path.stat().st_size, _file_sha256(path), len(found)))
+        samples += in_tar
+        shards.append(ShardFile(path.name, path.stat().st_size, _file_sha256(path), len(in_tar)))
     if not samples:
         raise ShardError(f"{directory}: the tar files hold no samples")
     return write_index(directory, shards, samples)
@@ -125,7 +120,7 @@ def _sample_problems(file, path: Path, sample: IndexedSample, max_pixels: int) -
             yield f"{member.name}: sha256 differs from the index: damaged or changed"
         try:
             if part == "json":
-                pair = _parse_pair(content, member.name)
+                pair = parse_pair(content, member.name)
                 if pair.id != sample.id:
                     yield f"{member.name}: its id is {pair.id!r}, the index says {sample.id!r}"
                 continue
@@ -134,61 +129,6 @@ def _sample_problems(file, path: Path, sample: IndexedSample, max_pixels: int) -
                 yield f"{member.name}: {size[0]} x {size[1]}, the index says {member.width} x {member.height}"
         except (ImageError, RecordError) as error:
             yield str(error)
-
-
-def _read_tar(path: Path, number: int) -> list[IndexedSample]:
-    """The samples of one tar, in the order of their first members. Raises ShardError."""
-    parts: dict[str, dict[str, Member]] = {}
-    try:
-        with tarfile.open(path, mode="r:") as tar:
-            for info in tar:
-                if info.isdir():
-                    continue  # holds nothing itself
-                key, part, member = _read_member(path, tar, info)
-                if part in parts.setdefault(key, {}):
-                    raise ShardError(f"{path}: sample {key!r} has its {part} twice")
-                parts[key][part] = member
-            with open(path, "rb") as file:
-                if os.pread(file.fileno(), tarfile.BLOCKSIZE, tar.offset) != bytes(tarfile.BLOCKSIZE):
-                    raise ShardError(f"{path}: the tar has no end mark: it was truncated; copy it again")
-    except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{path}: damaged or truncated tar ({error}): copy it again") from None
-    samples = []
-    for key, members in parts.items():
-        missing = [part for part in MEMBERS if part not in members]
-        if missing:
-            raise ShardError(f"{path}: sample {key!r} has no {' and no '.join(missing)} member")
-        samples.append(IndexedSample(key, number, *(members[part] for part in MEMBERS)))
-    return samples
-
-
-def _read_member(path: Path, tar: tarfile.TarFile, info: tarfile.TarInfo) -> tuple[str, str, Member]:
-    match = _MEMBER_NAME.match(info.name)
-    plain = info.isreg() and not info.issparse()
-    if not plain or not match or (match["part"] == "json") != (match["extension"] is None):
-        raise ShardError(
-            f"{path}: member {info.name!r} is not part of the layout: expected KEY.src.jpg|png|webp, "
-            "KEY.tgt.jpg|png|webp, KEY.json"
-        )
-    if info.offset_data + info.size > path.stat().st_size:
-        raise ShardError(f"{path}: member {info.name!r} is cut off: the tar was truncated; copy it again")
-    content = tar.extractfile(info).read()
-    where = f"{path}: {info.name}"
-    size = (None, None)
-    if match["part"] != "json":
-        size = image_size(content, where=where)
-    elif (pair := _parse_pair(content, where)).id != match["key"]:
-        raise ShardError(f"{where}: its id is {pair.id!r}, its key is {match['key']!r}: they must be the same")
-    digest = hashlib.sha256(content).hexdigest()
-    return match["key"], _PARTS[match["part"]], Member(info.name, info.offset_data, info.size, digest, *size)
-
-
-def _parse_pair(content: bytes, where: str) -> EditPair:
-    try:
-        row = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"{where}: not valid JSON ({error})") from None
-    return EditPair.from_json(row, where=where)
 
 
 def _file_sha256(path: Path) -> str:

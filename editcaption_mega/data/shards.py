@@ -1,7 +1,6 @@
 """Reading shards by byte offset: any sample in any order, from any thread or forked process, without unpacking."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from editcaption_mega.data.shard_check import CheckedFile, rebuild_index, verify
 from editcaption_mega.data.shard_index import MEMBERS, ShardError, load_index, size_problem
 from editcaption_mega.data.shard_writer import DuplicateIdError, ShardWriter
+from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair
 
 __all__ = [
@@ -114,10 +114,12 @@ class ShardReader:
         i = self._index(i)
         where = f"{self._paths[self._shard[i]]}: json of sample {self.ids[i]!r}"
         try:
-            row = json.loads(self._read(i, 2))
-        except (ValueError, RecursionError):
-            problem = "is not valid JSON: run tools/validate_shards.py on the folder to see every problem"
-            raise ShardError(f"{where} {problem}") from None
+            row = parse_json(self._read(i, 2))
+        except ShardError:
+            raise
+        except ValueError as error:
+            mend = "run tools/validate_shards.py on the folder to see every problem"
+            raise ShardError(f"{where} is {error}: {mend}") from None
         return EditPair.from_json(row, where=where)
 
     def meta(self, i: int) -> SampleMeta:

@@ -1,12 +1,12 @@
 """What evaluation passes from step to step: an instruction that a model wrote, a judge's labels and scores, a person's
 verdict. One JSON object per line each; optional fields are absent, never null."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from .pair import FailureMode, Text
-from .record import Record
+from .record import JsonObject, Record
 
 DIMENSIONS = ("accuracy", "completeness", "clarity")
 Dimension = Literal["accuracy", "completeness", "clarity"]
@@ -30,7 +30,7 @@ class Instruction(Row):
     model: Text  # the name that reports print
     instruction: str | None = None
     reason: Text | None = None  # why there is no instruction
-    provenance: dict[str, Any] = Field(default_factory=dict)  # served version, tokens, sampling settings
+    provenance: JsonObject = Field(default_factory=dict)  # served version, tokens, sampling settings
 
     @model_validator(mode="after")
     def _either(self) -> "Instruction":
@@ -72,7 +72,7 @@ class Judgement(Row):
     # paper mode: the judge's own numbers, and where they break its own rules
     judge_scores: dict[Dimension, float] | None = None
     deviations: list[Text] = Field(default_factory=list)
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    provenance: JsonObject = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _every_dimension_has_an_end(self) -> "Judgement":

@@ -5,9 +5,9 @@ The taxonomy is the paper's (section 3.1): three categories; three failure modes
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from .record import Record
+from .record import JsonObject, Record
 
 SCHEMA_VERSION = 1
 
@@ -18,6 +18,16 @@ FAILURE_MODES: tuple[str, ...] = get_args(FailureMode)
 
 # A WebDataset key ends at its first dot, and a slash makes a folder: ids hold neither.
 SampleId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]+$", min_length=1, max_length=200)]
+
+
+def _no_word(value: Any) -> Any:
+    if isinstance(value, bool) or value in ("P0", "P1", "P2", "correct"):
+        hint = "" if isinstance(value, bool) else "; P0, P1 and P2 are words of people's verdicts"
+        raise ValueError(f"field 'severity' is {value!r}: expected a number from 0 (slight) to 1 (worst){hint}")
+    return value
+
+
+Severity = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_no_word)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -29,7 +39,7 @@ class Change(BaseModel):
     model_config = ConfigDict(extra="forbid")
     id: Text
     text: Text
-    facts: dict[str, Any] | None = None
+    facts: JsonObject | None = None
 
 
 class Changes(BaseModel):
@@ -59,9 +69,9 @@ class EditPair(Record):
     chosen: Text | None = None
     rejected: Text | None = None
     failure_modes: list[FailureMode] | None = None
-    severity: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    severity: Severity | None = None
     changes: Changes | None = None
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    provenance: JsonObject = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _preference_is_whole(self) -> "EditPair":

@@ -1,8 +1,13 @@
 """What records share: they come from JSON, strictly, and go back to it."""
 
-from typing import Any, Self
+import math
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+LARGEST_RECORD = 4 << 20  # bytes of one record's JSON
+_DEEPEST = 50  # objects and lists inside each other; readers of JSON give up at some hundreds
 
 
 class RecordError(ValueError):
@@ -29,18 +34,83 @@ class Record(BaseModel):
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
+def not_json(value: Any, depth: int = 0) -> str | None:
+    """Why a value has no JSON form that every reader takes ("holds NaN", ..); None where it has one."""
+    if depth > _DEEPEST:
+        return f"is nested more than {_DEEPEST} deep"
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return None if _is_unicode(value) else "holds half a character (a lone surrogate)"
+    if isinstance(value, int):
+        return None if value.bit_length() <= 64 else "holds an integer of more than 64 bits"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"holds {value}, which JSON has no number for"
+    if isinstance(value, dict):
+        parts = (part for item in value.items() for part in item)
+        if not all(isinstance(key, str) for key in value):
+            return "has a key that is no text"
+    elif isinstance(value, list | tuple):
+        parts = iter(value)
+    else:
+        return f"holds a {type(value).__name__}, which JSON has no form for"
+    return next((problem for part in parts if (problem := not_json(part, depth + 1))), None)
+
+
+def _json_object(value: dict[str, Any]) -> dict[str, Any]:
+    if problem := not_json(value):
+        raise PydanticCustomError("no_json", "{problem}", {"problem": problem})
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
+
+
 def first_sentence(error: ValidationError) -> str:
     """The first problem of a record, and how many more there are."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    found = first.get("input")
-    more = f" (and {error.error_count() - 1} more problems)" if error.error_count() > 1 else ""
+    problems = error.errors()
+    missing = [_field(problem) for problem in problems if problem["type"] == "missing"]
+    first = problems[0]
+    field, found = _field(first), first.get("input")
+    together = missing if first["type"] == "missing" else [field]
+    count = error.error_count() - len(together)
+    more = f" (and {count} more problems)" if count else ""
+    if len(together) > 1:
+        return f"fields {', '.join(together[:-1])} and {together[-1]} are missing{more}"
     if first["type"] == "missing":
-        return f"field '{field}' is missing{more}"
+        return f"field {field} is missing{more}"
     if first["type"] == "extra_forbidden":
-        return f"field '{field}' is not part of the schema: remove it or move it under 'provenance'{more}"
-    if field == "id" and isinstance(found, str):
+        return f"field {field} is not part of the schema: remove it or move it under 'provenance'{more}"
+    if first["type"] == "no_json":
+        return f"field {field} {first['msg']}{more}"
+    if first["loc"] == ("id",) and isinstance(found, str):
+        if len(found) > 200:
+            return f"id {shown(found)} has {len(found)} characters: at most 200 may be{more}"
         return f"id {found!r} may hold letters, digits, '-' and '_' only (a dot would cut the shard key short){more}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"]) + more
-    return f"field '{field}' is {found!r}: {first['msg']}{more}"
+    if first["type"] == "string_too_short":
+        return f"field {field} is empty: give a text or leave the field out{more}"
+    if first["type"] == "string_type":
+        return f"field {field} is {shown(found)}: expected a text, in quotes{more}"
+    if first["type"] == "string_unicode":
+        return f"field {field} holds half a character (a lone surrogate): write it again{more}"
+    return f"field {field} is {shown(found)}: {first['msg']}{more}"
+
+
+def _field(problem: Any) -> str:
+    return "'" + ".".join(str(part) for part in problem["loc"]) + "'"
+
+
+def shown(value: Any) -> str:
+    """A value in a sentence: control characters escaped, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + ".."
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

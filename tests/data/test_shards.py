@@ -3,11 +3,15 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import webdataset
+from hypothesis import given, settings, strategies
 from PIL import Image
 
 from editcaption_mega.data import open_shards
@@ -256,6 +260,89 @@ def test_json_that_broke_after_indexing(folder):
         open_shards(folder)[0]
 
 
+ODD_VALUES = [
+    None, True, 0, -1, 512, 0.5, 10**30, "", "../x.tar", "/etc/passwd", "a\x1b[31m", "b.src.png", [], {}, float("nan"),
+    "\ud83d",
+]  # fmt: skip
+
+
+def places(value, path=()):
+    """The path of each field and element of a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def changed(value, path, new):
+    value = copy.deepcopy(value)
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = new
+    return value
+
+
+def test_each_field_of_the_index_may_hold_anything(tmp_path):
+    folder = write(tmp_path / "set", ["a"])
+    index = json.loads((folder / "index.json").read_text())
+    ours = (ShardError, RecordError, ImageError)
+    for path in places(index):
+        for value in ODD_VALUES:
+            (folder / "index.json").write_text(json.dumps(changed(index, path, value)))
+            try:
+                reader = open_shards(folder)
+            except ShardError as error:
+                assert "\n" not in str(error) and "\x1b" not in str(error) and "index.json" in str(error)
+                continue
+            for i in range(len(reader)):
+                try:
+                    assert min(*reader.meta(i).source_size, *reader.meta(i).target_size) > 0
+                    assert reader[i].pair.id == "a"
+                except ours:
+                    pass
+            if value is None or isinstance(value, str):
+                assert all("\x1b" not in line for line in problems(folder))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda index: index["samples"][0]["source"].update(width=0), "width is 0, expected a whole number from 1"),
+        (lambda index: index["samples"][0]["source"].update(width=10**30), "width is 10*, expected a whole number"),
+        (lambda index: index["samples"][0]["source"].update(width=90_000_000), "90000000 x 6 pixels, more than"),
+        (lambda index: index["samples"][0]["json"].update(offset=512.5), "offset is 512.5, expected int"),
+        (lambda index: index["samples"][0].update(id="\x1b[31ma"), r"id '\\x1b\[31ma' is not an id of letters"),
+        (lambda index: index["samples"][0]["json"].update(name="../a"), "'../a' is not the name of a json member"),
+        (lambda index: index["shards"][0].update(samples=True), "samples is True, expected int"),
+        (lambda index: index["shards"][0].update(name="/etc/passwd"), "'/etc/passwd' is not a bare file name"),
+        (lambda index: index["shards"].append(index["shards"][0]), "one shard is listed twice"),
+        (lambda index: index.update(fingerprint=7), "fingerprint is 7, expected str"),
+        (lambda index: index["samples"].append(7), "expected an object, found int"),
+        (lambda index: index["samples"][0].update(more=1), "unknown field 'more'"),
+    ],
+)
+def test_an_index_of_other_types_is_one_sentence(folder, change, message):
+    edit_index(folder, change)
+    with pytest.raises(ShardError, match=f"index.json: damaged .*{message}.*: make the folder with"):
+        open_shards(folder)
+
+
+def test_a_member_larger_than_any_is_refused_before_it_is_read(tmp_path):
+    folder = write(tmp_path / "set", ["a"])
+    tar = folder / "shard-000000.tar"
+    os.truncate(tar, 6 << 30)  # a hole: no disk is used
+    for part, message in (("source", "more than the 536870912"), ("json", "more than the 4194304")):
+        index = json.loads((folder / "index.json").read_text())
+        index["shards"][0]["bytes"] = 6 << 30
+        index["samples"][0][part]["bytes"] = 5 << 30
+        (folder / "index.json").write_text(json.dumps(index))
+        with pytest.raises(ShardError, match=message):
+            open_shards(folder)
+        index["samples"][0][part]["bytes"] = 9
+        (folder / "index.json").write_text(json.dumps(index))
+
+
 # The full check
 
 
@@ -361,6 +448,84 @@ def test_rebuilding_refuses_what_it_cannot_index(tmp_path):
     assert not (tmp_path / "index.json").exists()
     with pytest.raises(ShardError, match="no .*tar files"):
         rebuild_index(tmp_path.parent / tmp_path.name / "..")
+
+
+def tar_header(name, size, kind=b"0"):
+    """A header block as GNU tar writes it; `size` may be larger than eight octal digits, or negative."""
+    block = bytearray(512)
+    block[: len(name)], block[100:108], block[156:157], block[257:265] = name, b"0000644\0", kind, b"ustar  \0"
+    in_octal = 0 <= size < 8**11
+    block[124:136] = b"%011o\0" % size if in_octal else (size % 256**12 | (1 << 95)).to_bytes(12, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+SPARSE = tar_header(b"a.src.png", 6 << 30)
+HOSTILE_TARS = {
+    "a picture of 6 GB": (SPARSE, 512 + (6 << 30) + 1024, "more than the 536870912 that its source may have"),
+    "json of 1.5 GB": (
+        tar_header(b"a.json", 3 << 29), (3 << 29) + 1536, "more than the 4194304 that its json may have",
+    ),
+    "declares 2^60": (tar_header(b"a.src.png", 1 << 60), 1536, "is cut off"),
+    "negative size": (tar_header(b"a.src.png", -512), 2560, "is cut off"),
+    "long name of -512": (tar_header(b"././@LongLink", -512, b"L"), 2560, "a header of -512 bytes"),
+    "long name of 8 GB": (tar_header(b"././@LongLink", 1 << 33, b"L"), 1 << 34, "a header of 8589934592 bytes"),
+    "long name of 2^60": (tar_header(b"././@LongLink", 1 << 60, b"L"), 2560, "damaged or truncated tar"),
+    "attributes of 2^60": (tar_header(b"x", 1 << 60, b"x"), 2560, "damaged or truncated tar"),
+    "attributes that say -1": (
+        tar_header(b"x", 11, b"x") + b"11 size=-1\n".ljust(512, b"\0") + tar_header(b"a.src.png", 5), 3584,
+        "is cut off",
+    ),
+    "long names without end": (
+        (tar_header(b"././@LongLink", 9, b"L") + b"a.src.png".ljust(512, b"\0")) * 3000, 0, "recursion",
+    ),
+    "zeros": (b"", 4 << 30, "goes on after the tar's end mark"),
+    "a link": (tar_header(b"a.src.png", 0, b"2"), 1536, "not part of the layout"),
+    "a device": (tar_header(b"a.src.png", 0, b"3"), 1536, "not part of the layout"),
+    "an old sparse member": (tar_header(b"a.src.png", 0, b"S"), 1536, "not part of the layout|damaged"),
+    "an escape": (tar_header(b"\x1b[31m.json", 0), 1536, r"'\\x1b\[31m.json' is not part of the layout"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("content, size, message", HOSTILE_TARS.values(), ids=HOSTILE_TARS)
+def test_a_tar_that_claims_what_it_does_not_hold_is_one_sentence(tmp_path, content, size, message):
+    path = tmp_path / "x.tar"
+    path.write_bytes(content)
+    os.truncate(path, max(size, len(content)))  # a hole: no disk is used
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ShardError, match=message) as caught:
+        rebuild_index(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+    assert "\n" not in str(caught.value)
+
+
+def test_two_tars_in_one_file_are_not_read_as_the_first_alone(tmp_path):
+    make_tar(tmp_path / "b.tar", whole_sample("b"))
+    make_tar(tmp_path / "a.tar", whole_sample("a"))
+    (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes() + (tmp_path / "b.tar").read_bytes())
+    with pytest.raises(ShardError, match="a.tar: the file goes on after the tar's end mark"):
+        rebuild_index(tmp_path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(strategies.data())
+def test_a_mutated_tar_is_read_or_refused_in_one_sentence(data):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.tar"
+        make_tar(path, whole_sample("a"))
+        content = bytearray(path.read_bytes()[:6144])
+        for _ in range(data.draw(strategies.integers(1, 6))):
+            place = data.draw(strategies.sampled_from([0, 512, 1024])) + data.draw(strategies.integers(0, 511))
+            content[place] = data.draw(strategies.integers(0, 255))
+        for at in (0, 1024, 2048):  # with checksums that agree
+            content[at + 148 : at + 156] = b" " * 8
+            content[at + 148 : at + 156] = b"%06o\0 " % sum(content[at : at + 512])
+        path.write_bytes(content)
+        try:
+            rebuild_index(folder)
+        except (ShardError, ImageError, RecordError) as error:
+            assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("part", ["header", "content", "between", "end"])
