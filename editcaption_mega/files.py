@@ -114,8 +114,9 @@ class _RefusedError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RefusedError(f"key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _RefusedError(f"key {twice!r} occurs twice in one object")
     return values
 
 

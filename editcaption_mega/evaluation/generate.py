@@ -14,6 +14,7 @@ from pathlib import Path
 
 from editcaption_mega.data.chat import Prompt
 from editcaption_mega.data.stream import PairDataset, open_pairs
+from editcaption_mega.inference.answer import read_answer
 from editcaption_mega.inference.client import Message, Picture, Request, complete
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.inference.folder import check_folder
@@ -197,10 +198,12 @@ def _whole_batches(log: Path, batch_size: int) -> list[dict]:
 
 
 def _instruction(model, benchmark, pair_id: str, text: str, finished: bool, row: dict) -> Instruction:
+    answer = read_answer(text, "stop" if finished else "length")
+    who = {"benchmark": benchmark.name, "id": pair_id, "model": model.name}
     kept = {"tokens": row["tokens"], "finished": finished}
-    return Instruction(
-        benchmark=benchmark.name, id=pair_id, model=model.name, instruction=text.strip(), provenance=kept
-    )
+    if answer.text:
+        return Instruction(**who, instruction=answer.text, provenance=kept)
+    return Instruction(**who, reason=f"{answer.status}: {answer.reason}", provenance=kept)
 
 
 def chat_messages(prompt: Prompt, source: bytes, target: bytes) -> tuple[Message, ...]:

@@ -22,7 +22,7 @@ from editcaption_mega.records.evaluation import Row
 from editcaption_mega.records.pair import Text
 
 from .benchmarks import Benchmark
-from .judge_reply import last_object
+from .reply_objects import last_object
 from .rows import read_rows, write_rows
 
 SCHEMA_VERSION = 1
@@ -156,7 +156,7 @@ def truth_hash(truth: dict[str, Any]) -> str:
 
 def read_description(text: str) -> dict:
     """{"primary": [str], "secondary": [str], "overall": str}. Raises ValueError that says what is wrong."""
-    found, _ = last_object(text)
+    found = last_object(text)
     for name in ("primary", "secondary"):
         if not isinstance(found.get(name), list) or not all(
             isinstance(one, str) and one.strip() for one in found[name]
@@ -171,7 +171,7 @@ def read_description(text: str) -> dict:
 
 def read_merged(text: str, statements: dict[str, str]) -> dict:
     """The merged truth; every statement's id exactly once. Raises ValueError that says what is wrong."""
-    found, _ = last_object(text)
+    found = last_object(text)
     used: list[str] = []
     for name, words in (("primary", "text"), ("secondary", "text"), ("dropped", "why")):
         entries = found.setdefault(name, [])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, get_args
 
 from editcaption_mega.inference.client import Reply, Request, Usage, complete
 from editcaption_mega.inference.endpoint import Endpoint
@@ -18,12 +18,12 @@ from . import rubric, rule_judge
 from .benchmarks import Benchmark
 from .flags import flags
 from .judge_prompts import CANDIDATE, Role, judge_prompt
-from .judge_reply import parse_reply
+from .judge_reply import Mode, ParsedReply, parse_reply
 from .judge_scores import Scored, TermSource, accuracy_of, score_reply
 
 Instructions = Mapping[str, Mapping[str, Instruction]]  # model -> id -> what it wrote
-Mode = Literal["labels", "paper"]
 RULE_JUDGE = "rules"
+_LONGEST_REPLY = 4000  # characters of a judge's words that a row keeps; the cache has all of them
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,14 @@ class _Task:
     instruction: Instruction
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """What one request came to."""
+
+    outcome: Scored | str  # a dimension, or why it has no score
+    about: dict[str, Any]  # for the row's provenance
+
+
 def judge_benchmark(
     benchmark: Benchmark,
     instructions: Instructions,
@@ -85,32 +93,25 @@ def judge_benchmark(
     if mode not in ("labels", "paper"):
         raise ValueError(f"mode is {mode!r}, expected 'labels' or 'paper'")
     tasks = _tasks(benchmark, instructions)
-    asked = [task for own in tasks.values() for task in own if (task.instruction.instruction or "").strip()]
+    asked = [task for own in tasks.values() for task in own if task.instruction.instruction is not None]
     random.Random(seed).shuffle(asked)
     total = len(asked) * repeats * len(DIMENSIONS)
     options = {} if progress is None else {"progress": progress}
-    outcomes: dict[str, Scored | str] = {}
-    served: dict[str, str] = {}
-    repairs: dict[str, tuple[str, ...]] = {}
+    heard: dict[str, _Heard] = {}
     by_key = {_key(task, repeat, d): (task, d) for task in asked for repeat in range(repeats) for d in DIMENSIONS}
-    requests = _requests(benchmark, asked, repeats, settings)
+    requests = _requests(benchmark, asked, repeats, mode, settings)
     for reply in complete(endpoint, requests, cache, total=total, **options):
-        task, dimension = by_key[reply.id]
         if usage is not None:
             usage.add(reply)
-        outcomes[reply.id], repairs[reply.id] = _outcome(reply, task, dimension, settings)
-        if reply.model:
-            served[reply.id] = reply.model
+        heard[reply.id] = _heard(reply, *by_key[reply.id], mode, settings)
 
     def row(task: _Task, repeat: int) -> Judgement:
-        keys = {dimension: _key(task, repeat, dimension) for dimension in DIMENSIONS}
-        about = {
-            "judge_model": endpoint.model,
-            "served": {d: served[key] for d, key in keys.items() if key in served},
-            "repairs": {d: list(repairs[key]) for d, key in keys.items() if repairs.get(key)},
-        }
-        found = {d: outcomes[key] if key in outcomes else _without_call(task, d) for d, key in keys.items()}
-        return _judgement(task, name, repeat, mode, found, {k: v for k, v in about.items() if v})
+        found = {d: heard.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
+        about: dict[str, Any] = {"judge_model": endpoint.model}
+        for field in ("served", "repairs", "reasoning", "replies"):
+            told = {d: one.about[field] for d, one in found.items() if one.about.get(field)}
+            about |= {field: told} if told else {}
+        return _judgement(task, name, repeat, mode, {d: one.outcome for d, one in found.items()}, about)
 
     return {model: [row(task, repeat) for task in own for repeat in range(repeats)] for model, own in tasks.items()}
 
@@ -155,7 +156,7 @@ def _key(task: _Task, repeat: int, dimension: str) -> str:
     return f"{task.instruction.model}/{task.instruction.id}/{repeat}/{dimension}"
 
 
-def _requests(benchmark: Benchmark, tasks: Sequence[_Task], repeats: int, settings: JudgeSettings):
+def _requests(benchmark: Benchmark, tasks: Sequence[_Task], repeats: int, mode: Mode, settings: JudgeSettings):
     """Lazily, in the order of `tasks`: the pictures of one pair are read when its turn comes."""
     for task in tasks:
         item = benchmark.item(task.position)
@@ -174,30 +175,28 @@ def _requests(benchmark: Benchmark, tasks: Sequence[_Task], repeats: int, settin
                     top_p=settings.top_p,
                     seed=repeat if settings.temperature else None,
                     repeat=repeat,
-                    require=partial(parse_reply, dimension=dimension, truth=task.truth),
+                    require=partial(_parsed, task=task, dimension=dimension, mode=mode),
                 )
 
 
-def _outcome(
-    reply: Reply, task: _Task, dimension: str, settings: JudgeSettings
-) -> tuple[Scored | str, tuple[str, ...]]:
-    """(the scored dimension, or why it has none; what was repaired)."""
+def _parsed(text: str, task: _Task, dimension: str, mode: Mode) -> ParsedReply:
+    return parse_reply(text, dimension, task.truth, instruction=task.instruction.instruction, mode=mode)
+
+
+def _heard(reply: Reply, task: _Task, dimension: str, mode: Mode, settings: JudgeSettings) -> _Heard:
+    about = {"served": reply.model}
     if reply.status != "ok":
-        return f"{reply.status}: {reply.reason}", ()
-    try:
-        parsed = parse_reply(reply.text, dimension, task.truth)
-    except ValueError as error:  # kept by an earlier version that asked for less
-        return f"malformed: {error}", ()
+        return _Heard(f"{reply.status}: {reply.reason}", about | {"replies": reply.text[:_LONGEST_REPLY]})
+    parsed = _parsed(reply.text, task, dimension, mode)  # `require` has held it to this
     text = task.instruction.instruction
-    return score_reply(parsed.reply, task.truth, text, table=settings.table, terms=settings.forbidden), parsed.repairs
+    scored = score_reply(parsed.reply, task.truth, text, table=settings.table, terms=settings.forbidden)
+    about |= {"repairs": list(parsed.repairs), "reasoning": parsed.reply.reasoning[:_LONGEST_REPLY]}
+    return _Heard(scored, about)
 
 
-def _without_call(task: _Task, dimension: str) -> Scored | str:
-    """An instruction that does not exist has no score; one that is empty says nothing, which needs no judge."""
-    if task.instruction.instruction is None:
-        return f"no instruction: {task.instruction.reason}"
-    misses = {"hits": [], "misses": [change.id for change in task.truth.primary], "secondary_hits": []}
-    return Scored(1.0, 1.0, misses if dimension == "completeness" else {}, {"empty": True})
+def _unasked(task: _Task) -> _Heard:
+    """An instruction that does not exist has no score."""
+    return _Heard(f"no instruction: {task.instruction.reason}", {})
 
 
 def _judgement(

@@ -15,6 +15,8 @@ from editcaption_mega.records import Assertion, Changes
 from . import rubric
 from .judge_reply import AccuracyReply, ClarityReply, CompletenessReply
 
+_MOST_INVENTED = 10  # terms that a judge makes up, each a sentence
+
 # Whose list of forbidden terms sets the ceiling: the lexicon's (the same for every judge), the judge's, both or common.
 TermSource = Literal["lexicon", "judge", "union", "intersection"]
 
@@ -24,7 +26,7 @@ class Scored:
     """One dimension of one judgement."""
 
     score: float  # computed, 1 .. 5
-    judge_score: float  # the judge's own
+    judge_score: float | None  # the judge's own; in labels mode it may have none
     labels: dict[str, Any]  # fields of records.Judgement
     facts: dict[str, Any]  # what else the score rests on
     deviations: tuple[str, ...] = ()
@@ -75,9 +77,11 @@ def _accuracy(reply: AccuracyReply, truth: Changes) -> Scored:
         assertions.append(one.model_copy(update={"verdict": verdict}))
     score, without_coverage, covered = accuracy_of(assertions, truth)
     total = len(truth.primary)
-    if reply.score != int(reply.score):
+    if reply.score is None:
+        deviations.append("S3: accuracy has no score from 1 to 5 of the judge's own")
+    elif reply.score != int(reply.score):
         deviations.append(f"S3: accuracy {reply.score:g} is no whole number")
-    if reply.score != score:
+    if reply.score is not None and reply.score != score:
         told = Counter(one.verdict for one in assertions if one.verdict != "correct")
         errors = ", ".join(f"{count} {verdict}" for verdict, count in sorted(told.items())) or "no error"
         rule = "A3" if told["fabricated"] and score == 2 else "A5" if told and score == without_coverage else "A4"
@@ -102,9 +106,11 @@ def _completeness(reply: CompletenessReply, truth: Changes, table: rubric.Comple
     total = len(truth.primary)
     score = rubric.completeness_score(len(hits), total, len(secondary), table)
     deviations = []
-    if reply.score % 0.5:
+    if reply.score is None:
+        deviations.append("S3: completeness has no score from 1 to 5 of the judge's own")
+    elif reply.score % 0.5:
         deviations.append(f"S3: completeness {reply.score:g} is in no row of the table")
-    if reply.score != score:
+    if reply.score is not None and reply.score != score:
         rule = "C3" if abs(reply.score - score) == rubric.SECONDARY_BONUS else "C2"
         told = f"{len(hits)} of {total} hit, {len(secondary)} secondary"
         deviations.append(f"{rule}: completeness {reply.score:g}, its labels give {score:g} ({told})")
@@ -118,8 +124,9 @@ def _completeness(reply: CompletenessReply, truth: Changes, table: rubric.Comple
 def _clarity(reply: ClarityReply, instruction: str, source: TermSource) -> Scored:
     lowered = " ".join(instruction.lower().split())
     named = list(dict.fromkeys(" ".join(term.lower().split()) for term in reply.forbidden_terms))
-    seen = [term for term in named if re.search(rf"(?<!\w){re.escape(term)}(?!\w)", lowered)]
-    invented = [term for term in named if term not in seen]
+    seen = [t for t in named if t in lowered and re.search(rf"(?<!\w){re.escape(t)}(?!\w)", lowered)]
+    unseen = set(named) - set(seen)
+    invented = [term for term in named if term in unseen][:_MOST_INVENTED]
     terms = _terms(rubric.forbidden_terms(instruction), seen, source)
     words = len(instruction.split())
     score = rubric.clarity_score(reply.score, len(terms), words=words, points=reply.information_points)

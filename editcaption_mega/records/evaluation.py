@@ -23,12 +23,13 @@ class Row(Record):
 
 
 class Instruction(Row):
-    """What a model wrote for a pair, or why it wrote nothing (refused, truncated, failed)."""
+    """What a model wrote for a pair, or why it wrote nothing (refused, no answer, failed). A text without words is
+    none."""
 
     benchmark: Text
     id: Text  # of the pair within the benchmark
     model: Text  # the name that reports print
-    instruction: str | None = None
+    instruction: Text | None = None
     reason: Text | None = None  # why there is no instruction
     provenance: JsonObject = Field(default_factory=dict)  # served version, tokens, sampling settings
 

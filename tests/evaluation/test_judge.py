@@ -140,17 +140,18 @@ def test_paper_mode_takes_the_judge_s_numbers_at_no_further_cost(benchmark, tmp_
         }
 
 
-def test_no_instruction_and_an_empty_one_are_not_asked_about(benchmark):
-    given = instructions(benchmark, text="  ")
-    first = benchmark.ids[0]
-    row = {"benchmark": "synthetic", "id": first, "model": "secret-model-9"}
-    given["secret-model-9"][first] = Instruction(**row, reason="refused by the content filter")
+def test_what_is_no_instruction_is_not_asked_about_and_has_no_score(benchmark):
+    given = instructions(benchmark)
+    row = {"benchmark": "synthetic", "model": "secret-model-9"}
+    for pair_id in benchmark.ids:
+        given["secret-model-9"][pair_id] = Instruction(**row, id=pair_id, reason="refused by the content filter")
     for rows in (ask(benchmark, given)[0], rule_judge_benchmark(benchmark, given)):
-        none, empty, *_ = rows["secret-model-9"]
-        assert none.unscored == dict.fromkeys(DIMENSIONS, "no instruction: refused by the content filter")
-        assert not none.scores and weighted(none) is None
-        assert empty.scores == dict.fromkeys(DIMENSIONS, 1.0) and empty.misses and not empty.hits
+        for found in rows["secret-model-9"]:
+            assert found.unscored == dict.fromkeys(DIMENSIONS, "no instruction: refused by the content filter")
+            assert not found.scores and weighted(found) is None
     assert ask(benchmark, given)[1].calls == 0
+    with pytest.raises(ValueError, match="instruction"):  # at 837b10c a blank one scored 1.0, 1.0, 1.0
+        Instruction(**row, id="p", instruction=" \n")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,25 @@ def test_one_dimension_that_fails_leaves_the_others(benchmark):
         assert row.unscored["clarity"].startswith("malformed: ") and "no whole JSON object" in row.unscored["clarity"]
         assert row.hits and row.assertions
     assert server.calls == PAIRS * (1 + 1 + 3), "a malformed reply is asked for again, up to max_attempts"
+
+
+def test_what_the_judge_wrote_stays_in_the_rows(benchmark):
+    """Its reasons, and of a reply of no use the words."""
+
+    def reply(body):
+        if '"dimension":"clarity"' in texts_of(body):
+            return "I would rather not say, but 4."
+        steps, verdict = rule_reply(body).split("\n")
+        fields = json.loads(verdict) | {"score": 9, "reasoning": "as the pictures show"}
+        return f"<think>{steps}</think>{json.dumps(fields)}"
+
+    rows, server = ask(benchmark, instructions(benchmark), reply=reply)
+    for row in rows["secret-model-9"]:
+        assert row.scores == {"accuracy": 5, "completeness": 5}, "a score of 9 is not used in labels mode"
+        assert row.provenance["reasoning"] == dict.fromkeys(DIMENSIONS[:2], "as the pictures show")
+        assert row.provenance["replies"] == {"clarity": "I would rather not say, but 4."}
+        assert any("no score from 1 to 5 of the judge's own" in told for told in row.deviations)
+    assert server.calls == PAIRS * (1 + 1 + 3)
 
 
 def test_a_malformed_reply_is_asked_for_again_and_a_fenced_one_repaired(benchmark):

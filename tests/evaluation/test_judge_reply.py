@@ -31,10 +31,33 @@ def test_S2_the_last_json_object_counts(before, after, repairs):
     assert [label.label for label in found.reply.changes] == ["HIT", "MISS", "MISS"]
 
 
-def test_S2_an_earlier_object_does_not_count():
+def test_S2_two_different_verdicts_are_none():
+    """At 837b10c the last one counted, so that a quotation after the verdict took its place."""
     second = completeness_reply(["p1", "p2"])
-    found = parse_reply(COMPLETE + "\nOn second thoughts:\n" + second, "completeness", TABLE_6)
-    assert [label.label for label in found.reply.changes] == ["HIT", "HIT", "MISS"]
+    with pytest.raises(ValueError, match="the reply holds 2 different verdicts, expected one"):
+        parse_reply(COMPLETE + "\nOn second thoughts:\n" + second, "completeness", TABLE_6)
+    again = json.dumps(json.loads(COMPLETE) | {"reasoning": "as I said"}, indent=1)
+    found = parse_reply(f"{COMPLETE}\nSo:\n{again}", "completeness", TABLE_6)
+    assert [label.label for label in found.reply.changes] == ["HIT", "MISS", "MISS"]
+
+
+@pytest.mark.parametrize("reply", [accuracy_reply(("correct", "p1")), COMPLETE])
+def test_B4_what_labels_mode_does_not_use_does_not_matter(reply):
+    dimension = json.loads(reply)["dimension"]
+    labels = parse_reply(reply, dimension, TABLE_6).reply
+    for fields in (
+        {"score": 9}, {"score": None}, {"score": ...}, {"score": "5"}, {"reasoning": ...}, {"reasoning": 3},
+        {"grade": 5}, {"reasoning": ["a"], "score": [1], "confidence": {"x": 1}},
+    ):  # fmt: skip
+        found = parse_reply(changed(reply, **fields), dimension, TABLE_6).reply
+        name = "assertions" if dimension == "accuracy" else "changes"
+        assert getattr(found, name) == getattr(labels, name)
+        assert found.score == (None if "score" in fields else 5)
+        if "score" in fields or fields == {"reasoning": ...}:
+            with pytest.raises(ValueError, match="score|reasoning"):
+                parse_reply(changed(reply, **fields), dimension, TABLE_6, mode="paper")
+    rows = [{"text": "it", "verdict": "correct", "change": "p1", "why": "seen"}]
+    assert parse_reply(changed(accuracy_reply(), assertions=rows), "accuracy", TABLE_6).reply.assertions[0].text == "it"
 
 
 @pytest.mark.parametrize(
@@ -42,15 +65,18 @@ def test_S2_an_earlier_object_does_not_count():
     [
         ("", "holds no whole JSON object: it is empty"),
         ("The score is 5.", "no whole JSON object: it ends with 'The score is 5.'"),
-        (COMPLETE[:-1], "has no field 'dimension' (a longer one may be cut off)"),
+        (COMPLETE[:-1], "no whole JSON object: it ends with"),
+        ("{} " + COMPLETE[:-1], "a JSON object of the reply is broken: it never ends"),
+        (COMPLETE + COMPLETE[:-1], "a JSON object of the reply is broken: it never ends"),
+        (COMPLETE.replace('"label"', "label"), "a JSON object of the reply is broken: not valid JSON"),
+        (COMPLETE + ' {"a": 1}', "goes on with braces after its verdict"),
         ("{" * 3000, "no whole JSON object"),
         ('{"a":' * 3000, "no whole JSON object"),
         ("[1, 2]", "no whole JSON object"),
         (changed(COMPLETE, dimension="accuracy"), "is about 'accuracy', expected 'completeness'"),
-        (changed(COMPLETE, dimension=...), "has no field 'dimension'"),
-        (changed(COMPLETE, reasoning=...), "field 'reasoning' is missing"),
-        (changed(COMPLETE, grade=5), "field 'grade' is not part of the schema"),
-        (COMPLETE[:-1] + ', "score": 4}', "gives 'score' more than once"),
+        (changed(COMPLETE, dimension=...), "has a field 'dimension'"),
+        (changed(COMPLETE, secondary_hits=...), "field 'secondary_hits' is missing"),
+        (COMPLETE[:-1] + ', "score": 4}', "key 'score' occurs twice"),
     ],
 )
 def test_S2_what_is_no_reply_is_told(text, told):
@@ -63,8 +89,8 @@ def test_S2_what_is_no_reply_is_told(text, told):
 @pytest.mark.parametrize("reply", [accuracy_reply(), COMPLETE, clarity_reply()])
 def test_S3_a_score_is_a_number_from_1_to_5(reply, score):
     dimension = json.loads(reply)["dimension"]
-    with pytest.raises(ValueError, match="score|no whole JSON object|no field"):
-        parse_reply(changed(reply, score=score), dimension, TABLE_6)
+    with pytest.raises(ValueError, match="score|NaN"):
+        parse_reply(changed(reply, score=score), dimension, TABLE_6, mode="paper")
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ def test_rows_come_back_as_they_were_written():
         assert None not in row.to_json().values()
 
 
-def test_an_empty_instruction_is_one():
-    """A model that answers with nothing has answered: the judge scores it."""
-    assert Instruction(**WHO, instruction="").instruction == ""
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_a_text_without_words_is_no_instruction(text):
+    with pytest.raises(RecordError, match="instruction"):
+        Instruction.from_json({**WHO, "instruction": text})
 
 
 @pytest.mark.parametrize(
