@@ -75,10 +75,9 @@ def first_sentence(error: ValidationError) -> str:
     together = missing if first["type"] == "missing" else [field]
     count = error.error_count() - len(together)
     more = f" (and {count} more problems)" if count else ""
-    if len(together) > 1:
-        return f"fields {', '.join(together[:-1])} and {together[-1]} are missing{more}"
     if first["type"] == "missing":
-        return f"field {field} is missing{more}"
+        others = f", as {'is' if len(missing) == 2 else 'are'} {' and '.join(missing[1:])}" if missing[1:] else ""
+        return f"field {field} is missing{others}{more}"
     if first["type"] == "extra_forbidden":
         return f"field {field} is not part of the schema: remove it or move it under 'provenance'{more}"
     if first["type"] == "no_json":
@@ -90,7 +89,7 @@ def first_sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return str(first["ctx"]["error"]) + more
     if first["type"] == "string_too_short":
-        return f"field {field} is empty: give a text or leave the field out{more}"
+        return f"field {field} is {shown(found)}: it is empty; give a text or leave the field out{more}"
     if first["type"] == "string_type":
         return f"field {field} is {shown(found)}: expected a text, in quotes{more}"
     if first["type"] == "string_unicode":

@@ -60,7 +60,7 @@ def test_each_field_may_hold_anything():
         ({"provenance": {"score": float("nan")}}, "field 'provenance' holds nan, which JSON has no number for"),
         ({"provenance": {"x": "\ud83d"}}, "field 'provenance' holds half a character"),
         ({"instruction": "Add \ud83d"}, "field 'instruction' holds half a character"),
-        ({"instruction": "  "}, "field 'instruction' is empty: give a text or leave the field out"),
+        ({"instruction": "  "}, "field 'instruction' is '  ': it is empty; give a text or leave the field out"),
         ({"severity": "P0"}, "expected a number from 0 .slight. to 1 .worst.; P0, P1 and P2 are words of"),
         ({"id": 7}, "field 'id' is 7: expected a text, in quotes"),
         ({"id": "x" * 300}, "has 300 characters: at most 200 may be"),
@@ -73,5 +73,5 @@ def test_messages_say_the_mend(change, message):
 
 
 def test_fields_that_are_missing_are_named_at_once():
-    with pytest.raises(RecordError, match="fields 'id', 'category' and 'edit_type' are missing$"):
+    with pytest.raises(RecordError, match="field 'id' is missing, as are 'category' and 'edit_type'$"):
         EditPair.from_json({"instruction": "Add a hat."})
