@@ -1,18 +1,24 @@
 """What every tool shares: its arguments, its progress, its exit code, and errors as one readable line."""
 
 import argparse
+import hashlib
 import os
+import socket
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
+from editcaption_mega import signals
 from editcaption_mega.settings import ParallelSettings
 
 _SECONDS_BETWEEN_LINES = 5.0
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
+_SECONDS_FOR_THE_CAUSE = 3.0  # until a rank that lost another one has heard why
+_STOPPED_CODE = "EDITCAPTION_STOPPED_CODE"  # set by launch/start.sh where a job that saved goes back into the queue
 
 
 class ArgumentError(ValueError):
@@ -64,6 +70,19 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
     sys.exit(exit_code(main, argv))
 
 
+def run_rank(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """`run` for a training job: signals ask it to save and leave, and a rank ends with its launcher."""
+    signals.listen()
+    if "LOCAL_RANK" in os.environ:
+        signals.leave_with_launcher()
+    run(main, argv)
+
+
+def stopped_code(number: int) -> int:
+    """The exit code of a job that signal `number` ended (0: none did): 0, or what the launcher asked for."""
+    return int(os.environ.get(_STOPPED_CODE, "0")) if number else 0
+
+
 def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call `main(argv)` (default: the command line) and give the exit code: 0, 1 (the work failed), 2 (bad arguments
     or settings), 130 (interrupted).
@@ -81,15 +100,15 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
     except BrokenPipeError:  # the reader of our output went away, as in `tool | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, FloatingPointError) as error:
-        _report(f"error: {_one_line(error)}", argv)
-        return getattr(error, "exit_code", 1)
     except Exception as error:
-        if hasattr(error, "exit_code"):
-            _report(f"error: {_one_line(error)}", argv)
-            return error.exit_code
-        _report(f"error: unexpected {type(error).__name__}: {_one_line(error)} (--debug shows where)", argv)
-        return 1
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError)) or hasattr(error, "exit_code")
+        words = "; ".join([_one_line(error), *getattr(error, "__notes__", [])])
+        if expected:
+            _report(f"error: {words}", argv)
+        else:
+            where = words if hasattr(error, "__notes__") else f"{words} (--debug shows where)"
+            _report(f"error: unexpected {type(error).__name__}: {where}", argv, is_cause=False)
+        return getattr(error, "exit_code", 1)
 
 
 def progress[Item](items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
@@ -148,7 +167,32 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _report(line: str, argv: Sequence[str]) -> None:
+def _report(line: str, argv: Sequence[str], is_cause: bool = True) -> None:
     if "--debug" in argv:
         traceback.print_exc()
-    print(line, file=sys.stderr, flush=True)
+    rank = os.environ.get("RANK")
+    if rank is None:
+        print(line, file=sys.stderr, flush=True)
+    elif _speaks(line, is_cause):
+        where = f" (rank {rank} on {socket.gethostname()})" if rank != "0" else ""
+        print(line + where, file=sys.stderr, flush=True)
+
+
+def _speaks(line: str, is_cause: bool) -> bool:
+    """Of the ranks that torchrun started on this machine one says each sentence; and what is only a consequence, as the
+    backend's words for a lost rank are, nobody says beside the cause. Ranks share a folder of torchrun's."""
+    own = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not own:
+        return True
+    folder = Path(own).parents[1]
+    if not is_cause:
+        time.sleep(_SECONDS_FOR_THE_CAUSE)
+        if any(folder.glob("said-*")):
+            return False
+    try:
+        (folder / f"said-{hashlib.sha256(line.encode()).hexdigest()[:16]}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # no such folder: said twice is better than never
+        return True
+    return True

@@ -29,16 +29,17 @@ def main(argv):
     parser.add_argument("config", help="YAML file of settings (configs/dpo_*.yaml)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     arguments = parser.parse_intermixed_args(argv)
-    from editcaption_mega.settings import DPOSettings, load_settings
+    from editcaption_mega.settings import DPOSettings, check_paths, load_settings
 
     try:
         settings = load_settings(arguments.config, arguments.overrides, DPOSettings)
+        check_paths(settings)
     except ValueError as error:
         raise cli.ArgumentError(str(error)) from None
     from editcaption_mega.training import run_dpo
 
-    run_dpo(settings, cli.progress)
+    return cli.stopped_code(run_dpo(settings, cli.progress).signal)
 
 
 if __name__ == "__main__":
-    cli.run(main, sys.argv[1:])
+    cli.run_rank(main, sys.argv[1:])

@@ -106,8 +106,8 @@ def reference_losses(model) -> list[float]:
 
 def schedule(step: int, warmup: int, total: int) -> float:
     """Linear warm-up, then cosine to zero."""
-    if step <= warmup and warmup:
-        return step / warmup
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 

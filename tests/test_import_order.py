@@ -45,7 +45,7 @@ FORBIDDEN_LIBRARIES = {
 }
 FORBIDDEN_CALLS = {"records": {"open"}}
 # Files of the package's root, and whether rooms may import them; `cli` serves the tools alone.
-ROOT_MODULES = {"cli": False, "files": True}
+ROOT_MODULES = {"cli": False, "files": True, "launcher": False, "lock": True, "signals": True}
 
 
 def imported_names(tree: ast.AST, module: tuple[str, ...], is_package: bool) -> list[tuple[int, tuple[str, ...]]]:

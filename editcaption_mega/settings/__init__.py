@@ -20,6 +20,7 @@ from .job import (
     TrainingSettings,
 )
 from .load import load_settings, save_settings
+from .paths import check_paths
 
 __all__ = [
     "BenchmarkSettings",
@@ -39,6 +40,7 @@ __all__ = [
     "PreferenceSettings",
     "ReferenceSettings",
     "TrainingSettings",
+    "check_paths",
     "load_settings",
     "save_settings",
 ]

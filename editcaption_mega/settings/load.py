@@ -3,12 +3,34 @@
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Protocol, get_args, get_origin
+from typing import Any, Protocol, get_args, get_origin
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .job import JobSettings
+
+_ROWS = (
+    "there is none: samples are packed into rows of data.sequence_length tokens, a row is a micro-batch, and as many "
+    "rows as training.global_batch_size needs are accumulated"
+)
+# Other programs' names: what the setting is called here, or why there is none.
+_ELSEWHERE = {
+    "batch_size": "did you mean 'training.global_batch_size' (samples per optimizer step, over all ranks)?",
+    "gradient_accumulation_steps": _ROWS,
+    "grad_clip": "did you mean 'optimizer.clip_grad'?",
+    "lr": "did you mean 'optimizer.learning_rate'?",
+    "max_grad_norm": "did you mean 'optimizer.clip_grad'?",
+    "max_steps": "did you mean 'training.steps'?",
+    "max_seq_length": "did you mean 'data.sequence_length'?",
+    "micro_batch_size": _ROWS,
+    "num_train_epochs": "did you mean 'training.epochs'?",
+    "output_dir": "did you mean 'training.output'?",
+    "per_device_train_batch_size": _ROWS,
+    "save_steps": "did you mean 'checkpoint.every'?",
+    "warmup_ratio": "did you mean 'optimizer.warmup_steps' (a number of steps)?",
+}
 
 
 class Settings(Protocol):
@@ -29,8 +51,8 @@ def load_settings[Kind: Settings](
             document = OmegaConf.load(path)
         except FileNotFoundError:
             raise ValueError(f"{path} does not exist: name a YAML file such as configs/sft_demo.yaml") from None
-        except Exception as error:  # yaml errors come from several modules
-            raise ValueError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
         if not isinstance(document, DictConfig):
             raise ValueError(f"{path} holds no settings: expected sections such as model:, data:, training:")
         merged = _merge(kind, merged, document, str(path))
@@ -39,7 +61,11 @@ def load_settings[Kind: Settings](
         if not equals or not key:
             raise ValueError(f"override {override!r} is not of the form key=value, such as training.steps=100")
         merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {override!r}")
-    settings = _construct(kind, OmegaConf.to_container(merged, resolve=True))
+    try:
+        values = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from None
+    settings = _construct(kind, values)
     settings.validate()
     return settings
 
@@ -49,22 +75,47 @@ def save_settings(settings: Settings, path: str | Path) -> None:
     OmegaConf.save(OmegaConf.structured(settings), path)
 
 
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong, with line and column where the parser knows them."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return str(error).splitlines()[0]
+
+
 def _merge(kind: type, base: DictConfig, more: DictConfig, where: str) -> DictConfig:
-    _check_keys(kind, OmegaConf.to_container(more), where)
+    values = OmegaConf.to_container(more)
+    _check_keys(kind, values, where)
     try:
-        return OmegaConf.merge(base, more)
+        return OmegaConf.merge(base, OmegaConf.create(_completed(kind, values)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise ValueError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
+
+
+def _completed(kind: type, values: dict) -> dict:
+    """Values as they are meant: nothing after `key=` or `key:` is an empty text, one text is a list of one."""
+    types = {f.name: f.type for f in dataclasses.fields(kind)}
+
+    def complete(wanted: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
+            return _completed(wanted, value)
+        if part := _part_of_list(wanted):
+            return [_completed(part, item) for item in value]
+        if wanted is str and value is None:
+            return ""
+        if get_origin(wanted) is list and get_args(wanted) == (str,):
+            return [] if value is None else [value] if isinstance(value, str) and not value.startswith("${") else value
+        return value
+
+    return {key: complete(types[key], value) for key, value in values.items()}
 
 
 def _check_keys(kind: type, values: dict, where: str, prefix: str = "") -> None:
     known = {f.name: f.type for f in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            mend = f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"{where}: unknown setting '{prefix}{key}': {mend}")
+            raise ValueError(f"{where}: unknown setting '{prefix}{key}': {_mend(known, str(key), prefix)}")
         if dataclasses.is_dataclass(known[key]):
             if not isinstance(value, dict):
                 raise ValueError(f"{where}: '{prefix}{key}' must be a section of settings, found {value!r}")
@@ -74,6 +125,18 @@ def _check_keys(kind: type, values: dict, where: str, prefix: str = "") -> None:
                 raise ValueError(f"{where}: '{prefix}{key}' must be a list of sections, found {value!r}")
             for number, one in enumerate(value):
                 _check_keys(part, one, where, f"{prefix}{key}[{number}].")
+
+
+def _mend(known: dict[str, Any], key: str, prefix: str) -> str:
+    """What to write instead of a key that is none."""
+    sections = [name for name, wanted in known.items() if dataclasses.is_dataclass(wanted)]
+    inside = [name for name in sections if key in {f.name for f in dataclasses.fields(known[name])}]
+    if inside:
+        return f"did you mean '{prefix}{inside[0]}.{key}'?"
+    if key in _ELSEWHERE and (sections or prefix.split(".")[0] in ("training", "data", "optimizer", "checkpoint")):
+        return _ELSEWHERE[key]
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
 def _part_of_list(kind) -> type | None:

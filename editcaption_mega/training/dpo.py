@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,11 +17,12 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Agreement, DPOObjective, Objective, PairFacts
 from editcaption_mega.settings import DPOSettings, PreferenceSettings
 
-from .job import Start, check_identity, run_job
+from .identity import check_identity, recorded_identity
+from .job import Ending, Start, run_job
 from .score import ANSWERS, fingerprint_of, no_progress, row_log_probs, write_log_probs
 
 
-def run_dpo(settings: DPOSettings, progress: Callable[..., Iterable] = no_progress) -> None:
+def run_dpo(settings: DPOSettings, progress: Callable[..., Iterable] = no_progress) -> Ending:
     """Train on chosen and rejected answers as the settings say; resumes by itself.
 
     Raises ValueError before any work when something cannot fit, and at the first step when policy and reference are
@@ -39,14 +39,14 @@ def run_dpo(settings: DPOSettings, progress: Callable[..., Iterable] = no_progre
         make = stored_reference if settings.reference.mode == "stored" else resident_reference
         reference, weights, is_start = make(settings, start, progress)
         agreement = None
-        if start.resume_from is None and is_start:
+        if start.resumed.checkpoint is None and is_start:
             agreement = Agreement(settings.training.precision, loss_at_reference(how, facts), how.beta)
         objective = DPOObjective(
             how, reference, facts, per_mode=preference.failure_mode_metrics, agreement=agreement
         )  # fmt: skip
         return objective, {"reference_weights": weights}
 
-    run_job(settings, "preference", make_objective, {"objective": "dpo", "preference": asdict(preference)})
+    return run_job(settings, "preference", make_objective, "dpo")
 
 
 def loss_at_reference(how: Preference, facts: dict[str, PairFacts]) -> float | None:
@@ -127,8 +127,7 @@ def reference_weights(settings: DPOSettings, start: Start) -> WeightSource:
 def resident_reference(settings: DPOSettings, start: Start, progress) -> Made:
     source = reference_weights(settings, start)
     weights = platform.from_rank_zero(source.digest)
-    if start.resume_from:
-        check_identity(start.resume_from, start.state, {"reference_weights": weights})
+    _check_reference(start, weights)
     chunks = build_model(start.architecture, settings.model, settings.parallel, settings.training.precision)
     load_weights(chunks, start.architecture, source.folder, source.checkpoint, verify=settings.checkpoint.verify)
     return ResidentReference(chunks), weights, _same(source, start)
@@ -145,16 +144,15 @@ def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
             f"reference.file={path} does not exist: write it with tools/log_probs.py, or leave reference.file empty "
             "and the job writes its own"
         )
-    if exists and start.resume_from:
+    if exists and start.resumed.checkpoint:
         # The weights that it started from may be gone by now; the run knows what they were.
-        weights, is_start = start.state["reference_weights"], False
+        weights, is_start = recorded_identity(start.resumed.state)["reference_weights"], False
         expected = {"weights": weights, **dataset.fingerprints, "precision": precision}
     else:
         source = reference_weights(settings, start)
         expected, is_start = fingerprint_of(source, dataset, precision), _same(source, start)
         weights = expected["weights"]
-        if start.resume_from:
-            check_identity(start.resume_from, start.state, {"reference_weights": weights})
+        _check_reference(start, weights)
     if not exists:
         start.load(source)
         platform.print_once(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
@@ -162,8 +160,14 @@ def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
     return StoredReference(read_reference(path, dataset, expected)), weights, is_start
 
 
+def _check_reference(start: Start, weights: str) -> None:
+    """Raises ValueError when a resumed run had another reference."""
+    if start.resumed.checkpoint:
+        check_identity(start.resumed.checkpoint, start.resumed.state, {"reference_weights": weights})
+
+
 def _same(source: WeightSource, start: Start) -> bool:
-    return start.resume_from is None and source == start.source()
+    return start.resumed.checkpoint is None and source == start.source()
 
 
 def read_reference(path: Path, dataset: PairDataset, expected: dict[str, str]) -> dict[str, Tensor]:

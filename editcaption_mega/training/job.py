@@ -1,31 +1,32 @@
 """A whole training job: check, build, resume or start, train, save. The objective comes from outside."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megatron.core import parallel_state
 
-from editcaption_mega import platform
+from editcaption_mega import platform, signals
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.conversion.hugging_face import expert_layout
-from editcaption_mega.conversion.run_folder import checkpoints
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.stream import Answers, PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
+from editcaption_mega.lock import FolderLock
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.objectives import Objective, SFTObjective
-from editcaption_mega.settings import JobSettings, ParallelSettings, save_settings
+from editcaption_mega.settings import JobSettings, ParallelSettings
 
 from .checkpoint import load_optimizer, load_random_state, save_checkpoint
 from .experts import ExpertLoad
-from .loop import train
+from .identity import changes, flat, identity
+from .loop import Stopped, stop_if_asked, train
 from .metrics import RunLog
 from .optimizer import build_trainer, freeze, trainable_table
-from .resume import resume_point, strangers, tidy
+from .run_folder import keep_settings, record_failure, where_to_start
 
 
 def open_dataset(settings: JobSettings, architecture: Architecture, answers: Answers = "instruction") -> PairDataset:
@@ -92,6 +93,19 @@ def total_steps(settings: JobSettings, num_samples: int) -> int:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on; of a new run everything is empty."""
+
+    checkpoint: Path | None = None
+    state: dict | None = None  # of its state.json
+    unchecked: list[str] = field(default_factory=list)  # parts of the identity that it does not tell
+
+    @property
+    def step(self) -> int:
+        return self.state["step"] if self.state else 0
+
+
+@dataclass(frozen=True)
 class Start:
     """What a job has when it is about to make its objective: the groups exist, the model is built."""
 
@@ -100,37 +114,55 @@ class Start:
     chunks: list  # model chunks of this rank, with weights or not yet
     load: Callable[[WeightSource], None]  # fills the chunks; the same source twice is read once
     source: Callable[[], WeightSource]  # where a new run's weights come from; a resumed run may no longer have it
-    resume_from: Path | None  # the checkpoint to go on from
-    state: dict  # its state.json; {} for a new run
+    resumed: Resumed
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended: after which step, and by which signal (0: by itself)."""
+
+    step: int
+    signal: int = 0
 
 
 # What makes an objective, and what of it a resumed run must find unchanged (kept in state.json).
 ObjectiveMaker = Callable[[Start], tuple[Objective, dict[str, Any]]]
 
 
-def run_sft(settings: JobSettings) -> None:
+def run_sft(settings: JobSettings) -> Ending:
     """Train as the settings say; resumes by itself. Raises ValueError before any work when something cannot fit."""
-    run_job(settings, "instruction", lambda start: (SFTObjective(), {}), {"objective": "sft"})
+    return run_job(settings, "instruction", lambda start: (SFTObjective(), {}), "sft")
 
 
-def run_job(settings: JobSettings, answers: Answers, make_objective: ObjectiveMaker, identity: dict[str, Any]) -> None:
-    """Train with any objective. `identity` goes into each checkpoint, and a run resumes only where it is the same."""
-    architecture = Architecture.from_folder(settings.model.folder)
-    check_backend(settings.model.backend)
-    check_layout(architecture, settings.parallel)
-    settings.parallel.data_parallel_size(platform.world_size())
-    dataset = open_dataset(settings, architecture, answers)
-    identity = {
-        **identity,
-        "data_fingerprint": dataset.fingerprint,
-        "global_batch_size": settings.training.global_batch_size,
-        "seed": settings.training.seed,
-    }
-    platform.initialize(layout_of(settings.parallel), settings.training.seed)
-    try:
-        _run(settings, architecture, dataset, make_objective, identity)
-    finally:
-        platform.destroy()
+def run_job(settings: JobSettings, answers: Answers, make_objective: ObjectiveMaker, objective: str) -> Ending:
+    """Train with any objective, whose name is part of the run's identity. Collective: every rank calls it.
+
+    A signal (`signals.STOPPING`) ends it after the present step with a checkpoint, and at once before the first."""
+    with signals.listening():
+        architecture = Architecture.from_folder(settings.model.folder)
+        check_backend(settings.model.backend)
+        check_layout(architecture, settings.parallel)
+        settings.parallel.data_parallel_size(platform.world_size())
+        dataset = open_dataset(settings, architecture, answers)
+        parts = identity(settings, dataset, objective)
+        platform.initialize(layout_of(settings.parallel), settings.training.seed)
+        lock = FolderLock(settings.training.output, "training", on_lost=signals.ask)
+        held = False
+        try:
+            platform.from_rank_zero(lock.acquire)
+            held = True
+            resumed = Resumed(*where_to_start(settings, parts))
+            return _run(settings, architecture, dataset, make_objective, parts, resumed, lock)
+        except Stopped as stopped:
+            platform.print_once(str(stopped))
+            return Ending(stopped.step, stopped.signal)
+        except Exception as error:
+            if held:
+                record_failure(Path(settings.training.output), error)
+            raise
+        finally:
+            lock.release()
+            platform.destroy()
 
 
 def _run(
@@ -138,12 +170,14 @@ def _run(
     architecture: Architecture,
     dataset: PairDataset,
     make_objective: ObjectiveMaker,
-    identity: dict[str, Any],
-) -> None:
-    """The job once the process groups exist."""
+    parts: dict[str, Any],
+    resumed: Resumed,
+    lock: FolderLock,
+) -> Ending:
+    """The job once the process groups exist and the run folder is its own."""
     output = Path(settings.training.output)
-    resume_from, state = _resume_point(settings, identity) or (None, {})
     check_samples(dataset, settings.data.sequence_length)
+    stop_if_asked(resumed.step, "while the samples were checked")
     rules = rules_for(architecture)
     steps = total_steps(settings, len(dataset))
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
@@ -158,48 +192,46 @@ def _run(
     def load(wanted: WeightSource) -> None:
         if in_chunks != [wanted]:
             # Every byte of the checkpoint to resume from has been verified when it was chosen.
-            verify = settings.checkpoint.verify and wanted.checkpoint != resume_from
+            verify = settings.checkpoint.verify and wanted.checkpoint != resumed.checkpoint
             load_weights(chunks, architecture, wanted.folder, wanted.checkpoint, verify=verify)
             in_chunks[:] = [wanted]
 
     source = partial(_start_weights, settings)
-    objective, more = make_objective(Start(architecture, stream, chunks, load, source, resume_from, state))
-    identity = identity | more
-    load(WeightSource(Path(settings.model.folder), resume_from) if resume_from else source())
+    objective, more = make_objective(Start(architecture, stream, chunks, load, source, resumed))
+    parts = parts | more
+    load(WeightSource(Path(settings.model.folder), resumed.checkpoint) if resumed.checkpoint else source())
     shards = local_shards(chunks, rules)
     freeze(shards, settings.optimizer)
     trainer = build_trainer(
         chunks, shards, settings.optimizer, precision=settings.training.precision, total_steps=steps
     )
-    first = 0
-    if resume_from:
-        load_optimizer(resume_from, state, shards, trainer.optimizer)
-        trainer.scheduler.step(increment=state["step"])
-        load_random_state(resume_from)
-        first = state["step"]
+    if resumed.checkpoint:
+        load_optimizer(resumed.checkpoint, resumed.state, shards, trainer.optimizer)
+        trainer.scheduler.step(increment=resumed.step)
+        load_random_state(resumed.checkpoint)
+    stop_if_asked(resumed.step, "while the model was loaded")
     log = None
     with platform.together():
         if platform.is_rank_zero():
-            log = RunLog(output, first_step=first, total_steps=steps, log_every=settings.training.log_every)
-            save_settings(settings, output / "config.yaml")
-            for line in trainable_table(rules, settings.optimizer):
+            log = RunLog(output, first_step=resumed.step, total_steps=steps, log_every=settings.training.log_every)
+            table = trainable_table(rules, settings.optimizer)
+            for line in [*table, *_first_lines(settings, len(dataset), steps, resumed)]:
                 log.say(line)
-            log.say(
-                f"{len(dataset):,} samples, {steps:,} steps of {settings.training.global_batch_size} samples"
-                + (f", resumed after step {first}" if first else "")
-            )
+            keep_settings(output, settings, resumed.step)
     expert_load = None
     if architecture.experts is not None:
         expert_load = ExpertLoad(trainer.chunks, architecture.num_layers, architecture.experts.num_experts)
 
     metadata = {
-        "fingerprint": identity["data_fingerprint"],
+        "fingerprint": dataset.fingerprint,
         "experts_in_out": expert_layout(settings.model.folder, architecture),
     }
+    constant = {"identity": parts, "settings": flat(settings)}
 
-    def save(step: int, required: bool) -> None:
-        """A checkpoint that could not be written ends the job only where it is `required`; else the next may be."""
-        now = {"step": step, "updates": step, "samples": step * settings.training.global_batch_size, **identity}
+    def save(step: int, required: bool) -> bool:
+        """-> whether it was written. One that could not be ends the job only where it is `required`."""
+        platform.from_rank_zero(lock.check)
+        now = {"step": step, "updates": step, "samples": step * settings.training.global_batch_size, **constant}
         try:
             save_checkpoint(
                 output, now, shards, trainer.optimizer,
@@ -213,65 +245,63 @@ def _run(
                     f"WARNING: THE CHECKPOINT OF STEP {step} WAS NOT WRITTEN: {error}. Make room: training goes on, "
                     f"and tries again after {settings.checkpoint.every} steps"
                 )
+            return False
+        return True
 
     for chunk in trainer.chunks:
         chunk.train()
-    if first >= steps:
-        platform.print_once(f"{output} has already been trained for {first} steps: nothing to do")
+    ending = Ending(resumed.step)
+    if resumed.step >= steps:
+        platform.print_once(f"{output} has already been trained for {resumed.step} steps: nothing to do")
     else:
-        train(
-            trainer,
-            objective,
-            prefetched_steps(stream, first, steps, ahead=settings.data.prefetch_steps, workers=settings.data.workers),
-            on_step=log.step if log else lambda numbers: None,
-            save=save,
-            save_every=settings.checkpoint.every,
-            last_step=steps,
-            stop_after=settings.training.stop_after,
-            expert_load=expert_load,
+        ending = Ending(
+            *train(
+                trainer,
+                objective,
+                prefetched_steps(
+                    stream, resumed.step, steps, ahead=settings.data.prefetch_steps, workers=settings.data.workers
+                ),
+                on_step=log.step if log else lambda numbers: None,
+                on_stop=lock.stopping if log else lambda: None,
+                save=save,
+                save_every=settings.checkpoint.every,
+                saved=resumed.step,
+                last_step=steps,
+                stop_after=settings.training.stop_after,
+                expert_load=expert_load,
+            )
         )
     if log:
         log.close()
     platform.barrier()
+    return ending
 
 
-def _resume_point(settings: JobSettings, identity: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    """The checkpoint to go on from and its state. Collective. Raises ValueError when the folder is someone else's, the
-    job changed or the checkpoint is damaged."""
-    output = Path(settings.training.output)
-    for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume)):
-        platform.print_once(line)
-    return resume_point(
-        output,
-        partial(check_identity, identity=identity),
-        verify=settings.checkpoint.verify,
-        fallback=settings.checkpoint.fallback,
-    )
-
-
-def _prepare_folder(output: Path, resume: bool) -> list[str]:
-    """Raise ValueError for a folder that is not ours to write; else clean it -> lines that say what was there."""
-    has_checkpoints = bool(checkpoints(output))
-    others = strangers(output)
-    if others and not (has_checkpoints and resume):
-        raise ValueError(f"training.output={output} already holds something else ({others[0]}): choose another folder")
-    if has_checkpoints and not resume:
-        raise ValueError(
-            f"training.output={output} holds checkpoints of an earlier run and checkpoint.resume is false: choose "
-            "another folder, or set checkpoint.resume=true"
+def _first_lines(settings: JobSettings, num_samples: int, steps: int, resumed: Resumed) -> list[str]:
+    """What a reader of the log must know of this start."""
+    batch, warmup = settings.training.global_batch_size, settings.optimizer.warmup_steps
+    lines = [
+        f"{num_samples:,} samples, {steps:,} steps of {batch} samples"
+        + (f", resumed after step {resumed.step}" if resumed.checkpoint else "")
+    ]
+    if batch > num_samples:
+        lines.append(
+            f"note: training.global_batch_size={batch} is more than the {num_samples} samples there are, so one step "
+            f"has each of them about {batch / num_samples:.1f} times"
         )
-    return tidy(output)
-
-
-def check_identity(found: Path, state: dict, identity: dict[str, Any]) -> None:
-    """Raise ValueError for the first thing in which the checkpoint's job was another one."""
-    for name, value in identity.items():
-        if state.get(name) != value:
-            raise ValueError(
-                f"{found} was trained with {name}={state.get(name)}, this job has {value}: an exact resume needs the "
-                "same (the data fingerprint covers shards, prompt, tokenizer and picture settings); use another output "
-                "folder and model.checkpoint to start anew from its weights"
-            )
+    if warmup >= steps:
+        lines.append(
+            f"note: optimizer.warmup_steps={warmup} is not below the {steps} steps of this run, so the learning rate "
+            f"only rises, to {settings.optimizer.learning_rate * steps / (warmup + 1):.3g} at the last step"
+        )
+    if resumed.unchecked:
+        lines.append(
+            f"note: {resumed.checkpoint} is of an earlier version and does not tell {', '.join(resumed.unchecked)}: "
+            "whether they are the same was not checked"
+        )
+    if resumed.checkpoint:
+        lines += changes(Path(settings.training.output), resumed.state, settings)
+    return lines
 
 
 def _start_weights(settings: JobSettings) -> WeightSource:

@@ -1,7 +1,6 @@
 """One optimizer step, and the loop around it. Knows no objective: it is given one (objectives/objective.py)."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -13,7 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from editcaption_mega import platform
+from editcaption_mega import platform, signals
 from editcaption_mega.data.batch import PackedBatch
 from editcaption_mega.data.stream import Step
 from editcaption_mega.objectives import Objective, RowLoss
@@ -21,21 +20,19 @@ from editcaption_mega.objectives import Objective, RowLoss
 from .optimizer import Trainer
 
 
-class StopRequest:
-    """Remembers SIGTERM, SIGINT and SIGUSR1 (what Slurm sends before a time limit) until the step is over."""
+class Stopped(Exception):
+    """A signal ended the job before its first step, when there is nothing to save."""
 
-    def __init__(self):
-        self.signal: int | None = None
-        self._previous = {
-            number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        }
+    def __init__(self, step: int, number: int, when: str):
+        super().__init__(f"stopped by signal {number} {when}; the same command goes on from there")
+        self.step, self.signal = step, number
 
-    def _remember(self, number, frame) -> None:
-        self.signal = number
 
-    def restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+def stop_if_asked(step: int, when: str) -> None:
+    """Raises Stopped on every rank when any of them was asked to stop. Collective."""
+    number = max(platform.gather(signals.asked()))
+    if number:
+        raise Stopped(step, number, when)
 
 
 def train_step(trainer: Trainer, objective: Objective, step: Step) -> dict[str, float]:
@@ -89,8 +86,8 @@ def train_step(trainer: Trainer, objective: Objective, step: Step) -> dict[str, 
     updated, grad_norm, _ = optimizer.step()
     if not updated or not math.isfinite(grad_norm):
         raise FloatingPointError(
-            f"step {step.number + 1}: the gradient norm is {grad_norm}, so no update was made. The last checkpoint is "
-            "intact: lower optimizer.learning_rate and resume"
+            f"step {step.number + 1}: the gradient norm is {grad_norm}. No update was made: lower "
+            "optimizer.learning_rate"
         )
     trainer.scheduler.step(increment=1)
     numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": float(learning_rate)}
@@ -138,25 +135,31 @@ def train(
     steps: Iterable[Step],
     *,
     on_step: Callable[[dict], None],
-    save: Callable[[int, bool], None],
+    on_stop: Callable[[], None],
+    save: Callable[[int, bool], bool],
     save_every: int,
+    saved: int,
     last_step: int,
     stop_after: int = 0,
     expert_load=None,
-) -> int:
-    """Run `steps`; returns the number of the last one done. Saves every `save_every`, at the end, and when stopped.
+) -> tuple[int, int]:
+    """Run `steps` -> the number of the last one done, and the signal that ended it early (0: none).
 
-    save(step, required): whether training cannot go on without this checkpoint."""
-    stop, done, finished = StopRequest(), 0, 0
-    try:
+    Saves every `save_every`, at the end, and when stopped. save(step, required): whether training cannot go on without
+    this checkpoint -> whether it was written. saved: the step of the newest checkpoint, 0 for none."""
+    done, finished = 0, saved
+    with signals.answered():
         for step in steps:
             began = time.monotonic()
-            numbers = train_step(trainer, objective, step)
+            try:
+                numbers = train_step(trainer, objective, step)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}. {_newest(saved)}") from None
             finished, done = step.number + 1, done + 1
             if expert_load is not None:
                 numbers |= expert_load.metrics()
             # One small collective per step: tokens of all ranks, and whether any rank was asked to stop.
-            shared = torch.tensor([sum(row.num_tokens for row in step.rows), stop.signal or 0], dtype=torch.float64)
+            shared = torch.tensor([sum(row.num_tokens for row in step.rows), signals.asked()], dtype=torch.float64)
             tokens, asked = _sum_and_max(shared)
             on_step(
                 {
@@ -168,15 +171,23 @@ def train(
                 }
             )
             leave = asked or (stop_after and done >= stop_after)
-            if finished % save_every == 0 or finished == last_step or leave:
-                save(finished, bool(finished == last_step or leave))
             if leave:
+                on_stop()
+            required = bool(finished == last_step or leave)
+            if (required or finished % save_every == 0) and save(finished, required):
+                saved = finished
+            if leave and finished < last_step:
                 why = f"signal {asked}" if asked else f"training.stop_after={stop_after}"
                 platform.print_once(f"stopped by {why} after step {finished}; the same command goes on from there")
-                break
-    finally:
-        stop.restore()
-    return finished
+                return finished, asked
+    return finished, 0
+
+
+def _newest(saved: int) -> str:
+    """Where the same command goes on."""
+    if not saved:
+        return "This run has no checkpoint yet: the same command begins it again"
+    return f"The newest checkpoint is that of step {saved}: the same command goes on from there"
 
 
 def _sum_and_max(values: Tensor) -> tuple[int, int]:

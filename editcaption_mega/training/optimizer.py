@@ -24,7 +24,17 @@ class Trainer:
 
     chunks: list[torch.nn.Module]
     optimizer: MegatronOptimizer
-    scheduler: OptimizerParamScheduler
+    scheduler: OptimizerParamScheduler  # the learning rate of the next step
+
+
+class Schedule(OptimizerParamScheduler):
+    """Linear warm-up, then cosine decay, as Megatron's; but the first of w warm-up steps trains already, with 1/(w + 1)
+    of the full rate, where Megatron's has rate 0."""
+
+    def get_lr(self, param_group: dict) -> float:
+        if self.num_steps < self.lr_warmup_steps:
+            return param_group.get("max_lr", self.max_lr) * (self.num_steps + 1) / (self.lr_warmup_steps + 1)
+        return super().get_lr(param_group)
 
 
 def freeze(shards: list[LocalShard], settings: OptimizerSettings) -> None:
@@ -68,7 +78,7 @@ def build_trainer(
         config_overrides=_overrides(optimizer_config, shards, settings),
         use_gloo_process_groups=False,
     )
-    scheduler = OptimizerParamScheduler(
+    scheduler = Schedule(
         optimizer,
         init_lr=0.0,
         max_lr=settings.learning_rate,

@@ -15,11 +15,15 @@ from editcaption_mega.conversion.manifest import MANIFEST, MEND, first_problem, 
 from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints, step_folders
 from editcaption_mega.conversion.verify import file_problem
 from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
+from editcaption_mega.lock import NAME as LOCK
 
 STATE = "state.json"
 # What a job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
-RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints", "reference.jsonl")
-_LEFTOVER = re.compile(rf"(metrics\.tmp|(config\.yaml|metrics\.jsonl)\..*{re.escape(PARTIAL)})")
+RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", "reference.jsonl")
+RUN_FILES += (f"reference.jsonl{PARTIAL}", LOCK)
+_EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
+# Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
+_LEFTOVER = re.compile(rf"metrics\.tmp|(config\.yaml|metrics\.jsonl|{re.escape(LOCK)})(\..*)?{re.escape(PARTIAL)}")
 
 
 class CheckpointState(BaseModel):
@@ -100,8 +104,8 @@ def set_aside(folder: Path) -> Path:
 def strangers(output: Path) -> list[str]:
     """What is in the folder and neither a job's nor what a killed one left."""
     names = sorted(os.listdir(output)) if output.is_dir() else []
-    known = {*RUN_FILES, f"reference.jsonl{PARTIAL}"}
-    return [name for name in names if name not in known and not _LEFTOVER.fullmatch(name)]
+    ours = re.compile("|".join(map(re.escape, (*RUN_FILES, f"{LOCK}.claim"))))
+    return [name for name in names if not any(p.fullmatch(name) for p in (ours, _EARLIER_SETTINGS, _LEFTOVER))]
 
 
 def tidy(output: Path) -> list[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batch import PackedBatch
 from editcaption_mega.data.packing import EncodedSample, plan_rows
 from editcaption_mega.data.stream import PairDataset, StepStream
+from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.settings import JobSettings
 
 from .job import check_samples, layout_of, open_dataset, row_settings
-from .loop import run_pipeline
+from .loop import run_pipeline, stop_if_asked
 
 ANSWERS = ("chosen", "rejected")
 BATCH = 64  # pairs between two writes
@@ -70,28 +72,61 @@ def write_log_probs(
     with_tokens: bool = False,
     progress: Callable[..., Iterable] = no_progress,
 ) -> None:
-    """The file of log-probs of every sample of the stream's data, under the weights in `chunks`. Collective."""
-    dataset, out = stream.dataset, None
+    """The file of log-probs of every sample of the stream's data, under the weights in `chunks`. Collective.
+
+    What a killed or stopped process wrote is kept in OUTPUT.partial, and the same call goes on from there. Raises
+    Stopped between two batches after a signal that `signals` remembers."""
+    dataset = stream.dataset
     for chunk in chunks:
         chunk.eval()
-    temporary = output.with_name(output.name + ".partial")
-    if platform.is_rank_zero():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        out = open(temporary, "w", encoding="utf-8")  # noqa: SIM115 (closed below, before the rename)
-        out.write(json.dumps({"fingerprint": fingerprint}) + "\n")
-    starts = range(0, len(dataset), BATCH)
-    for start in progress(starts, len(starts), "batches") if platform.is_rank_zero() else starts:
-        samples = [dataset.sample(i) for i in range(start, min(start + BATCH, len(dataset)))]
-        values = _log_probs(chunks, stream, samples)
-        if out is not None:
-            for sample, token_log_probs in zip(samples, values, strict=True):
-                out.write(json.dumps(_row(sample, token_log_probs, with_tokens)) + "\n")
-    if out is not None:
-        out.flush()
-        os.fsync(out.fileno())
-        out.close()
-        temporary.rename(output)
-    platform.barrier()
+    temporary = output.with_name(output.name + PARTIAL)
+    first_line = json.dumps({"fingerprint": fingerprint}) + "\n"
+    done = platform.from_rank_zero(lambda: _rows_to_keep(temporary, first_line, dataset, with_tokens))
+    if done:
+        platform.print_once(f"{temporary} has {done:,} of {len(dataset):,} samples already: going on from there")
+    with ExitStack() as stack:
+        out = stack.enter_context(open(temporary, "a", encoding="utf-8")) if platform.is_rank_zero() else None
+        starts = range(done, len(dataset), BATCH)
+        for start in progress(starts, len(starts), "batches") if platform.is_rank_zero() else starts:
+            stop_if_asked(0, f"after {start:,} of {len(dataset):,} samples of {output.name}")
+            samples = [dataset.sample(i) for i in range(start, min(start + BATCH, len(dataset)))]
+            values = _log_probs(chunks, stream, samples)
+            with platform.together():
+                if out is not None:
+                    rows = zip(samples, values, strict=True)
+                    out.write("".join(json.dumps(_row(*row, with_tokens)) + "\n" for row in rows))
+                    out.flush()
+        with platform.together():
+            if out is not None:
+                os.fsync(out.fileno())
+                rename_whole(temporary, output)
+
+
+def _rows_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool) -> int:
+    """Make `path` a file to append to -> the samples that it has. Only whole batches are kept: then the rest is
+    computed in the same rows as without a pause, and its numbers are the same to the last bit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [first_line]
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            rows = iter(file) if next(file, "") == first_line else iter(())
+            for i, line in zip(range(len(dataset)), rows, strict=False):
+                if not line.endswith("\n") or not _is_row_of(line, dataset.shards.meta(i).id, with_tokens):
+                    break
+                kept.append(line)
+    whole = len(kept) - 1 if len(kept) - 1 == len(dataset) else (len(kept) - 1) // BATCH * BATCH
+    with open(path, "r+" if path.is_file() else "w", encoding="utf-8", newline="") as file:
+        file.writelines(kept[: 1 + whole])
+        file.truncate()
+    return whole
+
+
+def _is_row_of(line: str, name: str, with_tokens: bool) -> bool:
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and row.get("id") == name and ("input_ids" in row.get(ANSWERS[0], row)) == with_tokens
 
 
 def row_log_probs(chunks: list, rows: list[PackedBatch], row_length: int) -> list[Tensor]:

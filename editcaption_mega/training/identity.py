@@ -1,0 +1,118 @@
+"""What a resumed run must find as it was, part by part, and what else changed since its checkpoint.
+
+Every setting has its place here: it is the same (`FIXED`, the frozen modules, and what the fingerprints of files
+cover), or it may change and a line says so. May change: rates and the schedule (learning rates, their multipliers,
+warm-up, decay, clipping, steps), and what changes how a step is computed but not of what (layout, backend, packing and
+row length, recomputation, threads, intervals). Refused: what changes tokens, order or loss; the precision, because a
+bf16 run's fp32 weights are not those that an fp32 run reads; frozen modules, because a checkpoint holds moments for the
+trained ones only.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from editcaption_mega.data.stream import PairDataset
+from editcaption_mega.settings import JobSettings
+
+FIXED = (
+    "data.shuffle",
+    "model.router_aux_loss",
+    "preference.beta",
+    "preference.label_smoothing",
+    "preference.loss",
+    "preference.margin",
+    "preference.nll_weight",
+    "preference.severity_margin",
+    "training.global_batch_size",
+    "training.precision",
+    "training.seed",
+)
+
+# The settings behind a part that is a fingerprint of files.
+_FILES = {
+    "shards": "data.shards",
+    "prompt": "data.prompt",
+    "tokenizer": "model.folder",
+    "chat_template": "model.folder",
+    "pictures": "data.min_pixels, data.max_pixels and the image processor of model.folder",
+    "reference_weights": "reference.checkpoint",
+}
+
+
+def flat(settings: Any) -> dict[str, Any]:
+    """Settings by their dotted names."""
+    values = dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else settings
+    return {
+        f"{section}.{name}": value
+        for section, part in values.items()
+        if isinstance(part, dict)
+        for name, value in part.items()
+    }
+
+
+def identity(settings: JobSettings, dataset: PairDataset, objective: str) -> dict[str, Any]:
+    """The parts that must be the same, by name; an objective adds its own later (`reference_weights`)."""
+    values = flat(settings)
+    frozen = {
+        f"optimizer.{module}": "frozen" if not factor else "trained"
+        for module, factor in settings.optimizer.multipliers().items()
+    }
+    files = dict(dataset.fingerprints)
+    return {"objective": objective, **files, **{name: values[name] for name in FIXED if name in values}, **frozen}
+
+
+def recorded_identity(state: dict) -> dict[str, Any]:
+    """The parts that a checkpoint's state.json holds; few in one of an earlier version."""
+    if "identity" in state:
+        return state["identity"]
+    old = {f"training.{name}": state[name] for name in ("seed", "global_batch_size") if name in state}
+    old |= {name: state[name] for name in ("objective", "reference_weights") if name in state}
+    preference = {f"preference.{name}": value for name, value in state.get("preference", {}).items()}
+    return old | {name: value for name, value in preference.items() if name in FIXED}
+
+
+def check_identity(checkpoint: Path, state: dict, parts: dict[str, Any]) -> list[str]:
+    """Raises ValueError that names every part in which the checkpoint's job was another one -> the parts that the
+    checkpoint, of an earlier version, says nothing of."""
+    recorded = recorded_identity(state)
+    different = [name for name, value in parts.items() if name in recorded and recorded[name] != value]
+    if different:
+        was = ", ".join(f"{name}={_short(recorded[name])}" for name in different)
+        now = ", ".join(f"{name}={_short(parts[name])}" for name in different)
+        behind = [f"{name} comes from {_FILES[name]}" for name in different if name in _FILES]
+        raise ValueError(
+            f"{checkpoint} was trained with {was}, this job has {now}: an exact resume needs the same"
+            + (f" ({'; '.join(behind)})" if behind else "")
+            + "; use another output folder and model.checkpoint to start anew from its weights"
+        )
+    return [name for name in parts if name not in recorded]
+
+
+def changes(output: Path, state: dict, settings: JobSettings) -> list[str]:
+    """One line for each setting that is not what it was when the checkpoint was written."""
+    step, now = state["step"], flat(settings)
+    was = state.get("settings") or _settings_of(output / "config.yaml")
+    if was is None:
+        return [f"the checkpoint of step {step} does not say its settings, so what changed since is not known"]
+    return [
+        f"{name}: {was[name]} -> {value} from step {step}"
+        for name, value in now.items()
+        if name in was and was[name] != value
+    ]
+
+
+def _settings_of(path: Path) -> dict[str, Any] | None:
+    try:
+        return flat(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, OmegaConfBaseException, ValueError, AttributeError):
+        return None
+
+
+def _short(value: Any) -> str:
+    """A fingerprint's first digits; anything else as it is."""
+    text = str(value)
+    return text[:12] if len(text) >= 32 and set(text) <= set("0123456789abcdef") else text

@@ -1,0 +1,77 @@
+"""The folder of a run: what may lie in it, where a run goes on, its settings now and before, and how it failed."""
+
+import os
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from editcaption_mega import platform
+from editcaption_mega.conversion.run_folder import checkpoints
+from editcaption_mega.files import PARTIAL
+from editcaption_mega.settings import JobSettings, save_settings
+
+from .identity import check_identity
+from .resume import resume_point, strangers, tidy
+
+# What users can mend: these have a sentence and need no traceback.
+_EXPECTED = (ValueError, OSError, FloatingPointError)
+
+
+def where_to_start(settings: JobSettings, parts: dict[str, Any]) -> tuple[Path | None, dict, list[str]]:
+    """The checkpoint to go on from, its state, and the parts of the identity that it does not tell. Collective.
+
+    (None, {}, []) for a new run. Raises ValueError when the folder is someone else's, the job changed or the checkpoint
+    is damaged."""
+    output, unchecked = Path(settings.training.output), []
+    for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume)):
+        platform.print_once(line)
+
+    def check(folder: Path, state: dict[str, Any]) -> None:
+        unchecked[:] = check_identity(folder, state, parts)
+
+    point = resume_point(output, check, verify=settings.checkpoint.verify, fallback=settings.checkpoint.fallback)
+    return (*point, unchecked) if point else (None, {}, [])
+
+
+def _prepare_folder(output: Path, resume: bool) -> list[str]:
+    """Raise ValueError for a folder that is not ours to write; else clean it -> lines that say what was there."""
+    has_checkpoints = bool(checkpoints(output))
+    others = strangers(output)
+    if others and not (has_checkpoints and resume):
+        raise ValueError(f"training.output={output} already holds something else ({others[0]}): choose another folder")
+    if has_checkpoints and not resume:
+        raise ValueError(
+            f"training.output={output} holds checkpoints of an earlier run and checkpoint.resume is false: choose "
+            "another folder, or set checkpoint.resume=true"
+        )
+    return tidy(output)
+
+
+def keep_settings(output: Path, settings: JobSettings, step: int) -> None:
+    """Write config.yaml. What it said before stays as config.step-XXXXXXXX.yaml, for the steps up to that one."""
+    path, new = output / "config.yaml", output / f"config.yaml{PARTIAL}"
+    save_settings(settings, new)
+    before = output / f"config.step-{step:08d}.yaml"
+    # A file of this step is there already when a start in between made no checkpoint: none of its steps is left.
+    if step and path.is_file() and path.read_bytes() != new.read_bytes() and not before.exists():
+        os.replace(path, before)
+    os.replace(new, path)
+
+
+def record_failure(output: Path, error: Exception) -> None:
+    """Write how this rank failed: the sentence into log.txt, the traceback of a defect into logs/rank_XXXXX.txt."""
+    unexpected = not isinstance(error, _EXPECTED) and not hasattr(error, "exit_code")
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        if unexpected:
+            path = output / "logs" / f"rank_{platform.rank():05d}.txt"
+            path.parent.mkdir(exist_ok=True)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{when}\n{''.join(traceback.format_exception(error))}\n")
+            error.add_note(f"its traceback is in {path}")
+        if (unexpected or platform.is_rank_zero()) and (output / "log.txt").is_file():
+            with open(output / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"{when} rank {platform.rank()}: {type(error).__name__}: {error}\n")
+    except OSError as problem:  # a full disk may be what it failed of
+        error.add_note(f"{problem.filename} could not be written: {problem.strerror}")
