@@ -46,9 +46,9 @@ def sample_rejected(arguments) -> None:
     from editcaption_mega.conversion import WeightSource
     from editcaption_mega.data.stream import open_pairs
     from editcaption_mega.inference import Generator
-    from editcaption_mega.inference.folder import check_folder
+    from editcaption_mega.inference.folder import check_model
 
-    folder = check_folder(arguments.model)
+    folder = check_model(arguments.model)
     dataset = open_pairs(
         arguments.shards, folder, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels,
         prompt=arguments.prompt,

@@ -1,7 +1,7 @@
 """Weights between Hugging Face folders, sharded checkpoints and model chunks, by one table of rules."""
 
 from editcaption_mega import platform  # noqa: F401  isort: skip
-from .hugging_face import FolderReader, copy_side_files, hf_tensors, write_folder
+from .hugging_face import FolderReader, hf_tensors, write_folder
 from .load import WEIGHTS, WeightSource, check_same_model, load_weights
 from .manifest import DamagedCheckpointError
 from .rules import Box, Rule, rules_for
@@ -21,7 +21,6 @@ __all__ = [
     "StoreWriter",
     "WeightSource",
     "check_same_model",
-    "copy_side_files",
     "find_checkpoint",
     "hf_tensors",
     "load_weights",

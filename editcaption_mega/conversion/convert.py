@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 
 from editcaption_mega import platform
+from editcaption_mega.data.side_files import CONFIG, SideFiles
 from editcaption_mega.files import rename_whole
 from editcaption_mega.model import Architecture
 
-from .hugging_face import FolderReader, copy_side_files, hf_tensors, write_folder
+from .hugging_face import FolderReader, hf_tensors, with_dtype, write_folder
 from .load import WEIGHTS, check_same_model
 from .rules import Box, unique_rules
 from .run_folder import find_checkpoint
@@ -30,6 +31,7 @@ def hf_to_megatron(folder: Path, output: Path, *, progress: Callable[..., Iterab
 
     Under torchrun, rank r writes every world-size-th tensor. Memory: one tensor and one output file per rank."""
     refuse_existing(output)
+    side_files = SideFiles.read(folder)
     reader = FolderReader(folder)
     if platform.world_size() > 1 and not dist.is_initialized():
         platform.initialize(platform.Layout(), seed=0)
@@ -37,7 +39,7 @@ def hf_to_megatron(folder: Path, output: Path, *, progress: Callable[..., Iterab
     with platform.together():
         if platform.is_rank_zero():
             shutil.rmtree(partial, ignore_errors=True)
-            copy_side_files(folder, partial / "hf")
+            side_files.write(partial / "hf")
     writer = StoreWriter(partial, metadata={"experts_in_out": reader.experts_in_out})
     mine = unique_rules(reader.rules)[platform.rank() :: platform.world_size()]
     with platform.together():
@@ -65,8 +67,8 @@ def megatron_to_hf(
     refuse_existing(output)
     folder = find_checkpoint(checkpoint)
     store = verify_checkpoint(folder, tensors=WEIGHTS)
-    side = folder / "hf"
-    architecture = Architecture.from_folder(side)
+    side_files = SideFiles.read(folder / "hf").require(CONFIG, "the model's configuration")
+    architecture = Architecture.from_config(side_files.json(CONFIG), where=str(folder / "hf" / CONFIG))
     check_same_model(store, architecture)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -77,8 +79,8 @@ def megatron_to_hf(
         return store.read(WEIGHTS + rule.name)
 
     tensors = hf_tensors(architecture, read, experts_in_out=in_out)
-    write_folder(progress(tensors, count, "tensors"), partial, max_file_bytes=max_file_bytes)
-    copy_side_files(side, partial)
+    values = write_folder(progress(tensors, count, "tensors"), partial, max_file_bytes=max_file_bytes)
+    with_dtype(side_files, values).write(partial)
     if output.is_dir():
         output.rmdir()
     partial.rename(output)

@@ -1,7 +1,7 @@
 """Hugging Face folders: reading slices of their weights, and writing a folder that transformers loads."""
 
 import json
-import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,29 +9,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from editcaption_mega.data.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles, weight_index
+from editcaption_mega.files import write_atomically
 from editcaption_mega.model import Architecture
 
 from .rules import Box, Rule, rules_for, unique_rules
 from .tensor_file import write_tensors
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-# What a folder holds beside its weights; copied from the folder that training started from.
-SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "processor_config.json",
-)
+_HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+_DTYPES = ("F32", "BF16", "F16")  # names of safetensors
 
 
 class FolderReader:
@@ -61,16 +47,13 @@ class FolderReader:
         return out
 
     def _locate(self) -> dict[str, str]:
-        if (self.folder / _INDEX).is_file():
-            files = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-            missing = sorted({name for name in files.values() if not (self.folder / name).is_file()})
-            if missing:
-                raise ValueError(f"{self.folder} lacks {missing[0]}, which its {_INDEX} names: the copy is incomplete")
+        files = weight_index(self.folder)
+        if files is not None:
             return files
-        if (self.folder / _SINGLE).is_file():
-            with self._safe_open(_SINGLE) as file:
-                return dict.fromkeys(file.keys(), _SINGLE)
-        raise ValueError(f"{self.folder} holds no weights: expected {_SINGLE} or {_INDEX}")
+        if (self.folder / SINGLE_WEIGHTS).is_file():
+            with self._safe_open(SINGLE_WEIGHTS) as file:
+                return dict.fromkeys(file.keys(), SINGLE_WEIGHTS)
+        raise ValueError(f"{self.folder} holds no weights: expected {SINGLE_WEIGHTS} or {WEIGHT_INDEX}")
 
     def _experts_in_out(self) -> bool:
         """How the folder stores its experts. One of the two matrices is never square, and that one tells."""
@@ -83,26 +66,51 @@ class FolderReader:
         return tuple(self._slice(layer + "gate_up_proj").get_shape())[1:] == (hidden, 2 * ffn)
 
     def _check(self) -> None:
-        """Every tensor that the config asks for is there with its shape, and none is left over."""
+        """Every tensor that the config asks for is there with its shape, as numbers, and none is left over."""
         wanted = {piece.name: piece.hf_shape for rule in self.rules.values() for piece in rule.pieces}
         for name, shape in wanted.items():
             if name not in self._file_of:
-                raise ValueError(f"{self.folder} lacks the tensor {name}, which its config.json asks for")
-            found = tuple(self._slice(name).get_shape())
+                mend = "; set tie_word_embeddings=true there if the embedding is the head" if name == _HEAD else ""
+                raise ValueError(f"{self.folder} lacks the tensor {name}, which its config.json asks for{mend}")
+            stored = self._slice(name)
+            if stored.get_dtype() not in _DTYPES:
+                raise ValueError(
+                    f"{self.folder}: {name} is stored as {stored.get_dtype()} (quantized, FP8 and the like): only "
+                    "bf16, fp16 and fp32 weights can be used here, so take the release that is not quantized"
+                )
+            found = tuple(stored.get_shape())
             if found != shape:
                 raise ValueError(f"{self.folder}: {name} has shape {list(found)}, config.json asks for {list(shape)}")
-        # Tied models may carry a copy of the embedding as lm_head.
-        extra = sorted(
-            set(self._file_of) - set(wanted) - ({"lm_head.weight"} if self.architecture.tied_embeddings else set())
-        )
+        extra = set(self._file_of) - set(wanted)
+        if self.architecture.tied_embeddings and _HEAD in extra:
+            self._check_head()
+            extra.remove(_HEAD)
         if extra:
-            raise ValueError(f"{self.folder} holds {len(extra)} tensors that no Qwen3-VL model has, first {extra[0]}")
+            raise ValueError(f"{self.folder} holds {len(extra)} tensors that no Qwen3-VL model has, first {min(extra)}")
+
+    def _check_head(self) -> None:
+        """A tied model may carry its embedding a second time as head. Another head would be lost."""
+        head, embedding = self._slice(_HEAD), self._slice(_EMBEDDING)
+        same = head.get_shape() == embedding.get_shape()
+        rows, columns = embedding.get_shape()
+        step = max(1, (1 << 24) // columns)
+        if not same or not all(torch.equal(head[i : i + step], embedding[i : i + step]) for i in range(0, rows, step)):
+            raise ValueError(
+                f"{self.folder}: config.json ties the head to the embedding (tie_word_embeddings), yet the folder "
+                f"holds another {_HEAD}: set tie_word_embeddings=false in config.json to keep that head (transformers "
+                "keeps it when it loads the folder), or remove the tensor"
+            )
 
     def _slice(self, name: str):
         file = self._file_of[name]
         if file not in self._open:
             self._open[file] = self._safe_open(file)
-        return self._open[file].get_slice(name)
+        try:
+            return self._open[file].get_slice(name)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{self.folder / file} does not hold {name}, which {WEIGHT_INDEX} names: {error}"
+            ) from None
 
     def _safe_open(self, name: str):
         try:
@@ -113,18 +121,22 @@ class FolderReader:
 
 def expert_layout(folder: str | Path, architecture: Architecture) -> bool:
     """Whether the folder stores experts as [expert, in, out]; False for a folder without weights or experts."""
-    if not any((Path(folder) / name).is_file() for name in (_INDEX, _SINGLE)):
+    if not any((Path(folder) / name).is_file() for name in (WEIGHT_INDEX, SINGLE_WEIGHTS)):
         return False
     return FolderReader(folder, architecture).experts_in_out
 
 
-def copy_side_files(source: str | Path, target: str | Path) -> None:
-    """Copy config, tokenizer and processor files, so that a checkpoint can become a whole folder again."""
-    target = Path(target)
-    target.mkdir(parents=True, exist_ok=True)
-    for name in SIDE_FILES:
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, target / name)
+def with_dtype(files: SideFiles, values: Counter[torch.dtype]) -> SideFiles:
+    """The side files of weights of which `values` counts the values by dtype: config.json says that of most."""
+    dtype = str(values.most_common(1)[0][0]).removeprefix("torch.")
+    config = files.json(CONFIG)
+    parts = {name: config[name] for name in ("text_config", "vision_config")}
+    keys = ("dtype", "torch_dtype")  # transformers 5 and 4
+    parts = {name: {**part, **dict.fromkeys(part.keys() & keys, dtype)} for name, part in parts.items()}
+    named = config.keys() & keys
+    if not named and not any(part.keys() & keys for part in parts.values()):
+        named = {keys[0]}
+    return files.with_json(CONFIG, {**config, **parts, **dict.fromkeys(named, dtype)})
 
 
 def hf_tensors(
@@ -146,13 +158,18 @@ def hf_tensors(
             yield name, out
 
 
-def write_folder(tensors: Iterator[tuple[str, Tensor]], folder: str | Path, *, max_file_bytes: int = 5 << 30) -> None:
-    """Write tensors as sharded safetensors with their index. At most one file's tensors are in memory."""
+def write_folder(
+    tensors: Iterator[tuple[str, Tensor]], folder: str | Path, *, max_file_bytes: int = 5 << 30
+) -> Counter[torch.dtype]:
+    """Write tensors as sharded safetensors with their index -> how many values of each dtype there are.
+
+    At most one file's tensors are in memory."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pending: dict[str, Tensor] = {}
     written: list[tuple[Path, list[str]]] = []
     pending_bytes = total = 0
+    values: Counter[torch.dtype] = Counter()
 
     def flush() -> None:
         nonlocal pending, pending_bytes
@@ -167,14 +184,16 @@ def write_folder(tensors: Iterator[tuple[str, Tensor]], folder: str | Path, *, m
         pending[name] = tensor.contiguous()
         pending_bytes += tensor.nbytes
         total += tensor.nbytes
+        values[tensor.dtype] += tensor.numel()
     flush()
     if len(written) == 1:
-        written[0][0].rename(folder / _SINGLE)
-        return
+        written[0][0].rename(folder / SINGLE_WEIGHTS)
+        return values
     weight_map = {}
     for number, (path, names) in enumerate(written, 1):
         final = f"model-{number:05d}-of-{len(written):05d}.safetensors"
         path.rename(folder / final)
         weight_map.update(dict.fromkeys(names, final))
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_atomically(folder / WEIGHT_INDEX, json.dumps(index, indent=2) + "\n")
+    return values

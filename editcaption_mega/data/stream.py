@@ -7,7 +7,7 @@ the state of the stream is one integer, and a run resumes exactly at any data-pa
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ import torch
 
 from editcaption_mega.records import EditPair
 
-from .batch import PackedBatch
-from .chat import ChatEncoder, Prompt, load_tokenizer
+from .batch import Grid, PackedBatch
+from .chat import ChatEncoder, Prompt, folder_notes, load_tokenizer
 from .images import decode_image
 from .order import SampleOrder
 from .packing import EncodedSample, collate, plan_rows
@@ -41,7 +41,9 @@ class PairDataset:
         *,
         answers: Answers = "instruction",
         shared_prompt: bool = True,
+        notes: Iterable[str] = (),
     ):
+        self.notes = list(notes)  # of the folder, for whoever tells the user
         self.shards, self.encoder, self.images = shards, encoder, images
         self.answers, self.shared_prompt = answers, shared_prompt
 
@@ -53,17 +55,15 @@ class PairDataset:
         """What the tokens and pictures of all samples depend on, part by part.
 
         Not `answers` or `shared_prompt`: they choose from the same data and the same numbers come out."""
-        vocabulary = sorted(self.encoder.tokenizer.get_vocab().items(), key=lambda item: item[1])
         return {
             "shards": self.shards.fingerprint,
-            "prompt": self.encoder.prompt.fingerprint,
-            "tokenizer": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
+            **self.encoder.fingerprints,
             "pictures": hashlib.sha256(json.dumps(self.images.to_json()).encode()).hexdigest(),
         }
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the data, the prompt, the tokenizer's words or the picture settings change."""
+        """Changes when any of the `fingerprints` does."""
         return hashlib.sha256(json.dumps(self.fingerprints).encode()).hexdigest()[:32]
 
     def prompt(self, i: int) -> EncodedSample:
@@ -132,17 +132,32 @@ class PairDataset:
 
     def _encoded(self, i: int, answers: tuple[tuple[int, ...], ...]) -> EncodedSample:
         meta = self.shards.meta(i)
-        grids = tuple(image_grid(*size, self.images) for size in (meta.source_size, meta.target_size))
+        sizes = {"source": meta.source_size, "target": meta.target_size}
+        grids = tuple(self._grid(meta.id, which, size) for which, size in sizes.items())
         tokens = [grid_tokens(grid, self.images.merge_size) for grid in grids]
 
         def patches(picture: int) -> torch.Tensor:
             sample = self.shards[i]
+            which, size = list(sizes.items())[picture]
             data = (sample.source_bytes, sample.target_bytes)[picture]
-            where = f"{sample.pair.id} ({('source', 'target')[picture]})"
-            return image_patches(decode_image(data, where=where), self.images)
+            image = decode_image(data, where=f"{sample.pair.id} ({which})")
+            if image.size != tuple(size):
+                raise ValueError(
+                    f"sample {meta.id}: its {which} picture has {image.width} x {image.height} pixels, index.json says "
+                    f"{size[0]} x {size[1]}: the shards were changed after they were made; make them again"
+                )
+            return image_patches(image, self.images)
 
         prompt = tuple(self.encoder.prompt_ids(*tokens))
         return EncodedSample(meta.id, prompt, answers, grids, patches, self.shared_prompt)
+
+    def _grid(self, name: str, which: str, size: tuple[int, int]) -> Grid:
+        try:
+            return image_grid(*size, self.images)
+        except ValueError as error:
+            raise ValueError(
+                f"sample {name}: its {which} picture cannot be used ({error}): crop it or remove the sample"
+            ) from None
 
 
 def open_pairs(
@@ -161,7 +176,8 @@ def open_pairs(
     row unless `shared_prompt` is false. Raises ValueError for shards, folder or prompt that cannot be used."""
     encoder = ChatEncoder(load_tokenizer(folder), Prompt.load(prompt))
     images = ImageSettings.from_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels)
-    return PairDataset(open_shards(shards), encoder, images, answers=answers, shared_prompt=shared_prompt)
+    notes = folder_notes(folder, encoder.tokenizer)
+    return PairDataset(open_shards(shards), encoder, images, answers=answers, shared_prompt=shared_prompt, notes=notes)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ and interpolation those of Qwen3VLVisionModel. All on the host.
 """
 
 import heapq
-import json
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,9 +17,13 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from .batch import Grid, ImageBatch
+from .side_files import SideFiles
 
 # Patches of every released Qwen3-VL.
 QWEN3_VL = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+_HALF = (0.5, 0.5, 0.5)
+# What is done to every picture here, under the names of the image processor's file.
+_DONE = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3, "rescale_factor": 1 / 255}
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class ImageSettings:
     temporal_patch_size: int
     min_pixels: int
     max_pixels: int
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[float, float, float] = _HALF
+    std: tuple[float, float, float] = _HALF
 
     @property
     def factor(self) -> int:
@@ -42,26 +45,42 @@ class ImageSettings:
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, min_pixels: int, max_pixels: int) -> "ImageSettings":
-        """Read `preprocessor_config.json`; the pixel limits are the caller's. Raises ValueError for what is missing."""
-        path = Path(folder) / "preprocessor_config.json"
-        if not path.is_file():
-            raise ValueError(f"{folder} lacks preprocessor_config.json: expected a Hugging Face Qwen3-VL folder")
-        config = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("patch_size", "merge_size", "temporal_patch_size") if key not in config]
+        """Read the folder's image processor; the pixel limits are the caller's.
+
+        Raises ValueError for what is missing, of another type, or done to pictures that is not done here."""
+        name, config = SideFiles.read(folder).image_processor()
+        path = Path(folder) / name
+        missing = [key for key in QWEN3_VL if key not in config]
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}, which every Qwen3-VL folder has")
+        for key in QWEN3_VL:
+            if type(config[key]) is not int or not 0 < config[key] <= 1024:
+                raise ValueError(f"{path}: `{key}` is {config[key]!r}, expected a small whole number such as 2 or 16")
+        for key, wanted in _DONE.items():
+            if config.get(key) not in (None, wanted):
+                raise ValueError(f"{path}: `{key}` is {config[key]!r}, only {wanted!r} is supported")
+        channels = {}
+        for key in ("image_mean", "image_std"):
+            values = config.get(key, _HALF)
+            if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_share, values)):
+                raise ValueError(f"{path}: `{key}` is {values!r}, expected three numbers between 0 and 1")
+            channels[key] = tuple(map(float, values))
+        if 0.0 in channels["image_std"]:
+            raise ValueError(f"{path}: `image_std` is {config['image_std']!r}, expected numbers above 0")
         return cls(
-            patch_size=config["patch_size"],
-            merge_size=config["merge_size"],
-            temporal_patch_size=config["temporal_patch_size"],
+            **{key: config[key] for key in QWEN3_VL},
             min_pixels=min_pixels,
             max_pixels=max_pixels,
-            mean=tuple(config.get("image_mean", (0.5, 0.5, 0.5))),
-            std=tuple(config.get("image_std", (0.5, 0.5, 0.5))),
+            mean=channels["image_mean"],
+            std=channels["image_std"],
         )
 
     def to_json(self) -> dict:
         return asdict(self)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def smart_resize(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:

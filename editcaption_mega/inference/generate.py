@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .folder import check_folder
+from .folder import check_model
 from .sampling import RowSampler
 
 
@@ -52,7 +52,7 @@ class Generator:
     ) -> None:
         from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-        path = check_folder(folder)
+        path = check_model(folder)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         self.model = AutoModelForImageTextToText.from_pretrained(

@@ -4,10 +4,11 @@ Class defaults of transformers are wrong for the released Qwen3-VL models, so no
 that matters and is missing is an error.
 """
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from editcaption_mega.data.side_files import CONFIG, SideFiles
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Architecture:
     image_token_id: int
     vision_start_token_id: int
     vision_end_token_id: int
-    hf_config: dict[str, Any]
+    hf_config: dict[str, Any] = field(compare=False)
 
     @property
     def queries_per_group(self) -> int:
@@ -78,83 +79,98 @@ class Architecture:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Architecture":
-        """Read `folder/config.json`. Raises ValueError when it is not a Qwen3-VL model or lacks a field."""
-        path = Path(folder) / "config.json"
-        if not path.is_file():
-            raise ValueError(f"{folder} holds no config.json: expected a Hugging Face Qwen3-VL folder")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from None
-        return cls.from_config(config, where=str(path))
+        """Read `folder/config.json`. Raises ValueError when it is not a Qwen3-VL model or a field cannot be used."""
+        files = SideFiles.read(folder).require(CONFIG, "the model's configuration")
+        return cls.from_config(files.json(CONFIG), where=str(files.folder / CONFIG))
 
     @classmethod
     def from_config(cls, config: dict[str, Any], where: str = "config") -> "Architecture":
         kind = config.get("model_type")
         if kind not in ("qwen3_vl", "qwen3_vl_moe"):
             raise ValueError(f"{where}: model_type is {kind!r}, expected 'qwen3_vl' or 'qwen3_vl_moe'")
-        text = _Fields(config.get("text_config"), f"{where}: text_config")
-        vision = _Fields(config.get("vision_config"), f"{where}: vision_config")
         top = _Fields(config, where)
-        # Two spellings: rope_parameters (transformers 5) and rope_theta + rope_scaling (the released files).
-        rope = text.get("rope_parameters") or {**(text.get("rope_scaling") or {}), "rope_theta": text.get("rope_theta")}
-        rope = _Fields(rope, f"{where}: text_config.rope_parameters")
+        text, vision = top.fields("text_config"), top.fields("vision_config")
+        for part in (top, text):
+            part.refuse_quantized()
         text.expect("attention_bias", False, default=False)
         text.expect("hidden_act", "silu")
         vision.expect("hidden_act", "gelu_pytorch_tanh")
-        rope.expect("mrope_interleaved", True, default=True)
-        rope_type = rope.get("rope_type") or rope.get("type") or "default"
-        if rope_type != "default":
-            raise ValueError(f"{where}: rope_type {rope_type!r} is not supported, expected 'default'")
+        rope = _rope(text)
         experts = None
         if kind == "qwen3_vl_moe":
             text.expect("norm_topk_prob", True, default=True)
             text.expect("decoder_sparse_step", 1, default=1)
             text.expect("mlp_only_layers", [], default=[])
             # The released files say num_experts, transformers 5 writes num_local_experts.
-            count = text.get("num_local_experts") or text["num_experts"]
-            experts = ExpertArchitecture(count, text["num_experts_per_tok"], text["moe_intermediate_size"])
-        # The top level decides: text_config inherits a wrong default (see docs/weights.md).
-        tied = bool(top.get("tie_word_embeddings", False))
+            count = text.count(
+                "num_local_experts" if text.get("num_local_experts") else "num_experts", most=_MOST_LAYERS
+            )
+            experts = ExpertArchitecture(count, text.count("num_experts_per_tok"), text.count("moe_intermediate_size"))
+        heads = text.count("num_attention_heads")
         return cls(
-            vocab_size=text["vocab_size"],
-            hidden_size=text["hidden_size"],
-            intermediate_size=text["intermediate_size"],
-            num_layers=text["num_hidden_layers"],
-            num_heads=text["num_attention_heads"],
-            num_kv_heads=text["num_key_value_heads"],
-            head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
-            norm_eps=text["rms_norm_eps"],
-            rope_theta=float(rope["rope_theta"]),
-            mrope_section=tuple(rope["mrope_section"]),
-            tied_embeddings=tied,
+            vocab_size=text.count("vocab_size"),
+            hidden_size=text.count("hidden_size"),
+            intermediate_size=text.count("intermediate_size"),
+            num_layers=text.count("num_hidden_layers", most=_MOST_LAYERS),
+            num_heads=heads,
+            num_kv_heads=text.count("num_key_value_heads"),
+            head_dim=text.count("head_dim", default=text.count("hidden_size") // heads),
+            norm_eps=text.number("rms_norm_eps"),
+            rope_theta=rope.number("rope_theta"),
+            mrope_section=tuple(rope.counts("mrope_section", length=3)),
+            # The top level decides: text_config inherits a wrong default (see docs/weights.md).
+            tied_embeddings=top.flag("tie_word_embeddings"),
             experts=experts,
             vision=VisionArchitecture(
-                depth=vision["depth"],
-                hidden_size=vision["hidden_size"],
-                intermediate_size=vision["intermediate_size"],
-                num_heads=vision["num_heads"],
-                in_channels=vision.get("in_channels", 3),
-                patch_size=vision["patch_size"],
-                temporal_patch_size=vision["temporal_patch_size"],
-                spatial_merge_size=vision["spatial_merge_size"],
-                out_hidden_size=vision["out_hidden_size"],
-                num_position_embeddings=vision["num_position_embeddings"],
-                deepstack_layers=tuple(vision["deepstack_visual_indexes"]),
+                depth=vision.count("depth", most=_MOST_LAYERS),
+                hidden_size=vision.count("hidden_size"),
+                intermediate_size=vision.count("intermediate_size"),
+                num_heads=vision.count("num_heads"),
+                in_channels=vision.count("in_channels", default=3),
+                patch_size=vision.count("patch_size"),
+                temporal_patch_size=vision.count("temporal_patch_size"),
+                spatial_merge_size=vision.count("spatial_merge_size"),
+                out_hidden_size=vision.count("out_hidden_size"),
+                num_position_embeddings=vision.count("num_position_embeddings"),
+                deepstack_layers=tuple(vision.counts("deepstack_visual_indexes", least=0)),
             ),
-            image_token_id=top["image_token_id"],
-            vision_start_token_id=top["vision_start_token_id"],
-            vision_end_token_id=top["vision_end_token_id"],
+            image_token_id=top.count("image_token_id", least=0),
+            vision_start_token_id=top.count("vision_start_token_id", least=0),
+            vision_end_token_id=top.count("vision_end_token_id", least=0),
             hf_config=config,
         )._checked(where)
 
     def _checked(self, where: str) -> "Architecture":
+        vision = self.vision
+        for name in ("image_token_id", "vision_start_token_id", "vision_end_token_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise ValueError(f"{where}: {name} is {getattr(self, name)}, vocab_size only {self.vocab_size}")
+        if vision.hidden_size % vision.num_heads or vision.head_dim % 4:
+            raise ValueError(
+                f"{where}: vision hidden_size {vision.hidden_size} is not made of {vision.num_heads} heads whose size "
+                "is a multiple of 4"
+            )
+        if any(layer >= vision.depth for layer in vision.deepstack_layers):
+            raise ValueError(
+                f"{where}: deepstack_visual_indexes {list(vision.deepstack_layers)} name a layer beyond the "
+                f"{vision.depth} of the vision tower"
+            )
+        if len(vision.deepstack_layers) > self.num_layers:
+            raise ValueError(
+                f"{where}: {len(vision.deepstack_layers)} deepstack_visual_indexes for {self.num_layers} layers of the "
+                "language model"
+            )
+        if self.experts and self.experts.experts_per_token > self.experts.num_experts:
+            raise ValueError(
+                f"{where}: num_experts_per_tok {self.experts.experts_per_token} of only {self.experts.num_experts} "
+                "experts"
+            )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"{where}: {self.num_heads} heads are not a multiple of {self.num_kv_heads} kv heads")
-        if sum(self.mrope_section) != self.head_dim // 2:
+        if 2 * sum(self.mrope_section) != self.head_dim:
             raise ValueError(
                 f"{where}: mrope_section {list(self.mrope_section)} sums to {sum(self.mrope_section)}, "
-                f"expected head_dim / 2 = {self.head_dim // 2}"
+                f"expected head_dim / 2 = {self.head_dim / 2:g}"
             )
         if self.vision.out_hidden_size != self.hidden_size:
             raise ValueError(
@@ -166,25 +182,89 @@ class Architecture:
         return self
 
 
+def _rope(text: "_Fields") -> "_Fields":
+    """The rotary settings in either spelling: rope_parameters (transformers 5), or rope_theta and rope_scaling (the
+    released files)."""
+    if text.get("rope_parameters") is not None:
+        rope = text.fields("rope_parameters")
+    else:
+        scaling = text.fields("rope_scaling").values if text.get("rope_scaling") is not None else {}
+        rope = _Fields({**scaling, "rope_theta": text.get("rope_theta")}, f"{text.where}.rope_scaling")
+    rope.expect("mrope_interleaved", True, default=True)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind != "default":
+        raise ValueError(f"{rope.where}: rope_type {kind!r} is not supported, expected 'default'")
+    return rope
+
+
+# No size of a model is larger; with more, a damaged file would keep this machine busy before anything is compared.
+_MOST, _MOST_LAYERS = 1 << 31, 10_000
+
+
 class _Fields:
-    """A mapping whose missing keys are named in the error."""
+    """A JSON object whose fields are checked as they are read; every ValueError names the file and the field."""
 
     def __init__(self, values: Any, where: str):
         if not isinstance(values, dict):
-            raise ValueError(f"{where} is missing: expected an object of a Qwen3-VL config.json")
+            what = "missing" if values is None else f"{values!r:.60}"
+            raise ValueError(f"{where} is {what}: expected an object of a Qwen3-VL config.json")
         self.values, self.where = values, where
 
-    def __getitem__(self, key: str) -> Any:
-        if self.values.get(key) is None:
-            raise ValueError(f"{self.where} lacks '{key}', which every Qwen3-VL config.json has")
-        return self.values[key]
-
     def get(self, key: str, default: Any = None) -> Any:
-        return self.values.get(key, default)
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def fields(self, key: str) -> "_Fields":
+        return _Fields(self.get(key), f"{self.where}: {key}")
+
+    def count(self, key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
+        value = self._needed(key, default)
+        if type(value) is not int or not least <= value <= most:
+            raise self._wrong(key, value, f"a whole number from {least} to {most}")
+        return value
+
+    def counts(self, key: str, *, length: int | None = None, least: int = 1) -> list[int]:
+        values = self._needed(key, None)
+        if (
+            not isinstance(values, list)
+            or (length is not None and len(values) != length)
+            or not all(type(value) is int and least <= value < _MOST for value in values)
+        ):
+            raise self._wrong(key, values, f"a list of {length or 'some'} whole numbers of at least {least}")
+        return values
+
+    def number(self, key: str) -> float:
+        value = self._needed(key, None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+            raise self._wrong(key, value, "a number above 0")
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        value = self.get(key, False)
+        if not isinstance(value, bool):
+            raise self._wrong(key, value, "true or false")
+        return value
 
     def expect(self, key: str, wanted: Any, default: Any = None) -> None:
-        found = self.values.get(key, default)
-        if found is None:
-            found = default
-        if found != wanted:
-            raise ValueError(f"{self.where}: '{key}' is {found!r}, only {wanted!r} is supported")
+        value = self.get(key, default)
+        if type(value) is not type(wanted) or value != wanted:
+            raise ValueError(f"{self.where}: '{key}' is {value!r:.60}, only {wanted!r} is supported")
+
+    def refuse_quantized(self) -> None:
+        """Quantized weights are no numbers that can be trained or converted."""
+        settings = self.get("quantization_config")
+        if settings is not None:
+            method = str(settings.get("quant_method", "unknown") if isinstance(settings, dict) else settings)
+            raise ValueError(
+                f"{self.where}: the weights are quantized ({method.upper():.60}): only bf16, fp16 and fp32 weights can "
+                "be used here, so take the release that is not quantized (its name is without -FP8, -AWQ and the like)"
+            )
+
+    def _needed(self, key: str, default: Any) -> Any:
+        value = self.get(key, default)
+        if value is None:
+            raise ValueError(f"{self.where} lacks '{key}', which every Qwen3-VL config.json has")
+        return value
+
+    def _wrong(self, key: str, value: Any, expected: str) -> ValueError:
+        return ValueError(f"{self.where}: '{key}' is {value!r:.60}, expected {expected}")

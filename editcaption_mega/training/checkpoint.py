@@ -20,8 +20,9 @@ from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import WEIGHTS, Box, LocalShard, StoreReader, StoreWriter, copy_side_files
+from editcaption_mega.conversion import WEIGHTS, Box, LocalShard, StoreReader, StoreWriter
 from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
+from editcaption_mega.data.side_files import SideFiles
 from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 
 from .resume import STATE
@@ -36,7 +37,7 @@ def save_checkpoint(
     shards: list[LocalShard],
     optimizer: MegatronOptimizer,
     *,
-    hf_folder: str | Path,
+    side_files: SideFiles,
     metadata: dict,
     keep: int,
 ) -> Path:
@@ -50,7 +51,7 @@ def save_checkpoint(
             if platform.is_rank_zero():
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
-                copy_side_files(hf_folder, partial / "hf")
+                side_files.write(partial / "hf")
                 write_atomically(partial / STATE, json.dumps(state, indent=2) + "\n")
         _write_tensors(partial, shards, optimizer, metadata)
         with platform.together():

@@ -12,6 +12,8 @@ from editcaption_mega import platform, signals
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.conversion.hugging_face import expert_layout
 from editcaption_mega.data import SampleOrder
+from editcaption_mega.data.chat import trained_side_files
+from editcaption_mega.data.side_files import SideFiles
 from editcaption_mega.data.stream import Answers, PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.model import Architecture, build_model
@@ -176,6 +178,8 @@ def _run(
 ) -> Ending:
     """The job once the process groups exist and the run folder is its own."""
     output = Path(settings.training.output)
+    # Held from here on: checkpoints need them, and the folder may be moved while the job runs.
+    side_files = trained_side_files(SideFiles.read(settings.model.folder), dataset.encoder.tokenizer)
     check_samples(dataset, settings.data.sequence_length)
     stop_if_asked(resumed.step, "while the samples were checked")
     rules = rules_for(architecture)
@@ -215,7 +219,7 @@ def _run(
         if platform.is_rank_zero():
             log = RunLog(output, first_step=resumed.step, total_steps=steps, log_every=settings.training.log_every)
             table = trainable_table(rules, settings.optimizer)
-            for line in [*table, *_first_lines(settings, len(dataset), steps, resumed)]:
+            for line in [*dataset.notes, *table, *_first_lines(settings, len(dataset), steps, resumed)]:
                 log.say(line)
             keep_settings(output, settings, resumed.step)
     expert_load = None
@@ -235,7 +239,7 @@ def _run(
         try:
             save_checkpoint(
                 output, now, shards, trainer.optimizer,
-                hf_folder=settings.model.folder, metadata=metadata, keep=settings.checkpoint.keep,
+                side_files=side_files, metadata=metadata, keep=settings.checkpoint.keep,
             )  # fmt: skip
         except OSError as error:  # raised alike on every rank
             if required:

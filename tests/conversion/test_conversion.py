@@ -47,7 +47,10 @@ def test_round_trip_is_bitwise_and_transformers_loads_it(folders, tmp_path, kind
     megatron_to_hf(tmp_path / "store", tmp_path / "back", max_file_bytes=200_000)
     assert len(list((tmp_path / "back").glob("*.safetensors"))) > 1
     same(tensors(source), tensors(tmp_path / "back"))
-    assert (source / "config.json").read_text() == (tmp_path / "back/config.json").read_text()
+    config = json.loads((source / "config.json").read_text())
+    written = json.loads((tmp_path / "back/config.json").read_text())
+    assert written["dtype"] == str(dtype).removeprefix("torch."), "what the weights are, whatever the folder said"
+    assert written | {"dtype": None} == config | {"dtype": None}
     from transformers import AutoModelForImageTextToText
 
     _, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "back", output_loading_info=True)
@@ -127,6 +130,97 @@ def test_truncated_weights(folders, tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="damaged or cannot be read"):
         FolderReader(folder)
+
+
+def test_a_head_beside_tied_embeddings(folders, tmp_path):
+    """The same matrix is no other head; another one would be dropped in silence, and transformers keeps it."""
+    folder = damaged(folders, tmp_path, "dense-True")
+    kept = tensors(folder)
+    embedding = kept["model.language_model.embed_tokens.weight"]
+    save_file(kept | {"lm_head.weight": embedding.clone()}, folder / "model.safetensors", {"format": "pt"})
+    FolderReader(folder)
+    head = embedding.clone()
+    head[-1, -1] += 1
+    for other in (head, head[:-1].clone()):
+        save_file(kept | {"lm_head.weight": other}, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match="holds another lm_head.weight: set tie_word_embeddings=false .*or remove"):
+            hf_to_megatron(folder, tmp_path / "store")
+
+
+def test_no_head_beside_untied_embeddings(folders, tmp_path):
+    folder = damaged(folders, tmp_path)
+    kept = tensors(folder)
+    del kept["lm_head.weight"]
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks the tensor lm_head.weight, .*set tie_word_embeddings=true there if"):
+        FolderReader(folder)
+
+
+def test_quantized_folders(folders, tmp_path):
+    """By what config.json says, and by the weights themselves where it says nothing."""
+    folder = damaged(folders, tmp_path)
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    quantized = tensors(folder)
+    quantized[name] = quantized[name].to(torch.float8_e4m3fn)
+    save_file(quantized | {name + "_scale_inv": torch.ones(1, 1)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="up_proj.weight is stored as F8_E4M3 .quantized, FP8.*not quantized"):
+        FolderReader(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for place in (config, config["text_config"]):
+        place["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="config.json.*the weights are quantized .FP8.: .*not quantized"):
+            hf_to_megatron(folder, tmp_path / "store")
+        del place["quantization_config"]
+
+
+def test_the_exported_dtype_is_that_of_most_weights(folders, tmp_path):
+    """As the released files have it: in text_config alone, under either name; and fp32 vision beside bf16 language."""
+    folder = damaged(folders, tmp_path)
+    mixed = {n: t if "visual" in n else t.to(torch.bfloat16) for n, t in tensors(folder).items()}
+    save_file(mixed, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    del config["dtype"]
+    for part in ("text_config", "vision_config"):
+        config[part].pop("dtype", None)
+    for number, (key, part) in enumerate([("dtype", "text_config"), ("torch_dtype", "text_config"), (None, None)]):
+        written = json.loads(json.dumps(config))
+        if key:
+            written[part][key] = "float32"
+        (folder / "config.json").write_text(json.dumps(written))
+        hf_to_megatron(folder, tmp_path / f"store{number}")
+        megatron_to_hf(tmp_path / f"store{number}", tmp_path / f"back{number}")
+        (written[part] if key else written)[key or "dtype"] = "bfloat16"
+        assert json.loads((tmp_path / f"back{number}/config.json").read_text()) == written
+
+
+@pytest.mark.parametrize(
+    "name", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "model.bin", "", ".."]
+)
+def test_an_index_names_files_of_its_folder_only(folders, tmp_path, name):
+    folder = damaged(folders, tmp_path)
+    shutil.copy(folder / "model.safetensors", tmp_path / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    with pytest.raises(ValueError, match="expected safetensors files in the folder itself"):
+        FolderReader(folder)
+
+
+def test_an_index_that_names_the_wrong_file(folders, tmp_path):
+    folder = damaged(folders, tmp_path)
+    names = list(tensors(folder))
+    save_file({"other": torch.zeros(1)}, folder / "b.safetensors")
+    index = {"weight_map": {**dict.fromkeys(names, "model.safetensors"), names[0]: "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"b.safetensors does not hold {names[0]}"):
+        FolderReader(folder)
+
+
+def test_a_checkpoint_without_its_side_files(folders, tmp_path):
+    hf_to_megatron(folders / "dense-False", tmp_path / "store")
+    (tmp_path / "store/hf/config.json").unlink()
+    with pytest.raises(ValueError, match="hf lacks config.json: expected config.json"):
+        megatron_to_hf(tmp_path / "store", tmp_path / "back")
+    assert not list(tmp_path.glob("back*"))
 
 
 def test_index_that_names_a_missing_file(folders, tmp_path):

@@ -257,5 +257,5 @@ def test_folders_of_another_kind(folders, tmp_path):
     with pytest.raises(ValueError, match="`model_type` must be one of .*found 'llama'"):
         Generator(copy, device="cpu")
     (copy / "config.json").write_text("not json")
-    with pytest.raises(ValueError, match="config.json: expected JSON"):
+    with pytest.raises(ValueError, match="config.json: not valid JSON"):
         Generator(copy, device="cpu")

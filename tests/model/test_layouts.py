@@ -93,7 +93,7 @@ def test_configs_that_are_not_qwen3_vl(folders, change, words):
 
 
 def test_folder_without_config(tmp_path):
-    with pytest.raises(ValueError, match="holds no config.json"):
+    with pytest.raises(ValueError, match="lacks config.json: expected config.json"):
         Architecture.from_folder(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
