@@ -24,6 +24,7 @@ from editcaption_mega.conversion import (
     local_shards,
     rules_for,
 )
+from editcaption_mega.data.side_files import SideFiles
 from editcaption_mega.data.stream import Step
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import SFTObjective
@@ -161,7 +162,7 @@ class Case:
     def save(self, output: Path, step: int) -> None:
         save_checkpoint(
             output, {"step": step, "updates": step}, self.shards, self.trainer.optimizer,
-            hf_folder=self.folder, metadata={}, keep=0,
+            side_files=SideFiles.read(self.folder), metadata={}, keep=0,
         )  # fmt: skip
 
     def resume(self, checkpoint: Path, step: int) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from editcaption_mega.data.chat import Prompt
 from editcaption_mega.inference.chat import Usage
 from editcaption_mega.inference.endpoint import Endpoint, refuse_mixed
-from editcaption_mega.inference.folder import check_folder
+from editcaption_mega.inference.folder import check_folder, check_model
 from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
@@ -60,8 +60,10 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
         {f"judge {one.name}": endpoint_of(one.endpoint) for one in settings.judges if one.kind == "model"},
     )
     for model in settings.models:
-        if model.origin in ("folder", "vllm"):
-            check_folder(model.folder or model.vllm)
+        if model.origin == "folder":
+            check_model(model.folder)
+        elif model.origin == "vllm":
+            check_folder(model.vllm)
         elif model.origin == "endpoint":
             endpoint_of(model.endpoint).secret()
         else:

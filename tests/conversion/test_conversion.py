@@ -218,7 +218,7 @@ def test_an_index_that_names_the_wrong_file(folders, tmp_path):
 def test_a_checkpoint_without_its_side_files(folders, tmp_path):
     hf_to_megatron(folders / "dense-False", tmp_path / "store")
     (tmp_path / "store/hf/config.json").unlink()
-    with pytest.raises(ValueError, match="hf lacks config.json: expected config.json"):
+    with pytest.raises(ValueError, match="hf/config.json is missing"):
         megatron_to_hf(tmp_path / "store", tmp_path / "back")
     assert not list(tmp_path.glob("back*"))
 
