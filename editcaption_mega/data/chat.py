@@ -198,11 +198,12 @@ class ChatEncoder:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the ids depend on, part by part."""
+        """What the ids depend on, part by part; "tokenizer" is all of it: words, merges, added tokens, normaliser, chat
+        template."""
+        tokenizer = f"{self.text.fingerprint}\n{self.tokenizer.chat_template}"
         return {
             "prompt": self.prompt.fingerprint,
-            "tokenizer": self.text.fingerprint,
-            "chat_template": hashlib.sha256(self.tokenizer.chat_template.encode()).hexdigest(),
+            "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
         }
 
     @property

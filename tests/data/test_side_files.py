@@ -108,6 +108,9 @@ def test_a_thought_is_closed_before_the_answer(folder):
     again = ChatEncoder(load_tokenizer(folder / "hf"), Prompt.load())
     assert again.prompt_ids(1, 1) == prompt and again.fingerprints == encoder.fingerprints
     assert folder_notes(folder / "hf", again.tokenizer) == []
+    put_template(folder / "hf", "chat_template.jinja", CHAT_TEMPLATE)
+    other = ChatEncoder(load_tokenizer(folder / "hf"), Prompt.load())
+    assert other.fingerprints["tokenizer"] != encoder.fingerprints["tokenizer"], "the template is part of it"
 
 
 def test_a_thought_that_the_template_never_closes(folder):
