@@ -1,12 +1,13 @@
 """Does every file of a checkpoint have the bytes that were written? The ranks share the reading."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from editcaption_mega import platform
 
-from .manifest import MEND, DamagedCheckpointError, Manifest, StoredFile
+from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, read_manifest
+from .run_folder import step_folders
 from .store import StoreReader
 from .tensor_file import sha256_of
 
@@ -43,6 +44,29 @@ def needed_files(manifest: Manifest, tensors: str = "") -> set[str]:
         for stored in tensor.boxes:
             holding[stored.file] = holding.get(stored.file, False) or key.startswith(tensors)
     return {name for name in manifest.files if holding.get(name, True)}
+
+
+def verify_folder(path: Path, progress: Callable[..., Iterable] = lambda items, *_: items) -> tuple[str, list[str]]:
+    """Check a checkpoint, or every one of a run folder, to the end -> (what was checked, a sentence for each problem).
+
+    Raises ValueError for a folder that is neither."""
+    folders = [path] if (path / MANIFEST).is_file() else step_folders(path)
+    if not folders:
+        raise ValueError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with one")
+    files, problems = [], []
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        files += [(folder, name, entry) for name, entry in manifest.files.items()]
+        if not manifest.has_checksums:
+            problems.append(f"{folder} was written without checksums (format 1): only its sizes can be checked")
+    checked = progress(check_files(files), len(files), "files")
+    problems += sorted(problem for _, problem in checked if problem)
+    size = sum(entry.bytes for _, _, entry in files) / 1e9
+    return f"{len(files)} files of {len(folders)} checkpoint{'s' if len(folders) > 1 else ''}, {size:.1f} GB", problems
 
 
 def check_files(files: Iterable[tuple[Path, str, StoredFile]]) -> Iterator[tuple[str, str | None]]:

@@ -275,9 +275,9 @@ def _run(
                 expert_load=expert_load,
             )
         )
-    if log:
-        log.close()
-    platform.barrier()
+    with platform.together():
+        if log:
+            log.close()
     return ending
 
 

@@ -2,11 +2,14 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+from editcaption_mega.files import parse_json, write_atomically
+
+from .line_file import LineFile
 
 SHOWN = {"reward_margin": "margin", "reward_accuracy": "accuracy"}  # an objective's own, in the progress line
 
@@ -19,26 +22,23 @@ class RunLog:
     def __init__(self, output: str | Path, *, first_step: int, total_steps: int, log_every: int):
         self.output, self.total_steps, self.log_every = Path(output), total_steps, log_every
         self.output.mkdir(parents=True, exist_ok=True)
-        self._drop_after(first_step)
-        self._metrics = open(self.output / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
-        self._text = open(self.output / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(self.output / "tensorboard", purge_step=first_step)
+        damaged = _drop_after(self.output / "metrics.jsonl", first_step)
+        self._metrics, self._text = LineFile(self.output / "metrics.jsonl"), LineFile(self.output / "log.txt")
+        self._board: SummaryWriter | None = SummaryWriter(self.output / "tensorboard", purge_step=first_step)
         self._began, self._first_step = time.monotonic(), first_step
+        if damaged:
+            self.say(f"metrics.jsonl: {damaged} damaged line(s) dropped")
 
     def say(self, line: str) -> None:
         """A line for people: terminal and log.txt."""
         print(line, flush=True)
-        self._text.write(line + "\n")
-        self._text.flush()
+        self._text.write(line)
 
     def step(self, numbers: dict) -> None:
         """One optimizer step. `numbers` holds step, loss, grad_norm, learning_rate, tokens, samples, seconds."""
-        self._metrics.write(json.dumps(numbers) + "\n")
-        self._metrics.flush()
+        self._metrics.write(json.dumps(numbers))
         step = numbers["step"]
-        for name, value in numbers.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+        self._plot(step, numbers)
         if step % self.log_every == 0 or step == self.total_steps:
             done = step - self._first_step
             left = (time.monotonic() - self._began) / max(done, 1) * (self.total_steps - step)
@@ -51,25 +51,44 @@ class RunLog:
             )
 
     def close(self) -> None:
-        self._metrics.close()
+        """Raises OSError when something could not be written to the end."""
+        if self._board is not None:
+            self._board.close()
         self._text.close()
-        self._board.close()
+        self._metrics.close()
 
-    def _drop_after(self, step: int) -> None:
-        path = self.output / "metrics.jsonl"
-        if not path.is_file():
+    def _plot(self, step: int, numbers: dict) -> None:
+        if self._board is None:
             return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a run that was killed while writing it
-            if row["step"] <= step:
-                kept.append(line)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        try:
+            for name, value in numbers.items():
+                if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
+        except OSError as error:  # of an earlier step: TensorBoard writes behind our back, and never again after it
+            self._board = None
+            self.say(f"WARNING: TensorBoard's file ends before step {step} ({error}); metrics.jsonl has every step")
+
+
+def _drop_after(path: Path, step: int) -> int:
+    """Drop the lines of later steps from a file of metrics -> how many others were damaged, and dropped too.
+
+    The last line does not count: a run that was killed may have left half of it."""
+    if not path.is_file():
+        return 0
+    kept, damaged = [], []
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        try:
+            row = parse_json(line)
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise ValueError("no object with a step")
+        except ValueError:
+            damaged.append(number)
+            continue
+        if row["step"] <= step:
+            kept.append(line.rstrip(b"\n") + b"\n")
+    write_atomically(path, b"".join(kept))
+    return len([number for number in damaged if number < len(lines) - 1])
 
 
 def _duration(seconds: float) -> str:
