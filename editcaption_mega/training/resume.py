@@ -27,12 +27,15 @@ _LEFTOVER = re.compile(rf"metrics\.tmp|(config\.yaml|metrics\.jsonl|{re.escape(L
 
 
 class CheckpointState(BaseModel):
-    """What the trainer itself needs of state.json; the rest is the identity of the job, compared and not used."""
+    """state.json, in what the trainer uses of it. What is inside `identity` is compared only."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     step: int = Field(ge=0)
     updates: int = Field(ge=0)
     samples: int = Field(ge=0)
+    identity: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    preference: dict[str, Any] = {}  # of earlier versions, which kept the parts of the identity beside each other
 
 
 def read_state(folder: Path, *, verify: bool = True) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ranks import on_ranks
 
 from editcaption_mega.conversion import DamagedCheckpointError, find_checkpoint
 from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
+from editcaption_mega.training.identity import check_identity
 from editcaption_mega.training.resume import read_state, resume_point, strangers, tidy
 
 
@@ -148,14 +149,14 @@ def test_leftovers_are_ours_and_go(tmp_path):
     assert strangers(tmp_path) == ["film.partial"]
 
 
-STATE = {"step": 3, "updates": 3, "samples": 24, "seed": 1234}
+STATE = {"step": 3, "updates": 3, "samples": 24, "seed": 1234, "identity": {}, "settings": {}, "preference": {}}
 ANY_VALUE = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5), st.just([]), st.just({})
 )
 
 
 @given(field=st.sampled_from([*sorted(STATE), None]), value=ANY_VALUE)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_state_of_any_other_type_is_one_sentence(tmp_path, field, value):
     folder = checkpoint_folder(tmp_path, 3)
     if not folder.exists():
@@ -164,6 +165,7 @@ def test_state_of_any_other_type_is_one_sentence(tmp_path, field, value):
     (folder / "state.json").write_text(json.dumps(value if field is None else {**STATE, field: value}))
     try:
         state = read_state(folder)
+        check_identity(folder, state, {"objective": "sft"})
         assert all(type(state[name]) is int for name in ("step", "updates", "samples")) and state["step"] == 3
     except DamagedCheckpointError as error:
         assert str(folder / "state.json") in str(error) and "\n" not in str(error)
