@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from editcaption_mega import signals
 from editcaption_mega.settings import ParallelSettings
+from editcaption_mega.words import printable
 
 _SECONDS_BETWEEN_LINES = 5.0
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
@@ -163,8 +164,8 @@ def _lines[Item](items: Iterable[Item], total: int | None, label: str) -> Iterat
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+        return printable(f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror)
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def _report(line: str, argv: Sequence[str], is_cause: bool = True) -> None:

@@ -39,7 +39,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_call(self, method):
         parts = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        query = parse_qs(parts.query)
+        query = {name: values if name.endswith("[]") else values[0] for name, values in query.items()}
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
         self.server.calls.append((method, parts.path))
         if self.server.answer:
@@ -83,8 +84,9 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(201, {"task_count": len(rows)})
 
     def get_projects_export(self, query, body, project):
+        ids = set(map(int, query.pop("ids[]")))
         assert query == {"exportType": "JSON", "download_all_tasks": "true"}
-        self.reply(200, [task for task in self.server.tasks if task["project"] == int(project)])
+        self.reply(200, [task for task in self.server.tasks if task["project"] == int(project) and task["id"] in ids])
 
     def get_tasks(self, query, body):
         """At most 3 a page, so that there are several."""

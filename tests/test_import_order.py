@@ -45,7 +45,7 @@ FORBIDDEN_LIBRARIES = {
 }
 FORBIDDEN_CALLS = {"records": {"open"}}
 # Files of the package's root, and whether rooms may import them; `cli` serves the tools alone.
-ROOT_MODULES = {"cli": False, "files": True, "launcher": False, "lock": True, "signals": True}
+ROOT_MODULES = {"cli": False, "files": True, "launcher": False, "lock": True, "signals": True, "words": True}
 
 
 def imported_names(tree: ast.AST, module: tuple[str, ...], is_package: bool) -> list[tuple[int, tuple[str, ...]]]:
@@ -118,6 +118,19 @@ def _root_problem(room: str | None, name: tuple[str, ...]) -> str | None:
 
 def test_the_house_keeps_its_order():
     assert violations(ROOT) == []
+
+
+def test_one_file_speaks_http():
+    """Deadlines, limits, redirects and keys are kept in one place; a second client would keep its own."""
+    speakers = {"aiohttp", "requests", "httpx", "urllib3", "http", "openai", "anthropic", "websockets"}
+    wrong = []
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        module = path.relative_to(ROOT).with_suffix("").parts
+        for line, name in imported_names(ast.parse(path.read_text(encoding="utf-8")), module, False):
+            asks = name[0] in speakers or name[:3] == ("urllib", "request", "urlopen") or name == ("urllib", "request")
+            if asks and module[1:] != ("inference", "transport"):
+                wrong.append(f"{'/'.join(module)}.py:{line}: {'.'.join(name)}")
+    assert wrong == []
 
 
 def test_every_room_is_a_folder_of_the_list():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.words import printable
 
 
 def add_people_arguments(export, imported, truth) -> None:
@@ -71,7 +72,7 @@ def human_import(settings, benchmark, arguments) -> int:
     refused = arguments.output.with_name(arguments.output.name + ".refused")
     write_rows(refused, found.refused)
     for one in found.refused[:10]:
-        print(f"refused: {one.where}, task {one.task}, annotator {one.annotator}: {one.reason}")
+        print(printable(f"refused: {one.where}, task {one.task}, annotator {one.annotator}: {one.reason}"))
     told = f"; {len(found.refused):,} refused, all in {refused}" if found.refused else ""
     print(f"{arguments.output}: {len(accepted):,} verdicts{told}; {len(found.unanswered):,} tasks without an answer")
     for row in severity_table(adjudicate(accepted, arguments.rule)):
@@ -101,7 +102,11 @@ def ground_truth(settings, benchmark, arguments) -> None:
         return print(f"{arguments.output}: ground truth of {len(benchmark):,} pairs, hash {written}")
     if arguments.step in ("push", "pull"):
         return check_in_label_studio(benchmark, arguments)
-    served = {model.name: endpoint_of(model.endpoint) for model in settings.models if model.origin == "endpoint"}
+    served = {
+        model.name: endpoint_of(model.endpoint, settings.generation)
+        for model in settings.models
+        if model.origin == "endpoint"
+    }
     for name in [*arguments.describe, arguments.merge]:
         if name not in served:
             raise cli.ArgumentError(
@@ -115,7 +120,7 @@ def ground_truth(settings, benchmark, arguments) -> None:
     without = [row for row in rows if row.changes is None]
     print(f"{arguments.proposals}: {len(rows) - len(without):,} proposals, {len(without):,} pairs without")
     for row in without[:5]:
-        print(f"  {row.id}: {row.reason}")
+        print(printable(f"  {row.id}: {row.reason}"))
     print("check each, set approved and annotator, then: ground-truth --step freeze")
 
 

@@ -4,7 +4,6 @@ The paper names this as missing. It measures what the rubric's clarity asks for:
 somebody who never saw the target. The editor's own skill is in the numbers too, so they compare models under one
 editor; `copy` (the untouched source compared with the target) is what doing nothing scores."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from editcaption_mega.data.images import ImageError, decode_image
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.inference.image_edits import Edit, edit_pictures
 from editcaption_mega.records import Instruction
@@ -59,7 +59,8 @@ def execute(
         folder = output / "executions" / model / benchmark.name
         edits = _edits(benchmark, rows)
         count = sum(bool((row.instruction or "").strip()) for row in rows.values())
-        made = {one.id: one for one in edit_pictures(editor, edits, folder, size=size, progress=progress, total=count)}
+        done = edit_pictures(editor, edits, folder, size=size, log=output / "cache", progress=progress, total=count)
+        made = {one.id: one for one in done}
         found[model] = []
         for item in benchmark:
             who = {"benchmark": benchmark.name, "id": item.pair.id, "model": model, "editor": editor.model}
@@ -69,16 +70,11 @@ def execute(
             elif one.path is None:
                 row = Execution(**who, reason=one.reason)
             else:
-                row = Execution(**who, measures=compare(one.path.read_bytes(), item.target, measures))
+                row = _compared(who, one.path.read_bytes(), item.target, measures)
             found[model].append(row)
         write_rows(executions_path(output, model, benchmark.name), found[model])
-    found[COPY] = [
-        Execution(
-            benchmark=benchmark.name, id=item.pair.id, model=COPY, editor=COPY,
-            measures=compare(item.source, item.target, measures),
-        )
-        for item in benchmark
-    ]  # fmt: skip
+    who = {"benchmark": benchmark.name, "model": COPY, "editor": COPY}
+    found[COPY] = [_compared(who | {"id": item.pair.id}, item.source, item.target, measures) for item in benchmark]
     write_rows(executions_path(output, COPY, benchmark.name), found[COPY])
     return found
 
@@ -94,10 +90,17 @@ def _edits(benchmark: Benchmark, rows: Mapping[str, Instruction]) -> Iterator[Ed
             yield Edit(item.pair.id, item.source, text)
 
 
+def _compared(who: dict, result: bytes, target: bytes, measures: Mapping[str, Measure]) -> Execution:
+    try:
+        return Execution(**who, measures=compare(result, target, measures))
+    except ImageError as error:
+        return Execution(**who, reason=str(error))
+
+
 def compare(result: bytes, target: bytes, measures: Mapping[str, Measure]) -> dict[str, float]:
-    """Every measure of the result against the target; the result is resized to the target's size."""
-    wanted = Image.open(io.BytesIO(target)).convert("RGB")
-    got = Image.open(io.BytesIO(result)).convert("RGB")
+    """Every measure of the result against the target, both upright and on white; the result is resized to the target's
+    size. Raises ImageError for bytes that are no picture."""
+    wanted, got = decode_image(target, where="the target"), decode_image(result, where="the result")
     if got.size != wanted.size:
         got = got.resize(wanted.size, Image.Resampling.LANCZOS)
     pair = _tensor(got), _tensor(wanted)

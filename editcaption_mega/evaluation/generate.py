@@ -9,7 +9,7 @@ last part to end puts them together."""
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from editcaption_mega.data.chat import Prompt
@@ -18,6 +18,7 @@ from editcaption_mega.inference.answer import read_answer
 from editcaption_mega.inference.client import Message, Picture, Request, complete
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.inference.folder import check_folder
+from editcaption_mega.inference.pictures import PictureLimits
 from editcaption_mega.inference.wire import data_url, messages_json
 from editcaption_mega.records import Instruction
 from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
@@ -43,8 +44,11 @@ class Part:
         return list(range(self.number, len(benchmark), self.count))
 
 
-def endpoint_of(settings: EndpointSettings) -> Endpoint:
-    return Endpoint(**asdict(settings))
+def endpoint_of(settings: EndpointSettings, pictures: GenerationSettings) -> Endpoint:
+    """pictures: whose pixel limits hold, so that an endpoint gets the pictures that models in process get."""
+    names = [one.name for one in fields(Endpoint) if one.name not in ("min_pixels", "max_pixels")]
+    values = {name: getattr(settings, name) for name in names}
+    return Endpoint(**values, min_pixels=pictures.min_pixels, max_pixels=pictures.max_pixels)
 
 
 def instructions_path(output: Path, model: str, benchmark: str) -> Path:
@@ -98,14 +102,14 @@ def _identity(model: CandidateSettings, benchmark: Benchmark, settings: Generati
         "temperature": settings.temperature,
         "seed": settings.seed,
     }
+    found |= {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
     if model.origin == "endpoint":
-        endpoint = endpoint_of(model.endpoint)
+        endpoint = endpoint_of(model.endpoint, settings)
         return found | {"model": endpoint.model, "extra": endpoint.extra, "server": endpoint.identity}
     from editcaption_mega.conversion import WeightSource
 
     folder = check_folder(model.folder or model.vllm)
-    pictures = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
-    return found | pictures | {"weights": WeightSource(folder).digest(), "engine": model.origin}
+    return found | {"weights": WeightSource(folder).digest(), "engine": model.origin}
 
 
 def _check_identity(path: Path, expected: dict) -> None:
@@ -227,7 +231,7 @@ def _at_endpoint(model, benchmark: Benchmark, settings, part: Part, output: Path
             )  # fmt: skip
 
     cache = output / "cache" if part.count == 1 else output / f"cache/part-{part.number:03d}-of-{part.count:03d}"
-    endpoint = endpoint_of(model.endpoint)
+    endpoint = endpoint_of(model.endpoint, settings)
     for reply in complete(endpoint, requests(), cache, progress=progress, total=len(positions)):
         tokens = {"served": reply.model, "tokens": reply.completion_tokens}
         who = {"benchmark": benchmark.name, "id": reply.id, "model": model.name}
@@ -249,11 +253,14 @@ def _in_vllm(model, benchmark: Benchmark, settings, part: Part, output: Path, pr
     prompt = Prompt.load(settings.prompt)
     engine = LLM(model=model.vllm, limit_mm_per_prompt={"image": 2}, seed=settings.seed, trust_remote_code=False)
     sampling = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed)
+    limits = PictureLimits(settings.min_pixels, settings.max_pixels)
     positions = part.positions(benchmark)
     batches = [positions[k : k + settings.batch_size] for k in range(0, len(positions), settings.batch_size)]
     for batch in progress(batches, len(batches), f"{model.name}, {benchmark.name} (batches)"):
         items = [benchmark.item(i) for i in batch]
-        conversations = [messages_json(chat_messages(prompt, item.source, item.target), data_url) for item in items]
+        conversations = [
+            messages_json(limits.fit(chat_messages(prompt, item.source, item.target)), data_url) for item in items
+        ]
         for item, out in zip(items, engine.chat(conversations, sampling, use_tqdm=False), strict=True):
             answer = out.outputs[0]
             row = {"tokens": len(answer.token_ids)}

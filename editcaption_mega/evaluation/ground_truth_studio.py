@@ -9,6 +9,7 @@ from editcaption_mega.records import Changes
 
 from .benchmarks import Benchmark
 from .ground_truth import Proposal
+from .label_studio import annotator
 from .label_studio_api import LabelStudio
 from .label_studio_project import Pushed, exported_tasks, import_tasks, open_project, tasks_there
 
@@ -59,11 +60,17 @@ def pull_proposals(server: LabelStudio, title: str, rows: Iterable[Proposal]) ->
         done = [one for one in task["annotations"] if not one.get("was_cancelled")]
         if done:
             last = max(done, key=lambda one: one["id"])
-            checked[task["data"].get("pair")] = (task["id"], last)
+            checked[str(task["data"].get("pair"))] = (task["id"], last)
     found = []
     for row in rows:
         if row.id in checked:
-            row = _checked(row, *checked.pop(row.id))
+            number, annotation = checked.pop(row.id)
+            try:
+                row = _checked(row, number, annotation)
+            except (KeyError, TypeError, AttributeError, IndexError) as error:
+                raise ValueError(
+                    f"task {number} ({row.id}): not a result of this form ({type(error).__name__})"
+                ) from None
         found.append(row)
     if checked:
         raise ValueError(f"project {title!r} has tasks of other pairs ({sorted(map(str, checked))[0]}): another title?")
@@ -98,9 +105,7 @@ def _checked(row: Proposal, task: int, annotation: dict) -> Proposal:
             approved = value["choices"][0]
         else:
             raise ValueError(f"task {task}: field {name!r} is not part of the form: was the project's form changed?")
-    who = annotation.get("completed_by")
-    who = who.get("id") if isinstance(who, dict) else who
-    by = {"annotator": f"user-{who}"}
+    by = {"annotator": annotator(annotation)}
     if approved == "cannot be told":
         return row.model_copy(update={**by, "approved": False, "changes": None, "reason": "a person could not tell"})
     if approved != "approved" or not texts["primary"] or len(texts["overall"]) != 1:

@@ -1,6 +1,6 @@
 """The annotators' form as a Label Studio project: push tasks, pull answers.
 
-Plain HTTP with the standard library: seven calls need no SDK, whose version would have to follow the server's. What
+Plain HTTP: seven calls need no SDK, whose version would have to follow the server's. What
 comes back is checked by `human.import_answers`, for Label Studio takes contradictory answers."""
 
 import urllib.parse
@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from editcaption_mega.inference.chat import Picture
 from editcaption_mega.inference.wire import data_url
+from editcaption_mega.words import one_line
 
 from .human import Filed, Imported, import_answers
 from .human_tasks import Key, checklist, read_tasks
@@ -74,7 +75,7 @@ def pull_verdicts(server: LabelStudio, title: str, key: Key) -> Imported:
 
 def _serve_files(server: LabelStudio, project: int, folder: Path) -> None:
     storages = server.call("GET", "/api/storages/localfiles", project=project)
-    if str(folder) not in [storage["path"] for storage in storages]:
+    if str(folder) not in [storage.get("path") for storage in server.objects(storages, "storages")]:
         storage = {"project": project, "title": folder.name, "path": str(folder), "use_blob_urls": True}
         server.call("POST", "/api/storages/localfiles", storage)
 
@@ -92,18 +93,23 @@ def _data(row: dict, folder: Path, document_root: Path | None) -> dict[str, str]
 
 
 def _answer(task: dict, annotation: dict) -> Filed:
-    who = annotation.get("completed_by")
-    who = who.get("id") if isinstance(who, dict) else who
-    row: dict[str, Any] = {"task": task["data"].get("task"), "annotator": f"user-{who}"}
+    row: dict[str, Any] = {"task": task["data"].get("task"), "annotator": annotator(annotation)}
     where = f"annotation {annotation['id']} (task {task['id']} of Label Studio)"
     if annotation.get("was_cancelled"):
         return Filed(where, row, "skipped by the annotator")
     try:
         return Filed(where, row | _fields(annotation))
     except (KeyError, TypeError, AttributeError) as error:
-        return Filed(where, row, f"not a result of this form ({type(error).__name__}: {error})")
+        return Filed(where, row, one_line(f"not a result of this form ({type(error).__name__}: {error})"))
     except ValueError as error:
-        return Filed(where, row, str(error))
+        return Filed(where, row, one_line(str(error)))
+
+
+def annotator(annotation: dict) -> str:
+    """Who filed it, as "user-<id>"."""
+    who = annotation.get("completed_by")
+    who = who.get("id") if isinstance(who, dict) else who
+    return f"user-{one_line(str(who), 100) if isinstance(who, int | str) else None}"
 
 
 def _fields(annotation: dict) -> dict[str, Any]:

@@ -1,40 +1,51 @@
 """Label Studio's HTTP API: one call, its token, and its failures in a sentence."""
 
-import http.client
 import json
 import os
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from editcaption_mega.inference.failures import error_words, read_json
+from editcaption_mega.inference.secret import Secret
+from editcaption_mega.inference.transport import MIB, NoAnswer, Response, TooLarge, Transport, check_address, wait_for
+from editcaption_mega.words import one_line
+
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
+
+_LARGEST = 24 * MIB  # of one answer; exports are asked for in parts
 
 
 class LabelStudioError(ValueError):
-    """The server refused, or nothing usable answered. Never holds the token."""
+    """The server refused, or nothing usable answered. One printable sentence that never holds the token."""
+
+    def __init__(self, sentence: str):
+        super().__init__(one_line(sentence, 1000))
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """urllib would take the token along to another host, and make a GET of a POST."""
+class TooLargeError(LabelStudioError):
+    """The answer is larger than is read at once."""
 
-    def redirect_request(self, request, file, code, message, headers, url):
-        raise LabelStudioError(f"Label Studio redirects to {url}: give that server's base URL")
+
+class _TokenRefusedError(Exception):
+    pass
 
 
 class LabelStudio:
-    """One server. The token is a legacy one or a personal access token, which is exchanged for short-lived ones."""
+    """One server. The token is a legacy one or a personal access token, which is exchanged for short-lived ones.
+
+    timeout: seconds for a whole call."""
 
     def __init__(self, url: str, token: str, *, timeout: float = 120.0):
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise LabelStudioError(f"url is {url!r}, expected that of a Label Studio server, such as http://host:8080")
         self.url, self.timeout = url.rstrip("/"), timeout
-        self._token = token
         self._personal = token.count(".") == 2  # a JSON web token
-        self._authorization = "" if self._personal else f"Token {token}"
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        try:
+            check_address(url, "Label Studio's url", "http://host:8080")
+            self._token = Secret(token, "Token")
+        except ValueError as error:
+            raise LabelStudioError(f"Label Studio can't be asked: {error}") from None
+        self._refresh_body = {"refresh": token} if self._personal else None
+        self._access = Secret("") if self._personal else self._token
 
     @classmethod
     def from_environment(cls, url: str, variable: str = TOKEN_VARIABLE) -> "LabelStudio":
@@ -48,61 +59,82 @@ class LabelStudio:
         return f"LabelStudio({self.url!r})"
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
-        """The JSON that comes back. Raises LabelStudioError."""
-        if self._personal and not self._authorization:
+        """The JSON that comes back. Raises LabelStudioError, and nothing else whatever the server does."""
+        if self._personal and not self._access:
             self._refresh()
         try:
+            try:
+                return self._call(method, path, body, query)
+            except _TokenRefusedError:
+                if not self._personal:
+                    raise
+            self._refresh()  # an access token lives for some minutes
             return self._call(method, path, body, query)
-        except PermissionError:
-            if not self._personal:
-                raise LabelStudioError(
-                    f"{self.url} refuses the token (401): is it of this server, and whole?"
-                ) from None
-        self._refresh()  # an access token lives for some minutes
-        try:
-            return self._call(method, path, body, query)
-        except PermissionError:
+        except _TokenRefusedError:
             raise LabelStudioError(f"{self.url} refuses the token (401): is it of this server, and whole?") from None
 
+    def odd(self, what: str) -> LabelStudioError:
+        """For an answer that is JSON, but not what the API promises."""
+        return LabelStudioError(f"{self.url} does not answer as Label Studio does ({self._clean(what)}): is it one?")
+
+    def field[Kind](self, data: Any, name: str, kind: type[Kind]) -> Kind:
+        """A field of an answer. Raises LabelStudioError where it is missing or of another type."""
+        value = data.get(name) if isinstance(data, dict) else None
+        if type(value) is not kind:
+            raise self.odd(f"{name} is {type(value).__name__}, expected {kind.__name__}")
+        return value
+
+    def objects(self, data: Any, what: str) -> list[dict[str, Any]]:
+        """A list of objects. Raises LabelStudioError for anything else."""
+        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+            raise self.odd(f"{what} are no list of objects")
+        return data
+
     def _refresh(self) -> None:
-        self._authorization = ""
+        self._access = Secret("")
         try:
-            found = self._call("POST", "/api/token/refresh/", {"refresh": self._token}, {})
-            self._authorization = f"Bearer {found['access']}"
-        except (PermissionError, KeyError, TypeError):
+            found = self._call("POST", "/api/token/refresh/", self._refresh_body, {})
+            self._access = Secret(self.field(found, "access", str))
+        except _TokenRefusedError:
             raise LabelStudioError(f"{self.url} does not take the personal access token: make a new one") from None
+        except LabelStudioError:
+            raise
+        except ValueError:
+            raise self.odd("access is no token") from None
 
     def _call(self, method: str, path: str, body: Any, query: Mapping[str, Any]) -> Any:
-        address = self.url + path + ("?" + urllib.parse.urlencode(query) if query else "")
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(address, data, {"Content-Type": "application/json"}, method=method)
-        if self._authorization:
-            request.add_header("Authorization", self._authorization)
+        address = path + ("?" + urllib.parse.urlencode(query, doseq=True) if query else "")
+        data = b"" if body is None else json.dumps(body).encode()
         try:
-            with self._opener.open(request, timeout=self.timeout) as reply:
-                return json.loads(reply.read())
-        except urllib.error.HTTPError as error:
-            if error.code == 401:
-                raise PermissionError from None
-            told = self._without_token(error.read(2000).decode("utf-8", "replace"))
-            raise LabelStudioError(f"{method} {path} failed with {error.code}: {_detail(told)}") from None
-        except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "reason", error)
+            answer = wait_for(self._ask(method, address, data))
+        except TooLarge as error:
+            raise TooLargeError(f"{method} {path}: {self.url} sends {error}") from None
+        except NoAnswer as error:
             raise LabelStudioError(
-                f"no answer from {self.url}{path} ({why}); what arrived there stays, so start again"
+                f"no answer from {self.url}{path} ({error}); what arrived there stays, so start again"
             ) from None
-        except json.JSONDecodeError:
-            raise LabelStudioError(
-                f"{self.url}{path} answers with something that is not JSON: is it Label Studio?"
-            ) from None
+        return self._read(method, path, answer)
 
-    def _without_token(self, text: str) -> str:
-        return text.replace(self._token, "***")
+    async def _ask(self, method: str, address: str, data: bytes) -> Response:
+        async with Transport(self.url, timeout=self.timeout, largest=_LARGEST) as transport:
+            return await transport.call(method, address, data, self._access)
 
+    def _read(self, method: str, path: str, answer: Response) -> Any:
+        if answer.http == 401:
+            raise _TokenRefusedError
+        if 300 <= answer.http < 400:
+            where = self._clean(answer.headers.get("Location", "another address"))
+            raise LabelStudioError(f"{self.url} redirects to {where}: give that server's base URL")
+        try:
+            found = read_json(answer.body)
+        except ValueError as error:
+            if 200 <= answer.http < 300:
+                raise LabelStudioError(f"{self.url}{path} answers with {error}: is it Label Studio?") from None
+            found = {"detail": answer.body[:65536].decode("utf-8", "replace")}
+        if 200 <= answer.http < 300:
+            return found
+        words = self._clean(error_words(found)[1]) or "no reason given"
+        raise LabelStudioError(f"{method} {path} failed with {answer.http}: {words}")
 
-def _detail(body: str) -> str:
-    try:
-        found = json.loads(body)
-        return json.dumps(found.get("validation_errors") or found["detail"], ensure_ascii=False)
-    except (json.JSONDecodeError, KeyError, AttributeError):
-        return " ".join(body.split())[:200] or "no reason given"
+    def _clean(self, text: str) -> str:
+        return one_line(self._access.redact(self._token.redact(text)))

@@ -55,18 +55,25 @@ def open_benchmarks(settings: EvaluationSettings) -> list[Benchmark]:
 def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark], *, judging: bool) -> None:
     """Raises ValueError for what would stop the run later: keys, folders, files, ground truth, measures."""
     Prompt.load(settings.generation.prompt)
-    refuse_mixed(
-        {f"model {one.name}": endpoint_of(one.endpoint) for one in settings.models if one.origin == "endpoint"},
-        {f"judge {one.name}": endpoint_of(one.endpoint) for one in settings.judges if one.kind == "model"},
-    )
+    candidates = {
+        f"model {one.name}": endpoint_of(one.endpoint, settings.generation)
+        for one in settings.models
+        if one.origin == "endpoint"
+    }
+    judges = {
+        f"judge {one.name}": endpoint_of(one.endpoint, settings.generation)
+        for one in settings.judges
+        if one.kind == "model"
+    }
+    refuse_mixed(candidates, judges)
+    for endpoint in (*candidates.values(), *(judges.values() if judging else ())):
+        endpoint.secret()
     for model in settings.models:
         if model.origin == "folder":
             check_model(model.folder)
         elif model.origin == "vllm":
             check_folder(model.vllm)
-        elif model.origin == "endpoint":
-            endpoint_of(model.endpoint).secret()
-        else:
+        elif model.origin == "instructions":
             for benchmark in benchmarks:
                 path = Path(model.instructions) / f"{benchmark.name}.jsonl"
                 if not path.is_file():
@@ -75,7 +82,6 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
         return
     for judge in settings.judges:
         if judge.kind == "model":
-            endpoint_of(judge.endpoint).secret()
             how_to_judge(judge)
     for benchmark in benchmarks if settings.judges else ():
         pairs = benchmark.pairs()
@@ -158,9 +164,11 @@ def judge_function(
     if judge.kind == "rule":
         return partial(rule_judge_benchmark, name=judge.name)
 
+    endpoint = endpoint_of(judge.endpoint, settings.generation)
+
     def ask(benchmark: Benchmark, instructions: Mapping) -> dict[str, list[Judgement]]:
         return judge_benchmark(
-            benchmark, instructions, endpoint_of(judge.endpoint), Path(settings.output) / "cache", name=judge.name,
+            benchmark, instructions, endpoint, Path(settings.output) / "cache", name=judge.name,
             repeats=judge.repeats, mode=judge.mode, seed=settings.seed, settings=how_to_judge(judge),
             progress=progress, usage=usage,
         )  # fmt: skip
@@ -205,10 +213,7 @@ def written_judgements(settings: EvaluationSettings, benchmarks: list[Benchmark]
 
 
 def editor_of(settings: EvaluationSettings) -> Endpoint:
-    editor = settings.editor
-    return Endpoint(
-        editor.url, editor.model, editor.api_key_env, editor.max_concurrency, editor.timeout, extra=editor.extra
-    )
+    return endpoint_of(settings.editor, settings.generation)
 
 
 def execute_all(

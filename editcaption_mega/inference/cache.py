@@ -149,6 +149,7 @@ class CallLog:
 
     def __init__(self, folder: Path):
         self.path = Path(folder) / "calls.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":

@@ -6,15 +6,22 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from editcaption_mega.words import one_line
+
 from .cache import CacheError, CallLog, ReplyCache, read_calls
 from .chat import STATUSES, Message, Picture, Reply, Request, Usage
-from .endpoint import Endpoint, EndpointError, Secret
-from .exchange import Exchange
-from .wire import cache_key
+from .endpoint import Endpoint, EndpointError
+from .exchange import Exchange, Job
+from .failures import Outcome
+from .pictures import PictureLimits
+from .secret import Secret
+from .transport import Response
+from .wire import body_bytes, cache_key, checked, read_answer
 
 __all__ = [
     "STATUSES",
@@ -32,6 +39,7 @@ __all__ = [
 
 _BATCH = 32  # requests looked up in the cache at once
 _BATCH_SECONDS = 0.005
+_KEPT = ("ok", "refused")  # definite answers; the others are asked for again by a later run
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +58,9 @@ def complete(
     folder: a reply that is ok or refused is in its responses.sqlite before it is yielded, a later call yields it from
     there; every attempt is a line of its calls.jsonl. Requests that ask the same are asked once. None: nothing is kept.
 
-    Raises ValueError for a missing key (at once), a request that can't be sent or an unusable cache; EndpointError when
+    A request that can't be sent (a damaged picture, more than max_request_mib) ends as failed, without a call.
+
+    Raises ValueError for a missing key (at once), an id that comes twice or an unusable cache; EndpointError when
     the endpoint as a whole is of no use (nobody there, key refused, unknown model, 50 requests failed in a row)."""
     secret = endpoint.secret()
     return iter(progress(_replies(endpoint, secret, requests, cache), total, endpoint.model))
@@ -62,9 +72,10 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
         if folder is not None:
             cache = stack.enter_context(contextlib.closing(ReplyCache(folder)))
             log = stack.enter_context(contextlib.closing(CallLog(folder)))
-        exchange = stack.enter_context(Exchange(endpoint, secret, cache, log))
+        exchange = stack.enter_context(Exchange(endpoint, secret, _Chat(endpoint, secret, cache), log))
+        limits = PictureLimits(endpoint.min_pixels, endpoint.max_pixels)
         versions = _Versions(endpoint, cache)
-        source = _sendable(requests)
+        source = _distinct(requests)
         asked: dict[str, list[Request]] = {}  # keys in flight, with the requests that wait for the same answer
         waiting: deque[Request] = deque()  # those of them whose turn it is
         while True:
@@ -80,8 +91,13 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
                 elif key in rows and (kept := _kept_reply(cache, rows[key], request)) is not None:
                     yield kept
                 else:
+                    try:
+                        fitted = replace(request, messages=limits.fit(request.messages))
+                    except ValueError as error:
+                        yield _unsendable(request, error)
+                        continue
                     asked[key] = []
-                    exchange.submit(key, request)
+                    exchange.submit(key, fitted)
             if not batch or exchange.pending():
                 for key, reply in exchange.receive():
                     same = asked.pop(key)
@@ -89,6 +105,52 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
                     waiting.extend(same)
                     versions.see(reply.model)
                     yield reply
+
+
+class _Chat:
+    """Chat completions, as the exchange sees them."""
+
+    path = "/chat/completions"
+
+    def __init__(self, endpoint: Endpoint, secret: Secret, cache: ReplyCache | None):
+        self._endpoint, self._secret, self._cache = endpoint, secret, cache
+
+    def write(self, request: Request) -> tuple[bytes, str]:
+        return body_bytes(self._endpoint, request), "application/json"
+
+    async def read(self, request: Request, answer: Response) -> Outcome:
+        return checked(read_answer(answer), request, self._secret)
+
+    def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Reply]:
+        replies = [self._reply(job, outcome) for job, outcome in done]
+        kept = [
+            (job.key, _kept_fields(reply))
+            for (job, _), reply in zip(done, replies, strict=True)
+            if reply.status in _KEPT
+        ]
+        if self._cache is not None and kept:
+            self._cache.put(self._endpoint.model, self._endpoint.identity, kept)
+        return replies
+
+    def _reply(self, job: Job, outcome: Outcome) -> Reply:
+        return Reply(
+            id=job.request.id,
+            status=outcome.status,
+            text=outcome.text,
+            reason=outcome.reason,
+            model=outcome.model,
+            prompt_tokens=job.prompt_tokens,
+            completion_tokens=job.completion_tokens,
+            cost=self._endpoint.cost(job.prompt_tokens, job.completion_tokens),
+            attempts=job.attempts,
+            cached=False,
+            thought=outcome.thought,
+            ending=outcome.ending,
+        )
+
+
+def _kept_fields(reply: Reply) -> dict[str, Any]:
+    return {name: value for name, value in vars(reply).items() if name not in ("id", "cached")}
 
 
 def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]) -> list[Request]:
@@ -116,20 +178,19 @@ def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Rep
         raise CacheError(f"{cache.path} holds a reply of another form: use another folder") from None
 
 
-def _sendable(requests: Iterable[Request]) -> Iterator[Request]:
-    """Raises ValueError, naming the request, for an id that was there before and for what is no picture."""
+def _distinct(requests: Iterable[Request]) -> Iterator[Request]:
+    """Raises ValueError, naming the request, for an id that was there before."""
     ids = set()
     for request in requests:
         if request.id in ids:
             raise ValueError(f"two requests have the id {request.id}: each needs its own")
         ids.add(request.id)
-        for message in request.messages:
-            for part in message.parts:
-                try:
-                    _ = part.mime if isinstance(part, Picture) else None
-                except ValueError as error:
-                    raise ValueError(f"request {request.id}: {error}") from None
         yield request
+
+
+def _unsendable(request: Request, error: ValueError) -> Reply:
+    nothing = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+    return Reply(request.id, "failed", reason=one_line(str(error)), attempts=0, cached=False, **nothing)
 
 
 class _Versions:

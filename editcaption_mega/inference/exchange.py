@@ -3,38 +3,53 @@ hands it on."""
 
 import asyncio
 import contextlib
-import io
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-import aiohttp
-
-from .cache import CallLog, ReplyCache
-from .chat import Reply, Request
-from .endpoint import Endpoint, EndpointError, Secret
+from .cache import CallLog
+from .endpoint import Endpoint, EndpointError
+from .failures import Outcome
 from .pace import Pace, backoff
-from .wire import Outcome, body_bytes, checked, read_answer
+from .secret import Secret
+from .transport import MIB, NoAnswer, Response, Transport
 
 _LOOK_AHEAD = 64  # requests that wait for their first attempt
 _HELD_PER_SLOT = 4  # requests held in all, those that back off included, per request in flight
 _GIVE_UP = 50  # rows that failed in a row: then it is the endpoint and not the rows
-_CONNECT_SECONDS = 30.0
 _PUT_OFF = (429, 503, 529)
-_KEPT = ("ok", "refused")  # definite answers; the others are asked for again by a later run
+_LOOK_SECONDS = 10.0  # between looks whether the loop still runs
 
 
 @dataclass(slots=True)
-class _Job:
+class Job:
     key: str
-    request: Request
+    request: Any
     attempts: int = 0
     put_off: int = 0  # times that the server had too much to do
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+class Service(Protocol):
+    """What an endpoint is asked: how a request is written, what its answer means, how the result is kept.
+
+    All is called in the loop's thread. What `read` or `keep` raises ends the run."""
+
+    path: str  # after the endpoint's url
+
+    def write(self, request: Any) -> tuple[bytes, str]:
+        """The body and its content type. Raises ValueError when there is none: then the request fails for that."""
+
+    async def read(self, request: Any, answer: Response) -> Outcome:
+        """What the answer means, in words that may be printed and kept."""
+
+    def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Any]:
+        """What the caller gets of each of these requests that have ended, kept where it is worth it."""
 
 
 class Exchange:
@@ -43,23 +58,22 @@ class Exchange:
     A request that backs off gives its place in flight to the next one. Requests that have been sent before go first,
     and while the endpoint is in trouble no others are begun, so that an outage costs few rows."""
 
-    def __init__(self, endpoint: Endpoint, secret: Secret, cache: ReplyCache | None, log: CallLog | None):
-        self._endpoint, self._secret, self._cache, self._log = endpoint, secret, cache, log
-        self._url = endpoint.url.rstrip("/") + "/chat/completions"
+    def __init__(self, endpoint: Endpoint, secret: Secret, service: Service, log: CallLog | None):
+        self._endpoint, self._secret, self._service, self._log = endpoint, secret, service, log
         self.held = 0  # submitted, not yet received
-        self._inbox: deque[_Job] = deque()
+        self._inbox: deque[Job] = deque()
         self._called = False  # whether the loop has been told of the inbox
-        self._outbox: queue.SimpleQueue[list[tuple[str, Reply]] | BaseException] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[list[tuple[str, Any]] | BaseException] = queue.SimpleQueue()
         # From here on all belongs to the loop's thread.
         self._pace = Pace(endpoint.max_concurrency)
-        self._fresh: deque[_Job] = deque()
-        self._again: deque[_Job] = deque()
+        self._fresh: deque[Job] = deque()
+        self._again: deque[Job] = deque()
         self._tasks: set[asyncio.Task] = set()
         self._backing_off = 0
         self._met = False  # whether a usable answer has come
         self._failed_in_a_row = 0
         self._calls: list[dict] = []
-        self._done: list[tuple[str, Reply]] = []
+        self._done: list[tuple[Job, Outcome]] = []
         self._flushing = self._resuming = False
 
     def __enter__(self) -> "Exchange":
@@ -84,9 +98,9 @@ class Exchange:
         most, held = self._endpoint.max_concurrency, self.held + taken
         return held - self._backing_off < most + _LOOK_AHEAD and held < _HELD_PER_SLOT * most + _LOOK_AHEAD
 
-    def submit(self, key: str, request: Request) -> None:
+    def submit(self, key: str, request: Any) -> None:
         self.held += 1
-        self._inbox.append(_Job(key, request))
+        self._inbox.append(Job(key, request))
         if not self._called:  # one call wakes the loop for whatever has come until it looks
             self._called = True
             self._tell(self._take)
@@ -95,14 +109,22 @@ class Exchange:
         """Whether `receive` would not wait."""
         return not self._outbox.empty()
 
-    def receive(self) -> list[tuple[str, Reply]]:
-        """Wait for news: (key, reply) of ended requests, or nothing, when only room has become free. Raises
-        EndpointError when the endpoint is of no use, CacheError when a reply could not be kept."""
-        news = self._outbox.get()
+    def receive(self) -> list[tuple[str, Any]]:
+        """Wait for news: (key, result) of ended requests, or nothing, when only room has become free. Raises
+        EndpointError when the endpoint is of no use, and what the service raised."""
+        news = self._wait()
         if isinstance(news, BaseException):
             raise news
         self.held -= len(news)
         return news
+
+    def _wait(self) -> list[tuple[str, Any]] | BaseException:
+        while True:
+            running = self._thread.is_alive()
+            with contextlib.suppress(queue.Empty):
+                return self._outbox.get(timeout=_LOOK_SECONDS if running else 0)
+            if not running:
+                raise RuntimeError("the thread that asks the endpoint has ended without a reason")
 
     def _run(self, begun: threading.Event) -> None:
         try:
@@ -116,13 +138,12 @@ class Exchange:
     async def _serve(self, begun: threading.Event) -> None:
         self._stopped = asyncio.Event()
         self._loop.set_exception_handler(self._defect)
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._endpoint.max_concurrency),
-            timeout=aiohttp.ClientTimeout(total=self._endpoint.timeout, sock_connect=_CONNECT_SECONDS),
-            headers={"Content-Type": "application/json", **self._secret.headers()},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=self._endpoint.proxy(),
-        ) as self._session:
+        async with Transport(
+            self._endpoint.url,
+            timeout=self._endpoint.timeout,
+            largest=int(self._endpoint.max_reply_mib * MIB),
+            connections=self._endpoint.max_concurrency,
+        ) as self._transport:
             begun.set()
             await self._stopped.wait()
             for task in self._tasks:
@@ -153,21 +174,22 @@ class Exchange:
                 return
             task = self._loop.create_task(self._attempt(job))
             self._tasks.add(task)
+            task.add_done_callback(self._attempted)
 
     def _resume(self) -> None:
         self._resuming = False
         self._fill()
 
-    async def _attempt(self, job: _Job) -> None:
+    def _attempted(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._stop(task.exception())  # a defect, ours or that of the service: it must reach the caller
+        self._fill()
+
+    async def _attempt(self, job: Job) -> None:
         epoch, begun = self._pace.epoch, self._loop.time()
         job.attempts += 1
-        try:
-            outcome = checked(await self._ask(job.request), job.request, self._secret)
-        except Exception as error:  # a defect, ours or that of `require`: it must reach the caller
-            self._stop(error)
-            return
-        finally:
-            self._tasks.discard(asyncio.current_task())
+        outcome = await self._ask(job.request)
         now = self._loop.time()
         self._pace.heard(epoch, outcome.overload, outcome.retry_after, now)
         self._met = self._met or (outcome.http is not None and outcome.http < 300)
@@ -185,27 +207,23 @@ class Exchange:
             self._outbox.put([])  # there is room for another
         else:
             self._end(job, outcome)
-        self._fill()
 
-    async def _ask(self, request: Request) -> Outcome:
+    async def _ask(self, request: Any) -> Outcome:
         try:
-            data = io.BytesIO(body_bytes(self._endpoint, request))
-            async with self._session.post(self._url, data=data, allow_redirects=False) as response:
-                raw = await response.read()
-            return read_answer(response.status, response.headers, raw)
-        except TimeoutError as error:
-            reason = f"no answer within {self._endpoint.timeout:g} s"
-            if isinstance(error, aiohttp.ConnectionTimeoutError):
-                reason = f"no connection within {_CONNECT_SECONDS:g} s"
-            return Outcome("failed", reason, may_pass=True, overload=True)
-        except aiohttp.ClientConnectorError as error:
-            reason = f"no connection ({error.os_error.strerror or type(error).__name__})"
-            return Outcome("failed", reason, may_pass=True, overload=True, stops="first")
-        except (aiohttp.ClientError, OSError) as error:
-            # Of these errors only the kind is told: their text may quote headers.
-            return Outcome("failed", f"the connection broke ({type(error).__name__})", may_pass=True, overload=True)
+            body, content_type = self._service.write(request)
+        except ValueError as error:
+            return Outcome("failed", str(error), sent=False)
+        if len(body) > self._endpoint.max_request_mib * MIB:
+            limit = f"more than max_request_mib={self._endpoint.max_request_mib:g} of this endpoint"
+            return Outcome("failed", f"a request of {len(body) / MIB:.1f} MiB is not sent: {limit}", sent=False)
+        try:
+            answer = await self._transport.call("POST", self._service.path, body, self._secret, content_type)
+        except NoAnswer as error:
+            stops = "first" if error.unreachable else ""
+            return Outcome("failed", str(error), may_pass=error.may_pass, overload=error.may_pass, stops=stops)
+        return await self._service.read(request, answer)
 
-    def _note(self, job: _Job, outcome: Outcome, seconds: float) -> None:
+    def _note(self, job: Job, outcome: Outcome, seconds: float) -> None:
         job.prompt_tokens += outcome.prompt_tokens
         job.completion_tokens += outcome.completion_tokens
         if self._log is None:
@@ -228,29 +246,16 @@ class Exchange:
         )
         self._flush_soon()
 
-    def _return(self, job: _Job) -> None:
+    def _return(self, job: Job) -> None:
         self._backing_off -= 1
         self._again.append(job)
         self._fill()
 
-    def _end(self, job: _Job, outcome: Outcome) -> None:
-        reply = Reply(
-            id=job.request.id,
-            status=outcome.status,
-            text=outcome.text,
-            reason=outcome.reason,
-            model=outcome.model,
-            prompt_tokens=job.prompt_tokens,
-            completion_tokens=job.completion_tokens,
-            cost=self._endpoint.cost(job.prompt_tokens, job.completion_tokens),
-            attempts=job.attempts,
-            cached=False,
-            thought=outcome.thought,
-            ending=outcome.ending,
-        )
-        self._done.append((job.key, reply))
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        self._done.append((job, outcome))
         self._flush_soon()
-        self._failed_in_a_row = self._failed_in_a_row + 1 if reply.status == "failed" else 0
+        if outcome.sent:
+            self._failed_in_a_row = self._failed_in_a_row + 1 if outcome.status == "failed" else 0
         if self._failed_in_a_row >= _GIVE_UP:
             self._stop(
                 EndpointError(
@@ -272,14 +277,12 @@ class Exchange:
         try:
             if self._log is not None and calls:
                 self._log.append(calls)
-            kept = [(key, _kept(reply)) for key, reply in done if reply.status in _KEPT]
-            if self._cache is not None and kept:
-                self._cache.put(self._endpoint.model, self._endpoint.identity, kept)
+            results = self._service.keep(done) if done else []
         except Exception as error:
             self._stop(error)
             return
         if done:
-            self._outbox.put(done)
+            self._outbox.put([(job.key, result) for (job, _), result in zip(done, results, strict=True)])
 
     def _defect(self, loop: asyncio.AbstractEventLoop, context: dict) -> None:
         if "handle" in context:  # one of our callbacks raised: the run must end, not hang
@@ -287,13 +290,9 @@ class Exchange:
         else:
             loop.default_exception_handler(context)
 
-    def _stop(self, error: Exception) -> None:
+    def _stop(self, error: BaseException) -> None:
         if not self._stopped.is_set():
             self._stopped.set()
             if self._calls or self._done:
                 self._flush()
             self._outbox.put(error)
-
-
-def _kept(reply: Reply) -> dict:
-    return {name: value for name, value in vars(reply).items() if name not in ("id", "cached")}

@@ -1,22 +1,28 @@
 """An image-editing endpoint (the OpenAI images form): a picture and an instruction in, a picture out."""
 
+import asyncio
 import base64
 import json
-import os
-import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from http.client import HTTPException
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+from editcaption_mega.data.images import decode_image, encode_png
+from editcaption_mega.files import read_json, write_atomically
+
+from .cache import CallLog
 from .chat import Picture
 from .endpoint import Endpoint
-from .pace import backoff
-from .wire import one_line, read_retry_after
+from .exchange import Exchange, Job
+from .failures import Outcome, cleaned, read_object, token_count
+from .secret import Secret
+from .transport import Response
+
+LARGEST_RESULT = 4096 * 4096  # pixels; no editor makes larger pictures
 
 _ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
 
@@ -33,96 +39,146 @@ class Edit:
 @dataclass(frozen=True)
 class Edited:
     id: str
-    path: Path | None  # the picture, None when there is none
+    path: Path | None  # the picture, a PNG without transparency; None when there is none
     reason: str = ""  # why there is none
 
 
 def edit_pictures(
-    endpoint: Endpoint, edits: Iterable[Edit], folder: Path, *, size: str = "",
+    endpoint: Endpoint, edits: Iterable[Edit], folder: Path, *, size: str = "", log: Path | None = None,
     progress: Callable[..., Iterable] = lambda items, *_: items, total: int | None = None,
 ) -> Iterator[Edited]:  # fmt: skip
     """Execute each edit once, in order of completion. The picture is in `folder` before its `Edited` is yielded; what
-    is there from an earlier run (of the same source and instruction) is not asked for again.
+    is there from an earlier run (of the same editor, source and instruction) is not asked for again. What the editor
+    sends is decoded first: a damaged picture, or none, is the edit's `reason` and nothing of it is kept.
 
-    Raises ValueError for a missing key at once; a fault of one edit is its `reason`."""
+    log: the folder whose calls.jsonl gets a line per attempt. Raises ValueError for a missing key at once;
+    EndpointError when the endpoint as a whole is of no use."""
     secret = endpoint.secret()
     folder.mkdir(parents=True, exist_ok=True)
-    return iter(progress(_edited(endpoint, secret, edits, folder, size), total, endpoint.model))
+    service = _Edits(endpoint, secret, folder, size)
+    return iter(progress(_edited(service, endpoint, secret, edits, log), total, endpoint.model))
 
 
-def _edited(endpoint: Endpoint, secret, edits: Iterable[Edit], folder: Path, size: str) -> Iterator[Edited]:
+def _edited(
+    service: "_Edits", endpoint: Endpoint, secret: Secret, edits: Iterable[Edit], log: Path | None
+) -> Iterator[Edited]:
     waiting = iter(edits)
-    running: set = set()
-    with ThreadPoolExecutor(max_workers=endpoint.max_concurrency) as pool:
+    with ExitStack() as stack:
+        calls = stack.enter_context(closing(CallLog(log))) if log is not None else None
+        exchange = stack.enter_context(Exchange(endpoint, secret, service, calls))
+        while True:
+            # A picture or two for each that is in flight, so that few are in memory.
+            while exchange.held < 2 * endpoint.max_concurrency and (edit := next(waiting, None)) is not None:
+                if (kept := service.kept(edit)) is not None:
+                    yield kept
+                else:
+                    exchange.submit(edit.id, edit)
+            if not exchange.held:
+                return
+            for _, edited in exchange.receive():
+                yield edited
+
+
+class _Edits:
+    """Image edits, as the exchange sees them, and what is kept of them:
+
+    FOLDER/ID.png    the picture
+    FOLDER/ID.json   what was asked, and the picture's digest"""
+
+    path = "/images/edits"
+
+    def __init__(self, endpoint: Endpoint, secret: Secret, folder: Path, size: str):
+        self._endpoint, self._secret, self._folder, self._size = endpoint, secret, folder, size
+        self._decoding = asyncio.Lock()  # one picture at a time is in memory as pixels
+
+    def kept(self, edit: Edit) -> Edited | None:
+        """The picture of an earlier run that asked the same, unless it was damaged since."""
+        path, mark = self._folder / f"{edit.id}.png", self._folder / f"{edit.id}.json"
         try:
-            while True:
-                while len(running) < endpoint.max_concurrency and (edit := next(waiting, None)) is not None:
-                    running.add(pool.submit(_one, endpoint, secret, edit, folder, size))
-                if not running:
-                    return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-        finally:
-            for future in running:
-                future.cancel()
+            told, data = read_json(mark), path.read_bytes()
+            same = told["asked"] == self._asked(edit) and told["sha256"] == sha256(data).hexdigest()
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return Edited(edit.id, path) if same else None
+
+    def _asked(self, edit: Edit) -> dict[str, Any]:
+        return {
+            "server": self._endpoint.identity,
+            "model": self._endpoint.model,
+            "size": self._size,
+            "source": Picture(edit.source).sha256,
+            "instruction": edit.instruction,
+            "extra": dict(self._endpoint.extra),
+        }
+
+    def write(self, edit: Edit) -> tuple[bytes, str]:
+        return _form(self._endpoint, edit, self._size)
+
+    async def read(self, edit: Edit, answer: Response) -> Outcome:
+        async with self._decoding:
+            return cleaned(await asyncio.to_thread(_read, answer), self._secret)
+
+    def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Edited]:
+        return [self._edited(job, outcome) for job, outcome in done]
+
+    def _edited(self, job: Job, outcome: Outcome) -> Edited:
+        edit: Edit = job.request
+        if outcome.status != "ok":
+            after = f" (after {job.attempts} attempts)" if job.attempts > 1 else ""
+            return Edited(edit.id, None, outcome.reason + after)
+        path = self._folder / f"{edit.id}.png"
+        write_atomically(path, outcome.picture)
+        mark = {"asked": self._asked(edit), "sha256": sha256(outcome.picture).hexdigest()}
+        write_atomically(self._folder / f"{edit.id}.json", json.dumps(mark))
+        return Edited(edit.id, path)
 
 
-def _one(endpoint: Endpoint, secret, edit: Edit, folder: Path, size: str) -> Edited:
-    mark = folder / f"{edit.id}.json"
-    asked = {"model": endpoint.model, "size": size, "source": Picture(edit.source).sha256}
-    asked |= {"instruction": edit.instruction, "extra": dict(endpoint.extra)}
-    if mark.is_file():
-        kept = json.loads(mark.read_text(encoding="utf-8"))
-        if kept["asked"] == asked and (folder / kept["file"]).is_file():
-            return Edited(edit.id, folder / kept["file"])
-    body, kind = _form(endpoint, edit, size)
-    reason = ""
-    for attempt in range(1, endpoint.max_attempts + 1):
-        request = urllib.request.Request(
-            f"{endpoint.url.rstrip('/')}/images/edits", body, {"Content-Type": kind, **secret.headers()}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=endpoint.timeout) as response:
-                data = _picture(response.read())
-            name = f"{edit.id}.{_ENDINGS[Picture(data).mime]}"
-            _write(folder / name, data)
-            _write(mark, json.dumps({"asked": asked, "file": name}).encode())
-            return Edited(edit.id, folder / name)
-        except urllib.error.HTTPError as error:
-            told = secret.redact(one_line(error.read(2000).decode("utf-8", "replace")))
-            reason = f"HTTP {error.code}: {told}"
-            if error.code < 500 and error.code not in (408, 409, 425, 429):
-                return Edited(edit.id, None, reason)
-            pause = backoff(attempt, read_retry_after(error.headers))
-        except (OSError, HTTPException, ValueError) as error:
-            reason = secret.redact(one_line(f"{type(error).__name__}: {error}"))
-            pause = backoff(attempt, None)
-        if attempt < endpoint.max_attempts:
-            time.sleep(pause)
-    return Edited(edit.id, None, f"{reason} (after {endpoint.max_attempts} attempts)")
-
-
-def _picture(body: bytes) -> bytes:
-    """The picture of a reply, checked to be one. Raises ValueError."""
+def _read(answer: Response) -> Outcome:
+    """What an answer means, with its picture decoded and encoded anew: so it is sound, opaque, and holds nothing beside
+    its pixels."""
+    data = read_object(answer, "data")
+    answer.body.clear()  # it may be large, and what counts has been read
+    if isinstance(data, Outcome):
+        return data
+    usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
+    outcome = Outcome(
+        "failed",
+        http=answer.http,
+        may_pass=True,
+        prompt_tokens=token_count(usage.get("input_tokens")),
+        completion_tokens=token_count(usage.get("output_tokens")),
+    )
+    items = data["data"]
+    item = items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else {}
+    encoded = item.get("b64_json")
+    if not isinstance(encoded, str):
+        outcome.reason = "the reply holds no data[0].b64_json"
+        if item.get("url"):
+            outcome.reason += ", but an address, which is not fetched: have the server send b64_json"
+            outcome.may_pass = False
+        return outcome
     try:
-        data = base64.b64decode(json.loads(body)["data"][0]["b64_json"], validate=True)
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise ValueError("the reply holds no data[0].b64_json") from None
-    _ = Picture(data).mime
-    return data
+        picture = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        outcome.reason = "the reply's data[0].b64_json is not base64"
+        return outcome
+    try:
+        outcome.picture = encode_png(decode_image(picture, max_pixels=LARGEST_RESULT, where="the editor's picture"))
+    except ValueError as error:
+        outcome.reason = str(error)
+        return outcome
+    outcome.status, outcome.may_pass = "ok", False
+    return outcome
 
 
 def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:
-    """The multipart form -> its bytes and content type."""
+    """The multipart form -> its bytes and content type. Raises ValueError for a source that is no picture."""
     boundary = uuid.uuid4().hex
     mime = Picture(edit.source).mime
     fields = {"model": endpoint.model, "prompt": edit.instruction, "n": "1", "response_format": "b64_json"}
-    fields |= {"size": size} if size else {}
-    for name, value in endpoint.extra.items():
-        fields[name] = value
+    fields |= ({"size": size} if size else {}) | dict(endpoint.extra)
     parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{_written(value)}\r\n'.encode()
         for name, value in fields.items()
         if value is not None
     ]
@@ -135,7 +191,5 @@ def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -17,10 +17,12 @@ class EndpointSettings:
     model: str = ""  # the server's name of the model
     api_key_env: str = ""  # environment variable with the key; "": none
     max_concurrency: int = 32
-    timeout: float = 300.0  # seconds per attempt
+    timeout: float = 300.0  # seconds per attempt, from the connection to the last byte
     max_attempts: int = 6
     prompt_price: float = 0.0  # per million tokens
     completion_price: float = 0.0
+    max_request_mib: float = 18.0  # a larger request is not sent: its row fails. Anthropic takes 32 MB, Gemini 20 MB
+    max_reply_mib: float = 8.0  # a larger answer is not read
     extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request
     cache_as: str = ""  # replies are kept under this in the place of the address, such as that of a server which moved
 
@@ -80,22 +82,21 @@ class GenerationSettings:
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
-    min_pixels: int = 4 * 32 * 32  # in process: as in training
+    # Of a picture as a model sees it, in process (as in training) and behind an endpoint; judges see the same
+    min_pixels: int = 4 * 32 * 32
     max_pixels: int = 1280 * 32 * 32
     batch_size: int = 16  # in process: pairs at once
 
 
 @dataclass
-class EditorSettings:
-    """An image-editing endpoint that executes instructions blindly; off while its url is empty."""
+class EditorSettings(EndpointSettings):
+    """An image-editing endpoint that executes instructions blindly; off while its url is empty.
 
-    url: str = ""  # address up to and with /v1: {url}/images/edits is called
-    model: str = ""
-    api_key_env: str = ""
-    size: str = ""  # such as 1024x1024; "": the server's default
+    url: address up to and with /v1: {url}/images/edits is called. extra: more fields of the form."""
+
     max_concurrency: int = 4
-    timeout: float = 300.0
-    extra: dict[str, Any] = field(default_factory=dict)  # more fields of the form
+    max_reply_mib: float = 24.0
+    size: str = ""  # such as 1024x1024; "": the server's default
     measures: list[str] = field(default_factory=lambda: ["ssim"])  # of: ssim, clip, lpips (where installed)
     clip: str = ""  # Hugging Face folder of a CLIP model, for the measure clip
 

@@ -192,12 +192,12 @@ def test_the_token_comes_from_the_environment(monkeypatch):
     "answer, told",
     [
         ((401, {"detail": "Invalid token planted-secret"}), "refuses the token"),
-        ((500, "the header was Token planted-secret"), r"failed with 500: the header was Token \*\*\*"),
+        ((500, "the header was Token planted-secret"), r"failed with 500: the header was Token \[key\]"),
         (
             (400, {"detail": "no", "validation_errors": {"title": ["too short"]}}),
             'failed with 400: {"title": .*too short',
         ),
-        ((200, "<html>hello</html>"), "answers with something that is not JSON"),
+        ((200, "<html>hello</html>"), r"answers with a body of 18 bytes that is not JSON .*: is it Label Studio\?"),
         ((200, [1, 2]), "does not answer as Label Studio does"),
     ],
 )
@@ -217,7 +217,9 @@ def test_the_token_does_not_follow_a_redirect(scripted):
 
 
 def test_no_server():
-    with pytest.raises(LabelStudioError, match=r"no answer from http://127.0.0.1:9/api/projects/ \(.*refused"):
+    with pytest.raises(LabelStudioError, match=r"no answer from http://127.0.0.1:9/api/projects/ \(.*no connection"):
         pull_answers(LabelStudio("http://127.0.0.1:9", LEGACY_TOKEN, timeout=5), "study")
-    with pytest.raises(LabelStudioError, match="url is 'localhost:8080', expected"):
+    with pytest.raises(
+        LabelStudioError, match="Label Studio's url must look like http://host:8080: this one is no such address"
+    ):
         LabelStudio("localhost:8080", LEGACY_TOKEN)

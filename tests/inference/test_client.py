@@ -1,6 +1,7 @@
 """The endpoint client against a scripted server: what is sent, how each fault ends, what is kept, what it refuses."""
 
 import base64
+import io
 import json
 import logging
 import os
@@ -9,8 +10,12 @@ import threading
 import time
 
 import pytest
+from image_bytes import encoded, photo
+from PIL import Image
 
 from editcaption_mega import cli
+from editcaption_mega.data.images import decode_image
+from editcaption_mega.data.vision import limit_picture
 from editcaption_mega.inference import pace
 from editcaption_mega.inference.client import (
     Endpoint,
@@ -34,8 +39,7 @@ from tests.scripted_server import (
     server_process,
 )
 
-PNG = b"\x89PNG\r\n\x1a\n rest"
-JPEG = b"\xff\xd8\xff\xe0 rest"
+PNG, JPEG = encoded(photo(96, 64)), encoded(photo(64, 96), "JPEG")
 
 
 def request(name, **more):
@@ -104,7 +108,8 @@ def test_what_is_sent_and_what_comes_back(tmp_path):
 
 @pytest.mark.filterwarnings("error")
 def test_large_pictures_are_sent_whole_again_at_each_attempt():
-    picture = Picture(PNG + os.urandom(3 << 20))
+    noise = os.urandom(1120 * 1152 * 3)
+    picture = Picture(encoded(Image.frombytes("RGB", (1120, 1152), noise)))  # does not compress: 4 MB
     with ScriptedServer(script=each_prompt("500")) as server:
         (reply,) = ask(server, [Request("a", (Message("user", ("x", picture)),), 8)]).values()
     sent = [body["messages"][0]["content"][1]["image_url"]["url"] for body in server.bodies]
@@ -245,8 +250,10 @@ def test_replies_are_kept_and_asked_for_once(tmp_path):
         same = Request("renamed", request("0").messages, max_tokens=16)
         assert ask(server.url + "/", [same], tmp_path)["renamed"].cached
         assert not ask(server, [same], tmp_path, extra={"a": 1})["renamed"].cached
-        pictures = [Request(str(i), (Message("user", (Picture(PNG + b"%d" % i),)),), 8) for i in range(2)]
+        pictures = [Request(str(i), (Message("user", (Picture(data),)),), 8) for i, data in enumerate((PNG, JPEG))]
         assert not any(reply.cached for reply in ask(server, pictures, tmp_path).values())
+        assert all(reply.cached for reply in ask(server, pictures, tmp_path).values())
+        assert not any(reply.cached for reply in ask(server, pictures, tmp_path, max_pixels=5000).values())
         usage = Usage()
         for reply in ask(server, requests(5), tmp_path).values():
             usage.add(reply)
@@ -382,14 +389,55 @@ def test_bad_input_is_refused(tmp_path):
     with ScriptedServer() as server:
         with pytest.raises(ValueError, match="two requests have the id 1"):
             ask(server, [request("1"), request("1")])
-        with pytest.raises(ValueError, match=r"request a: a picture of 3 bytes begins with b'BM6'"):
-            ask(server, [Request("a", (Message("user", (Picture(b"BM6"),)),), 8)])
+        assert server.calls == 0
 
         def broken(text):
             raise KeyError("a defect")
 
         with pytest.raises(KeyError):
             ask(server, [request("a", require=broken)])
+
+
+def test_pictures_are_sent_as_a_model_in_process_sees_them(tmp_path):
+    """Upright, opaque, within the limits; what is so already, byte for byte. Damaged ones fail their row alone."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sideways = encoded(photo(320, 160), "JPEG", exif=exif)
+    clear = photo(64, 64).convert("RGBA")
+    clear.putalpha(0)
+    pictures = {
+        "plain": encoded(photo(96, 64)), "large": encoded(photo(640, 320)), "sideways": sideways,
+        "small": encoded(photo(8, 8)), "clear": encoded(clear),
+        "cut": encoded(photo(640, 320))[:2000], "none": b"BM6", "bar": encoded(photo(804, 4)),
+    }  # fmt: skip
+    asked = [Request(name, (Message("user", (name, Picture(data))),), 8) for name, data in pictures.items()]
+    with ScriptedServer() as server:
+        found = ask(server, asked, tmp_path, min_pixels=64 * 64, max_pixels=128 * 128)
+    sent = {}
+    for body in server.bodies:
+        name, picture = body["messages"][0]["content"]
+        sent[name["text"]] = base64.b64decode(picture["image_url"]["url"].partition(",")[2])
+    sizes = {name: Image.open(io.BytesIO(data)).size for name, data in sent.items()}
+    assert sizes == {"plain": (96, 64), "large": (160, 64), "sideways": (64, 160), "small": (64, 64), "clear": (64, 64)}
+    assert sent["plain"] == pictures["plain"]
+    assert Image.open(io.BytesIO(sent["clear"])).getextrema() == ((255, 255),) * 3, "on white"
+    expected = limit_picture(decode_image(sideways), min_pixels=64 * 64, max_pixels=128 * 128)
+    assert Image.open(io.BytesIO(sent["sideways"])).tobytes() == expected.tobytes()
+    assert {name for name, reply in found.items() if reply.status == "failed"} == {"cut", "none", "bar"}
+    assert "truncated" in found["cut"].reason and found["cut"].attempts == 0
+    assert "not an image" in found["none"].reason and "200 times longer" in found["bar"].reason
+
+
+def test_a_request_that_is_too_large_is_not_sent():
+    noise = Image.frombytes("RGB", (512, 512), os.urandom(512 * 512 * 3))
+    asked = [Request("a", (Message("user", ("x", Picture(encoded(noise)))),), 8), request("b")]
+    with ScriptedServer() as server:
+        found = ask(server, asked, max_request_mib=0.5)
+    assert found["b"].status == "ok" and server.calls == 1
+    assert (
+        found["a"].status == "failed"
+        and "a request of 1.0 MiB is not sent: more than max_request_mib=0.5" in found["a"].reason
+    )
 
 
 def test_another_version_of_the_model_is_said_once(tmp_path, caplog):

@@ -12,7 +12,7 @@ import pytest
 from image_bytes import encoded, photo
 from PIL import Image, ImageOps
 
-from editcaption_mega.inference import image_edits
+from editcaption_mega.inference import pace
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.inference.image_edits import Edit, edit_pictures
 
@@ -78,7 +78,8 @@ class Handler(BaseHTTPRequestHandler):
 
 def run(server, folder, *edits, **options):
     endpoint = Endpoint(server.url, "editor", **options)
-    made = edit_pictures(endpoint, [Edit(name, SOURCE, text) for name, text in edits], folder, size="64x64")
+    asked = [Edit(name, SOURCE, text) for name, text in edits]
+    made = edit_pictures(endpoint, asked, folder, size="64x64", log=folder.with_name(folder.name + "_log"))
     return {one.id: one for one in made}
 
 
@@ -95,7 +96,7 @@ def test_pictures_are_edited_once_and_kept(tmp_path):
 
 
 def test_faults_that_pass_are_tried_again_and_others_are_reasons(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_edits, "backoff", lambda attempts, retry_after: 0.01)
+    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.02)
     faults = {
         "passes": [500, 429, "drop", "not json"], "stays": ["{}"] * 9, "refused": [400],
         "no picture": [json.dumps({"data": [{"b64_json": base64.b64encode(b"text").decode()}]})] * 9,
@@ -103,8 +104,8 @@ def test_faults_that_pass_are_tried_again_and_others_are_reasons(tmp_path, monke
     with Server(faults) as server:
         found = run(server, tmp_path, *((text, text) for text in faults), max_attempts=5)
     assert found["passes"].path and server.calls["passes"] == 5
-    assert "no data[0].b64_json (after 5 attempts)" in found["stays"].reason
-    assert "begins with b'text'" in found["no picture"].reason
+    assert found["stays"].reason == "the answer has no data (after 5 attempts)"
+    assert "not an image" in found["no picture"].reason
     assert found["refused"].reason.startswith("HTTP 400") and server.calls["refused"] == 1
     assert {path.name for path in tmp_path.iterdir()} == {"passes.png", "passes.json"}
 

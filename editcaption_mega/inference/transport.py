@@ -1,0 +1,178 @@
+"""HTTP, for every service that is asked: one deadline, bounded answers, no redirects, no cookies.
+
+A request goes to the configured address or nowhere. A key is in its header alone, and only a call that is given one
+sends it. Nothing else in the package opens connections to servers."""
+
+import asyncio
+import io
+import queue
+import threading
+import zlib
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+
+from .secret import Secret
+
+_CONNECT_SECONDS = 30.0
+MIB = 1 << 20
+
+
+class NoAnswer(Exception):
+    """No usable answer came; the text says why and quotes nothing that the server sent."""
+
+    def __init__(self, reason: str, *, may_pass: bool = True, unreachable: bool = False):
+        super().__init__(reason)
+        self.may_pass = may_pass  # worth another attempt
+        self.unreachable = unreachable  # nobody is there
+
+
+class TooLarge(NoAnswer):
+    """The answer is larger than this service's answers are allowed to be."""
+
+    def __init__(self, largest: int):
+        super().__init__(f"an answer of more than {largest / MIB:g} MiB", may_pass=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    http: int
+    headers: Mapping[str, str]  # whatever the case of their names
+    body: bytearray  # decompressed
+
+
+def check_address(url: str, what: str, example: str = "http://host:8000/v1") -> None:
+    """Raises ValueError for an address that can never work or that holds a secret: addresses are written to caches and
+    reports. what: whose address it is, for the message, which does not show it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and url.isprintable() and " " not in url
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{what} must look like {example}: this one is no such address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            f"{what} at {parts.hostname} has a user name, a password, a query or a fragment in it: give the plain "
+            "address, and the key by its environment variable"
+        )
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for this address (HTTP_PROXY and its kin), as other clients take it."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname) else getproxies().get(parts.scheme)
+
+
+class Transport:
+    """An asynchronous context manager over the connections to one address.
+
+    timeout: seconds for a whole call, from the connection to the last byte of the answer. connections: at most.
+    largest: bytes of an answer, before and after decompression."""
+
+    def __init__(self, url: str, *, timeout: float, largest: int, connections: int = 1):
+        self._url, self._timeout, self._largest, self._connections = url.rstrip("/"), timeout, largest, connections
+
+    async def __aenter__(self) -> "Transport":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            headers={"Accept-Encoding": "gzip, deflate"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=proxy_of(self._url),
+            auto_decompress=False,  # it knows no limit; `_Body` does
+        )
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self._session.close()
+
+    async def call(
+        self, method: str, path: str, body: bytes, secret: Secret, content_type: str = "application/json"
+    ) -> Response:
+        """What {url}{path} answers, whatever its code. Raises NoAnswer, and nothing else whatever the server does."""
+        headers = {"Content-Type": content_type, **secret.headers()}
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._session.request(
+                    method,
+                    self._url + path,
+                    data=io.BytesIO(body) if body else None,
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                answer = _Body(response.headers.get("Content-Encoding", ""), self._largest)
+                while piece := await response.content.readany():
+                    answer.add(piece)
+                return Response(response.status, response.headers, answer.whole())
+        except aiohttp.ConnectionTimeoutError:
+            raise NoAnswer(f"no connection within {_CONNECT_SECONDS:g} s") from None
+        except TimeoutError:
+            raise NoAnswer(f"no answer within {self._timeout:g} s") from None
+        except aiohttp.ClientConnectorError as error:
+            reason = getattr(error.os_error, "strerror", None) or type(error).__name__
+            raise NoAnswer(f"no connection ({reason})", unreachable=True) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # Of these errors only the kind is told: their text may quote headers.
+            raise NoAnswer(f"the connection broke ({type(error).__name__})") from None
+
+
+class _Body:
+    """An answer's bytes as they come, decompressed, up to a limit."""
+
+    def __init__(self, encoding: str, largest: int):
+        self._largest, self._received, self._data = largest, 0, bytearray()
+        self._encoding = encoding.strip().lower()
+        if self._encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise NoAnswer("an answer in a compression that was not asked for", may_pass=False)
+        self._packed = self._encoding not in ("", "identity")
+        self._inflater = zlib.decompressobj(wbits=47) if self._packed else None  # 47: gzip or zlib, as its head says
+
+    def add(self, piece: bytes) -> None:
+        self._received += len(piece)
+        if self._received > self._largest:
+            raise TooLarge(self._largest)
+        if self._inflater is None:
+            self._data += piece
+            return
+        try:
+            while piece:
+                if self._inflater.eof:  # a gzip file may have several members
+                    self._inflater = zlib.decompressobj(wbits=47)
+                room = self._largest - len(self._data)
+                self._data += self._inflater.decompress(piece, room + 1)
+                if len(self._data) > self._largest:
+                    raise TooLarge(self._largest)
+                piece = self._inflater.unused_data
+        except zlib.error:
+            raise NoAnswer("an answer whose compression is damaged") from None
+
+    def whole(self) -> bytearray:
+        if self._inflater is not None and self._received and not self._inflater.eof:
+            raise NoAnswer("an answer whose compression is cut off")
+        return self._data
+
+
+def wait_for[Result](work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a coroutine, for callers that are none; raises what it raises. It runs in a thread of its own,
+    since the caller's may have a loop that runs (a notebook's)."""
+    ended: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((asyncio.run(work), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    threading.Thread(target=run, name="call", daemon=True).start()
+    result, error = ended.get()
+    if error is not None:
+        raise error
+    return result

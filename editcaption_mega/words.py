@@ -1,0 +1,29 @@
+"""Words from outside (servers, files, people) on their way to a terminal or a log."""
+
+import re
+
+LONGEST_LINE = 300  # characters of somebody else's message that are kept
+
+# What terminals obey instead of showing it: control characters, marks that turn or hide writing, halves of characters.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e0fff]"
+)
+
+
+def printable(text: str) -> str:
+    """The text with whatever a terminal would obey spelled out: ESC as \\x1b. Nothing else changes."""
+    return _UNSEEN.sub(_spelled, text)
+
+
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
+    """Somebody else's words as one printable line of bounded length that every file takes."""
+    if not text:
+        return text
+    line = printable(" ".join(text[: 16 * longest].split()))
+    return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def _spelled(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,27 @@
+"""Words from outside do nothing to a terminal."""
+
+import unicodedata
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from editcaption_mega.words import LONGEST_LINE, one_line, printable
+
+
+def test_what_a_terminal_would_obey_is_spelled_out():
+    assert printable("a\x1b[2J\x1b]0;title\x07b") == "a\\x1b[2J\\x1b]0;title\\x07b"
+    assert printable("\u202egnp.exe\u2066 \ufeff\x9b1m\U000e0041") == "\\u202egnp.exe\\u2066 \\ufeff\\x9b1m\\U000e0041"
+    assert printable("ein Käse, 修图, 👍 = 1\\x1b") == "ein Käse, 修图, 👍 = 1\\x1b"
+    assert one_line("a\n b\r\n\tc\ud800") == "a b c\\ud800" and len(one_line("x" * 1000)) == LONGEST_LINE
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(), max_size=400))
+def test_one_printable_line_that_a_file_takes(text):
+    line = one_line(text)
+    line.encode()
+    assert len(line) <= LONGEST_LINE and line == one_line(line)
+    assert not any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in line)
+    assert not any(
+        unicodedata.bidirectional(sign) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI") for sign in line
+    )
