@@ -69,6 +69,7 @@ def echo(body: dict[str, Any]) -> str:
 class ScriptedServer:
     reply: Callable[[dict[str, Any]], str] = echo  # request body -> text of the completion
     script: Script = always(None)
+    answer: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]] | None = None  # -> (message, ending), as they are
     latency: float = 0.0  # seconds
     fault_latency: float | None = None  # of the faults in QUICK; None: `latency`
     model: str = "scripted-1"  # the version that it says it serves
@@ -186,6 +187,8 @@ class _Connection(asyncio.Protocol):
         elif fault == "refusal":
             text, message["refusal"] = None, "I can't help with that."
         message["content"] = text
+        if self.server.answer is not None:
+            message, ending = self.server.answer(body)
         choices = [] if fault == "no choices" else [{"index": 0, "message": message, "finish_reason": ending}]
         usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         whole = json.dumps(

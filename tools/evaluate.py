@@ -100,16 +100,26 @@ def run(settings, arguments) -> None:
     texts = steps.generate_all(settings, benchmarks, cli.progress, part)
     if texts is None:
         return print(f"part {arguments.part} is written; the part that ends last judges and reports")
-    with steps.alone(Path(settings.output)) as only:
-        if not only:
-            return print(f"another process judges and reports {settings.output} already")
+    failures = steps.without_success(texts)
+    if len(failures) == sum(map(len, texts.values())):
+        refuse_failures(failures)  # nothing to judge
+    with steps.alone(Path(settings.output)) as other:
+        if other:
+            return print(f"another process judges and reports already: {other}")
         judgements = judged(settings, benchmarks, texts) if settings.judges else []
         executions = steps.execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
-        return told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
+        told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
+    refuse_failures(steps.without_success(texts, judgements))
+
+
+def refuse_failures(failures) -> None:
+    """Raises ValueError: what a step was for did not come about, though the command went through."""
+    if failures:
+        raise ValueError(f"{'; '.join(failures)}: mend the cause and give the same command again, which asks for these")
 
 
 def generate(settings, arguments) -> None:
-    from editcaption_mega.evaluation.run import generate_all
+    from editcaption_mega.evaluation.run import generate_all, without_success
 
     part = part_of(arguments.part)
     texts = generate_all(settings, prepared(settings, judging=False), cli.progress, part)
@@ -117,16 +127,23 @@ def generate(settings, arguments) -> None:
         return print(f"part {arguments.part} is written; the others are not all there yet")
     for benchmark, models in texts.items():
         for model, rows in models.items():
-            missing = [row.reason for row in rows.values() if row.instruction is None]
-            why = f", {len(missing)} without ({missing[0]})" if missing else ""
-            print(f"{benchmark}, {model}: {len(rows) - len(missing):,} instructions{why}")
+            print(f"{benchmark}, {model}: {summary(rows.values())}")
+    refuse_failures(without_success(texts))
+
+
+def summary(rows) -> str:
+    missing = [row.reason for row in rows if row.instruction is None]
+    cut_off = sum(row.instruction is not None and row.provenance.get("finished") is False for row in rows)
+    why = f", {len(missing)} without ({missing[0]})" if missing else ""
+    return f"{len(rows) - len(missing):,} instructions{f', {cut_off:,} cut off at max_tokens' * bool(cut_off)}{why}"
 
 
 def judge(settings, arguments) -> None:
-    from editcaption_mega.evaluation.run import written_instructions
+    from editcaption_mega.evaluation.run import without_success, written_instructions
 
     benchmarks = prepared(settings, judging=True)
-    judged(settings, benchmarks, written_instructions(settings, benchmarks))
+    texts = written_instructions(settings, benchmarks)
+    refuse_failures(without_success(texts, judged(settings, benchmarks, texts)))
 
 
 def judged(settings, benchmarks, texts):

@@ -93,7 +93,7 @@ def title_of(arguments) -> str:
 
 def ground_truth(settings, benchmark, arguments) -> None:
     from editcaption_mega.evaluation import ground_truth as builder
-    from editcaption_mega.evaluation.generate import endpoint_of
+    from editcaption_mega.evaluation.engines import endpoint_of
 
     if arguments.step == "freeze":
         if not arguments.output:

@@ -50,6 +50,7 @@ class Benchmark:
         if truth is not None:
             self.check_join(truth, "the ground truth")
         self.truth = None if truth is None else dict(truth)
+        self._keys: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,6 +78,15 @@ class Benchmark:
 
     def _with_truth(self, pair: EditPair) -> EditPair:
         return pair if self.truth is None else pair.model_copy(update={"changes": self.truth[pair.id]})
+
+    def key(self, i: int) -> str:
+        """What a text about pair i depends on: its id and its pictures, and neither the ground truth nor which other
+        pairs are in the list."""
+        if i not in self._keys:
+            sample = self.item(i)
+            digests = (hashlib.sha256(data).hexdigest() for data in (sample.source, sample.target))
+            self._keys[i] = hashlib.sha256("\n".join((self.ids[i], *digests)).encode()).hexdigest()[:32]
+        return self._keys[i]
 
     def pairs(self) -> list[EditPair]:
         return [self.pair(i) for i in range(len(self))]

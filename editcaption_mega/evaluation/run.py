@@ -10,7 +10,6 @@
 Each step takes what the one before left there; killed at any point, the same command goes on."""
 
 import contextlib
-import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -21,12 +20,14 @@ from editcaption_mega.data.chat import Prompt
 from editcaption_mega.inference.chat import Usage
 from editcaption_mega.inference.endpoint import Endpoint, refuse_mixed
 from editcaption_mega.inference.folder import check_folder, check_model
+from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
 from .benchmarks import Benchmark, read_ids
+from .engines import endpoint_of
 from .execution import COPY, Execution, execute, execution_table, executions_path, measures_of
-from .generate import Part, endpoint_of, generate, instructions_path
+from .generate import Part, collect, instructions_path, make
 from .ground_truth import read_ground_truth
 from .judge import JudgeSettings as JudgeOptions
 from .judge import judge_benchmark, rule_judge_benchmark
@@ -114,11 +115,11 @@ def generate_all(
     save_settings(settings, output / "config.yaml")
     works = [(model, benchmark) for model in settings.models for benchmark in benchmarks]
     for model, benchmark in works:
-        generate(model, benchmark, settings.generation, output, part=part, progress=progress)
-    # Again, now that this part has nothing left to do: the part that ends last sees the parts of all others.
+        make(model, benchmark, settings.generation, output, part=part, progress=progress)
+    # Now that this part has nothing left to do: the part that ends last sees the texts of all others.
     found: dict[str, Texts] = {benchmark.name: {} for benchmark in benchmarks}
     for model, benchmark in works:
-        rows = generate(model, benchmark, settings.generation, output, part=part, progress=progress)
+        rows = collect(model, benchmark, settings.generation, output)
         if rows is None:
             return None
         found[benchmark.name][model.name] = {row.id: row for row in rows}
@@ -126,28 +127,51 @@ def generate_all(
 
 
 @contextlib.contextmanager
-def alone(output: Path) -> Iterator[bool]:
-    """Whether this process is the only one that goes on from here with the run in `output`: two parts may end at once,
-    and both would pay for the judges."""
-    with open(output / "judging.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+def alone(output: Path) -> Iterator[str]:
+    """Who else goes on from here with the run in `output`, "" for nobody: two parts may end at once, and both would
+    pay for the judges. Raises OSError for a folder that cannot be written."""
+    lock = FolderLock(output, "judging")
+    try:
+        lock.acquire()
+    except HeldError as error:
+        yield str(error)
+        return
+    try:
+        yield ""
+    finally:
+        lock.release()
+
+
+def without_success(texts: Mapping[str, Texts], judgements: Iterable[Judgement] = ()) -> list[str]:
+    """One sentence for each model that wrote nothing for a benchmark, and for each judge that scored nothing."""
+    found = [
+        f"{model} wrote no instruction for {benchmark} ({next(iter(rows.values())).reason})"
+        for benchmark, models in texts.items()
+        for model, rows in models.items()
+        if all(row.instruction is None for row in rows.values())
+    ]
+    judged: dict[str, list[Judgement]] = {}
+    for row in judgements:
+        if texts[row.benchmark][row.model][row.id].instruction is not None:
+            judged.setdefault(row.judge, []).append(row)
+    for judge, rows in judged.items():
+        if not any(row.scores for row in rows):
+            found.append(f"judge {judge} scored nothing ({next(iter(rows[0].unscored.values()))})")
+    return found
 
 
 def written_instructions(settings: EvaluationSettings, benchmarks: list[Benchmark]) -> dict[str, Texts]:
-    """What `generate_all` left. Raises ValueError when a file is not there."""
+    """What `generate_all` left. Raises ValueError when some of it is not there."""
     output, found = Path(settings.output), {}
     for benchmark in benchmarks:
         found[benchmark.name] = {}
         for model in settings.models:
-            path = instructions_path(output, model.name, benchmark.name)
-            if model.origin != "instructions" and not path.is_file():
-                raise ValueError(f"{path} does not exist: run tools/evaluate.py generate first, with the same settings")
-            rows = generate(model, benchmark, settings.generation, output, progress=lambda items, *_: items)
+            rows = collect(model, benchmark, settings.generation, output)
+            if rows is None:
+                raise ValueError(
+                    f"{instructions_path(output, model.name, benchmark.name)} is not whole: of some pairs there is no "
+                    "text made from these pictures; run tools/evaluate.py generate first, with the same settings"
+                )
             found[benchmark.name][model.name] = {row.id: row for row in rows}
     return found
 

@@ -4,6 +4,7 @@ Prompts of a batch are padded on the left and keep their own positions, so a pro
 neighbours (beyond the rounding of a larger matrix product).
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from editcaption_mega.data.chat import END_OF_TURN
 
 from .folder import check_model
 from .sampling import RowSampler
@@ -38,7 +41,7 @@ class Generator:
 
     folder: a Hugging Face folder (config.json, safetensors, tokenizer, preprocessor_config.json). Code in it never
         runs.
-    device: where the model lives; None is the first CUDA device when there is one, else the CPU.
+    device: where the model lives; None is the rank's own CUDA device (the first without torchrun), else the CPU.
     dtype: of weights and arithmetic; None is the one of the folder's config.json.
     ValueError in one sentence when the folder lacks something.
     """
@@ -53,7 +56,7 @@ class Generator:
         from transformers import AutoModelForImageTextToText, AutoTokenizer
 
         path = check_model(folder)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or own_device())
         self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         self.model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False, local_files_only=True
@@ -72,11 +75,13 @@ class Generator:
         top_p: float = 1.0,
         seed: int = 0,
         batch_size: int = 8,
+        numbers: Sequence[int] | None = None,
     ) -> list[Generation]:
         """One answer per prompt, in order.
 
         temperature 0 takes the likeliest token. Above 0, tokens are drawn from softmax(logits / temperature) cut to the
-        smallest set with probability top_p, and the draws of prompt i depend on (seed, i) alone: not on batch_size.
+        smallest set with probability top_p, and the draws of prompt i depend on (seed, numbers[i]) alone (default: i),
+        not on batch_size.
         ValueError for settings out of range and for prompts whose image tokens don't fit their grids.
         """
         _check_settings(max_new_tokens, temperature, top_p, batch_size)
@@ -85,11 +90,12 @@ class Generator:
         # Neighbours of like length waste the least padding; the answers go back to the order of the prompts.
         order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].input_ids))
         answers: list[Generation | None] = [None] * len(prompts)
+        draws = range(len(prompts)) if numbers is None else numbers
         for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            sampler = RowSampler(seed, numbers, temperature, top_p) if temperature > 0 else None
-            batch = [prompts[number] for number in numbers]
-            for number, tokens in zip(numbers, self._answer(batch, max_new_tokens, sampler), strict=True):
+            rows = order[start : start + batch_size]
+            sampler = RowSampler(seed, [draws[i] for i in rows], temperature, top_p) if temperature > 0 else None
+            batch = [prompts[number] for number in rows]
+            for number, tokens in zip(rows, self._answer(batch, max_new_tokens, sampler), strict=True):
                 answers[number] = self._read(tokens)
         return answers
 
@@ -139,10 +145,11 @@ class Generator:
         return Generation(text, len(answer), end is not None)
 
     def _end_ids(self) -> list[int]:
-        """The tokens that close an answer: the generation config's, and the tokenizer's own."""
+        """The tokens that close an answer: the one that training ends answers with, whatever the folder's files say;
+        the generation config's, and the tokenizer's own."""
         configured = self.model.generation_config.eos_token_id
         ids = [] if configured is None else configured if isinstance(configured, list) else [configured]
-        ids = sorted({*ids, self.tokenizer.eos_token_id} - {None})
+        ids = sorted({*ids, self.tokenizer.eos_token_id, self.tokenizer.get_vocab().get(END_OF_TURN)} - {None})
         if not ids:
             raise ValueError(
                 f"{self.tokenizer.name_or_path}: expected an end-of-answer token (`eos_token_id` in "
@@ -171,6 +178,13 @@ class Generator:
                 f"prompt {number}: `pixel_values` must hold {patches} patches for the grids {list(prompt.grid_thw)}, "
                 f"found {prompt.pixel_values.shape[0]}"
             )
+
+
+def own_device() -> str:
+    """The CUDA device of this process: under torchrun each rank has its own."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def _check_settings(max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:

@@ -1,5 +1,6 @@
 """Instructions for the pairs of a set of shards, written by one model in process."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 
 from editcaption_mega.data.stream import PairDataset
 
+from .answer import read_answer
 from .generate import Generator
 
 
@@ -29,9 +31,11 @@ def write_instructions(
     batch_size: int = 16,
     first: int = 0,
 ) -> Iterator[dict]:
-    """One object per pair in order: id, instruction, tokens, finished. Pictures are held for one batch at a time.
+    """One object per pair in order: id, tokens, finished, and the answer as `answer.read_answer` reads it: status,
+    instruction ("" where there is none), reason, thought. Pictures are held for one batch at a time.
 
-    first: where to begin; at a multiple of batch_size the texts are those that a run from 0 gives."""
+    What is drawn for a pair depends on the seed and its id: not on which other pairs there are. first: where to begin;
+    at a multiple of batch_size the texts are those that a run from 0 gives, to the rounding of the last bit."""
     for start in range(first, len(dataset), batch_size):
         samples = [dataset.prompt(i) for i in range(start, min(start + batch_size, len(dataset)))]
         prompts = [
@@ -43,12 +47,22 @@ def write_instructions(
             for sample in samples
         ]
         answers = generator.generate(
-            prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed + start, batch_size=batch_size
-        )
-        for sample, answer in zip(samples, answers, strict=True):
+            prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size,
+            numbers=[_number(sample.id) for sample in samples],
+        )  # fmt: skip
+        for sample, made in zip(samples, answers, strict=True):
+            answer = read_answer(made.text, "stop" if made.finished else "length")
             yield {
                 "id": sample.id,
-                "instruction": answer.text.strip(),
-                "tokens": answer.token_count,
-                "finished": answer.finished,
+                "status": answer.status,
+                "instruction": answer.text,
+                "reason": answer.reason,
+                "thought": answer.thought,
+                "tokens": made.token_count,
+                "finished": made.finished,
             }
+
+
+def _number(name: str) -> int:
+    """An id as a number that no other id is likely to have."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])

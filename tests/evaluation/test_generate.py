@@ -1,12 +1,16 @@
 """Instructions of models wherever they run: the same whatever was killed or divided; refused when they do not fit."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import small_job
 
+from editcaption_mega.data.shards import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.generate import Part, generate, instructions_path
+from editcaption_mega.inference.generate import own_device
 from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
 from tests.scripted_server import ScriptedServer
 
@@ -59,7 +63,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(root, benchmark, whole, tmp_pat
 
     with pytest.raises(Killed):
         generate(model, benchmark, HOW, tmp_path, progress=killing)
-    (log,) = (tmp_path / "instructions/m").glob("*.done")
+    log = tmp_path / "instructions/m/made/set/all.jsonl"
     assert len(log.read_text().splitlines()) == written
     with open(log, "a") as file:
         file.write('{"id": "torn')
@@ -70,8 +74,8 @@ def test_a_killed_run_goes_on_and_gives_the_same(root, benchmark, whole, tmp_pat
         return items
 
     assert generate(model, benchmark, HOW, tmp_path, progress=counting) == whole
-    assert asked == [5 - written // 2 * 2], "whole batches are kept, the batch that was cut off is written again"
-    assert not list((tmp_path / "instructions/m").glob("*.done"))
+    assert asked == [5 - written], "only what is missing, in the batches of the whole run"
+    assert generate(model, benchmark, HOW, tmp_path, progress=counting) == whole and len(asked) == 1
 
 
 def test_parts_make_the_same_whole(root, benchmark, whole, tmp_path):
@@ -91,6 +95,95 @@ def test_instructions_of_other_settings_are_refused(root, benchmark, whole):
         generate(model, benchmark, other, root / "whole", progress=quiet)
 
 
+def rows_of(model, benchmark, output, settings=HOW, **options):
+    return generate(model, benchmark, settings, output, progress=quiet, **options)
+
+
+def served(server, **more):
+    values = {"model": "x", "max_concurrency": 1, "max_attempts": 1, "cache_as": "here"} | more
+    return CandidateSettings("served", endpoint=EndpointSettings(url=server.url, **values))
+
+
+LENGTH, STOP = "length", "stop"
+THOUGHT = "Let me compare the two pictures step by step"
+
+
+@pytest.mark.parametrize(
+    "message, ending, reason",
+    [
+        ({"content": None, "reasoning_content": THOUGHT}, LENGTH, "malformed: a thought and no answer: cut off at max"),
+        ({"content": "", "reasoning": THOUGHT}, STOP, "malformed: a thought and no answer"),
+        ({"content": f"<think>{THOUGHT}"}, LENGTH, "malformed: a thought that never ends: cut off"),
+        ({"content": " \n"}, LENGTH, "malformed: empty answer: cut off"),
+        ({"content": None, "tool_calls": [{}]}, "tool_calls", "malformed: the model called a tool"),
+        ({"content": "", "refusal": "No."}, STOP, "refused: No."),
+    ],
+)
+def test_A2_what_is_no_answer_is_no_instruction_and_asked_for_again(benchmark, tmp_path, message, ending, reason):
+    """At 837b10c content null with `length` was an instruction "" that scored 1.0, and stayed for good."""
+    with ScriptedServer(answer=lambda body: (message, ending)) as server:
+        rows = rows_of(served(server), benchmark, tmp_path)
+        assert all(row.instruction is None and row.reason.startswith(reason) for row in rows), rows[0]
+        assert all(row.provenance.get("thought", THOUGHT) == THOUGHT for row in rows)
+        refused = reason.startswith("refused")
+        calls = server.calls
+        rows_of(served(server), benchmark, tmp_path)
+        assert server.calls == (calls if refused else 2 * calls) == len(rows) * (1 if refused else 2)
+        server.answer = lambda body: ({"content": f"<think>{THOUGHT}</think>Add a hat."}, STOP)
+        rows = rows_of(served(server), benchmark, tmp_path)
+    if not refused:
+        assert {row.instruction for row in rows} == {"Add a hat."}
+        assert {row.provenance["thought"] for row in rows} == {THOUGHT}
+
+
+def test_A3_what_an_outage_left_out_is_asked_for_again_and_nothing_else(benchmark, tmp_path):
+    with ScriptedServer(reply=lambda body: "Add a hat.", script=lambda call, _: "500" if call % 2 else None) as server:
+        first = rows_of(served(server), benchmark, tmp_path)
+        assert [row.instruction for row in first] == ["Add a hat.", None] * 2 + ["Add a hat."]
+        server.script = lambda call, _: None
+        second = rows_of(served(server), benchmark, tmp_path)
+        assert server.calls == 5 + 2 and {row.instruction for row in second} == {"Add a hat."}
+        assert rows_of(served(server), benchmark, tmp_path) == second and server.calls == 7
+
+
+def test_A12_a_text_depends_on_its_pair_and_the_settings_alone(root, benchmark, tmp_path):
+    """A trial on some pairs, the full run, ground truth that comes later: no text is made twice."""
+    truth = {pair.id: pair.changes for pair in benchmark.pairs()}
+    other = {pair_id: one.model_copy(update={"overall": "mended"}) for pair_id, one in truth.items()}
+    trial = Benchmark("set", root / "shards", [benchmark.ids[3], benchmark.ids[1]])
+    with ScriptedServer(reply=lambda body: f"text {server.calls}") as server:
+        tried = {row.id: row for row in rows_of(served(server), trial, tmp_path)}
+        whole = rows_of(served(server), benchmark, tmp_path)
+        assert server.calls == 5 and [row for row in whole if row.id in tried] == [tried[i] for i in sorted(tried)]
+        for same in (Benchmark("set", root / "shards", truth=other), trial, benchmark):
+            rows = rows_of(served(server), same, tmp_path)
+            assert [row.id for row in rows] == same.ids and all(row in whole for row in rows)
+        parts = [rows_of(served(server), benchmark, tmp_path, part=Part(k, 3)) for k in range(3)]
+        assert parts == [whole] * 3 and server.calls == 5
+
+
+def test_A12_draws_belong_to_the_pair(root, benchmark, tmp_path):
+    """In process and sampling, too: a pair's text is the same alone, in a trial, in a part and in the whole run."""
+    model = CandidateSettings("m", folder=str(root / "model"))
+    how = GenerationSettings(max_tokens=6, min_pixels=1024, batch_size=2, temperature=1.0)
+    whole = {row.id: row.instruction for row in rows_of(model, benchmark, tmp_path / "whole", how)}
+    trial = Benchmark("set", root / "shards", [benchmark.ids[4], benchmark.ids[1], benchmark.ids[2]])
+    for row in rows_of(model, trial, tmp_path / "trial", how):
+        assert row.instruction == whole[row.id]
+    assert len(set(whole.values())) > 1
+
+
+def test_other_pictures_of_a_pair_are_another_text(root, benchmark, tmp_path):
+    with ShardWriter(tmp_path / "others") as writer:
+        for item in benchmark:  # under the same ids, the other way round
+            writer.add(item.pair, item.target, "png", item.source, "png")
+    others = Benchmark("set", tmp_path / "others")
+    with ScriptedServer(reply=lambda body: f"text {server.calls}") as server:
+        first = rows_of(served(server), benchmark, tmp_path / "run")
+        second = rows_of(served(server), others, tmp_path / "run")
+        assert server.calls == 10 and not {row.instruction for row in first} & {row.instruction for row in second}
+
+
 def test_instructions_written_elsewhere_are_joined_by_id(root, benchmark, whole, tmp_path):
     given = CandidateSettings("given", instructions=str(tmp_path))
     lines = [json.dumps(row.to_json()) for row in reversed(whole)]
@@ -101,6 +194,16 @@ def test_instructions_written_elsewhere_are_joined_by_id(root, benchmark, whole,
     ]
     (tmp_path / "set.jsonl").write_text("\n".join(lines[1:]) + "\n")
     with pytest.raises(ValueError, match="1 of 5 ids are missing"):
+        generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+    # What everybody has: an id and a text. What is no answer is none here, either.
+    texts = ["Add a hat.", f"<think>{THOUGHT}</think>Add a hat.", f"<think>{THOUGHT}", " ", None]
+    lines = [json.dumps({"id": i, "instruction": text}) for i, text in zip(benchmark.ids, texts, strict=True)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines) + "\n")
+    found = generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+    assert [row.instruction for row in found] == ["Add a hat.", "Add a hat.", None, None, None]
+    assert all(row.reason.startswith("the file has none: ") for row in found[2:])
+    (tmp_path / "set.jsonl").write_text(lines[0].replace('"id"', '"name"') + "\n")
+    with pytest.raises(ValueError, match="line 1: field 'id' is missing"):
         generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
 
 
@@ -139,3 +242,52 @@ def test_two_servers_of_one_model_name_keep_their_texts_apart(benchmark, tmp_pat
 def test_vllm_is_asked_for_by_name_where_it_is_missing(root, benchmark, tmp_path):
     with pytest.raises(ValueError, match="needs vLLM, which is not installed"):
         generate(CandidateSettings("v", vllm=str(root / "model")), benchmark, HOW, tmp_path, progress=quiet)
+
+
+class FakeVllm:
+    """The part of vLLM that is used; `outputs` are one per request."""
+
+    def __init__(self, outputs, prompt=""):
+        self.outputs, self.prompt, self.asked = iter(outputs), prompt, 0
+
+    def LLM(self, **_):  # noqa: N802
+        return self
+
+    def SamplingParams(self, **fields):  # noqa: N802
+        return fields
+
+    def chat(self, conversations, sampling, use_tqdm):
+        made = [next(self.outputs) for _ in conversations]
+        self.asked += len(made)
+        return [SimpleNamespace(outputs=one, prompt=self.prompt) for one in made]
+
+
+def made(text, ending):
+    return [SimpleNamespace(text=text, finish_reason=ending, token_ids=[1, 2])]
+
+
+def test_every_ending_of_vllm(root, benchmark, tmp_path, monkeypatch):
+    model = CandidateSettings("v", vllm=str(root / "model"))
+    outputs = [made("Add a hat.", "stop"), made("Add a", "length"), made("", "length"), made("Add", "abort"), []]
+    fake = FakeVllm([*outputs, *[made(f"{THOUGHT}</think>Add it.", "stop")] * 3])
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    rows = rows_of(model, benchmark, tmp_path)
+    assert [row.instruction for row in rows] == ["Add a hat.", "Add a", None, None, None]
+    assert [row.provenance.get("finished") for row in rows[:2]] == [True, False]
+    assert [row.provenance.get("status") for row in rows[2:]] == ["malformed", "failed", "malformed"]
+    rows = rows_of(model, benchmark, tmp_path)
+    assert [row.instruction for row in rows[2:]] == ["Add it."] * 3 and fake.asked == 8
+    thinking = FakeVllm([made(THOUGHT, "length")] * 5, prompt="<|im_start|>assistant\n<think>\n")
+    monkeypatch.setitem(sys.modules, "vllm", thinking)
+    rows = rows_of(model, benchmark, tmp_path / "thinking")
+    assert all(row.instruction is None and "never ends" in row.reason for row in rows)
+
+
+def test_a_rank_of_torchrun_takes_its_own_gpu(monkeypatch):
+    """At 837b10c each took the first one."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for rank, device in ((None, "cuda:0"), ("0", "cuda:0"), ("3", "cuda:3")):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        assert own_device() == device

@@ -1,11 +1,14 @@
 """tools/evaluate.py and launch/batch_eval.sh as users run them; a real model server writes, a scripted judge reads."""
 
 import contextlib
+import errno
+import fcntl
 import importlib.util
 import io
 import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -19,6 +22,7 @@ import yaml
 
 from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.lock import FolderLock
 from tests.inference.test_image_edits import Server
 from tests.judge_cases import rule_reply
 from tests.scripted_server import ScriptedServer
@@ -174,6 +178,96 @@ def test_batch_evaluation_is_divided_and_put_together(root, tmp_path, way):
             assert done.returncode == 0, done.stderr
             assert (tmp_path / "run/report/report.html").is_file() == (number == 1)
     assert len((tmp_path / "run/judgements/rules/m/set.jsonl").read_text().splitlines()) == PAIRS
+
+
+def array(ids, number, **more):
+    names = {"ID": number, "MIN": min(ids), "MAX": max(ids), "COUNT": len(ids), **more}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in names.items()}
+
+
+@pytest.mark.parametrize("told", ["0-3", "5-8", "0-7:2", "1-7:3", "3,5", "6", "0,2,4,6"])
+@pytest.mark.parametrize("with_step", [False, True])
+def test_D7_the_tasks_of_an_array_are_its_parts(told, with_step):
+    """At 837b10c 0-7:2 did parts 0, 2 and two that there are not."""
+    part = runpy.run_path(str(ROOT / "launch/batch_eval.sh"), run_name="looked_at")["part"]
+    ids = {"0-3": [0, 1, 2, 3], "5-8": [5, 6, 7, 8], "0-7:2": [0, 2, 4, 6], "1-7:3": [1, 4, 7]}
+    ids = ids.get(told) or [int(one) for one in told.split(",")]
+    more = {"STEP": told.partition(":")[2] or (2 if told.count(",") > 1 else 1)} if with_step else {}
+    found = [part(array(ids, number, **more)) for number in ids]
+    assert found == ([["--part", f"{k}/{len(ids)}"] for k in range(len(ids))] if len(ids) > 1 else [[]])
+
+
+def test_D7_an_array_without_a_rule_is_refused_with_the_mend(capfd):
+    part = runpy.run_path(str(ROOT / "launch/batch_eval.sh"), run_name="looked_at")["part"]
+    for ids, number, more in (([1, 4, 5], 4, {}), ([1, 4, 5], 1, {"STEP": 1}), ([0, 1, 5, 6], 1, {})):
+        with pytest.raises(ValueError, match=rf"no regular series: write it as --array 0-{len(ids) - 1}, or set EDIT"):
+            part(array(ids, number, **more))
+        assert part(array(ids, number, **more) | {"EDITCAPTION_PART": "1/3"}) == ["--part", "1/3"]
+    ranks = {"RANK": "1", "WORLD_SIZE": "2"}
+    assert part(ranks) == ["--part", "1/2"] and part({}) == []
+    assert part(array([0, 1], 1) | ranks) == ["--part", "3/4"], "an array of jobs with several ranks each"
+    script = ROOT / "launch/batch_eval.sh"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, **array([1, 4, 5], 4)}
+    done = subprocess.run(["bash", script, "no.yaml"], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.startswith("error: task 4 of an array of 3 numbers")
+
+
+def test_A3_nothing_that_succeeded_is_an_error_and_the_same_command_asks_again(root, tmp_path):
+    """At 837b10c: exit 0, and no call afterwards."""
+    with ScriptedServer(reply=lambda body: "Zoom the camera in.", script=lambda call, _: "400") as server:
+        endpoint = {"url": server.url, "model": "m", "max_attempts": 1}
+        config = settings(root, tmp_path / "run", [{"name": "m", "endpoint": endpoint}])
+        for command in ("generate", "run"):
+            done = evaluate(command, config)
+            assert done.returncode == 1, done.stderr
+            assert "m wrote no instruction for set (failed: HTTP 400" in done.stderr
+            assert "give the same command again" in done.stderr
+        assert server.calls == 2 * PAIRS and not (tmp_path / "run/report").exists()
+        server.script = lambda call, _: None
+        done = evaluate("run", config)
+        assert done.returncode == 0 and server.calls == 3 * PAIRS, done.stderr
+        assert evaluate("run", config).returncode == 0 and server.calls == 3 * PAIRS
+
+
+def test_A2_thoughts_that_use_up_the_tokens_score_nothing(root, written, tmp_path):
+    thinking = ({"content": None, "reasoning_content": "Let me compare"}, "length")
+    with ScriptedServer(answer=lambda body: thinking) as server:
+        models = [*written, {"name": "thinker", "endpoint": {"url": server.url, "model": "m", "max_attempts": 2}}]
+        done = evaluate("run", settings(root, tmp_path / "run", models))
+    assert done.returncode == 1 and "thinker wrote no instruction for set (malformed: a thought" in done.stderr
+    assert "raise max_tokens" in done.stderr and server.calls == PAIRS
+    numbers = json.loads((tmp_path / "run/report/numbers.json").read_text())
+    assert numbers["data_sets"]["set"]["unwritten"] == {"truthful": 0, "stubborn": 0, "thinker": PAIRS}
+    found = numbers["scores"]["rules"]["set"]
+    assert found["thinker"]["means"]["weighted"]["value"] is None and found["truthful"]["rank"] == [1, 1]
+
+
+def test_a_judge_that_scores_nothing_is_an_error(root, written, tmp_path):
+    with ScriptedServer(reply=rule_reply, script=lambda call, _: "filter") as server:
+        judge = {"name": "silent", "endpoint": {"url": server.url, "model": "judge-1"}}
+        config = settings(root, tmp_path / "run", written, judges=[judge, {"name": "rules", "kind": "rule"}])
+        done = evaluate("run", config)
+    assert done.returncode == 1 and "judge silent scored nothing (refused: " in done.stderr
+    assert (tmp_path / "run/report/report.html").is_file()
+
+
+def test_B5_only_a_process_that_judges_keeps_another_from_it(root, written, tmp_path, monkeypatch):
+    """At 837b10c any error of flock, which network file systems lack, was taken for one."""
+    config = settings(root, tmp_path / "run", written)
+
+    def no_flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_flock)
+    done = evaluate("run", config)
+    assert done.returncode == 0 and "report.html" in done.stdout, done.stdout + done.stderr
+    (tmp_path / "run/report/report.html").unlink()
+    with FolderLock(tmp_path / "run", "judging"):
+        done = evaluate("run", config)
+    assert done.returncode == 0 and "another process judges and reports already" in done.stdout
+    assert not (tmp_path / "run/report/report.html").exists()
+    assert evaluate("run", config).returncode == 0 and (tmp_path / "run/report/report.html").exists()
 
 
 def test_people_see_no_model_and_their_answers_come_back(root, written, tmp_path):

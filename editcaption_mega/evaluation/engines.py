@@ -1,0 +1,185 @@
+"""Where texts come from: a model in process, an endpoint, vLLM offline, files written elsewhere; one prompt for all.
+
+Each engine hands what it gets to `inference.answer`, so a row holds an answer or the reason why there is none."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+from editcaption_mega.data.chat import Prompt
+from editcaption_mega.data.stream import PairDataset, open_pairs
+from editcaption_mega.inference.answer import Answer, read_answer
+from editcaption_mega.inference.client import Message, Picture, Request, complete
+from editcaption_mega.inference.endpoint import Endpoint
+from editcaption_mega.inference.pictures import PictureLimits
+from editcaption_mega.inference.wire import data_url, messages_json
+from editcaption_mega.records import Instruction
+from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
+
+from .benchmarks import Benchmark
+from .rows import read_lines
+
+Progress = Callable[..., Iterable]
+
+
+def endpoint_of(settings: EndpointSettings, pictures: GenerationSettings) -> Endpoint:
+    """pictures: whose pixel limits hold, so that an endpoint gets the pictures that models in process get."""
+    names = [one.name for one in fields(Endpoint) if one.name not in ("min_pixels", "max_pixels")]
+    values = {name: getattr(settings, name) for name in names}
+    return Endpoint(**values, min_pixels=pictures.min_pixels, max_pixels=pictures.max_pixels)
+
+
+def row_of(model: str, benchmark: str, pair_id: str, answer: Answer, **about: Any) -> Instruction:
+    """An answer as a row; `about` goes into its provenance."""
+    who = {"model": model, "benchmark": benchmark, "id": pair_id}
+    if answer.thought:
+        about["thought"] = answer.thought
+    if answer.text:
+        about |= {"ending": answer.ending or "none given"} if answer.finished is None else {"finished": answer.finished}
+        return Instruction(**who, instruction=answer.text, provenance=about)
+    about["status"] = answer.status
+    return Instruction(**who, reason=f"{answer.status}: {answer.reason}", provenance=about)
+
+
+def given(model: CandidateSettings, benchmark: Benchmark) -> list[Instruction]:
+    """Texts written elsewhere: rows of {"id", "instruction"} (or "reason"), and what else an Instruction holds.
+
+    Raises ValueError for files that are not there, rows that are none and ids that do not fit."""
+    path = Path(model.instructions) / f"{benchmark.name}.jsonl"
+    by_id: dict[str, Instruction] = {}
+    ids = []
+    for where, row in read_lines(path, "instruction ({id, instruction})"):
+        if isinstance(row, dict):
+            row = row | {"benchmark": benchmark.name, "model": model.name}
+            if row.get("reason") is None:
+                answer = read_answer(row.pop("instruction", None), "stop")
+                row |= (
+                    {"instruction": answer.text} if answer.text else {"reason": f"the file has none: {answer.reason}"}
+                )
+        found = Instruction.from_json(row, where=where)
+        ids.append(found.id)
+        by_id[found.id] = found
+    benchmark.check_join(ids, str(path))
+    return [by_id[pair_id] for pair_id in benchmark.ids]
+
+
+class _Subset:
+    """Some samples of a dataset, in the form that `write_instructions` takes."""
+
+    def __init__(self, dataset: PairDataset, positions: Sequence[int]):
+        self.dataset, self.positions = dataset, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def prompt(self, i: int):
+        return self.dataset.prompt(self.positions[i])
+
+
+def in_process(
+    model: CandidateSettings, benchmark: Benchmark, settings: GenerationSettings, positions: Sequence[int],
+    missing: Sequence[int], cache: Path, progress: Progress,
+) -> Iterator[Instruction]:  # fmt: skip
+    """Batches are of all `positions`, whatever is missing of them: so the texts do not depend on where a run was
+    killed, not even by the rounding of a batch of another size."""
+    from editcaption_mega.inference import Generator
+    from editcaption_mega.inference.instructions import write_instructions
+
+    dataset = open_pairs(
+        [str(benchmark.shards)], model.folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels,
+        prompt=settings.prompt,
+    )  # fmt: skip
+    wanted = {benchmark.ids[i] for i in missing}
+    batches = [
+        batch for batch in batched(positions, settings.batch_size) if not wanted.isdisjoint(_ids(benchmark, batch))
+    ]
+    generator = Generator(model.folder)
+
+    def rows() -> Iterator[Instruction]:
+        for batch in batches:
+            subset = _Subset(dataset, [benchmark.position(i) for i in batch])
+            for row in write_instructions(
+                generator, subset, max_new_tokens=settings.max_tokens, temperature=settings.temperature,
+                seed=settings.seed, batch_size=settings.batch_size,
+            ):  # fmt: skip
+                if row["id"] in wanted:
+                    ending = "stop" if row["finished"] else "length"
+                    answer = Answer(row["status"], row["instruction"], row["reason"], row["thought"], ending)
+                    yield row_of(model.name, benchmark.name, row["id"], answer, tokens=row["tokens"])
+
+    yield from progress(rows(), len(missing), f"{model.name}, {benchmark.name}")
+
+
+def _ids(benchmark: Benchmark, positions: Iterable[int]) -> list[str]:
+    return [benchmark.ids[i] for i in positions]
+
+
+def chat_messages(prompt: Prompt, source: bytes, target: bytes) -> tuple[Message, ...]:
+    """The prompt as an endpoint takes it; the same text and order as in training."""
+    user = Message(
+        "user", (prompt.before_source, Picture(source), prompt.before_target, Picture(target), prompt.request)
+    )
+    return (Message("system", (prompt.system,)), user) if prompt.system else (user,)
+
+
+def at_endpoint(
+    model: CandidateSettings, benchmark: Benchmark, settings: GenerationSettings, positions: Sequence[int],
+    missing: Sequence[int], cache: Path, progress: Progress,
+) -> Iterator[Instruction]:  # fmt: skip
+    prompt = Prompt.load(settings.prompt)
+
+    def requests() -> Iterator[Request]:
+        for i in missing:
+            item = benchmark.item(i)
+            yield Request(
+                item.pair.id, chat_messages(prompt, item.source, item.target), max_tokens=settings.max_tokens,
+                temperature=settings.temperature, seed=settings.seed,
+            )  # fmt: skip
+
+    endpoint = endpoint_of(model.endpoint, settings)
+    for reply in complete(endpoint, requests(), cache, progress=progress, total=len(missing)):
+        answer = Answer(reply.status, reply.text, reply.reason, reply.thought, reply.ending)
+        yield row_of(model.name, benchmark.name, reply.id, answer, served=reply.model, tokens=reply.completion_tokens)
+
+
+def in_vllm(
+    model: CandidateSettings, benchmark: Benchmark, settings: GenerationSettings, positions: Sequence[int],
+    missing: Sequence[int], cache: Path, progress: Progress,
+) -> Iterator[Instruction]:  # fmt: skip
+    try:
+        from vllm import LLM, SamplingParams
+    except ImportError:
+        raise ValueError(
+            f"model {model.name}: vllm={model.vllm} needs vLLM, which is not installed; install it, or use folder= "
+            "(in process) or endpoint.url= (a served model)"
+        ) from None
+    _take_own_gpu()
+    prompt = Prompt.load(settings.prompt)
+    engine = LLM(model=model.vllm, limit_mm_per_prompt={"image": 2}, seed=settings.seed, trust_remote_code=False)
+    sampling = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed)
+    limits = PictureLimits(settings.min_pixels, settings.max_pixels)
+    batches = list(batched(missing, settings.batch_size))
+    for batch in progress(batches, len(batches), f"{model.name}, {benchmark.name} (batches)"):
+        items = [benchmark.item(i) for i in batch]
+        messages = [limits.fit(chat_messages(prompt, item.source, item.target)) for item in items]
+        conversations = [messages_json(one, data_url) for one in messages]
+        for item, output in zip(items, engine.chat(conversations, sampling, use_tqdm=False), strict=True):
+            made = output.outputs[0] if output.outputs else None
+            answer = read_answer(
+                getattr(made, "text", None), getattr(made, "finish_reason", None), prompt_end=output.prompt or ""
+            )
+            tokens = len(made.token_ids) if made is not None else 0
+            yield row_of(model.name, benchmark.name, item.pair.id, answer, tokens=tokens)
+
+
+def _take_own_gpu() -> None:
+    """vLLM's processes begin at the first visible device: under torchrun that is made this rank's own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None:
+        visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        if visible and int(rank) >= len(visible):
+            raise ValueError(f"rank {rank} has no GPU of its own: {len(visible)} are visible; start as many ranks")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(rank)] if visible else rank
