@@ -175,7 +175,8 @@ def _report(line: str, argv: Sequence[str], is_cause: bool = True) -> None:
     if rank is None:
         print(line, file=sys.stderr, flush=True)
     elif _speaks(line, is_cause):
-        where = f" (rank {rank} on {socket.gethostname()})" if rank != "0" else ""
+        named = rank == "0" or "(rank " in line  # what ranks raise together names the rank that it came from
+        where = "" if named else f" (rank {rank} on {socket.gethostname()})"
         print(line + where, file=sys.stderr, flush=True)
 
 

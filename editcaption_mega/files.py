@@ -30,8 +30,9 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
@@ -40,9 +41,20 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """An OSError in the block names the file: that of a write to a full disk has no name of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Write a file so that it is either whole or as before, also when the machine stops in between. Raises OSError."""
-    with replacing(path, "wb") as file:
+    with naming(path), replacing(path, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from editcaption_mega.files import naming
+
 # The dtypes that weights, optimizer state and generators have, in safetensors' names.
 DTYPES = {
     torch.float64: "F64",
@@ -49,7 +51,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     parts = [len(text).to_bytes(8, "little") + text, *(_bytes_of(tensor) for _, tensor in ordered)]
     with ThreadPoolExecutor(1) as hasher:
         digest = hasher.submit(_sha256, parts)
-        with open(path, "wb") as file:
+        with naming(path), open(path, "wb") as file:
             for part in parts:
                 file.write(part)
             file.flush()

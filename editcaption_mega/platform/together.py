@@ -5,6 +5,7 @@ instead of the reason. So work that may fail on some ranks only runs inside `tog
 """
 
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,13 +41,13 @@ def raise_together(error: Exception | None) -> None:
         if error is not None:
             raise error
         return
-    errors = gather(None if error is None else _portable(error))
+    errors = gather(None if error is None else (_portable(error), socket.gethostname()))
     first = next((i for i, other in enumerate(errors) if other is not None), None)
     if first is None:
         return
-    chosen = errors[first]
-    if any(other is None or _text(other) != _text(chosen) for other in errors):
-        _name_rank(chosen, first)
+    chosen, host = errors[first]
+    if any(other is None or _text(other[0]) != _text(chosen) for other in errors):
+        _name(chosen, f"rank {first} on {host}")
     raise chosen from error
 
 
@@ -100,9 +101,8 @@ def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _name_rank(error: Exception, number: int) -> None:
+def _name(error: Exception, where: str) -> None:
     """Add the rank to the error's words; an OSError keeps its number and its file."""
-    where = f"rank {number} of {world_size()}"
     if isinstance(error, OSError) and error.strerror:
         error.strerror = f"{error.strerror} ({where})"
     elif error.args:

@@ -57,9 +57,11 @@ def save_checkpoint(
         with platform.together():
             if platform.is_rank_zero():
                 _rename(partial, final)
-    except Exception:
+    except Exception as error:
         if platform.is_rank_zero():
             shutil.rmtree(partial, ignore_errors=True)  # room for what goes on; the next start tries again
+        if isinstance(error, OSError) and error.strerror:
+            error.strerror += f", so the checkpoint of step {state['step']} was not written"
         raise
     if platform.is_rank_zero():
         for old in checkpoints(output)[:-keep] if keep else []:

@@ -243,11 +243,12 @@ def _run(
             )  # fmt: skip
         except OSError as error:  # raised alike on every rank
             if required:
+                error.add_note("make room, and the same command goes on from the newest checkpoint")
                 raise
             if log:
                 log.say(
-                    f"WARNING: THE CHECKPOINT OF STEP {step} WAS NOT WRITTEN: {error}. Make room: training goes on, "
-                    f"and tries again after {settings.checkpoint.every} steps"
+                    f"WARNING: NO CHECKPOINT: {error}. Make room: training goes on, and tries again after "
+                    f"{settings.checkpoint.every} steps"
                 )
             return False
         return True

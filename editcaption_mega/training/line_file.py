@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from editcaption_mega.files import naming
+
 
 class LineFile:
     """Lines appended to a file at once; what a full disk refuses is kept, and tried again at the next line.
@@ -30,7 +32,7 @@ class LineFile:
             self._failing = True
 
     def close(self) -> None:
-        with self._file:
+        with naming(self.path), self._file:
             self._drain()
 
     def _drain(self) -> None:

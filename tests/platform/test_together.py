@@ -1,11 +1,14 @@
 """One error on every rank: the same class, the same sentence, and no rank left waiting."""
 
 import errno
+import socket
 
 import pytest
 from ranks import on_ranks
 
 from editcaption_mega import platform
+
+HOST = socket.gethostname()
 
 
 class OwnError(ValueError):
@@ -26,25 +29,33 @@ def fail(error):
 
 
 CASES = {
-    "one rank": (lambda rank: fail(ValueError("x is 3")) if rank == 1 else None, ValueError, "x is 3 (rank 1 of 2)"),
-    "two ranks, two reasons": (lambda rank: fail(ValueError(f"x is {rank}")), ValueError, "x is 0 (rank 0 of 2)"),
+    "one rank": (
+        lambda rank: fail(ValueError("x is 3")) if rank == 1 else None,
+        ValueError,
+        f"x is 3 (rank 1 on {HOST})",
+    ),
+    "two ranks, two reasons": (lambda rank: fail(ValueError(f"x is {rank}")), ValueError, f"x is 0 (rank 0 on {HOST})"),
     "two ranks, one reason": (lambda rank: fail(OwnError("x is 3")), OwnError, "x is 3"),
     "disk full": (
         lambda rank: fail(OSError(errno.ENOSPC, "No space left on device", "/d/f")) if rank == 1 else None,
         OSError,
-        "[Errno 28] No space left on device (rank 1 of 2): '/d/f'",
+        f"[Errno 28] No space left on device (rank 1 on {HOST}): '/d/f'",
     ),
     "not allowed": (
         lambda rank: fail(PermissionError(errno.EACCES, "Permission denied", "/d/f")) if rank == 0 else None,
         PermissionError,
-        "[Errno 13] Permission denied (rank 0 of 2): '/d/f'",
+        f"[Errno 13] Permission denied (rank 0 on {HOST}): '/d/f'",
     ),
     "cannot travel": (
         lambda rank: fail(TwoArgumentsError("x", "y")) if rank == 1 else None,
         ValueError,
-        "x is not y (rank 1 of 2)",
+        f"x is not y (rank 1 on {HOST})",
     ),
-    "a defect": (lambda rank: [][rank] if rank == 1 else None, IndexError, "list index out of range (rank 1 of 2)"),
+    "a defect": (
+        lambda rank: [][rank] if rank == 1 else None,
+        IndexError,
+        f"list index out of range (rank 1 on {HOST})",
+    ),
 }
 
 

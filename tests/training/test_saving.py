@@ -5,16 +5,22 @@ import json
 import random
 import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import small_job
 import small_store
 
 from editcaption_mega.conversion import DamagedCheckpointError, store
+from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.line_file import LineFile
 from editcaption_mega.training.metrics import RunLog
 from editcaption_mega.training.resume import resume_point
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch/pretrain_sft.sh"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +65,8 @@ def test_a_full_disk_stops_training_only_at_the_end(base, monkeypatch):
         run_sft(job(base, output))
     assert names(output) == ["step_00000004"] and len(losses(output)) == 6
     log = (output / "log.txt").read_text()
-    assert log.count("WARNING: THE CHECKPOINT OF STEP 2 WAS NOT WRITTEN") == 1 and "after 2 steps" in log
+    assert log.count("WARNING: NO CHECKPOINT") == 1
+    assert "the checkpoint of step 2 was not written" in log and "tries again after 2 steps" in log
     monkeypatch.undo()
     before = losses(output)
     run_sft(job(base, output))
@@ -139,3 +146,53 @@ def test_two_hundred_flipped_bits_of_a_real_checkpoint(base):
         small_store.flip(path, position)
     assert resume_point(output, lambda folder, state: None, verify=True, fallback=False)[0] == whole
     shutil.rmtree(output)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """mount(KiB) -> a folder on a file system of that size; again for another size. Skipped where one can't mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(kibibytes):
+        options = f"{'remount,' if mounted else ''}size={kibibytes}k"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip("mounting a tmpfs needs root")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("room, left", [(0.5, []), (1.5, ["step_00000002"])])
+def test_a_disk_that_is_full(base, small_disk, tmp_path, ranks, room, left):
+    """By the real commands: one sentence with the file and the reason, exit 1, and nothing half-written. With more room
+    the same command ends the run."""
+    output = small_disk(int(room * 4400)) / "run"
+    settings = job(base, output, keep=1)
+    settings.training.steps = 4
+    save_settings(settings, tmp_path / "job.yaml")
+    command = [sys.executable, str(LAUNCH), str(tmp_path / "job.yaml")]
+    if ranks > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+
+    def run():
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+
+    done = run()
+    assert done.returncode == 1, done.stdout
+    said = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and "No space left on device" in said[0] and "step_00000004.partial/rank0" in said[0]
+    assert "the checkpoint of step 4 was not written" in said[0] and "make room" in said[0]
+    assert ("WARNING: NO CHECKPOINT" in done.stdout) == (not left)
+    assert names(output) == left and len(losses(output)) == 4
+    small_disk(20_000)
+    again = run()
+    assert again.returncode == 0, again.stdout
+    assert names(output) == ["step_00000004"]
