@@ -176,7 +176,7 @@ def report(settings, arguments) -> None:
 
     benchmarks = prepared(settings, judging=False)
     texts = steps.written_instructions(settings, benchmarks)
-    judgements = steps.written_judgements(settings, benchmarks)
+    judgements = steps.written_judgements(settings, benchmarks, texts)
     executions = steps.written_executions(settings, benchmarks)
     told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
 

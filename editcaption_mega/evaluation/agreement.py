@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean
 from typing import get_args
 
 import numpy as np
@@ -14,8 +13,7 @@ import numpy as np
 from editcaption_mega.records import SEVERITIES, HumanVerdict, Judgement
 from editcaption_mega.records.evaluation import Severity
 
-from .human import most_frequent
-from .rubric import weighted_score
+from .opinions import WEIGHTED, merge
 from .statistics import Array, Estimate, bootstrap_estimate
 
 METRICS = ("nominal", "ordinal", "interval")
@@ -156,18 +154,6 @@ def annotator_agreement(verdicts: Iterable[HumanVerdict], *, draws: int = 2000, 
     )
 
 
-def severity_of_labels(row: Judgement) -> Severity:
-    """What a judge's labels say in the words of table 5: P0 for a primary change that is missed or stated wrongly, for
-    an invention, or for text about something else (rows 1 to 4); P1 for something else stated wrongly (rows 1 to 3 off
-    the subject); P2 for forbidden terms; else correct."""
-    found = {assertion.verdict for assertion in row.assertions}
-    if row.misses or found & {"major", "fabricated", "unrelated"}:
-        return "P0"
-    if "minor" in found:
-        return "P1"
-    return "P2" if row.forbidden else "correct"
-
-
 def severity_of_score(score: float, thresholds: Sequence[float] = SEVERITY_THRESHOLDS) -> Severity:
     """The severity of a weighted score: P0 below the first threshold, then P1, P2, and correct from the last on."""
     if len(thresholds) != 3 or list(thresholds) != sorted(thresholds):
@@ -200,10 +186,10 @@ def judge_human_agreement(
 ) -> JudgeAgreement:
     """One judge's rows of any models against adjudicated verdicts (`human.adjudicate`), joined by benchmark, id, model.
 
-    mapping: how a judgement becomes a severity. "labels": `severity_of_labels`, of repeats the most frequent, of equals
-    the worst. "score": `severity_of_score` of the repeats' mean weighted score. "correct": correct or not (two levels),
-    from the judge's `correct`, by majority of the repeats. Raises ValueError for an unknown mapping, rows of several
-    judges, or several verdicts on one instruction."""
+    mapping: how the judge's opinion, its repeats merged (`opinions`), becomes a severity. "labels": from its labels.
+    "score": `severity_of_score` of its weighted score. "correct": correct or not (two levels), from the judge's
+    `correct`. Raises ValueError for an unknown mapping, rows of several judges, or several verdicts on one
+    instruction."""
     if mapping not in MAPPINGS:
         raise ValueError(f"mapping is {mapping!r}, expected one of {', '.join(MAPPINGS)}")
     human: dict[tuple, Severity] = {}
@@ -238,13 +224,11 @@ def judge_human_agreement(
 
 
 def _severity(repeats: Sequence[Judgement], mapping: str, thresholds: Sequence[float]) -> str | None:
-    """None: not one repeat could be judged."""
+    """None: the judge's opinion does not tell it."""
+    opinion = merge(repeats)
     if mapping == "correct":
-        votes = [row.correct for row in repeats if row.correct is not None]
-        return ("correct" if sum(votes) * 2 > len(votes) else "not correct") if votes else None
-    scored = [row for row in repeats if not row.unscored]
-    if not scored:
-        return None
-    if mapping == "score":
-        return severity_of_score(fmean(weighted_score(**row.scores) for row in scored), thresholds)
-    return most_frequent([severity_of_labels(row) for row in scored])
+        return None if opinion.correct is None else "correct" if opinion.correct else "not correct"
+    if mapping == "labels":
+        return opinion.severity
+    score = opinion.scores.get(WEIGHTED)
+    return None if score is None else severity_of_score(score, thresholds)

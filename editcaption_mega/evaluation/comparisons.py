@@ -7,6 +7,7 @@ from statistics import fmean
 
 from editcaption_mega.records import DIMENSIONS, Judgement
 
+from .opinions import merge
 from .rubric import weighted_score
 from .statistics import Estimate, RepeatVariance, bootstrap_interval, correlations, holm, permutation_test
 from .statistics import repeat_variance as variance_of_repeats
@@ -61,9 +62,13 @@ def scores_by_pair(judgements: Iterable[Judgement], dimension: str | None = None
     return found
 
 
-def mean_scores(repeats: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
-    """Pair id -> the mean of its repeats' scores, None where there is none."""
-    return {pair: fmean(scores) if scores else None for pair, scores in repeats.items()}
+def mean_scores(judgements: Iterable[Judgement], measure: str) -> dict[str, float | None]:
+    """Pair id -> a measure of the judge's opinion (`opinions`: repeats merged), None where it has none. The rows are of
+    one judge, model and benchmark."""
+    rows: dict[str, list[Judgement]] = {}
+    for row in judgements:
+        rows.setdefault(row.id, []).append(row)
+    return {pair: merge(repeats).scores.get(measure) for pair, repeats in rows.items()}
 
 
 def compare(
@@ -127,7 +132,7 @@ def dimension_correlations(
 ) -> dict[tuple[str, str], dict[str, Estimate]]:
     """Pearson and Spearman correlation of each two dimensions over the pairs of one model, benchmark and judge (means
     of the repeats). Pairs with an unscored dimension are left out: `n` of the estimates is what remains."""
-    means = {name: mean_scores(scores_by_pair(judgements, name)) for name in DIMENSIONS}
+    means = {name: mean_scores(judgements, name) for name in DIMENSIONS}
     whole = [pair for pair in means[DIMENSIONS[0]] if all(means[name][pair] is not None for name in DIMENSIONS)]
     if not whole:
         nothing = Estimate(None, None, 0)

@@ -9,7 +9,7 @@ from itertools import batched
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.chat import Prompt
+from editcaption_mega.data.chat import END_OF_TURN, Prompt
 from editcaption_mega.data.stream import PairDataset, open_pairs
 from editcaption_mega.inference.answer import Answer, read_answer
 from editcaption_mega.inference.client import Message, Picture, Request, complete
@@ -159,7 +159,11 @@ def in_vllm(
     _take_own_gpu()
     prompt = Prompt.load(settings.prompt)
     engine = LLM(model=model.vllm, limit_mm_per_prompt={"image": 2}, seed=settings.seed, trust_remote_code=False)
-    sampling = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed)
+    end = engine.get_tokenizer().get_vocab().get(END_OF_TURN)  # of training, whatever the folder's files say
+    sampling = SamplingParams(
+        temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed,
+        stop_token_ids=[] if end is None else [end],
+    )  # fmt: skip
     limits = PictureLimits(settings.min_pixels, settings.max_pixels)
     batches = list(batched(missing, settings.batch_size))
     for batch in progress(batches, len(batches), f"{model.name}, {benchmark.name} (batches)"):

@@ -3,6 +3,8 @@
 A judge model is asked once per dimension, sees neither the model's name nor any order in the models, and returns
 labels; `judge_scores` makes scores of them. Whatever could not be judged is `unscored` with its reason."""
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,6 +154,12 @@ def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_
     }
 
 
+def judged_digest(instruction: Instruction, truth: Changes) -> str:
+    """What a judgement depends on, beside the judge: the text and the ground truth. In each row's provenance."""
+    content = [instruction.instruction, instruction.reason, truth.model_dump(exclude_none=True)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _key(task: _Task, repeat: int, dimension: str) -> str:
     return f"{task.instruction.model}/{task.instruction.id}/{repeat}/{dimension}"
 
@@ -207,6 +215,7 @@ def _judgement(
     paper = mode == "paper"
     provenance = {
         "mode": mode,
+        "judged": judged_digest(task.instruction, task.truth),
         "prompts": {dimension: judge_prompt(dimension).fingerprint for dimension in found},
         **about,
         **{field: value for one in scored.values() for field, value in one.facts.items()},
@@ -231,9 +240,10 @@ def _judgement(
 def _rule_row(task: _Task, name: str) -> Judgement:
     one, truth = task.instruction, task.truth
     who = {"benchmark": one.benchmark, "id": one.id, "model": one.model, "judge": name}
+    about = {"mode": "rules", "judged": judged_digest(one, truth)}
     if one.instruction is None:
         reason = f"no instruction: {one.reason}"
-        return Judgement(**who, unscored=dict.fromkeys(DIMENSIONS, reason), provenance={"mode": "rules"})
+        return Judgement(**who, unscored=dict.fromkeys(DIMENSIONS, reason), provenance=about)
     found, claims = rule_judge.judge(one.instruction, truth), rule_judge.assertions(one.instruction, truth)
     return Judgement(
         **who,
@@ -244,5 +254,5 @@ def _rule_row(task: _Task, name: str) -> Judgement:
         forbidden=list(found.forbidden),
         failure_modes=[mode for mode in FAILURE_MODES if mode in found.failure_modes],
         correct=found.correct,
-        provenance={"mode": "rules", "acc_no_coverage": accuracy_of(claims, truth)[1]},
+        provenance=about | {"acc_no_coverage": accuracy_of(claims, truth)[1]},
     )

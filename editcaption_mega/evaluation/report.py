@@ -15,10 +15,11 @@ from markupsafe import Markup
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 
 from .benchmarks import Benchmark
+from .opinions import WEIGHTED
 from .paper_tables import PaperTables
 from .report_agreement import agreement_table, as_numbers
 from .report_data import Evaluation, Scores, evaluate
-from .report_items import WEIGHTED, Joined, join
+from .report_items import Joined, join
 from .report_judges import judge_table
 from .report_pictures import SIDE, byte_budget, pairs_as_text
 from .report_plots import Heat, Plot, difference_plot, floor_of, heat, score_plot, share_plot

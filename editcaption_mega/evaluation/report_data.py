@@ -10,7 +10,8 @@ from editcaption_mega.records.pair import FAILURE_MODES
 from . import rubric
 from .comparisons import EVERYTHING, Comparison, compare
 from .human import most_frequent
-from .report_items import FAULTS, MEASURES, WEIGHTED, Joined, Labels
+from .opinions import FAULTS, MEASURES, WEIGHTED, Labels, can_tell
+from .report_items import Joined
 from .statistics import bootstrap_interval, repeat_variance, wilson_interval
 
 Interval = tuple[float, float]
@@ -49,7 +50,9 @@ class Scores:
     by_category: dict[str, Mean]  # weighted
     by_edit_type: dict[str, Mean]  # weighted
     correct: Rate | None  # wholly correct, of the pairs where the judge can tell
-    faults: dict[str, Rate]  # of the pairs that were judged; a failure mode is absent where the judge never tells it
+    faults: dict[
+        str, Rate
+    ]  # of the pairs where its dimension was judged; a failure mode is absent where the judge never tells it
     repeats: int  # most repeats of a pair
     partly: int  # pairs of which some repeats have no score
     spread: dict[str, float]  # by measure: pooled standard deviation between the repeats of a pair
@@ -167,7 +170,6 @@ def _scores(
 ) -> Scores:
     everything = list(labels.values())
     told = [one.correct for one in everything if one.correct is not None]
-    judged = [one for one in everything if one.scores]
 
     def groups(key: Callable[[EditPair], str]) -> dict[str, Mean]:
         found: dict[str, list[Labels]] = {}
@@ -181,11 +183,16 @@ def _scores(
         by_category=groups(lambda pair: pair.category),
         by_edit_type=groups(lambda pair: pair.edit_type),
         correct=rate(sum(told), len(told)) if told else None,
-        faults={fault: rate(sum(fault in one.faults for one in judged), len(judged)) for fault in faults},
+        faults={fault: _fault_rate(everything, fault) for fault in faults},
         repeats=max(one.repeats for one in everything),
         partly=sum(bool(one.partly) for one in everything),
         spread={measure: found for measure in MEASURES if (found := _within(labels, measure)) is not None},
     )
+
+
+def _fault_rate(labels: Sequence[Labels], fault: str) -> Rate:
+    judged = [one for one in labels if can_tell(one, fault)]
+    return rate(sum(fault in one.faults for one in judged), len(judged))
 
 
 def _within(labels: Mapping[str, Labels], measure: str) -> float | None:

@@ -1,49 +1,15 @@
 """Results joined to their pairs: what each model wrote for a pair, what each judge says of it, what people say of it.
 
-The repeats of one judge are merged here, per pair; everything that is printed or drawn starts from these items."""
+The repeats of one judge are one opinion here (`opinions`); all that is printed or drawn starts from these items."""
 
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judgement
-from editcaption_mega.records.pair import FAILURE_MODES
 
-from . import rubric
 from .benchmarks import Benchmark
-
-WEIGHTED = "weighted"
-MEASURES = (WEIGHTED, *DIMENSIONS)
-# What can be wrong with an instruction: the judge's failure modes, and what its labels show.
-FABRICATED, MAJOR_ERROR, MISSED, FORBIDDEN = "fabricated claim", "major error", "missed change", "forbidden term"
-FAULTS = (*FAILURE_MODES, FABRICATED, MAJOR_ERROR, MISSED, FORBIDDEN)
-
-
-@dataclass(frozen=True)
-class Labels:
-    """One judge's opinion of one instruction, its repeats merged.
-
-    Counts say in how many of the repeats a label was given. Where repeats differ, ties count against the model: correct
-    needs more than half of the repeats that can tell, a fault at least half of those that have a score."""
-
-    repeats: int
-    scores: dict[str, float] = field(default_factory=dict)  # of MEASURES: mean over the repeats that have it
-    values: dict[str, list[float]] = field(default_factory=dict)  # of MEASURES: the score of each repeat that has one
-    unscored: dict[str, str] = field(default_factory=dict)  # dimension -> reason; no repeat has a score
-    partly: dict[str, int] = field(default_factory=dict)  # dimension -> repeats without a score, where others have one
-    hits: Mapping[str, int] = field(default_factory=Counter)
-    misses: Mapping[str, int] = field(default_factory=Counter)
-    secondary_hits: Mapping[str, int] = field(default_factory=Counter)
-    assertions: Mapping[tuple[str, str, str | None], int] = field(default_factory=Counter)  # (text, verdict, change id)
-    forbidden: Mapping[str, int] = field(default_factory=Counter)
-    faults: tuple[str, ...] = ()  # of FAULTS
-    correct: bool | None = None  # None where the judge cannot tell
-
-    @property
-    def spread(self) -> dict[str, float]:
-        """Of MEASURES: standard deviation between the repeats, where there are two or more."""
-        return {name: statistics.stdev(found) for name, found in self.values.items() if len(found) > 1}
+from .opinions import Labels, merge
 
 
 @dataclass(frozen=True)
@@ -108,43 +74,6 @@ def join(
         people[name][model] = rows
     order = {judge: {name: by_name[name] for name in known if name in by_name} for judge, by_name in labels.items()}
     return Joined(known, written, order, people)
-
-
-def merge(judgements: Sequence[Judgement]) -> Labels:
-    """The repeats of one judge on one instruction (at least one) as one opinion."""
-    scores = {name: [one.scores[name] for one in judgements if name in one.scores] for name in DIMENSIONS}
-    means = {name: statistics.fmean(found) for name, found in scores.items() if found}
-    scores[WEIGHTED] = [found for one in judgements if (found := rubric.weighted(one)) is not None]
-    if len(means) == len(DIMENSIONS):
-        means[WEIGHTED] = rubric.weighted_score(**means)
-    told = [one.correct for one in judgements if one.correct is not None]
-    judged = [_faults(one) for one in judgements if one.scores]
-    count = len(judgements)
-    return Labels(
-        repeats=count,
-        scores=means,
-        values=scores,
-        unscored={name: next(one.unscored[name] for one in judgements) for name in DIMENSIONS if not scores[name]},
-        partly={name: count - len(scores[name]) for name in DIMENSIONS if 0 < len(scores[name]) < count},
-        hits=Counter(change for one in judgements for change in one.hits),
-        misses=Counter(change for one in judgements for change in one.misses),
-        secondary_hits=Counter(change for one in judgements for change in one.secondary_hits),
-        assertions=Counter((a.text, a.verdict, a.change) for one in judgements for a in one.assertions),
-        forbidden=Counter(term for one in judgements for term in dict.fromkeys(one.forbidden)),
-        faults=tuple(name for name in FAULTS if judged and 2 * sum(name in one for one in judged) >= len(judged)),
-        correct=2 * sum(told) > len(told) if told else None,
-    )
-
-
-def _faults(one: Judgement) -> set[str]:
-    verdicts = {assertion.verdict for assertion in one.assertions}
-    shown = {
-        FABRICATED: verdicts & {"fabricated", "unrelated"},
-        MAJOR_ERROR: "major" in verdicts,
-        MISSED: one.misses,
-        FORBIDDEN: one.forbidden,
-    }
-    return {*one.failure_modes, *(name for name, found in shown.items() if found)}
 
 
 def _labels_of_all(rows: dict, written: dict[str, Instruction], benchmark: Benchmark, where: str) -> dict[str, Labels]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .comparisons import Comparison
+from .opinions import WEIGHTED
 from .report_data import Interval, Mean, Rate, Scores
-from .report_items import WEIGHTED
 from .tables import same
 
 

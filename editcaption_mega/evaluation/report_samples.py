@@ -6,7 +6,8 @@ from itertools import batched
 
 from editcaption_mega.records import EditPair
 
-from .report_items import FAULTS, MEASURES, Joined, Labels
+from .opinions import FAULTS, MEASURES, Labels
+from .report_items import Joined
 
 PAIRS_PER_CHUNK = 200
 

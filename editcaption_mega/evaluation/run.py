@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from editcaption_mega.data.chat import Prompt
@@ -30,7 +31,7 @@ from .execution import COPY, Execution, execute, execution_table, executions_pat
 from .generate import Part, collect, instructions_path, make
 from .ground_truth import read_ground_truth
 from .judge import JudgeSettings as JudgeOptions
-from .judge import judge_benchmark, rule_judge_benchmark
+from .judge import judge_benchmark, judged_digest, rule_judge_benchmark
 from .judge_check import JudgeFunction
 from .judge_prompts import judge_prompt
 from .paper_tables import paper_tables
@@ -221,18 +222,32 @@ def judge_all(
     return rows, usages
 
 
-def written_judgements(settings: EvaluationSettings, benchmarks: list[Benchmark]) -> list[Judgement]:
-    """What `judge_all` left. Raises ValueError when a file is not there."""
+def written_judgements(
+    settings: EvaluationSettings, benchmarks: list[Benchmark], texts: dict[str, Texts]
+) -> list[Judgement]:
+    """What `judge_all` left. Raises ValueError when a file is not there, or is of other texts or another truth."""
     rows = []
-    for judge in settings.judges:
-        for model in settings.models:
-            for benchmark in benchmarks:
-                path = judgements_path(Path(settings.output), judge.name, model.name, benchmark.name)
-                if not path.is_file():
-                    raise ValueError(
-                        f"{path} does not exist: run tools/evaluate.py judge first, with the same settings"
-                    )
-                rows += read_rows(path, Judgement)
+    for benchmark in benchmarks if settings.judges else ():
+        truths = {pair.id: pair.changes for pair in benchmark.pairs()}
+        for judge, model in product(settings.judges, settings.models):
+            path = judgements_path(Path(settings.output), judge.name, model.name, benchmark.name)
+            if not path.is_file():
+                raise ValueError(f"{path} does not exist: run tools/evaluate.py judge first, with the same settings")
+            own = read_rows(path, Judgement)
+            written = texts[benchmark.name][model.name]
+            other = [
+                row.id
+                for row in own
+                if row.id in written
+                and truths[row.id] is not None
+                and row.provenance.get("judged") != judged_digest(written[row.id], truths[row.id])
+            ]
+            if other:
+                raise ValueError(
+                    f"{path} holds {len(other)} judgements of another text or another ground truth than are there now "
+                    f"(first: {other[0]}): run tools/evaluate.py judge again; what did not change costs nothing"
+                )
+            rows += own
     return rows
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from editcaption_mega.records import SEVERITIES
 
+from .opinions import MEASURES, WEIGHTED
 from .paper_tables import PaperBenchmark, PaperTables
 from .report_data import Evaluation, Rate, Scores
-from .report_items import MEASURES, WEIGHTED
 from .table_forms import Cell, Column, Row, Table
 
 PAPER = "EditCaption, arXiv 2604.08213"

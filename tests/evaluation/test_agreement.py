@@ -8,10 +8,10 @@ from editcaption_mega.evaluation.agreement import (
     judge_human_agreement,
     krippendorff_alpha,
     percent_agreement,
-    severity_of_labels,
     severity_of_score,
     weighted_kappa,
 )
+from editcaption_mega.evaluation.opinions import severity_of_labels
 from editcaption_mega.records import HumanVerdict, Judgement
 
 _ = None

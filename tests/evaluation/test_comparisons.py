@@ -26,7 +26,7 @@ def test_scores_of_repeats():
     rows = [judgement("p"), judgement("p", (1, 1, 1), 1), judgement("q", (3, None, 4)), judgement("q", repeat=1)]
     assert scores_by_pair(rows) == {"p": [5, 1], "q": [5]}
     assert scores_by_pair(rows, "clarity") == {"p": [5, 1], "q": [4, 5]}
-    assert mean_scores({"p": [5, 1], "r": []}) == {"p": 3, "r": None}
+    assert mean_scores(rows, "clarity") == {"p": 3, "q": 4.5}
     with pytest.raises(ValueError, match="two judgements of repeat 0"):
         scores_by_pair([judgement("p"), judgement("p")])
     with pytest.raises(ValueError, match="are mixed"):

@@ -254,7 +254,11 @@ class FakeVllm:
         return self
 
     def SamplingParams(self, **fields):  # noqa: N802
+        assert fields["stop_token_ids"] == [151645], "the end that training writes"
         return fields
+
+    def get_tokenizer(self):
+        return SimpleNamespace(get_vocab=lambda: {"<|im_end|>": 151645})
 
     def chat(self, conversations, sampling, use_tqdm):
         made = [next(self.outputs) for _ in conversations]

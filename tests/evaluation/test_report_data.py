@@ -2,8 +2,9 @@
 
 import pytest
 
+from editcaption_mega.evaluation.opinions import merge
 from editcaption_mega.evaluation.report_data import evaluate, places
-from editcaption_mega.evaluation.report_items import join, merge
+from editcaption_mega.evaluation.report_items import join
 from editcaption_mega.evaluation.rubric import weighted_score
 from editcaption_mega.records import Assertion, HumanVerdict, Instruction, Judgement
 from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written

@@ -259,3 +259,16 @@ def test_folders_of_another_kind(folders, tmp_path):
     (copy / "config.json").write_text("not json")
     with pytest.raises(ValueError, match="config.json: not valid JSON"):
         Generator(copy, device="cpu")
+
+
+@pytest.mark.parametrize("with_generation_config", [True, False])
+def test_E5_the_end_that_training_writes_is_always_an_end(folders, tmp_path, with_generation_config):
+    """A folder whose files name another end, or none: at 837b10c an answer went on beyond <|im_end|>."""
+    copy = shutil.copytree(folders["dense"], tmp_path / "model")
+    (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text().replace('"w499"', '"<|im_end|>"'))
+    if not with_generation_config:
+        (copy / "generation_config.json").unlink()
+    generator = Generator(copy, device="cpu")
+    assert {499, END} <= set(generator.end_ids) and (506 in generator.end_ids) == with_generation_config
+    answer = generator._read([7, 8, 499, 9])
+    assert (answer.text, answer.token_count, answer.finished) == ("w7 w8", 2, True)

@@ -22,6 +22,7 @@ import yaml
 
 from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.ground_truth import truth_hash
 from editcaption_mega.lock import FolderLock
 from tests.inference.test_image_edits import Server
 from tests.judge_cases import rule_reply
@@ -241,6 +242,22 @@ def test_A2_thoughts_that_use_up_the_tokens_score_nothing(root, written, tmp_pat
     assert numbers["data_sets"]["set"]["unwritten"] == {"truthful": 0, "stubborn": 0, "thinker": PAIRS}
     found = numbers["scores"]["rules"]["set"]
     assert found["thinker"]["means"]["weighted"]["value"] is None and found["truthful"]["rank"] == [1, 1]
+
+
+def test_A12_a_report_of_judgements_on_another_truth_is_refused(root, written, tmp_path):
+    """Texts stay when ground truth is mended, judgements do not."""
+    config = settings(root, tmp_path / "run", written)
+    assert evaluate("run", config).returncode == 0 and evaluate("report", config).returncode == 0
+    benchmark = Benchmark("set", root / "shards")
+    truth = {pair.id: pair.changes.model_dump(exclude_none=True) for pair in benchmark.pairs()}
+    truth[benchmark.ids[2]]["overall"] = "mended"
+    content = {"schema": 1, "benchmark": "set", "fingerprint": benchmark.fingerprint, "hash": truth_hash(truth)}
+    (tmp_path / "truth.json").write_text(json.dumps(content | {"annotators": ["ada"], "changes": truth}))
+    benchmarks = [{"name": "set", "shards": str(root / "shards"), "ground_truth": str(tmp_path / "truth.json")}]
+    config = settings(root, tmp_path / "run", written, benchmarks=benchmarks)
+    done = evaluate("report", config)
+    assert done.returncode == 1 and "holds 1 judgements of another text or another ground truth" in done.stderr
+    assert evaluate("judge", config).returncode == 0 and evaluate("report", config).returncode == 0
 
 
 def test_a_judge_that_scores_nothing_is_an_error(root, written, tmp_path):
