@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -110,6 +110,14 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
             where = words if hasattr(error, "__notes__") else f"{words} (--debug shows where)"
             _report(f"error: unexpected {type(error).__name__}: {where}", argv, is_cause=False)
         return getattr(error, "exit_code", 1)
+
+
+def print_counts(title: str, counts: Counter) -> None:
+    """The title and a line for each thing counted, the most frequent first, on stderr; nothing where nothing was."""
+    if counts:
+        print(f"{title}:", file=sys.stderr)
+    for name, count in counts.most_common():
+        print(f"  {count} x {name}", file=sys.stderr)
 
 
 def progress[Item](items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Make a folder of shards from image pairs."""
 
-import sys
+import argparse
 
-from editcaption_mega.cli import ArgumentError, argument_parser, progress, run
+from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, progress, run
 from editcaption_mega.data.images import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.ingest import ingest
-from editcaption_mega.data.shard_writer import SAMPLES_PER_SHARD
+from editcaption_mega.data.shard_writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
 from editcaption_mega.records import CATEGORIES
 
 EXAMPLE = """
@@ -19,7 +19,8 @@ python tools/make_shards.py --format synthetic --input default --count 1000 --se
 def main(argv):
     parser = argument_parser(
         "Make a folder of shards (tar files and index.json) from image pairs. Rows that can't be used are listed in "
-        "OUTPUT/rejected.jsonl with their line number, id and reason, and the work goes on.",
+        "OUTPUT/rejected.jsonl with their line number, id and reason, and the work goes on; doubtful ones are accepted "
+        "and listed in OUTPUT/warnings.jsonl. A killed run begins again with the same command.",
         EXAMPLE,
     )
     inputs = "; ".join(f"{name}: {importer.input}" for name, importer in FORMATS.items())
@@ -42,6 +43,16 @@ def main(argv):
     )
     parser.add_argument(
         "--max-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="largest image (default %(default)s)"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit code 1 and no set if any row is rejected or has a warning"
+    )
+    parser.add_argument(
+        "--most-rejected",
+        metavar="SHARE",
+        type=share,
+        default=1.0,
+        help="exit code 1 and no set if more of the rows are rejected: 5%% or 0.05",
     )
     parser.add_argument("--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, help="(default %(default)s)")
     parser.add_argument("--count", type=int, help="synthetic: number of pairs (default 64)")
@@ -77,17 +88,28 @@ def main(argv):
         require_instruction=args.require_instruction,
         max_pixels=args.max_pixels,
         samples_per_shard=args.samples_per_shard,
+        strict=args.strict,
+        most_rejected=args.most_rejected,
     )
     print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
     for line in report.quota():
         print(f"  {line}")
     if report.re_encoded:
         print(f"{report.re_encoded} image(s) re-encoded as PNG; provenance.images of each pair says why")
-    if report.rejected:
-        share = f"{report.rejected} row(s) rejected ({report.rejected_share:.1%} of all)"
-        print(f"{share}, listed in {args.output}/rejected.jsonl:", file=sys.stderr)
-        for reason, count in report.reasons.most_common():
-            print(f"  {count} x {reason}", file=sys.stderr)
+    share_of_all = f"{report.rejected} row(s) rejected ({report.rejected_share:.1%} of all)"
+    print_counts(f"{share_of_all}, listed in {args.output}/{REJECTED_NAME}", report.reasons)
+    print_counts(f"{report.warned} pair(s) with warnings, listed in {args.output}/{WARNINGS_NAME}", report.warnings)
+
+
+def share(text):
+    """A share of all rows: "5%" or "0.05"."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a share such as 5% or 0.05")
+    return value
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 """Check every byte of a folder of shards, or make its index anew."""
 
 import sys
+from collections import Counter
 
-from editcaption_mega.cli import argument_parser, progress, run
+from editcaption_mega.cli import argument_parser, print_counts, progress, run
 from editcaption_mega.data.shard_check import rebuild_index, verify
 from editcaption_mega.data.shard_index import load_index
 
@@ -16,26 +17,42 @@ python tools/validate_shards.py data/from_webdataset --rebuild-index
 def main(argv):
     parser = argument_parser(
         "Check a folder of shards: sizes and sha256 of every tar and member, json against the schema, every image "
-        "decoded. Problems are printed one a line; exit code 1 if there are any.",
+        "decoded, and what make_shards checks of each pair (equal or repeated pictures, refusals, ..). Problems are "
+        "printed one a line; exit code 1 if there are any. What make_shards warns of is counted, and listed with "
+        "--warnings.",
         EXAMPLE,
     )
     parser.add_argument("directory", metavar="DIR", help="folder of shards")
     parser.add_argument(
         "--rebuild-index", action="store_true", help="first write index.json anew from the tar files, in name order"
     )
+    parser.add_argument("--strict", action="store_true", help="exit code 1 for warnings, too")
+    parser.add_argument("--warnings", action="store_true", help="print every warning, one a line")
     args = parser.parse_args(argv)
 
     if args.rebuild_index:
         rebuild_index(args.directory, progress=lambda name: print(f"indexing {name}", file=sys.stderr))
     index = load_index(args.directory)
     total = 1 + len(index.shards) + len(index.samples)
-    count = 0
-    for checked in progress(verify(args.directory), total, "checked"):
+    count, warnings, warned = 0, Counter(), set()
+
+    def doubt(identity, remark):
+        warnings[remark.kind] += 1
+        warned.add(identity)
+        if args.warnings:
+            print(f"{identity}: warning: {remark.text}")
+
+    for checked in progress(verify(args.directory, doubt=doubt), total, "checked"):
         for problem in checked.problems:
             count += 1
             print(f"{checked.name}: {problem}")
+    print_counts(
+        f"{len(warned)} pair(s) with warnings" + ("" if args.warnings else " (--warnings lists them)"), warnings
+    )
     if count:
         raise ValueError(f"{args.directory}: {count} problem(s), listed above")
+    if warnings and args.strict:
+        raise ValueError(f"{args.directory}: {len(warned)} pair(s) with warnings, which --strict does not allow")
     print(f"{args.directory}: {len(index.samples)} pairs whole and sound, fingerprint {index.fingerprint[:16]}")
 
 

@@ -5,15 +5,15 @@ truth need people; they are refused here.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.shard_writer import ShardWriter, refuse_used
 from editcaption_mega.data.stream import PairDataset
 from editcaption_mega.data.synthetic.named_changes import named_changes, wrong_claims
+from editcaption_mega.files import parse_json, write_atomically
 from editcaption_mega.inference import Generator
 from editcaption_mega.inference.instructions import write_instructions
 from editcaption_mega.records import Changes
@@ -96,8 +96,7 @@ def sample_rejected(
                 f"sample {pair.id}: its own instruction ({pair.instruction!r}) does not say what its changes say, so "
                 "it cannot be the chosen answer: give pairs with right instructions (a world without caption_mistakes)"
             )
-    if output.exists():
-        raise ValueError(f"{output} exists already: choose another folder, nothing was written")
+    refuse_used(output)
     texts = _samples(
         dataset, load_generator, output.with_name(output.name + ".samples.jsonl"), settings, model, progress
     )
@@ -147,8 +146,9 @@ def sample_rejected(
                 f"no pair became a preference: of {len(dataset)} pairs {counts['already_correct']} are already_correct "
                 f"and {counts['unusable']} unusable; sample more, or at a higher temperature"
             )
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    output.with_name(output.name + ".verdicts.jsonl").write_text(lines, encoding="utf-8")
+        # Before the set is whole: a run that is killed here does all of it again.
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(output.with_name(output.name + ".verdicts.jsonl"), lines)
     return counts
 
 
@@ -195,14 +195,15 @@ def _read(path: Path, head: dict) -> list[dict]:
     if not path.is_file():
         return []
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for line in file:
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                rows.append(parse_json(line))
+            except ValueError:
                 break  # the line that a killed run was writing
     if not rows or rows[0] != head:
-        other = [name for name in head if not rows or rows[0].get(name) != head[name]]
+        kept = rows[0] if rows and isinstance(rows[0], dict) else {}
+        other = [name for name in head if kept.get(name) != head[name]]
         raise ValueError(
             f"{path} holds samples made with other settings ({', '.join(other)} differ): choose another output folder "
             "or remove the file"
@@ -212,9 +213,7 @@ def _read(path: Path, head: dict) -> list[dict]:
 
 def _rewrite(path: Path, head: dict, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in [head, *rows]), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in [head, *rows]))
 
 
 def _extension(data: bytes) -> str:

@@ -5,21 +5,24 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from editcaption_mega.data.images import DEFAULT_MAX_PIXELS, ImageError, bake
+from editcaption_mega.data.images import DEFAULT_MAX_PIXELS, ImageError, read_picture
 from editcaption_mega.data.importers import Candidate, Rejected
+from editcaption_mega.data.pair_checks import Look, PairChecks, Remark
 from editcaption_mega.data.shard_index import ShardError
 from editcaption_mega.data.shard_writer import (
     BYTES_PER_SHARD,
     REJECTED_NAME,
     SAMPLES_PER_SHARD,
+    WARNINGS_NAME,
     DuplicateIdError,
     ShardWriter,
 )
-from editcaption_mega.records import EditPair
+from editcaption_mega.records import EditPair, RecordError
 
 NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"
 
@@ -30,14 +33,17 @@ QUOTA = {"semantic": 0.25, "stylistic": 0.25, "structural": 0.5}
 
 @dataclass
 class IngestReport:
-    """What became of the rows. `reasons` counts rejections by the kind of their cause, `categories` accepted pairs."""
+    """What became of the rows. `reasons` counts rejections by the kind of their cause, `warnings` those of accepted
+    pairs, `categories` accepted pairs; `warned` is how many pairs have a warning."""
 
     accepted: int = 0
     rejected: int = 0
+    warned: int = 0
     re_encoded: int = 0
     shards: int = 0
     fingerprint: str = ""
     reasons: Counter = field(default_factory=Counter)
+    warnings: Counter = field(default_factory=Counter)
     categories: Counter = field(default_factory=Counter)
 
     @property
@@ -62,71 +68,133 @@ def ingest(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     samples_per_shard: int = SAMPLES_PER_SHARD,
     bytes_per_shard: int = BYTES_PER_SHARD,
+    strict: bool = False,
+    most_rejected: float = 1.0,
 ) -> IngestReport:
     """Check every row, bake its images and write the accepted ones as shards to `output`.
 
-    A row that can't be used goes to `output/rejected.jsonl` ({"line", "id", "reason"} a line) and the work goes on.
+    A row that can't be used goes to `output/rejected.jsonl` ({"line", "id", "reason"} a line) and the work goes on;
+    what is doubtful about an accepted one (see pair_checks) to `output/warnings.jsonl` ({"line", "id", "warning"}).
     `require_instruction` rejects rows that carry neither an instruction nor a preference. An image that had to be
     re-encoded is named in the pair's provenance, under "images", with the sha256 of its original bytes.
-    Raises ShardError if `output` isn't empty, or if no row was accepted: then only rejected.jsonl is left there.
+    Raises ShardError if `output` isn't empty; if no row was accepted, or a larger share rejected than `most_rejected`
+    (0 .. 1), or `strict` and any row rejected or warned of: then only the two lists are left there.
     """
     report = IngestReport()
-    rejected_path = Path(output) / REJECTED_NAME
     with ShardWriter(output, samples_per_shard=samples_per_shard, bytes_per_shard=bytes_per_shard) as writer:
-        try:
-            with open(rejected_path, "w", encoding="utf-8") as rejected_file:
-                for row in rows:
-                    if isinstance(row, Candidate):
-                        row = _add(writer, row, require_instruction, max_pixels, report)
-                    if row is not None:
-                        report.rejected += 1
-                        report.reasons[_kind(row.reason)] += 1
-                        line = {"line": row.row, "id": row.id, "reason": row.reason}
-                        rejected_file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            if not len(writer):
-                raise ShardError(_nothing(report, rejected_path))
-            index = writer.close()
-        except BaseException:
-            if not report.rejected:
-                rejected_path.unlink(missing_ok=True)
-            raise
-    report.accepted, report.shards, report.fingerprint = len(writer), len(index.shards), index.fingerprint
+        with _Listed(Path(output)) as listed:
+            importing = _Import(writer, require_instruction, max_pixels, report)
+            for row in rows:
+                if isinstance(row, Candidate):
+                    row = importing.add(row, listed)
+                if row is not None:
+                    report.rejected += row.rows
+                    report.reasons[_kind(row.reason)] += row.rows
+                    listed.add(REJECTED_NAME, {"line": row.row, "id": row.id, "reason": row.reason})
+            report.accepted = len(writer)
+            if problem := _refused_as_a_whole(report, Path(output), strict, most_rejected):
+                raise ShardError(problem)
+        index = writer.close()
+    report.shards, report.fingerprint = len(index.shards), index.fingerprint
     return report
 
 
-def _add(
-    writer: ShardWriter, row: Candidate, require_instruction: bool, max_pixels: int, report: IngestReport
-) -> Rejected | None:
-    pair: EditPair = row.pair
-    if require_instruction and pair.instruction is None and pair.chosen is None:
-        return Rejected(row.row, pair.id, NO_INSTRUCTION)
-    try:
-        source = bake(row.source, max_pixels=max_pixels, where="source image")
-        target = bake(row.target, max_pixels=max_pixels, where="target image")
-        changed = {
-            which: {"notes": baked.notes, "original_sha256": sha256(original).hexdigest()}
-            for which, baked, original in (("source", source, row.source), ("target", target, row.target))
-            if baked.notes
-        }
-        if changed:
-            pair = pair.model_copy(update={"provenance": {**pair.provenance, "images": changed}})
-        writer.add(pair, source.data, source.extension, target.data, target.extension)
-        report.categories[pair.category] += 1
-    except (ImageError, DuplicateIdError) as error:
-        return Rejected(row.row, pair.id, str(error))
-    report.re_encoded += len(changed)
-    return None
+class _Import:
+    """Adds rows to a set, one at a time."""
+
+    def __init__(self, writer: ShardWriter, require_instruction: bool, max_pixels: int, report: IngestReport):
+        self.writer, self.require_instruction, self.max_pixels = writer, require_instruction, max_pixels
+        self.report, self.checks = report, PairChecks()
+
+    def add(self, row: Candidate, listed: "_Listed") -> Rejected | None:
+        """Write the row's pair, or say why not."""
+        pair: EditPair = row.pair
+        try:
+            self.writer.check_id(pair.id)
+            if self.require_instruction and pair.instruction is None and pair.chosen is None:
+                raise RecordError(NO_INSTRUCTION)
+            changed, baked, looks = {}, [], []
+            for which, data in (("source", row.source), ("target", row.target)):
+                picture = read_picture(data, max_pixels=self.max_pixels, where=f"{which} image")
+                looks.append(Look.of(picture.rgb))
+                baked.append(picture.baked())
+                if picture.notes:
+                    changed[which] = {"notes": baked[-1].notes, "original_sha256": sha256(data).hexdigest()}
+            remarks = self.checks.check(pair, *looks)
+            if remarks and remarks[0].refused:
+                return Rejected(row.row, pair.id, remarks[0].text)
+            if changed:
+                pair = pair.model_copy(update={"provenance": {**pair.provenance, "images": changed}})
+            (source, source_extension, _), (target, target_extension, _) = baked
+            self.writer.add(pair, source, source_extension, target, target_extension)
+        except (ImageError, DuplicateIdError, RecordError) as error:
+            return Rejected(row.row, pair.id, str(error))
+        self.checks.keep(pair, *looks)
+        self._count(row, pair, remarks, len(changed), listed)
+        return None
+
+    def _count(self, row: Candidate, pair: EditPair, remarks: list[Remark], changed: int, listed: "_Listed") -> None:
+        self.report.categories[pair.category] += 1
+        self.report.re_encoded += changed
+        self.report.warned += bool(remarks)
+        for remark in remarks:
+            self.report.warnings[remark.kind] += 1
+            listed.add(WARNINGS_NAME, {"line": row.row, "id": pair.id, "warning": remark.text})
+
+
+class _Listed:
+    """The files beside the shards that list rows. Empty ones go, but for that of the rejected rows of a set."""
+
+    def __init__(self, folder: Path):
+        self._stack, self._files = ExitStack(), {}
+        for name in (REJECTED_NAME, WARNINGS_NAME):
+            # A path may hold half a character, as bytes that are no UTF-8 come out of the file system.
+            file = open(folder / name, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            self._files[name] = self._stack.enter_context(file)
+
+    def __enter__(self) -> "_Listed":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        empty = [file.name for file in self._files.values() if not file.tell()]
+        self._stack.close()
+        for path in map(Path, empty):
+            if kind is not None or path.name != REJECTED_NAME:
+                path.unlink()
+
+    def add(self, name: str, line: dict) -> None:
+        self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is particular to its row: sizes, what stands in brackets, quoted paths and ids."""
+    """A reason without what is particular to its row: sizes, what stands in brackets, quoted paths, ids and texts."""
     reason = re.sub(r"\s*\([^)]*\)", "", reason)
     reason = re.sub(r"\b\d+ x \d+\b|\b\d+ pixels are\b", "image", reason, count=1)
-    return re.sub(r"'[^']*[/.][^']*'|(?<=id )'[^']*'", "...", reason)
+    reason = re.sub(r"(a refusal): .*|(another pair), .*", r"\1\2", reason)
+    return re.sub(r"'[^']*[/.][^']*'|(?<=id )'[^']*'", "...", reason)[:300]
 
 
-def _nothing(report: IngestReport, rejected: Path) -> str:
-    if not report.rejected:
+def _refused_as_a_whole(report: IngestReport, folder: Path, strict: bool, most_rejected: float) -> str | None:
+    """Why no set is to be written, in one sentence; None if one is."""
+    if not report.accepted and not report.rejected:
         return "the input holds no rows, so no set was written"
-    reasons = "; ".join(f"{count} x {reason}" for reason, count in report.reasons.most_common(3))
-    return f"none of the {report.rejected} rows was accepted, so no set was written: {reasons} (each is in {rejected})"
+    rejected = f"{report.rejected} row(s) rejected: {_most(report.reasons)} (each is in {folder / REJECTED_NAME})"
+    if not report.accepted:
+        rows = f"none of the {report.rejected} rows was accepted, so no set was written"
+        return f"{rows}: {_most(report.reasons)} (each is in {folder / REJECTED_NAME})"
+    if report.rejected_share > most_rejected:
+        return (
+            f"{report.rejected_share:.1%} of the rows were rejected, more than {most_rejected:.1%}, so no set was "
+            f"written: {rejected}"
+        )
+    if strict and (report.rejected or report.warned):
+        parts = [rejected] if report.rejected else []
+        if report.warned:
+            kinds = _most(report.warnings)
+            parts.append(f"{report.warned} pair(s) with warnings: {kinds} (each is in {folder / WARNINGS_NAME})")
+        return f"not every row is free of remarks, so no set was written: {'; '.join(parts)}"
+    return None
+
+
+def _most(counts: Counter) -> str:
+    return "; ".join(f"{count} x {kind}" for kind, count in counts.most_common(3))

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from editcaption_mega.data.images import LARGEST_MAX_PIXELS, ImageError, decode_image
+from editcaption_mega.data.pair_checks import Look, PairChecks, Remark
 from editcaption_mega.data.shard_index import (
     INDEX_NAME,
     MEMBERS,
     Index,
     IndexedSample,
+    Member,
     ShardError,
     ShardFile,
     content_fingerprint,
@@ -23,7 +25,7 @@ from editcaption_mega.data.shard_index import (
     write_index,
 )
 from editcaption_mega.data.shard_tar import parse_pair, read_tar
-from editcaption_mega.records import RecordError
+from editcaption_mega.records import EditPair, RecordError
 
 _CHUNK = 1 << 20
 
@@ -35,23 +37,37 @@ class CheckedFile(NamedTuple):
     problems: list[str]
 
 
-def verify(directory: str | os.PathLike, *, max_pixels: int = LARGEST_MAX_PIXELS) -> Iterator[CheckedFile]:
+def verify(
+    directory: str | os.PathLike,
+    *,
+    max_pixels: int = LARGEST_MAX_PIXELS,
+    doubt: Callable[[str, Remark], None] = lambda identity, remark: None,
+) -> Iterator[CheckedFile]:
     """Check everything that can be checked, one `CheckedFile` at a time: the index, each tar, each sample.
 
     Tars: size and sha256. Samples: sha256 of each member, json against the schema and its id against the key, both
-    images decoded in full, sizes against the index. Damage is yielded, not raised; only an index that can't be read
-    raises ShardError. There are `1 + len(index.shards) + len(index.samples)` steps.
+    images decoded in full, sizes against the index, and the checks of an import (pair_checks): what an import would
+    refuse is a problem, what it would warn of is given to `doubt` with the sample's id. Damage is yielded, not raised;
+    only an index that can't be read raises ShardError. There are `1 + len(index.shards) + len(index.samples)` steps.
     """
     directory = Path(directory)
     index = load_index(directory)
     yield CheckedFile(INDEX_NAME, list(_index_problems(directory, index)))
     for shard in index.shards:
         yield CheckedFile(shard.name, list(_shard_problems(directory, shard)))
+    checks = PairChecks()
     for number, samples in groupby(index.samples, key=lambda sample: sample.shard):
         path = directory / index.shards[number].name
         with open(path, "rb") if path.is_file() else nullcontext() as file:
             for sample in samples:
-                yield CheckedFile(sample.id, list(_sample_problems(file, path, sample, max_pixels)))
+                content = _Content(file, path, sample, max_pixels)
+                problems = list(content.problems())
+                for remark in content.remarks(checks):
+                    if remark.refused:
+                        problems.append(remark.text)
+                    else:
+                        doubt(sample.id, remark)
+                yield CheckedFile(sample.id, problems)
 
 
 def rebuild_index(directory: str | os.PathLike, *, progress: Callable[[str], None] | None = None) -> Index:
@@ -106,29 +122,52 @@ def _shard_problems(directory: Path, shard: ShardFile) -> Iterator[str]:
         yield "sha256 differs from the index: the file was damaged or changed"
 
 
-def _sample_problems(file, path: Path, sample: IndexedSample, max_pixels: int) -> Iterator[str]:
-    if file is None:
-        yield f"{path.name} is missing"
-        return
-    for part in MEMBERS:
-        member = getattr(sample, part)
-        content = os.pread(file.fileno(), member.bytes, member.offset)
-        if len(content) != member.bytes:
-            yield f"{member.name}: ends past the end of {path.name}, which was truncated"
-            continue
-        if hashlib.sha256(content).hexdigest() != member.sha256:
-            yield f"{member.name}: sha256 differs from the index: damaged or changed"
-        try:
-            if part == "json":
-                pair = parse_pair(content, member.name)
-                if pair.id != sample.id:
-                    yield f"{member.name}: its id is {pair.id!r}, the index says {sample.id!r}"
+class _Content:
+    """What a sample's members hold, as far as they can be read: `pair`, and `looks` of its pictures."""
+
+    def __init__(self, file: BinaryIO | None, path: Path, sample: IndexedSample, max_pixels: int):
+        self.file, self.path, self.sample, self.max_pixels = file, path, sample, max_pixels
+        self.pair: EditPair | None = None
+        self.looks: list[Look] = []
+
+    def problems(self) -> Iterator[str]:
+        """What differs from the index or cannot be read."""
+        if self.file is None:
+            yield f"{self.path.name} is missing"
+            return
+        for part in MEMBERS:
+            member = getattr(self.sample, part)
+            content = os.pread(self.file.fileno(), member.bytes, member.offset)
+            if len(content) != member.bytes:
+                yield f"{member.name}: ends past the end of {self.path.name}, which was truncated"
                 continue
-            size = decode_image(content, max_pixels=max_pixels, where=member.name).size
-            if size != (member.width, member.height):
-                yield f"{member.name}: {size[0]} x {size[1]}, the index says {member.width} x {member.height}"
-        except (ImageError, RecordError) as error:
-            yield str(error)
+            if hashlib.sha256(content).hexdigest() != member.sha256:
+                yield f"{member.name}: sha256 differs from the index: damaged or changed"
+            try:
+                yield from self._read_pair(content) if part == "json" else self._read_picture(content, member)
+            except (ImageError, RecordError) as error:
+                yield str(error)
+
+    def remarks(self, checks: PairChecks) -> list[Remark]:
+        """What an import would say of the pair; nothing of one that cannot be read."""
+        if self.pair is None or len(self.looks) != 2:
+            return []
+        remarks = checks.check(self.pair, *self.looks)
+        if not any(remark.refused for remark in remarks):
+            checks.keep(self.pair, *self.looks)
+        return remarks
+
+    def _read_pair(self, content: bytes) -> Iterator[str]:
+        self.pair = parse_pair(content, self.sample.json.name)
+        if self.pair.id != self.sample.id:
+            yield f"{self.sample.json.name}: its id is {self.pair.id!r}, the index says {self.sample.id!r}"
+
+    def _read_picture(self, content: bytes, member: Member) -> Iterator[str]:
+        picture = decode_image(content, max_pixels=self.max_pixels, where=member.name)
+        self.looks.append(Look.of(picture))
+        if picture.size != (member.width, member.height):
+            size = f"{picture.width} x {picture.height}"
+            yield f"{member.name}: {size}, the index says {member.width} x {member.height}"
 
 
 def _file_sha256(path: Path) -> str:

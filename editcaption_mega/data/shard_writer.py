@@ -4,20 +4,36 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from pathlib import Path
 
+from editcaption_mega import lock
 from editcaption_mega.data.images import image_size
-from editcaption_mega.data.shard_index import Index, IndexedSample, Member, ShardError, ShardFile, write_index
-from editcaption_mega.records import EditPair
+from editcaption_mega.data.shard_index import (
+    INDEX_NAME,
+    LARGEST_MEMBER,
+    Index,
+    IndexedSample,
+    Member,
+    ShardError,
+    ShardFile,
+    write_index,
+)
+from editcaption_mega.files import PARTIAL, rename_whole
+from editcaption_mega.records import EditPair, RecordError
 
 SAMPLES_PER_SHARD = 1000
 BYTES_PER_SHARD = 1 << 30
 REJECTED_NAME = "rejected.jsonl"
+WARNINGS_NAME = "warnings.jsonl"
 EXTENSIONS = ("jpg", "png", "webp")
 
-_PARTIAL = ".partial"
+_LISTS = {REJECTED_NAME, WARNINGS_NAME}
 _BLOCK = tarfile.BLOCKSIZE
+# What a killed writer leaves; its finished tars as well, while its lock shows that their index was not yet written.
+_UNFINISHED = re.compile(rf"(?:shard-\d{{6}}\.tar|{re.escape(INDEX_NAME)}\..*){re.escape(PARTIAL)}")
+_FINISHED = re.compile(r"shard-\d{6}\.tar")
 
 
 class DuplicateIdError(ShardError):
@@ -27,9 +43,10 @@ class DuplicateIdError(ShardError):
 class ShardWriter:
     """Writes `shard-000000.tar`, ... with KEY.src.EXT, KEY.tgt.EXT, KEY.json, and `index.json` last of all.
 
-    Equal samples give equal bytes. Until `close`, the tars carry the ending `.partial`; leaving the `with` block by an
-    exception removes them, so a folder either holds a whole set or none. A new shard starts after `samples_per_shard`
-    samples or `bytes_per_shard` bytes of content, whichever comes first.
+    Equal samples give equal bytes. Until `close`, the tars carry the ending `.partial` and the folder is locked;
+    leaving the `with` block by an exception removes them, so a folder either holds a whole set or none. What a killed
+    writer left is removed, and the work begins again. A new shard starts after `samples_per_shard` samples or
+    `bytes_per_shard` bytes of content, whichever comes first.
 
         with ShardWriter("shards") as writer:
             writer.add(pair, source_bytes, "jpg", target_bytes, "png")
@@ -42,22 +59,23 @@ class ShardWriter:
         samples_per_shard: int = SAMPLES_PER_SHARD,
         bytes_per_shard: int = BYTES_PER_SHARD,
     ):
-        """Raises ShardError if the folder exists and holds anything but the `rejected.jsonl` of a failed run."""
+        """Raises ShardError if the folder holds anything but the lists of a failed run or what a killed writer left;
+        lock.HeldError if another process writes there."""
         if samples_per_shard < 1 or bytes_per_shard < 1:
             raise ValueError(
                 f"samples_per_shard={samples_per_shard}, bytes_per_shard={bytes_per_shard}: both must be 1 or more"
             )
         self.directory = Path(directory)
-        if self.directory.exists():
-            if not self.directory.is_dir():
-                raise ShardError(f"{self.directory}: a file, not a folder: name another output folder")
-            found = sorted(entry.name for entry in self.directory.iterdir() if entry.name != REJECTED_NAME)
-            if found:
-                raise ShardError(
-                    f"{self.directory}: not empty (it holds {found[0]}{' and more' if len(found) > 1 else ''}), and "
-                    "nothing is overwritten: name another output folder or remove this one first"
-                )
-        self.directory.mkdir(parents=True, exist_ok=True)
+        refuse_used(self.directory)
+        was_killed = (self.directory / lock.NAME).exists()
+        self._lock = lock.FolderLock(self.directory, "making shards", patience=0)
+        self._lock.acquire()
+        try:
+            for name in refuse_used(self.directory, was_killed):
+                (self.directory / name).unlink()
+        except BaseException:
+            self._lock.release()
+            raise
         self.samples_per_shard, self.bytes_per_shard = samples_per_shard, bytes_per_shard
         self._shards: list[ShardFile] = []
         self._samples: list[IndexedSample] = []
@@ -71,20 +89,25 @@ class ShardWriter:
         """How many samples were added."""
         return len(self._samples)
 
+    def check_id(self, identity: str) -> None:
+        """Raises DuplicateIdError for an id that is already in the set."""
+        if identity in self._ids:
+            raise DuplicateIdError(f"id {identity!r} is already in the set: ids must be unique")
+
     def add(
         self, pair: EditPair, source: bytes, source_extension: str, target: bytes, target_extension: str
     ) -> IndexedSample:
         """Append one sample; images as encoded bytes (see `images.bake`), extensions without a dot.
 
-        Raises DuplicateIdError, ImageError (unreadable header), ValueError (extension not jpg, png or webp)."""
-        if pair.id in self._ids:
-            raise DuplicateIdError(f"id {pair.id!r} is already in the set: ids must be unique")
+        Raises DuplicateIdError, ImageError (unreadable header), RecordError (a pair that is no JSON, or a megabyte of
+        it), ValueError (extension not jpg, png or webp)."""
+        self.check_id(pair.id)
         for extension in (source_extension, target_extension):
             if extension not in EXTENSIONS:
                 raise ValueError(f"{pair.id}: image extension {extension!r}: expected one of {', '.join(EXTENSIONS)}")
         source_size = image_size(source, where=f"{pair.id} source")
         target_size = image_size(target, where=f"{pair.id} target")
-        record = json.dumps(pair.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+        record = _record(pair)
         length = len(source) + len(target) + len(record)
         full = self._in_shard >= self.samples_per_shard or self._bytes_in_shard + length > self.bytes_per_shard
         if self._tar is not None and full:
@@ -113,12 +136,14 @@ class ShardWriter:
             raise ShardError(f"{self.directory}: no sample was added, so no set was written")
         try:
             self._finish_shard()
+            self._lock.check()
             for shard in self._shards:
-                os.rename(self.directory / (shard.name + _PARTIAL), self.directory / shard.name)
+                rename_whole(self.directory / (shard.name + PARTIAL), self.directory / shard.name)
             self._index = write_index(self.directory, self._shards, self._samples)
         except BaseException:
             self.abort()
             raise
+        self._lock.release()
         return self._index
 
     def abort(self) -> None:
@@ -129,9 +154,10 @@ class ShardWriter:
             self._file.raw.close()
         self._tar = self._file = None
         for number in range(len(self._shards) + 1):
-            for name in (_shard_name(number), _shard_name(number) + _PARTIAL):
+            for name in (_shard_name(number), _shard_name(number) + PARTIAL):
                 (self.directory / name).unlink(missing_ok=True)
-        if not any(self.directory.iterdir()):
+        self._lock.release()
+        if self.directory.exists() and not any(self.directory.iterdir()):
             self.directory.rmdir()
 
     def __enter__(self) -> "ShardWriter":
@@ -144,7 +170,7 @@ class ShardWriter:
             self.abort()
 
     def _start_shard(self) -> None:
-        path = self.directory / (_shard_name(len(self._shards)) + _PARTIAL)
+        path = self.directory / (_shard_name(len(self._shards)) + PARTIAL)
         self._file = _HashingFile(open(path, "xb"))  # noqa: SIM115 (closed with its shard)
         # GNU format: ids longer than a tar header's 100 characters get a header of their own.
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
@@ -153,6 +179,8 @@ class ShardWriter:
     def _finish_shard(self) -> None:
         self._tar.close()
         file = self._file
+        file.raw.flush()
+        os.fsync(file.raw.fileno())
         file.raw.close()
         self._shards.append(
             ShardFile(_shard_name(len(self._shards)), file.bytes, file.hash.hexdigest(), self._in_shard)
@@ -180,6 +208,37 @@ class _HashingFile:
 
     def tell(self) -> int:
         return self.bytes
+
+
+def refuse_used(directory: Path, was_killed: bool = True) -> list[str]:
+    """The names of what a killed writer left in the folder: its finished tars too if `was_killed` says that it left its
+    lock. Raises ShardError if the folder holds anything else but the lists of a failed run, so that nothing is ever
+    overwritten."""
+    if not directory.exists():
+        return []
+    if not directory.is_dir():
+        raise ShardError(f"{directory}: a file, not a folder: name another output folder")
+    names = {entry.name for entry in directory.iterdir()} - {lock.NAME} - _LISTS
+    left = {name for name in names if _UNFINISHED.fullmatch(name)}
+    if was_killed and INDEX_NAME not in names:
+        left |= {name for name in names if _FINISHED.fullmatch(name)}
+    if others := sorted(name for name in names - left if not name.startswith(f"{lock.NAME}.")):
+        more = " and more" if len(others) > 1 else ""
+        raise ShardError(
+            f"{directory}: exists already and is not empty (it holds {others[0]}{more}), and nothing is overwritten: "
+            "name another output folder or remove this one first"
+        )
+    return sorted(left)
+
+
+def _record(pair: EditPair) -> bytes:
+    try:
+        record = json.dumps(pair.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"{pair.id}: has no JSON form ({error})") from None
+    if len(record) > LARGEST_MEMBER["json"]:
+        raise RecordError(f"{len(record)} bytes of JSON, more than the {LARGEST_MEMBER['json']} that a pair may have")
+    return record
 
 
 def _shard_name(number: int) -> str:

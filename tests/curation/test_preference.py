@@ -120,6 +120,7 @@ def test_refusals(base, tmp_path, monkeypatch):
         sample(base, tmp_path / "all_right")
     assert not (tmp_path / "all_right/index.json").exists()
     (tmp_path / "there").mkdir()
+    (tmp_path / "there/notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists already"):
         sample(base, tmp_path / "there")
     with ShardWriter(tmp_path / "plain") as writer:

@@ -19,7 +19,7 @@ NOTHING = ImportOptions()
 
 def row(identity="a", **more):
     fields = {"id": identity, "category": "semantic", "edit_type": "add", "instruction": "Add a hat"}
-    return fields | {"source": "good.png", "target": "good.png"} | more
+    return fields | {"source": "good.png", "target": "other.png"} | more
 
 
 def without(*names):
@@ -30,6 +30,7 @@ def without(*names):
 def work(tmp_path):
     """Makes a JSONL beside good.png from rows (objects, or raw bytes of a line) and gives its path."""
     (tmp_path / "good.png").write_bytes(encoded(photo()))
+    (tmp_path / "other.png").write_bytes(encoded(photo().transpose(Image.Transpose.ROTATE_180)))
 
     def make(*rows):
         lines = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in rows]
@@ -51,7 +52,7 @@ def test_rows_are_read_with_relative_and_absolute_paths(work, tmp_path):
     path = work(row(), b"", row("b", source=str(tmp_path / "good.png")), b"   ")
     rows = list(read(path))
     assert all(isinstance(item, Candidate) for item in rows) and [item.row for item in rows] == [1, 3]
-    assert rows[1].source == rows[0].target == (tmp_path / "good.png").read_bytes()
+    assert rows[1].source == rows[0].source == (tmp_path / "good.png").read_bytes()
     assert rows[0].pair.id == "a" and FORMATS["jsonl"].count(str(path), NOTHING) == 2
 
 
@@ -133,14 +134,14 @@ def test_unusual_images_are_baked_and_provenance_says_so(work, tmp_path, name, m
 
 
 def test_usual_images_keep_their_bytes(work, tmp_path):
-    wide = encoded(Image.new("L", (20_000, 20)), "JPEG")
+    wide = encoded(Image.new("L", (8_000, 40)), "JPEG")
     palette = encoded(photo().quantize(8))
     (tmp_path / "wide.jpg").write_bytes(wide)
     (tmp_path / "palette.png").write_bytes(palette)
     ingest(read(work(row(source="wide.jpg", target="palette.png"))), tmp_path / "out")
     sample = open_shards(tmp_path / "out")[0]
     assert (sample.source_bytes, sample.target_bytes) == (wide, palette)
-    assert sample.source_size == (20_000, 20) and sample.pair.provenance == {}
+    assert sample.source_size == (8_000, 40) and sample.pair.provenance == {}
 
 
 def test_exif_rotation_is_baked_in(work, tmp_path):
@@ -167,7 +168,7 @@ def test_rows_without_instruction(work, tmp_path):
 
 
 def test_duplicate_ids_keep_the_first(work, tmp_path):
-    report = ingest(read(work(row(), row("b"), row(instruction="Another"))), tmp_path / "out")
+    report = ingest(read(work(row(), row("b", instruction="Add a tie"), row(instruction="Another"))), tmp_path / "out")
     assert report.accepted == 2 and open_shards(tmp_path / "out")[0].pair.instruction == "Add a hat"
     expected = {"line": 3, "id": "a", "reason": "id 'a' is already in the set: ids must be unique"}
     assert rejected_rows(tmp_path / "out") == [expected]

@@ -1,11 +1,16 @@
 import copy
+import functools
 import io
 import json
 import multiprocessing
 import os
 import resource
+import signal
+import subprocess
+import sys
 import tarfile
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -188,6 +193,117 @@ def test_a_failure_while_closing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path / "set", ["a", "b"], samples_per_shard=1)
     assert not (tmp_path / "set").exists()
+
+
+# Killed writers
+
+
+def killed(work):
+    """Run `work` in another process, which kills itself there."""
+    process = os.fork()
+    if process == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("place", ["start", "first sample", "second shard", "renamed", "index"])
+def test_a_killed_writer_begins_again_by_itself(tmp_path, folder, monkeypatch, place):
+    ids = open_shards(folder).ids
+
+    def work():
+        if place == "renamed":
+            monkeypatch.setattr("editcaption_mega.data.shard_writer.write_index", die)
+        if place == "index":
+            monkeypatch.setattr("os.fsync", lambda _: die() if list(out.glob("index.json.*")) else None)
+        writer = ShardWriter(out, samples_per_shard=2)
+        for number, identity in enumerate(ids):
+            if (place, number) in (("start", 0), ("first sample", 1), ("second shard", 3)):
+                die()
+            writer.add(pair(identity), picture(number), "png", picture(number + 100, (5, 9)), "png")
+        writer.close()
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "rejected.jsonl").write_text("{}")
+    killed(work)
+    assert (out / "lock.json").exists() and not (out / "index.json").exists()
+    with pytest.raises(ShardError, match="no index.json"):
+        open_shards(out)
+    (out / "rejected.jsonl").unlink()
+    write(out, ids, samples_per_shard=2)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+
+
+def test_a_writer_killed_when_all_was_written_leaves_a_whole_set(tmp_path):
+    def work():
+        writer = ShardWriter(tmp_path / "out")
+        writer.add(pair("a"), picture(1), "png", picture(2), "png")
+        writer._lock.release = die
+        writer.close()
+
+    killed(work)
+    assert open_shards(tmp_path / "out").ids == ["a"] and problems(tmp_path / "out") == []
+    with pytest.raises(ShardError, match="not empty"):
+        ShardWriter(tmp_path / "out")
+
+
+def test_what_an_earlier_version_left_is_cleaned_and_nothing_else_is(tmp_path):
+    (tmp_path / "shard-000000.tar.partial").write_bytes(b"half")
+    write(tmp_path, ["a"])
+    for name in ("shard-000000.tar", "notes.txt", "other.partial"):
+        other = tmp_path / name.partition(".")[0]
+        other.mkdir()
+        (other / name).write_text("mine")
+        (other / "shard-000001.tar.partial").write_text("half")
+        with pytest.raises(ShardError, match=f"not empty .it holds {name}.*nothing is overwritten"):
+            ShardWriter(other)
+        assert (other / name).read_text() == "mine" and not (other / "lock.json").exists()
+
+
+def test_two_writers_of_one_folder_are_noticed(tmp_path):
+    with ShardWriter(tmp_path / "out") as writer:
+        writer.add(pair("a"), picture(1), "png", picture(2), "png")
+        with pytest.raises(ValueError, match="out is in use: making shards by process"):
+            ShardWriter(tmp_path / "out")
+    assert open_shards(tmp_path / "out").ids == ["a"]
+
+
+@pytest.mark.slow
+def test_make_shards_killed_at_any_moment_ends_with_the_same_set(tmp_path):
+    command = [
+        sys.executable, "tools/make_shards.py", "--format", "synthetic", "--input", "default", "--count", "400",
+        "--samples-per-shard", "20", "--output",
+    ]  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True)
+    began = time.monotonic()
+    assert run([*command, tmp_path / "whole"]).returncode == 0
+    seconds = time.monotonic() - began
+    for number in range(8):
+        process = subprocess.Popen([*command, tmp_path / "out"], cwd=root, stderr=subprocess.DEVNULL)
+        time.sleep(seconds * (0.4 + 0.07 * number))
+        process.kill()
+        process.wait()
+        if (tmp_path / "out" / "index.json").exists():
+            break
+        assert list((tmp_path / "out").glob("*")) or number < 3
+    done = run([*command, tmp_path / "out"])
+    assert done.returncode == 0 or "not empty (it holds index.json" in done.stderr
+    assert open_shards(tmp_path / "out").fingerprint == open_shards(tmp_path / "whole").fingerprint
+    assert problems(tmp_path / "out") == [] and not list((tmp_path / "out").glob("*.partial"))
+    both = [subprocess.Popen([*command, tmp_path / "both"], cwd=root, stderr=subprocess.PIPE) for _ in range(2)]
+    ends = sorted((process.wait(), process.stderr.read()) for process in both)
+    assert [code for code, _ in ends] == [0, 1] and b"error: " in ends[1][1]
+    assert open_shards(tmp_path / "both").fingerprint == open_shards(tmp_path / "whole").fingerprint
 
 
 # Refusals of the reader

@@ -3,9 +3,13 @@
 A pair's id is the set's name and the row's number over all files in the order of their names, so a list of ids can be
 drawn and published without the data. The set's own columns are kept in the provenance."""
 
+import datetime
+import decimal
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.data.importers.rows import (
     Candidate,
@@ -14,9 +18,10 @@ from editcaption_mega.data.importers.rows import (
     InputError,
     Rejected,
 )
-from editcaption_mega.records import EditPair
+from editcaption_mega.records import EditPair, not_json, shown
 
 ROWS_AT_ONCE = 16  # pictures in memory
+_MOST_BYTES = 64  # of a binary cell that goes into the provenance: a digest, not a picture
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,11 @@ class Columns:
     category: str | None  # of every row; None: the set does not say, so the user must
     kept: tuple[str, ...]
     licence: str
+
+    def all(self) -> list[str]:
+        """Every column that is read."""
+        edit_type = (self.edit_type,) if self.edit_type else ()
+        return list(dict.fromkeys((self.source, self.target, *self.instruction, *edit_type, *self.kept)))
 
 
 BYTEMORPH = Columns(
@@ -48,82 +58,165 @@ MAGICBRUSH = Columns(
 
 def _importer(columns: Columns) -> Importer:
     def read(path: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
-        files = _files(path, columns)
+        paths = _paths(path, columns)
         category = options.category or columns.category
         if category is None:
             raise InputError(
                 f"--format {columns.name} does not say what kind of edits it holds: give --category semantic, "
                 "stylistic or structural"
             )
-        number = 0
-        for file in files:
-            for batch in file.iter_batches(ROWS_AT_ONCE):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _row(number, row, columns, category)
+        first = 1
+        for file_path in paths:
+            with _open(file_path, columns) as file:
+                yield from _rows(file, file_path, first, columns, category)
+                first += file.metadata.num_rows
 
     def count(path: str, options: ImportOptions) -> int:
-        return sum(file.metadata.num_rows for file in _files(path, columns))
+        total = 0
+        for file_path in _paths(path, columns):
+            with _open(file_path, columns) as file:
+                total += file.metadata.num_rows
+        return total
 
     return Importer(columns.name, "a parquet file or a folder of them", read, count)
 
 
-def _files(path: str, columns: Columns) -> list:
-    """The open parquet files. Raises InputError for a path or a file that cannot be such a set."""
-    import pyarrow.parquet as parquet
-    from pyarrow import ArrowException
-
+def _paths(path: str, columns: Columns) -> list[Path]:
+    """The parquet files, each looked into. Raises InputError for a path or a file that cannot be such a set."""
     root = Path(path)
     if not root.exists():
         raise InputError(f"{path}: no such file or folder")
     paths = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
     if not paths:
         raise InputError(f"{path}: expected parquet files in this folder, found none")
-    files = []
-    for one in paths:
+    for file_path in paths:
+        _open(file_path, columns).close()
+    return paths
+
+
+def _open(path: Path, columns: Columns) -> Any:
+    """The open parquet file. Raises InputError."""
+    import pyarrow.parquet as parquet
+    from pyarrow import ArrowException
+
+    try:
+        file = parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+    except (ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path} is not a readable parquet file: {reason}") from None
+    needed = {columns.source, columns.target} | ({columns.edit_type} if columns.edit_type else set())
+    if missing := sorted(needed - set(names)):
+        file.close()
+        raise InputError(
+            f"{path} has no column {', '.join(missing)}: expected those of {columns.name}, found "
+            f"{', '.join(map(shown, names))[:500]}"
+        )
+    return file
+
+
+def _rows(file: Any, path: Path, first: int, columns: Columns, category: str) -> Iterator[Candidate | Rejected]:
+    """The rows of one file, numbered from `first`. What a damaged row group does not give is one rejection."""
+    from pyarrow import ArrowException
+
+    names = [name for name in columns.all() if name in file.schema_arrow.names]
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        done = 0
         try:
-            file = parquet.ParquetFile(one)
-        except (ArrowException, OSError) as error:
-            raise InputError(f"{one} is not a readable parquet file: {str(error).splitlines()[0]}") from None
-        needed = {columns.source, columns.target} | ({columns.edit_type} if columns.edit_type else set())
-        missing = sorted(needed - set(file.schema_arrow.names))
-        if missing:
-            raise InputError(
-                f"{one} has no column {', '.join(missing)}: expected those of {columns.name}, found "
-                f"{', '.join(file.schema_arrow.names)}"
-            )
-        files.append(file)
-    return files
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=names):
+                for i in range(batch.num_rows):
+                    done += 1
+                    yield _row(first + done - 1, {name: batch.column(name)[i] for name in names}, columns, category)
+        except (ArrowException, OSError, MemoryError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            lost = max(1, rows - done)
+            where = f"{lost} row(s) of {path.name} can't be read (row group {group} is damaged: {reason})"
+            yield Rejected(first + done, None, where, lost)
+        first += rows
 
 
-def _row(number: int, row: dict, columns: Columns, category: str) -> Candidate | Rejected:
+def _row(number: int, row: dict[str, Any], columns: Columns, category: str) -> Candidate | Rejected:
+    """A row from its cells (pyarrow scalars)."""
     identity = f"{columns.name}-{number:06d}"
     try:
-        pictures = [_picture(row[name], name) for name in (columns.source, columns.target)]
-        instruction = next((row[name] for name in columns.instruction if row.get(name)), None)
+        pictures = [_picture(_value(row, name), name) for name in (columns.source, columns.target)]
+        instructions = [_value(row, name) for name in columns.instruction if name in row]
         fields = {
             "id": identity,
             "category": category,
-            "edit_type": str(row[columns.edit_type]) if columns.edit_type else columns.name,
-            "provenance": {
-                "source": columns.name,
-                "licence": columns.licence,
-                "row": number,
-                **{name: row[name] for name in columns.kept if row.get(name) is not None},
-            },
+            "edit_type": columns.name,
+            "provenance": {"source": columns.name, "licence": columns.licence, "row": number} | _kept(row, columns),
         }
-        if instruction is not None:
-            fields["instruction"] = instruction
+        if columns.edit_type:
+            fields["edit_type"] = _value(row, columns.edit_type)
+            if fields["edit_type"] is None:
+                raise ValueError(f"column {columns.edit_type!r} is empty")
+        instructions = [text for text in instructions if text is not None and text != "" and not _is_blank(text)]
+        if instructions:
+            fields["instruction"] = instructions[0]
         return Candidate(number, EditPair.from_json(fields, where=f"row {number}"), *pictures)
     except ValueError as error:
         return Rejected(number, identity, str(error).removeprefix(f"row {number}: "))
 
 
+def _kept(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
+    """The columns that go into the provenance, in JSON form; "dropped" says why others do not."""
+    kept, dropped = {}, {}
+    for name in columns.kept:
+        try:
+            value = json_form(_value(row, name) if name in row else None)
+            if problem := not_json(value):
+                raise ValueError(problem)
+        except ValueError as error:
+            dropped[name] = str(error)
+            continue
+        if value is not None:
+            kept[name] = value
+    return kept | ({"dropped": dropped} if dropped else {})
+
+
+def json_form(value: Any) -> Any:
+    """A cell as JSON has it: dates and times in ISO form, decimals and bytes as text. Raises ValueError for others."""
+    if isinstance(value, dict):
+        return {str(key): json_form(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_form(inner) for inner in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal | uuid.UUID):
+        return str(value)
+    if isinstance(value, bytes):
+        if len(value) > _MOST_BYTES:
+            raise ValueError(f"{len(value)} bytes that are no text")
+        return value.hex()
+    return value
+
+
+def _value(row: dict[str, Any], name: str) -> Any:
+    """The cell as a Python value. Raises ValueError where it has none (text that is not UTF-8, a year 300,000)."""
+    from pyarrow import ArrowException
+
+    try:
+        return row[name].as_py()
+    except (ArrowException, ValueError, OverflowError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"column {name!r} can't be read ({' '.join(str(error).split())[:200]})") from None
+
+
+def _is_blank(text: Any) -> bool:
+    return isinstance(text, str) and not text.strip()
+
+
 def _picture(value: object, name: str) -> bytes:
     data = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(data, bytes) or not data:
-        raise ValueError(f"column {name!r} holds no picture")
-    return data
+    if isinstance(data, bytes) and data:
+        return data
+    path = value.get("path") if isinstance(value, dict) and data is None else value
+    if isinstance(path, str) and path:
+        raise ValueError(f"column {name!r} holds no picture, only the path {shown(path)}: embed the pictures")
+    raise ValueError(f"column {name!r} holds no picture")
 
 
 IMPORTERS = tuple(_importer(columns) for columns in (BYTEMORPH, HQ_EDIT, MAGICBRUSH))

@@ -1,11 +1,13 @@
 """What importers yield, and what they share: reading a file or a pair so that a bad row is a reason, not a crash."""
 
+import re
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from editcaption_mega.data.images import ImageError
+from editcaption_mega.data.images import LARGEST_FILE, ImageError
 
 
 class InputError(ValueError):
@@ -24,11 +26,13 @@ class Candidate(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A row that can't be used: its number (counted from 1), its id where known, and the reason in one sentence."""
+    """A row that can't be used: its number (counted from 1), its id where known, and the reason in one sentence. It may
+    stand for several `rows` that are lost together."""
 
     row: int
     id: str | None
     reason: str
+    rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,17 +60,36 @@ class Importer:
 
 def input_file(path: str) -> Path:
     """The path, if it is a file. Raises InputError."""
+    if Path(path).is_dir():
+        raise InputError(f"{path}: a folder, expected a file")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     return Path(path)
 
 
 def read_image_file(path: Path, which: str) -> bytes:
-    """The bytes of an image file; `which` is "source" or "target". Raises ImageError if it can't be read."""
+    """The bytes of an image file; `which` is "source" or "target". Raises ImageError if it can't be read: absent, no
+    plain file (a pipe would never end), larger than any picture."""
+    where = f"{which} image {str(path)!r}"
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{where} can't be read: {'Is a directory' if path.is_dir() else 'no plain file'}")
+        if status.st_size > LARGEST_FILE:
+            raise ImageError(f"{where}: {status.st_size} bytes, more than the {LARGEST_FILE} that a picture may have")
         return path.read_bytes()
+    except ImageError:
+        raise
     except FileNotFoundError:
-        raise ImageError(f"{which} image {str(path)!r} not found") from None
+        raise ImageError(f"{where} not found{_hint(path)}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         text = getattr(error, "strerror", None) or error
-        raise ImageError(f"{which} image {str(path)!r} can't be read: {text}") from None
+        raise ImageError(f"{where} can't be read: {text}") from None
+
+
+def _hint(path: Path) -> str:
+    if re.search(r"(?:https?|s3|gs|hf|ftp|data):/", str(path)):
+        return ": it is an address, expected a path; download the pictures first"
+    if "\\" in str(path):
+        return r": write '/' instead of '\' in paths"
+    return ""
