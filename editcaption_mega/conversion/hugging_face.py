@@ -119,13 +119,6 @@ class FolderReader:
             raise ValueError(f"{self.folder / name} is damaged or cannot be read: {error}") from None
 
 
-def expert_layout(folder: str | Path, architecture: Architecture) -> bool:
-    """Whether the folder stores experts as [expert, in, out]; False for a folder without weights or experts."""
-    if not any((Path(folder) / name).is_file() for name in (WEIGHT_INDEX, SINGLE_WEIGHTS)):
-        return False
-    return FolderReader(folder, architecture).experts_in_out
-
-
 def with_dtype(files: SideFiles, values: Counter[torch.dtype]) -> SideFiles:
     """The side files of weights of which `values` counts the values by dtype: config.json says that of most."""
     dtype = str(values.most_common(1)[0][0]).removeprefix("torch.")

@@ -37,6 +37,14 @@ class WeightSource:
         checkpoint = find_checkpoint(path)
         return cls(checkpoint / "hf", checkpoint)
 
+    def experts_in_out(self) -> bool:
+        """Whether the experts began in a folder that stores them as [expert, in, out]; an export does the same.
+
+        Raises ValueError for weights that are not those of the folder's config.json."""
+        if self.checkpoint:
+            return StoreReader(self.checkpoint).metadata.get("experts_in_out", False)
+        return FolderReader(self.folder).experts_in_out
+
     def digest(self) -> str:
         """Changes when the weights do: names and sizes of the files, and 64 KiB out of every 16 MiB of them (a small
         model is read whole). Any training changes every tensor, and 470 GB need not be read to see it."""

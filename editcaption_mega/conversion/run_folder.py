@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from editcaption_mega.data.side_files import CONFIG, hub_hint
+
 from .manifest import MANIFEST
 
 _STEP = re.compile(r"step_(\d{8,})")
@@ -32,7 +34,10 @@ def find_checkpoint(path: str | Path) -> Path:
         return path
     of_run = checkpoints(path)
     if not of_run:
-        raise ValueError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with a complete one")
+        hint = hub_hint(path)
+        if (path / CONFIG).is_file():
+            hint = "; it is a Hugging Face folder: give it as model.folder, or make a checkpoint of it (hf_to_megatron)"
+        raise ValueError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with a complete one{hint}")
     return of_run[-1]
 
 

@@ -221,10 +221,14 @@ def model_folder(folder: str | Path) -> Path:
         return path
     if path.exists():
         raise ValueError(f"{path} is a file: expected a Hugging Face Qwen3-VL folder")
-    hint = ""
-    if _HUB_NAME.fullmatch(str(folder)) and not path.parent.exists():
-        hint = (
-            f"; it looks like a name on the Hugging Face hub: download it with `hf download {folder} --local-dir DIR` "
-            "and give that folder"
-        )
-    raise ValueError(f"{folder}: found no folder, expected one with a Hugging Face Qwen3-VL model{hint}")
+    raise ValueError(f"{folder}: found no folder, expected one with a Hugging Face Qwen3-VL model{hub_hint(folder)}")
+
+
+def hub_hint(folder: str | Path) -> str:
+    """What to do with a name on the hub where a folder is wanted; "" for anything else."""
+    if not _HUB_NAME.fullmatch(str(folder)) or Path(folder).parent.exists():
+        return ""
+    return (
+        f"; it looks like a name on the Hugging Face hub: download it with `hf download {folder} --local-dir DIR` and "
+        "give that folder"
+    )

@@ -10,7 +10,6 @@ from megatron.core import parallel_state
 
 from editcaption_mega import platform, signals
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
-from editcaption_mega.conversion.hugging_face import expert_layout
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.chat import trained_side_files
 from editcaption_mega.data.side_files import SideFiles
@@ -178,8 +177,14 @@ def _run(
 ) -> Ending:
     """The job once the process groups exist and the run folder is its own."""
     output = Path(settings.training.output)
+    source = partial(_start_weights, settings)
+    begin = WeightSource(Path(settings.model.folder), resumed.checkpoint) if resumed.checkpoint else source()
     # Held from here on: checkpoints need them, and the folder may be moved while the job runs.
     side_files = trained_side_files(SideFiles.read(settings.model.folder), dataset.encoder.tokenizer)
+    metadata = {
+        "fingerprint": dataset.fingerprint,
+        "experts_in_out": platform.from_rank_zero(begin.experts_in_out),
+    }
     check_samples(dataset, settings.data.sequence_length)
     stop_if_asked(resumed.step, "while the samples were checked")
     rules = rules_for(architecture)
@@ -200,10 +205,9 @@ def _run(
             load_weights(chunks, architecture, wanted.folder, wanted.checkpoint, verify=verify)
             in_chunks[:] = [wanted]
 
-    source = partial(_start_weights, settings)
     objective, more = make_objective(Start(architecture, stream, chunks, load, source, resumed))
     parts = parts | more
-    load(WeightSource(Path(settings.model.folder), resumed.checkpoint) if resumed.checkpoint else source())
+    load(begin)
     shards = local_shards(chunks, rules)
     freeze(shards, settings.optimizer)
     trainer = build_trainer(
@@ -226,10 +230,6 @@ def _run(
     if architecture.experts is not None:
         expert_load = ExpertLoad(trainer.chunks, architecture.num_layers, architecture.experts.num_experts)
 
-    metadata = {
-        "fingerprint": dataset.fingerprint,
-        "experts_in_out": expert_layout(settings.model.folder, architecture),
-    }
     constant = {"identity": parts, "settings": flat(settings)}
 
     def save(step: int, required: bool) -> bool:
