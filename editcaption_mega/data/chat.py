@@ -99,6 +99,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     files.json("tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+        tokenizer.decode(TextEncoder(tokenizer).with_control_tokens(END_OF_TURN))  # some types are only missed in use
     except Exception as error:  # the tokenizers library raises bare Exception, and any type for a field of another type
         raise ValueError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}") from None
     vocabulary = tokenizer.get_vocab()

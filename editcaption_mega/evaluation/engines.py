@@ -122,6 +122,8 @@ def chat_messages(prompt: Prompt, source: bytes, target: bytes) -> tuple[Message
     user = Message(
         "user", (prompt.before_source, Picture(source), prompt.before_target, Picture(target), prompt.request)
     )
+    for note in dataset.notes:
+        print(note, flush=True)
     return (Message("system", (prompt.system,)), user) if prompt.system else (user,)
 
 

@@ -14,7 +14,7 @@ def check_folder(folder: str | Path) -> Path:
     path = files.folder
     kind = files.json(CONFIG).get("model_type")
     if kind not in MODEL_TYPES:
-        raise ValueError(f"{path}/config.json: `model_type` must be one of {MODEL_TYPES}, found {kind!r}")
+        raise ValueError(f"{path}/config.json: `model_type` must be one of {MODEL_TYPES}, found {kind!r:.60}")
     if weight_index(path) is None and not (path / SINGLE_WEIGHTS).is_file():
         raise ValueError(
             f"{path}: expected weights as {SINGLE_WEIGHTS}, or as {WEIGHT_INDEX} with its files, found neither"

@@ -87,7 +87,7 @@ class Architecture:
     def from_config(cls, config: dict[str, Any], where: str = "config") -> "Architecture":
         kind = config.get("model_type")
         if kind not in ("qwen3_vl", "qwen3_vl_moe"):
-            raise ValueError(f"{where}: model_type is {kind!r}, expected 'qwen3_vl' or 'qwen3_vl_moe'")
+            raise ValueError(f"{where}: model_type is {kind!r:.60}, expected 'qwen3_vl' or 'qwen3_vl_moe'")
         top = _Fields(config, where)
         text, vision = top.fields("text_config"), top.fields("vision_config")
         for part in (top, text):
@@ -193,7 +193,7 @@ def _rope(text: "_Fields") -> "_Fields":
     rope.expect("mrope_interleaved", True, default=True)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
-        raise ValueError(f"{rope.where}: rope_type {kind!r} is not supported, expected 'default'")
+        raise ValueError(f"{rope.where}: rope_type {kind!r:.60} is not supported, expected 'default'")
     return rope
 
 

@@ -51,6 +51,8 @@ def score(
     check_layout(architecture, settings.parallel)
     settings.parallel.data_parallel_size(platform.world_size())
     dataset = open_dataset(settings, architecture, "either")
+    for note in dataset.notes:
+        platform.print_once(note)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
     try:
         check_samples(dataset, settings.data.sequence_length)

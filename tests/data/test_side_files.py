@@ -1,13 +1,14 @@
 """What a Hugging Face folder says: where each thing may stand, in the order of transformers' own processor."""
 
 import json
+import shutil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editcaption_mega.data.chat import ChatEncoder, Prompt, folder_notes, load_tokenizer, trained_side_files
-from editcaption_mega.data.side_files import CHAT_TEMPLATES, SideFiles, model_folder
+from editcaption_mega.data.side_files import CHAT_TEMPLATES, SideFiles, model_folder, weight_index
 from editcaption_mega.data.vision import ImageSettings
 from editcaption_mega.model.random_folder import CHAT_TEMPLATE, train_tokenizer
 
@@ -199,6 +200,12 @@ def test_names_on_the_hub(tmp_path, monkeypatch):
             model_folder(name)
 
 
+TOKENIZER_KEYS = [
+    "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens", "bos_token", "eos_token", "pad_token",
+    "unk_token", "chat_template", "tokenizer_class", "model_max_length", "split_special_tokens", "add_prefix_space",
+    "add_bos_token", "errors", "clean_up_tokenization_spaces", "processor_class", "auto_map", "padding_side", "backend",
+    "model_input_names", "truncation_side",
+]  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
@@ -232,6 +239,35 @@ def test_any_value_in_generation_and_template_files(tmp_path_factory, value):
         (folder / name).write_text(json.dumps(content))
         files = SideFiles.read(folder)
         sentence(files.end_ids if name.startswith("gen") else files.chat_templates, name)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(TOKENIZER_KEYS), VALUES)
+def test_any_value_in_tokenizer_config(tmp_path_factory, key, value):
+    folder = tmp_path_factory.getbasetemp() / "tokenizer"
+    if not folder.is_dir():
+        train_tokenizer(["Make the red circle blue"], vocabulary=300).save_pretrained(folder)
+        shutil.copy(folder / "tokenizer_config.json", folder / "sound.json")
+    content = json.loads((folder / "sound.json").read_text()) | {key: value}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+
+    def read():
+        encoder = ChatEncoder(load_tokenizer(folder), Prompt.load())
+        assert encoder.answer_ids("red <|im_end|>")[-1] == encoder.end_token_id and len(encoder.prompt_ids(1, 1)) > 9
+        assert encoder.end_token_id not in encoder.answer_ids("red <|im_end|>")[:-1]
+
+    sentence(read, "token")
+
+
+@settings(max_examples=60, deadline=None)
+@given(VALUES)
+def test_any_value_in_the_index_of_the_weights(tmp_path_factory, value):
+    folder = tmp_path_factory.getbasetemp()
+    for content in (value, {"weight_map": value}, {"weight_map": {"lm_head.weight": value}}):
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError) as error:
+            weight_index(folder)
+        assert "model.safetensors.index.json" in str(error.value) and "\n" not in str(error.value)
 
 
 def sentence(read, name):

@@ -1,12 +1,14 @@
 """Preference pairs from shards: what a sample holds, how pairs fill rows, and what is refused."""
 
+import dataclasses
+
 import pytest
 import small_job
 
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.images import encode_png
 from editcaption_mega.data.shards import ShardWriter
-from editcaption_mega.data.stream import RowSettings, StepStream, open_pairs
+from editcaption_mega.data.stream import PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 
 
@@ -91,6 +93,50 @@ def test_pairs_that_cannot_be_compared_are_refused(model, tmp_path, pair, words)
     with pytest.raises(ValueError, match=f"sample {name}.*{words}"):
         dataset.sample(1)
     assert len(dataset.check(range(2), 4096)) == 1
+
+
+def test_a_picture_that_cannot_be_used_is_told_with_its_sample(model, tmp_path):
+    """Before work where its size tells, and when it is decoded: damaged, or another than when it was indexed."""
+    made = render_pair(WorldSettings(), 5, 0)
+    sound, wide = encode_png(made.source), encode_png(made.source.resize((2010, 10)))
+    with ShardWriter(tmp_path / "wide") as writer:
+        for name, target in (("plain", sound), ("wide", wide)):
+            writer.add(made.pair.model_copy(update={"id": name}), sound, "png", target, "png")
+    dataset = opened(model, tmp_path / "wide")
+    (problem,) = dataset.check(range(2), 4096)
+    assert problem == (
+        "sample wide: its target picture cannot be used (a picture of 2010 x 10 pixels is more than 200 times longer "
+        "than wide): crop it or remove the sample"
+    )
+    with pytest.raises(ValueError, match="sample wide: its target picture"):
+        dataset.prompt(1)
+
+    class Changed:
+        """Shards whose bytes are not those that were indexed."""
+
+        def __init__(self, shards, data):
+            self.shards, self.data = shards, data
+
+        def __getattr__(self, name):
+            return getattr(self.shards, name)
+
+        def __getitem__(self, i):
+            return dataclasses.replace(self.shards[i], target_bytes=self.data)
+
+    for data, words in [
+        (sound[:-40], "plain .target.* "),
+        (b"no picture", "plain .target.* "),
+        (wide, "sample plain: its target picture has 2010 x 10 pixels, index.json says .*make them again"),
+    ]:
+        changed = PairDataset(Changed(dataset.shards, data), dataset.encoder, dataset.images)
+        with pytest.raises(ValueError, match=words) as error:
+            changed.sample(0).patches(1)
+        assert "\n" not in str(error.value)
+        stream = StepStream(
+            changed, SampleOrder(1, 0), RowSettings(global_batch_size=1, sequence_length=4096), table_side=4
+        )
+        with pytest.raises(ValueError, match=words):
+            list(prefetched_steps(stream, 0, 1, ahead=1, workers=1))
 
 
 def test_a_pair_longer_than_a_row(model, folder):
