@@ -92,6 +92,8 @@ def in_process(
         [str(benchmark.shards)], model.folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels,
         prompt=settings.prompt,
     )  # fmt: skip
+    for note in dataset.notes:
+        print(note, flush=True)
     wanted = {benchmark.ids[i] for i in missing}
     batches = [
         batch for batch in batched(positions, settings.batch_size) if not wanted.isdisjoint(_ids(benchmark, batch))
@@ -122,8 +124,6 @@ def chat_messages(prompt: Prompt, source: bytes, target: bytes) -> tuple[Message
     user = Message(
         "user", (prompt.before_source, Picture(source), prompt.before_target, Picture(target), prompt.request)
     )
-    for note in dataset.notes:
-        print(note, flush=True)
     return (Message("system", (prompt.system,)), user) if prompt.system else (user,)
 
 
