@@ -1,6 +1,8 @@
 import io
 import json
+import os
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from editcaption_mega.data.images import decode_image
 from editcaption_mega.data.importers import FORMATS, Candidate, ImportOptions, Rejected
 from editcaption_mega.data.importers.rows import InputError
 from editcaption_mega.data.ingest import ingest
-from editcaption_mega.data.shards import ShardError, verify
+from editcaption_mega.data.shards import ShardError, rebuild_index, verify
+from editcaption_mega.evaluation.report_pictures import shrunk
 
 NOTHING = ImportOptions()
 
@@ -104,6 +107,83 @@ def test_bad_images_are_rejected_by_name(work, tmp_path, name, make, reason):
     (bad,) = rejected_rows(tmp_path / "out")
     assert bad["line"] == 2 and bad["id"] == "bad-one" and bad["reason"].startswith(reason)
     assert open_shards(tmp_path / "out").ids == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ((json.dumps(row()) + "\n").encode("utf-16"), "the file looks like UTF-16, as Excel and PowerShell write it"),
+        (
+            json.dumps([row(), row("b")]).encode(),
+            "found list: give each row its own line, without the brackets of a list",
+        ),
+        (json.dumps([row()], indent=2).encode(), "the file looks like JSON over several lines"),
+        (json.dumps(row(), indent=2).encode(), "the file looks like JSON over several lines"),
+        (
+            b"id,source,target\na,good.png,other.png\n",
+            "the file looks like CSV; this format has one JSON object a line",
+        ),
+        (b'{"id": "a", "input_image": "a.png", "prompt": "x"}', "fields here: 'id', 'input_image', 'prompt'"),
+        (b'{"source": "good.png", "target": "other.png"}', "field 'id' is missing, as are 'category' and 'edit_type'"),
+        (row(source="images\\a.png"), r"write '/' instead of '\\' in paths"),
+        (row(source="https://example.org/a.png"), "it is an address, expected a path; download the pictures first"),
+        (row(instruction=""), "field 'instruction' is '': it is empty; give a text or leave the field out"),
+        (row(severity="P0"), "expected a number from 0 .slight. to 1 .worst.; P0, P1 and P2 are words of people's"),
+        (row(7), "field 'id' is 7: expected a text, in quotes"),
+        (row("\ud83d"), "a text holds half a character"),
+        (row(provenance={"a": "\ude00"}), "a text holds half a character"),
+        (json.dumps(row(provenance={"score": float("nan")})).encode(), "NaN is not a JSON number"),
+        (b'{"id": "a", "id": "b"}', "key 'id' occurs twice in one object"),
+        (row(provenance={"n": 10**5000}) | {"id": 1}, "a number of thousands of digits|thousands"),
+        (row(provenance={"a": "x" * (4 << 20)}), "the line has more than 4194304 bytes: no pair has"),
+        (row(source="pipe.png"), "source image '.*pipe.png' can't be read: no plain file"),
+        (row(source="/dev/zero"), "source image '/dev/zero' can't be read: no plain file"),
+        (row(source="hole.png"), "6442450944 bytes, more than the 536870912 that a picture may have"),
+    ],
+)
+def test_the_reason_says_what_the_row_is_and_the_mend(work, tmp_path, content, reason):
+    os.mkfifo(tmp_path / "pipe.png")
+    with open(tmp_path / "hole.png", "wb") as file:
+        file.truncate(6 << 30)
+    sys.set_int_max_str_digits(0)
+    try:
+        path = work(content, row("good"))
+    finally:
+        sys.set_int_max_str_digits(4300)
+    bad, *_, good = read(path)
+    assert isinstance(bad, Rejected) and isinstance(good, Candidate)
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(bad.reason)
+    assert ingest([bad, good], tmp_path / "out").accepted == 1
+    assert json.loads((tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8"))["line"] == 1
+
+
+def test_bytes_of_a_path_that_are_no_text_do_not_end_the_import(work, tmp_path):
+    bad = Rejected(7, "a", "source image '/data/\udcff.png' not found")
+    ingest([bad, *read(work(row()))], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "rejected.jsonl").read_text(encoding="utf-8"))["reason"] == bad.reason
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(InputError, match="a folder, expected a file"):
+        list(read(tmp_path))
+
+
+@pytest.mark.slow
+def test_what_was_imported_above_the_default_limit_is_read_everywhere(work, tmp_path):
+    image = Image.new("L", (20_000, 2_600), 7)
+    (tmp_path / "large.png").write_bytes(encoded(image))
+    image.paste(99, (0, 0, 9_000, 2_600))
+    (tmp_path / "large.jpg").write_bytes(encoded(image, "JPEG"))
+    path = work(row(), row("large", source="large.png", target="large.jpg"))
+    assert ingest(read(path), tmp_path / "default").accepted == 1
+    assert ingest(read(path), tmp_path / "out", max_pixels=60_000_000).accepted == 2
+    sample = open_shards(tmp_path / "out")[1]
+    assert sample.source_size == (20_000, 2_600) == decode_image(sample.source_bytes).size
+    assert [problem for checked in verify(tmp_path / "out") for problem in checked.problems] == []
+    (tmp_path / "out" / "index.json").unlink()
+    rebuild_index(tmp_path / "out")
+    assert shrunk(sample.target_bytes, 10_000)[1]
 
 
 def oversized_text():
