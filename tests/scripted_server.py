@@ -254,12 +254,12 @@ def main() -> None:
     arguments = parser.parse_args()
     module, _, function = arguments.reply.partition(":")
     server = ScriptedServer(
-        getattr(importlib.import_module(module), function),
-        at_random(arguments.faulty, arguments.seed, arguments.kinds) if arguments.faulty else always(None),
-        arguments.latency,
-        arguments.fault_latency,
-        arguments.model,
-        arguments.port,
+        reply=getattr(importlib.import_module(module), function),
+        script=at_random(arguments.faulty, arguments.seed, arguments.kinds) if arguments.faulty else always(None),
+        latency=arguments.latency,
+        fault_latency=arguments.fault_latency,
+        model=arguments.model,
+        port=arguments.port,
         keep_bodies=False,
     )
     with contextlib.suppress(KeyboardInterrupt):

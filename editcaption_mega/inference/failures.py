@@ -19,6 +19,7 @@ from .transport import Response
 
 # Brackets and separators of an answer, at most: a few bytes of JSON can become hundreds in memory.
 _MOST_VALUES = 400_000
+_LONGEST_MESSAGE = 20_000  # characters that are looked at; far fewer are kept
 _MOST_TOKENS = 10**9  # of one call; a server that says more is not believed
 
 # HTTP codes that say "not now" rather than "not this".
@@ -159,7 +160,7 @@ def error_words(data: Any) -> tuple[str, str]:
         error = error.get("message") or ""
     written = [str(code) for code in codes if code and isinstance(code, str | int) and not _long(code)]
     code = next((code for code in written if code.isdecimal()), " ".join(written))
-    return code, (error if isinstance(error, str) else shown(error)) or code
+    return code, (error[:_LONGEST_MESSAGE] if isinstance(error, str) else shown(error)) or code
 
 
 def _long(value: str | int) -> bool:
@@ -178,7 +179,7 @@ def _details(data: Any) -> str:
 def shown(value: Any) -> str:
     """A server's value as text of bounded length."""
     try:
-        return json.dumps(value, ensure_ascii=False)[:5000]
+        return json.dumps(value, ensure_ascii=False)[:_LONGEST_MESSAGE]
     except (ValueError, RecursionError):
         return f"a {type(value).__name__}"
 

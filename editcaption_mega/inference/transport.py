@@ -5,7 +5,9 @@ sends it. Nothing else in the package opens connections to servers."""
 
 import asyncio
 import io
+import os
 import queue
+import select
 import threading
 import zlib
 from collections.abc import Coroutine, Mapping
@@ -80,7 +82,7 @@ class Transport:
 
     async def __aenter__(self) -> "Transport":
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections),
+            connector=_Connector(limit=self._connections),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "gzip, deflate"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -117,11 +119,30 @@ class Transport:
         except TimeoutError:
             raise NoAnswer(f"no answer within {self._timeout:g} s") from None
         except aiohttp.ClientConnectorError as error:
-            reason = getattr(error.os_error, "strerror", None) or type(error).__name__
+            reason = os.strerror(error.os_error.errno) if error.os_error.errno else type(error).__name__
             raise NoAnswer(f"no connection ({reason})", unreachable=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Of these errors only the kind is told: their text may quote headers.
             raise NoAnswer(f"the connection broke ({type(error).__name__})") from None
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Never uses a connection again on which something came after the last answer: a second answer, which nobody asked
+    for, would be taken for that to the next question."""
+
+    async def connect(self, *arguments, **options) -> aiohttp.connector.Connection:
+        while True:
+            connection = await super().connect(*arguments, **options)
+            if not (connection.protocol.should_close or _has_more(connection.transport)):
+                return connection
+            connection.close()
+
+
+def _has_more(transport: asyncio.Transport) -> bool:
+    """Whether bytes wait that the loop has not read yet."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class _Body:

@@ -9,11 +9,12 @@ from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from image_bytes import encoded, photo
-from PIL import Image, ImageOps
+from hostile_server import HostileServer, http
+from image_bytes import encoded, photo, png_header_only
+from PIL import Image, ImageOps, PngImagePlugin
 
 from editcaption_mega.inference import pace
-from editcaption_mega.inference.endpoint import Endpoint
+from editcaption_mega.inference.endpoint import Endpoint, EndpointError
 from editcaption_mega.inference.image_edits import Edit, edit_pictures
 
 KEY = "sk-planted-0123456789"
@@ -120,3 +121,86 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch):
     monkeypatch.delenv("EDITOR_KEY")
     with pytest.raises(ValueError, match="EDITOR_KEY is missing or empty"):
         run(server, tmp_path, ("z", "z"), api_key_env="EDITOR_KEY")
+
+
+def picture_reply(data):
+    return json.dumps({"data": [{"b64_json": base64.b64encode(data).decode()}]})
+
+
+def test_a_bad_picture_is_a_reason_and_nothing_of_it_is_kept(tmp_path, monkeypatch):
+    """Cut off, no picture, too large: the row fails, the others go on, and the next run asks again."""
+    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.02)
+    bad = {
+        "cut": picture_reply(SOURCE[: len(SOURCE) // 2]),
+        "text": picture_reply(b"<html>"),
+        "large": picture_reply(png_header_only(60_000, 60_000)),
+        "address": json.dumps({"data": [{"url": "http://127.0.0.1:1/x.png"}]}),
+    }
+    with Server({name: [reply] * 2 for name, reply in bad.items()}) as server:
+        found = run(server, tmp_path / "run", *((name, name) for name in (*bad, "good")), max_attempts=2)
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {"good.png", "good.json"}
+        again = run(server, tmp_path / "run", *((name, name) for name in (*bad, "good")), max_attempts=2)
+    assert found["good"].path and "truncated or damaged image" in found["cut"].reason
+    assert "not an image" in found["text"].reason and "over the limit" in found["large"].reason
+    assert "which is not fetched" in found["address"].reason and server.calls["address"] == 2
+    assert all(again[name].path for name in ("cut", "text", "large", "good")) and server.calls["good"] == 1
+
+
+def test_a_picture_is_kept_upright_on_white_and_without_anything_else(tmp_path):
+    clear = photo(32, 32).convert("RGBA")
+    clear.putalpha(0)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", KEY)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sent = {
+        "clear": encoded(clear), "comment": encoded(photo(32, 32), pnginfo=text),
+        "sideways": encoded(photo(32, 16), "JPEG", exif=exif),
+        "grey": encoded(photo(32, 32, "L"), "WEBP", lossless=True),
+    }  # fmt: skip
+    with Server({name: [picture_reply(data)] for name, data in sent.items()}) as server:
+        found = run(server, tmp_path / "run", *((name, name) for name in sent))
+    kept = {name: one.path.read_bytes() for name, one in found.items()}
+    pictures = {name: Image.open(io.BytesIO(data)) for name, data in kept.items()}
+    assert {(picture.format, picture.mode) for picture in pictures.values()} == {("PNG", "RGB")}
+    assert pictures["clear"].getextrema() == ((255, 255),) * 3 and pictures["sideways"].size == (16, 32)
+    assert KEY.encode() not in kept["comment"]
+
+
+def test_what_is_kept_is_that_editors_and_undamaged(tmp_path):
+    with Server() as server, Server() as other:
+        run(server, tmp_path / "run", ("a", "x"))
+        run(other, tmp_path / "run", ("a", "x"))
+        assert server.calls == other.calls == {"x": 1}, "another address is another editor"
+        run(server, tmp_path / "run", ("a", "x"), cache_as=other.url)
+        assert server.calls == other.calls == {"x": 1}
+        picture, mark = tmp_path / "run/a.png", tmp_path / "run/a.json"
+        for damage in (
+            lambda: picture.write_bytes(picture.read_bytes()[:100]),
+            lambda: mark.write_text("{"),
+            picture.unlink,
+            mark.unlink,
+        ):
+            damage()
+            assert run(other, tmp_path / "run", ("a", "x"))["a"].path.read_bytes() == mirrored(SOURCE)
+        assert other.calls == {"x": 5}
+    calls = [json.loads(line) for line in (tmp_path / "run_log/calls.jsonl").read_text().splitlines()]
+    assert len(calls) == 6 and {call["status"] for call in calls} == {"ok"}, "each call is a line, as of chat"
+
+
+def test_an_editor_that_is_of_no_use_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.001)
+    edits = [(f"{n}", f"{n}") for n in range(60)]
+    with pytest.raises(EndpointError, match="can't be used for editor: no connection"):
+        run(Gone, tmp_path / "gone", *edits)
+    with Server({text: [500] * 9 for _, text in edits}) as server:
+        with pytest.raises(EndpointError, match="failed 50 requests in a row, the last with: HTTP 500"):
+            run(server, tmp_path / "down", *edits, max_attempts=1)
+    with HostileServer(http([{"error": {"code": 400, "message": "API key not valid."}}], 400)) as server:
+        with pytest.raises(EndpointError, match="API key not valid"):
+            run(server, tmp_path / "key", *edits, max_concurrency=1)
+        assert len(server.heard) == 1
+
+
+class Gone:
+    url = "http://127.0.0.1:9/v1"

@@ -1,0 +1,169 @@
+"""One deadline, one limit, no redirect, no cookie; and the key only where it belongs."""
+
+import asyncio
+import gzip
+import json
+import time
+import zlib
+
+import pytest
+from hostile_server import HEAD, HostileServer, bomb, chunked, endless, hang, http, packed, twice
+
+from editcaption_mega.inference.client import Endpoint, Message, Request, complete
+from editcaption_mega.inference.secret import Secret
+from editcaption_mega.inference.transport import (
+    MIB,
+    NoAnswer,
+    TooLarge,
+    Transport,
+    check_address,
+    proxy_of,
+    wait_for,
+)
+
+KEY = Secret("sk-planted-0123456789")
+
+
+def call(answer, *, timeout=5.0, largest=MIB, calls=1, secret=KEY, method="POST", body=b"{}"):
+    async def ask():
+        async with Transport(server.url, timeout=timeout, largest=largest) as transport:
+            return [await transport.call(method, "/x", body, secret) for _ in range(calls)]
+
+    with HostileServer(answer) as server:
+        try:
+            return wait_for(ask()), server
+        finally:
+            call.server = server
+
+
+def test_what_is_sent():
+    (answer,), server = call(http({"a": 1}))
+    assert (answer.http, json.loads(answer.body)) == (200, {"a": 1})
+    head = server.heard[0].head.lower()
+    assert "authorization: bearer sk-planted-0123456789" in head and "cookie" not in head
+    assert "accept-encoding: gzip, deflate\r\n" in head and server.heard[0].body == b"{}"
+    _, server = call(http({}), method="GET", body=b"", secret=Secret(""))
+    assert "authorization" not in server.heard[0].head.lower() and server.heard[0].head.startswith("GET /x ")
+
+
+def test_a_cookie_is_not_given_back():
+    _, server = call(http({}, 200, "Set-Cookie: a=b"), calls=3)
+    assert len(server.heard) == 3 and "cookie" not in server.heard[2].head.lower()
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_an_answer_and_nothing_more(code):
+    with HostileServer() as other:
+        (answer,), server = call(http({"a": 1}, code, f"Location: {other.url}/stolen"))
+        assert answer.http == code and len(server.heard) == 1 and other.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("pack", "encoding"),
+    [
+        (gzip.compress, "gzip"),
+        (gzip.compress, "x-gzip"),
+        (zlib.compress, "deflate"),
+        (lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:]), "gzip"),
+        (bytes, "identity"),
+    ],
+)
+def test_compressed_answers_are_read(pack, encoding):
+    (answer,), _ = call(packed(pack, encoding, b'{"a": "' + b"x" * 5000 + b'"}'))
+    assert json.loads(answer.body) == {"a": "x" * 5000}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (endless(HEAD, b" " * 65536), "an answer of more than 1 MiB"),
+        (endless(chunked(), b"10000\r\n" + b" " * 65536 + b"\r\n"), "an answer of more than 1 MiB"),
+        (http(bomb(31), 200, "Content-Encoding: gzip"), "an answer of more than 1 MiB"),
+        (http(b" " * (MIB + 1)), "an answer of more than 1 MiB"),
+    ],
+)
+def test_what_is_larger_is_not_read(answer, reason):
+    with pytest.raises(TooLarge, match=reason) as caught:
+        call(answer)
+    assert not caught.value.may_pass
+
+
+def test_the_largest_is_read():
+    (answer,), _ = call(http(b" " * MIB))
+    assert len(answer.body) == MIB
+
+
+@pytest.mark.parametrize("answer", [hang, endless(HEAD, b" ", 0.05), endless(chunked(), b"1\r\n \r\n", 0.05)])
+def test_a_drip_does_not_outlive_the_deadline(answer):
+    begun = time.monotonic()
+    with pytest.raises(NoAnswer, match=r"no answer within 0\.3 s"):
+        call(answer, timeout=0.3)
+    assert time.monotonic() - begun < 5
+
+
+def test_why_there_is_none_quotes_nothing():
+    for answer, reason in (
+        (packed(lambda data: gzip.compress(data)[:-9], "gzip"), "compression is cut off"),
+        (packed(bytes, "gzip"), "compression is damaged"),
+        (packed(bytes, "br"), "compression that was not asked for"),
+        (http(b"", "two hundred"), "the connection broke"),
+    ):
+        with pytest.raises(NoAnswer, match=reason):
+            call(answer)
+
+    async def ask():
+        async with Transport("http://127.0.0.1:9", timeout=5, largest=9) as transport:
+            await transport.call("GET", "/", b"", KEY)
+
+    with pytest.raises(NoAnswer, match=r"no connection \(Connection refused") as caught:
+        wait_for(ask())
+    assert caught.value.unreachable
+
+
+def test_an_answer_that_nobody_asked_for_is_nobodys():
+    """A server that answers twice: the second one must not be taken for the answer to the next question."""
+    with HostileServer(twice()) as server:
+        asked = [Request(str(n), (Message("user", (str(n),)),), max_tokens=8) for n in range(20)]
+        found = list(complete(Endpoint(f"{server.url}/v1", "m", max_concurrency=1, max_attempts=9), asked, None))
+    assert {reply.text for reply in found} <= {"first", ""} and any(reply.text for reply in found)
+
+    async def ask():
+        async with Transport(server.url, timeout=5, largest=MIB) as transport:
+            for _ in range(3):
+                found.append((await transport.call("POST", "/", b"{}", KEY)).body.decode())
+                await asyncio.sleep(0.2)
+
+    found = []
+    with HostileServer(twice(pause=0.05)) as server:
+        wait_for(ask())
+    assert len(found) == 3 and not any("SURPLUS" in body for body in found)
+
+
+def test_addresses():
+    check_address("https://h:1/v1", "the url")
+    for bad in ("h:8000", "ftp://h", "http://", "http://h:99999", "http://a b/v1", "http://h/\nv1", "http://[::1", ""):
+        with pytest.raises(ValueError, match="the url must look like http://host:8000/v1"):
+            check_address(bad, "the url")
+    for bad in ("http://u:hunter22@h/", "http://u@h", "http://h/?key=hunter22", "http://h/#hunter22"):
+        with pytest.raises(ValueError, match="give the plain address") as caught:
+            check_address(bad, "the url")
+        assert "hunter22" not in str(caught.value)
+
+
+def test_the_proxy_is_that_of_the_environment(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "inside")
+    assert proxy_of("http://h/v1") == "http://127.0.0.1:1" and proxy_of("http://inside/v1") is None
+
+
+def test_one_may_wait_where_a_loop_runs():
+    async def inside():
+        return wait_for(asyncio.sleep(0, "done"))
+
+    assert asyncio.run(inside()) == "done"
+    with pytest.raises(KeyError):
+        wait_for(_raise(KeyError("x")))
+
+
+async def _raise(error):
+    raise error
