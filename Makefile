@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slow | lint | bench | parity | sanitize         (each runs setup first when something changed)
+# make setup | demo | test | test-slow | lint | bench | parity | sanitize | chaos     (each runs setup first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -8,11 +8,12 @@ STAMP := $(VENV)/.setup-done
 SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 DEMO_ARGS ?=
 BENCH_ARGS ?= kernels
+CHAOS_ARGS ?=
 PYTEST_ARGS ?=
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-slow lint bench parity sanitize
+.PHONY: setup demo test test-slow lint bench parity sanitize chaos
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -55,3 +56,6 @@ parity: setup
 
 sanitize: setup
 	$(BIN)/python -m pytest -m slow tests/kernels/test_sanitizers.py $(PYTEST_ARGS)
+
+chaos: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos $(CHAOS_ARGS)

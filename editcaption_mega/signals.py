@@ -6,6 +6,7 @@ same: save, leave, and let the same command go on later. The end of the launcher
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -77,13 +78,29 @@ def leave_with_launcher() -> None:
 
     A thread looks at the parent's number twice a second. Else ranks of a killed torchrun would go on training."""
     parent = int(os.environ.get(LAUNCHER, os.getppid()))
+    if _store_is_gone():
+        parent = 0
     threading.Thread(target=_watch, args=(parent,), name="launcher", daemon=True).start()
+
+
+def _store_is_gone() -> bool:
+    """Whether torchrun ended before this rank could ask for its parent: the port that torchrun serves refuses."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    try:
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        socket.create_connection(address, timeout=5.0).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, KeyError, ValueError):  # a slow network, a name that is not known yet: no sign of that
+        return False
+    return False
 
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
-    who = f"rank {os.environ.get('RANK', '0')}: its launcher (process {parent}) is gone"
+    who = f"rank {os.environ.get('RANK', '0')}: its launcher is gone"
     if _State.answering:
         print(f"{who}: it saves and leaves", file=sys.stderr, flush=True)
         ask()

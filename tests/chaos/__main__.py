@@ -1,0 +1,179 @@
+"""Kills, signals, full disks, second jobs and flipped bits against small jobs with real ranks: `make chaos`.
+
+    python tests/chaos --hits 30 --seed 1 --cases sft1,sft2,dpo1,dpo2 --seconds 600
+
+A trial starts a job again and again, and each start is hit by something drawn from the seed, until the job is done.
+Then its losses must be those of an undisturbed run, and nothing half-written and no process may be left.
+Exit 1 when anything was lost; one line per kind at the end.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from faults import KILLS_AND_SIGNALS, KINDS, Faults  # noqa: E402
+from starts import Job, orphans, prepare, start  # noqa: E402
+
+HITS_PER_TRIAL = 4
+STEPS, EVERY = 8, 2
+PREPARE = """if True:
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    import preference_job, small_job
+    from editcaption_mega.settings import save_settings
+    folder = Path(sys.argv[2])
+    small_job.write_folder(folder / "model")
+    small_job.write_shards(folder / "sft-shards", 12)
+    preference_job.write_shards(folder / "dpo-shards", 130)
+    for kind, module in (("sft", small_job), ("dpo", preference_job)):
+        for name in ("whole", "run"):
+            for ranks in (1, 2):
+                job = module.job(folder / "model", folder / f"{kind}-shards", folder / f"{kind}{ranks}-{name}",
+                                 steps=int(sys.argv[3]), global_batch_size=4, log_every=1)
+                job.checkpoint.every = int(sys.argv[4])
+                save_settings(job, folder / f"{kind}{ranks}-{name}.yaml")
+"""
+
+
+class Case:
+    """One kind of job with one number of ranks, and what an undisturbed run of it gives."""
+
+    def __init__(self, folder: Path, name: str, how: list[str], rng: random.Random):
+        self.folder, self.name, self.how, self.rng = folder, name, how, rng
+        self.log = folder / f"{name}.log"
+        self.expected, self.faults = None, None
+        self.hits: Counter[str] = Counter()
+        self.starts, self.problems, self.lines = 0, [], []
+
+    def job(self, which: str) -> Job:
+        name = f"{self.name}-{which}"
+        return Job(self.name[:3], int(self.name[3:]), self.folder / f"{name}.yaml", self.folder / name)
+
+    def measure(self) -> None:
+        """The undisturbed run, started in each way; twice, because the first of all is slower."""
+        whole, seconds = self.job("whole"), {}
+        for how in (self.how[0], *sorted(set(self.how))):
+            shutil.rmtree(whole.output, ignore_errors=True)
+            began = time.monotonic()
+            code = start(whole, self.log, how).wait()
+            assert code == 0, self.log.read_text()[-3000:]
+            seconds[how] = time.monotonic() - began
+        self.expected = losses(whole.output)
+        self.faults = Faults(self.job("run"), self.rng, seconds)
+        print(f"{self.name}: undisturbed, {', '.join(f'{how} {s:.1f} s' for how, s in seconds.items())}", flush=True)
+
+    def trial(self, kinds: list[str]) -> None:
+        job = self.job("run")
+        shutil.rmtree(job.output, ignore_errors=True)
+        self.lines = []
+        try:
+            for _ in range(HITS_PER_TRIAL):
+                kind, how = self.rng.choice(kinds), self.rng.choice(self.how)
+                self.starts += 1
+                began = time.monotonic()
+                hit = self.faults.run(kind, how, self.log)
+                self.lines.append(f"{kind} ({how}), {time.monotonic() - began:.1f} s{'' if hit else ', no hit'}")
+                if hit:
+                    self.hits[kind] += 1
+                elif newest(job.output) >= STEPS:
+                    break
+            self.finish(job)
+        except (AssertionError, TimeoutError) as problem:
+            self.problems.append(f"{self.name} after {'; '.join(self.lines)}: {problem}")
+            shutil.copytree(job.output, self.folder / f"bad-{self.name}-{len(self.problems)}", dirs_exist_ok=True)
+            print(f"LOST: {self.problems[-1]}", flush=True)
+        else:
+            print(f"{self.name}: {'; '.join(self.lines)}", flush=True)
+
+    def finish(self, job: Job) -> None:
+        self.starts += 1
+        before = self.log.stat().st_size if self.log.exists() else 0
+        code = start(job, self.log, self.how[0]).wait()
+        assert code == 0, f"the next start ended with {code}: {self.log.read_bytes()[before:].decode()[-1500:]}"
+        assert losses(job.output) == self.expected, f"other losses: {losses(job.output)}, expected {self.expected}"
+        steps = sorted(path.name for path in (job.output / "checkpoints").iterdir() if "damaged" not in path.name)
+        kept = [f"step_{STEPS:08d}"] if len(steps) == 1 else [f"step_{STEPS - EVERY:08d}", f"step_{STEPS:08d}"]
+        assert steps[-1] == f"step_{STEPS:08d}" and len(steps) <= 2, f"checkpoints {steps}, expected {kept}"
+        left = sorted(path.name for path in job.output.rglob("*") if "partial" in path.name or path.name == "lock.json")
+        assert not left, f"left behind: {left}"
+        alive = orphans()
+        assert not alive, f"processes {alive} live on after the next start"
+
+
+def newest(output: Path) -> int:
+    found = sorted((output / "checkpoints").glob("step_????????"))
+    return int(found[-1].name[5:]) if found else 0
+
+
+def losses(output: Path) -> list[tuple[float, ...]]:
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1)), [row["step"] for row in rows]
+    return [(row["loss"], row["grad_norm"], row["learning_rate"]) for row in rows]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--hits", type=int, default=60, help="kills, signals and other faults that must hit")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cases", default="sft1,sft2,dpo1,dpo2", help="kind and ranks, with commas")
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"with commas: {', '.join(KINDS)}; or kills")
+    parser.add_argument(
+        "--how",
+        default="torchrun,launcher",
+        help="of torchrun, launcher, exec-torchrun and exec-bash, with commas; named twice: twice as often",
+    )
+    parser.add_argument("--seconds", type=float, default=900.0, help="no trial begins after that")
+    parser.add_argument("--folder", type=Path, help="where the runs are; kept (default: a temporary folder)")
+    arguments = parser.parse_args()
+    kinds = list(KILLS_AND_SIGNALS) if arguments.kinds == "kills" else arguments.kinds.split(",")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        script = [sys.executable, "-c", PREPARE, str(Path(__file__).resolve().parents[1]), str(folder)]
+        subprocess.run([*script, str(STEPS), str(EVERY)], check=True, stderr=subprocess.DEVNULL)
+        prepare()
+        how = arguments.how.split(",")
+        cases = [
+            Case(folder, name, how, random.Random(f"{arguments.seed} {name}")) for name in arguments.cases.split(",")
+        ]
+        for case in cases:
+            case.measure()
+        while sum(sum(case.hits.values()) for case in cases) < arguments.hits:
+            for case in cases:
+                if time.monotonic() - began < arguments.seconds:
+                    case.trial(kinds)
+            if time.monotonic() - began >= arguments.seconds:
+                print(f"stopped after --seconds {arguments.seconds:.0f}")
+                break
+            done = sum(sum(case.hits.values()) for case in cases)
+            print(f"{done} of {arguments.hits} after {time.monotonic() - began:.0f} s", flush=True)
+    return summary(cases, arguments.seed, time.monotonic() - began)
+
+
+def summary(cases: list[Case], seed: int, seconds: float) -> int:
+    for kind in KINDS:
+        counts = {case.name: case.hits[kind] for case in cases if case.hits[kind]}
+        if counts:
+            print(f"{kind}: {sum(counts.values())} ({', '.join(f'{name} {count}' for name, count in counts.items())})")
+    hits = sum(sum(case.hits.values()) for case in cases)
+    problems = [problem for case in cases for problem in case.problems]
+    print(
+        f"chaos, seed {seed}: {hits} hits in {sum(case.starts for case in cases)} starts, {seconds:.0f} s; "
+        f"{len(problems)} trials lost something, left something or had other losses"
+    )
+    return 1 if problems or not hits else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
