@@ -59,7 +59,7 @@ def test_training_and_scoring_read_it_as_transformers_does(folders, shards, name
     assert architecture == Architecture.from_folder(folder.with_name(folder.name + "-made"))
     settings = small_job.job(folder, shards, folder.with_name("run"))
     settings.data.min_pixels, settings.data.max_pixels = 65536, 16777216  # the processor's own
-    dataset = open_dataset(settings, architecture)
+    dataset = open_dataset(settings)
     assert dataset.notes == [] and dataset.check(range(4), 512) == []
     processor = AutoProcessor.from_pretrained(folder)
     sample, stored = dataset.sample(0), dataset.shards[0]

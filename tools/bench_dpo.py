@@ -227,7 +227,7 @@ class OurSteps:
             reference=ReferenceSettings(mode=reference),
         )
         architecture = Architecture.from_folder(folder)
-        dataset = open_dataset(settings, architecture, "preference")
+        dataset = open_dataset(settings, "preference")
         self.stream = StepStream(
             dataset, SampleOrder(pairs, 0), row_settings(settings), table_side=architecture.vision.position_grid
         )

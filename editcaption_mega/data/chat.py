@@ -111,7 +111,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"the tokenizer in {folder} has no chat template: expected chat_template.jinja beside it")
     tokenizer.chat_template = next(iter(templates.values()))
     _close_thought(tokenizer, f"{folder}/{next(iter(templates))}")
-    _check_embedding(files, max(vocabulary.values()))
+    _check_model(files, max(vocabulary.values()), vocabulary[IMAGE_PAD])
     return tokenizer
 
 
@@ -162,13 +162,20 @@ def _close_thought(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
             )
 
 
-def _check_embedding(files: SideFiles, largest: int) -> None:
-    text = files.json(CONFIG).get("text_config")
+def _check_model(files: SideFiles, largest: int, image: int) -> None:
+    """Do the tokenizer and the model of the folder's config.json, where there is one, belong together?"""
+    config = files.json(CONFIG)
+    text = config.get("text_config")
     rows = text.get("vocab_size") if isinstance(text, dict) else None
     if isinstance(rows, int) and largest >= rows:
         raise ValueError(
             f"{files.folder}: the tokenizer has ids up to {largest}, the embedding of config.json has {rows} rows: "
             "take the tokenizer that belongs to the model, or add rows first (resize_token_embeddings in transformers)"
+        )
+    if config.get("image_token_id", image) != image:
+        raise ValueError(
+            f"{files.folder}: the tokenizer's image token is {image}, config.json says "
+            f"{config['image_token_id']!r:.60}: tokenizer and model do not belong together"
         )
 
 

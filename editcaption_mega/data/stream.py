@@ -201,8 +201,9 @@ class StepStream:
 
     def __init__(self, dataset: PairDataset, order: SampleOrder, rows: RowSettings, *, table_side: int):
         self.dataset, self.order, self.rows, self.table_side = dataset, order, rows, table_side
-        tokenizer = dataset.encoder.tokenizer
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else dataset.encoder.end_token_id
+        encoder, pad = dataset.encoder, dataset.encoder.tokenizer.pad_token_id
+        # Any token will do behind the last sample, but one that stands for a part of a picture.
+        self._pad = encoder.end_token_id if pad in (None, encoder.image_token_id) else pad
 
     def plan(self, step: int) -> list[list[EncodedSample]]:
         """All rows of a step, for all ranks; equal on every rank."""

@@ -17,10 +17,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tvf
 
 from .batch import Grid, ImageBatch
-from .side_files import SideFiles
+from .side_files import CONFIG, SideFiles
 
 # Patches of every released Qwen3-VL.
 QWEN3_VL = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
+# The same in the model's config.json.
+_MODEL_KEYS = {
+    "patch_size": "patch_size",
+    "merge_size": "spatial_merge_size",
+    "temporal_patch_size": "temporal_patch_size",
+}
 _HALF = (0.5, 0.5, 0.5)
 # What is done to every picture here, under the names of the image processor's file.
 _DONE = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3, "rescale_factor": 1 / 255}
@@ -48,7 +54,8 @@ class ImageSettings:
         """Read the folder's image processor; the pixel limits are the caller's.
 
         Raises ValueError for what is missing, of another type, or done to pictures that is not done here."""
-        name, config = SideFiles.read(folder).image_processor()
+        files = SideFiles.read(folder)
+        name, config = files.image_processor()
         path = Path(folder) / name
         missing = [key for key in QWEN3_VL if key not in config]
         if missing:
@@ -56,6 +63,13 @@ class ImageSettings:
         for key in QWEN3_VL:
             if type(config[key]) is not int or not 0 < config[key] <= 1024:
                 raise ValueError(f"{path}: `{key}` is {config[key]!r}, expected a small whole number such as 2 or 16")
+        model = files.json(CONFIG).get("vision_config")
+        for key, model_key in _MODEL_KEYS.items() if isinstance(model, dict) else ():
+            if model.get(model_key, config[key]) != config[key]:
+                raise ValueError(
+                    f"{path}: `{key}` is {config[key]}, config.json has {model_key} {model[model_key]!r:.60}: take the "
+                    "file that belongs to the model"
+                )
         for key, wanted in _DONE.items():
             if config.get(key) not in (None, wanted):
                 raise ValueError(f"{path}: `{key}` is {config[key]!r}, only {wanted!r} is supported")

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from editcaption_mega.data.quoting import quoted
 from editcaption_mega.inference.client import Message, Picture, Request, complete
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.records import Changes
@@ -204,7 +205,7 @@ def _merge_requests(benchmark: Benchmark, positions: list[int], statements: dict
     for i in positions:
         item = benchmark.item(i)
         mine = statements[item.pair.id]
-        listed = "\n".join(f"{name}: {json.dumps(text)}" for name, text in mine.items())
+        listed = "\n".join(f"{name}: {quoted(text)}" for name, text in mine.items())
         yield Request(
             item.pair.id, _messages(MERGE.replace("{statements}", listed), item.source, item.target), MAX_TOKENS,
             require=lambda text, mine=mine: read_merged(text, mine),

@@ -95,6 +95,7 @@ class Architecture:
         text.expect("attention_bias", False, default=False)
         text.expect("hidden_act", "silu")
         vision.expect("hidden_act", "gelu_pytorch_tanh")
+        vision.expect("in_channels", 3, default=3)
         rope = _rope(text)
         experts = None
         if kind == "qwen3_vl_moe":
@@ -126,7 +127,7 @@ class Architecture:
                 hidden_size=vision.count("hidden_size"),
                 intermediate_size=vision.count("intermediate_size"),
                 num_heads=vision.count("num_heads"),
-                in_channels=vision.count("in_channels", default=3),
+                in_channels=3,
                 patch_size=vision.count("patch_size"),
                 temporal_patch_size=vision.count("temporal_patch_size"),
                 spatial_merge_size=vision.count("spatial_merge_size"),

@@ -30,9 +30,9 @@ from .optimizer import build_trainer, freeze, trainable_table
 from .run_folder import keep_settings, record_failure, where_to_start
 
 
-def open_dataset(settings: JobSettings, architecture: Architecture, answers: Answers = "instruction") -> PairDataset:
+def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> PairDataset:
     """The job's pairs as token sequences. Raises ValueError for folders, tokenizer or prompt that cannot be used."""
-    dataset = open_pairs(
+    return open_pairs(
         settings.data.shards,
         settings.model.folder,
         min_pixels=settings.data.min_pixels,
@@ -41,22 +41,6 @@ def open_dataset(settings: JobSettings, architecture: Architecture, answers: Ans
         answers=answers,
         shared_prompt=settings.data.shared_prompt,
     )
-    encoder, images = dataset.encoder, dataset.images
-    if encoder.image_token_id != architecture.image_token_id:
-        raise ValueError(
-            f"{settings.model.folder}: the tokenizer's image token is {encoder.image_token_id}, config.json says "
-            f"{architecture.image_token_id}: tokenizer and model do not belong together"
-        )
-    if (images.patch_size, images.merge_size) != (
-        architecture.vision.patch_size,
-        architecture.vision.spatial_merge_size,
-    ):
-        raise ValueError(
-            f"{settings.model.folder}: preprocessor_config.json has patches of {images.patch_size} merged by "
-            f"{images.merge_size}, config.json {architecture.vision.patch_size} and "
-            f"{architecture.vision.spatial_merge_size}"
-        )
-    return dataset
 
 
 def row_settings(settings: JobSettings) -> RowSettings:
@@ -144,7 +128,7 @@ def run_job(settings: JobSettings, answers: Answers, make_objective: ObjectiveMa
         check_backend(settings.model.backend)
         check_layout(architecture, settings.parallel)
         settings.parallel.data_parallel_size(platform.world_size())
-        dataset = open_dataset(settings, architecture, answers)
+        dataset = open_dataset(settings, answers)
         parts = identity(settings, dataset, objective)
         platform.initialize(layout_of(settings.parallel), settings.training.seed)
         lock = FolderLock(settings.training.output, "training", on_lost=signals.ask)

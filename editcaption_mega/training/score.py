@@ -50,7 +50,7 @@ def score(
     check_backend(settings.model.backend)
     check_layout(architecture, settings.parallel)
     settings.parallel.data_parallel_size(platform.world_size())
-    dataset = open_dataset(settings, architecture, "either")
+    dataset = open_dataset(settings, "either")
     for note in dataset.notes:
         platform.print_once(note)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)

@@ -190,6 +190,23 @@ def test_a_tokenizer_beyond_the_embedding(folder):
         load_tokenizer(folder)
 
 
+def test_files_of_another_model(folder):
+    put_template(folder, "chat_template.jinja", CHAT_TEMPLATE)
+    image = load_tokenizer(folder).convert_tokens_to_ids("<|image_pad|>")
+    model = {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    (folder / "config.json").write_text(json.dumps({"image_token_id": image, "vision_config": model}))
+    load_tokenizer(folder), ImageSettings.from_folder(folder, min_pixels=1, max_pixels=2)
+    (folder / "config.json").write_text(json.dumps({"image_token_id": image + 1}))
+    with pytest.raises(
+        ValueError, match=f"image token is {image}, config.json says {image + 1}: tokenizer and model do"
+    ):
+        load_tokenizer(folder)
+    for key in model:
+        (folder / "config.json").write_text(json.dumps({"vision_config": model | {key: 14}}))
+        with pytest.raises(ValueError, match=f"preprocessor_config.json: .*, config.json has {key} 14: take the file"):
+            ImageSettings.from_folder(folder, min_pixels=1, max_pixels=2)
+
+
 def test_names_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="looks like a name on the Hugging Face hub: download it with `hf download Q"):
