@@ -64,6 +64,8 @@ def megatron_to_hf(
 ) -> None:
     """Write a folder that transformers loads, in the layout and with the config of the folder that training began
     with. Memory: one tensor and one output file, whatever the model."""
+    if not platform.is_rank_zero():  # under torchrun: the work of one process
+        return
     refuse_existing(output)
     folder = find_checkpoint(checkpoint)
     store = verify_checkpoint(folder, tensors=WEIGHTS)
@@ -83,7 +85,7 @@ def megatron_to_hf(
     with_dtype(side_files, values).write(partial)
     if output.is_dir():
         output.rmdir()
-    partial.rename(output)
+    rename_whole(partial, output)
 
 
 def hf_names(architecture: Architecture, experts_in_out: bool) -> Iterable[str]:

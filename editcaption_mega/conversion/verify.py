@@ -23,10 +23,10 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
     with platform.together():
         store = StoreReader(folder)
     if not store.manifest.has_checksums:
-        platform.print_once(
-            f"{store.folder} was written without checksums (format 1): its bytes cannot be verified, only sizes were"
-        )
+        platform.print_once(f"{store.folder} was written without checksums (format 1): its bytes cannot be verified")
         return store
+    with platform.together():
+        _refuse_strangers(store)
     names = sorted(needed_files(store.manifest, tensors))
     mine = platform.share(names)
     problems = [problem for _, problem in check_files((store.folder, n, store.manifest.files[n]) for n in mine)]
@@ -35,6 +35,15 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
         more = f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""
         raise DamagedCheckpointError(f"{damaged[0]}{more}; {MEND}")
     return store
+
+
+def _refuse_strangers(store: StoreReader) -> None:
+    """A tokenizer or template that was put into hf/ later would be taken for the model's own."""
+    for path in sorted((store.folder / "hf").glob("[!.]*")):
+        if path.relative_to(store.folder).as_posix() not in store.manifest.files:
+            raise DamagedCheckpointError(
+                f"{path} is not among the files that were written with the checkpoint: remove it, or {MEND}"
+            )
 
 
 def needed_files(manifest: Manifest, tensors: str = "") -> set[str]:
@@ -65,8 +74,8 @@ def verify_folder(path: Path, progress: Callable[..., Iterable] = lambda items, 
             problems.append(f"{folder} was written without checksums (format 1): only its sizes can be checked")
     checked = progress(check_files(files), len(files), "files")
     problems += sorted(problem for _, problem in checked if problem)
-    size = sum(entry.bytes for _, _, entry in files) / 1e9
-    return f"{len(files)} files of {len(folders)} checkpoint{'s' if len(folders) > 1 else ''}, {size:.1f} GB", problems
+    size = sum(entry.bytes for _, _, entry in files) / 1e6
+    return f"{len(files)} files of {len(folders)} checkpoint{'s' if len(folders) > 1 else ''}, {size:,.1f} MB", problems
 
 
 def check_files(files: Iterable[tuple[Path, str, StoredFile]]) -> Iterator[tuple[str, str | None]]:

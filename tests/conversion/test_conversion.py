@@ -5,11 +5,19 @@ import shutil
 
 import pytest
 import small_job
+import small_store
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from editcaption_mega.conversion import Box, FolderReader, StoreReader, StoreWriter, check_same_model
+from editcaption_mega.conversion import (
+    Box,
+    DamagedCheckpointError,
+    FolderReader,
+    StoreReader,
+    StoreWriter,
+    check_same_model,
+)
 from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
 from editcaption_mega.model import Architecture
 
@@ -276,3 +284,17 @@ def test_side_files_travel(tmp_path):
     megatron_to_hf(tmp_path / "store", tmp_path / "back")
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert names == {path.name for path in (tmp_path / "back").iterdir()}
+    # A colleague or a service can read what was written, as the umask has it.
+    (tmp_path / "plain").touch()
+    written = [path for name in ("store", "back") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in written} == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_damage_is_noticed_by_a_conversion(folders, tmp_path):
+    hf_to_megatron(folders / "dense-False", tmp_path / "store")
+    for path in [next((tmp_path / "store").glob("*.safetensors")), tmp_path / "store/hf/config.json"]:
+        small_store.flip(path, 8 * path.stat().st_size - 12)
+        with pytest.raises(DamagedCheckpointError, match=path.name):
+            megatron_to_hf(tmp_path / "store", tmp_path / "back")
+        small_store.flip(path, 8 * path.stat().st_size - 12)
+    assert not (tmp_path / "back").exists()

@@ -65,6 +65,15 @@ def test_only_what_is_needed_is_read(store):
         verify_checkpoint(store, tensors="weights/")
 
 
+def test_a_file_that_was_put_beside_them_is_not_the_model_s(store):
+    (store / "hf/.DS_Store").write_text("a file browser's")
+    (store / "notes.txt").write_text("somebody's")
+    verify_checkpoint(store)
+    (store / "hf/added_tokens.json").write_text("{}")
+    with pytest.raises(DamagedCheckpointError, match="hf/added_tokens.json is not among the files.*remove it"):
+        verify_checkpoint(store, tensors="weights/")
+
+
 def test_two_ranks_share_the_files_and_raise_alike(tmp_path):
     """Each damaged file is seen by one rank only; both name the first, and count the rest."""
     store = small_store.write(tmp_path / "store")
