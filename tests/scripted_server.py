@@ -69,7 +69,6 @@ def echo(body: dict[str, Any]) -> str:
 class ScriptedServer:
     reply: Callable[[dict[str, Any]], str] = echo  # request body -> text of the completion
     script: Script = always(None)
-    answer: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]] | None = None  # -> (message, ending), as they are
     latency: float = 0.0  # seconds
     fault_latency: float | None = None  # of the faults in QUICK; None: `latency`
     model: str = "scripted-1"  # the version that it says it serves
@@ -81,6 +80,8 @@ class ScriptedServer:
     in_flight: int = 0
     most_in_flight: int = 0
     times: dict[str, list[float]] = field(default_factory=dict)  # arrival of each call, by prompt, where keep_bodies
+    # In the place of `reply`: the whole (message, ending), as they are.
+    answer: Callable[[dict[str, Any]], tuple[dict[str, Any], Any]] | None = None
 
     @property
     def url(self) -> str:

@@ -39,7 +39,8 @@ __all__ = [
 
 _BATCH = 32  # requests looked up in the cache at once
 _BATCH_SECONDS = 0.005
-_KEPT = ("ok", "refused")  # definite answers; the others are asked for again by a later run
+# What is kept: definite answers, and the words of those that are asked for again by a later run, once.
+_KEPT = ("ok", "refused", "malformed")
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +57,14 @@ def complete(
 
     `requests` is consumed as places become free, so pictures of waiting requests only are in memory. `cache` is a
     folder: a reply that is ok or refused is in its responses.sqlite before it is yielded, a later call yields it from
-    there; every attempt is a line of its calls.jsonl. Requests that ask the same are asked once. None: nothing is kept.
+    there; every attempt is a line of its calls.jsonl. Requests that ask the same are asked once. A malformed reply is
+    kept too, and a later call asks for it once more, not `max_attempts` times. None: nothing is kept.
 
     A request that can't be sent (a damaged picture, more than max_request_mib) ends as failed, without a call.
 
     Raises ValueError for a missing key (at once), an id that comes twice or an unusable cache; EndpointError when
-    the endpoint as a whole is of no use (nobody there, key refused, unknown model, 50 requests failed in a row)."""
+    the endpoint as a whole is of no use (nobody there, key refused, unknown model, 50 requests failed in a row, 20 in a
+    row answered in no usable form)."""
     secret = endpoint.secret()
     return iter(progress(_replies(endpoint, secret, requests, cache), total, endpoint.model))
 
@@ -89,6 +92,7 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
                     exchange.held += 1
                     asked[key].append(request)
                 elif key in rows and (kept := _kept_reply(cache, rows[key], request)) is not None:
+                    exchange.trust.answers_in_form = True
                     yield kept
                 else:
                     try:
@@ -97,7 +101,7 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
                         yield _unsendable(request, error)
                         continue
                     asked[key] = []
-                    exchange.submit(key, fitted)
+                    exchange.submit(key, fitted, known=rows.get(key, {}).get("status") == "malformed")
             if not batch or exchange.pending():
                 for key, reply in exchange.receive():
                     same = asked.pop(key)
@@ -167,11 +171,16 @@ def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]
 
 
 def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Reply | None:
-    if row["status"] == "ok" and request.require is not None:
+    """The reply in a row of the cache, None where it must be asked for. What one `require` refused another one may take
+    (another mode of judging), and the other way round."""
+    if row["status"] == "malformed" and (not row["text"] or request.require is None):
+        return None
+    if row["status"] in ("ok", "malformed") and request.require is not None:
         try:
             request.require(row["text"])
         except ValueError:
             return None
+        row = row | {"status": "ok", "reason": ""}
     try:
         return Reply(id=request.id, cached=True, **row)
     except TypeError:

@@ -17,10 +17,10 @@ from .failures import Outcome
 from .pace import Pace, backoff
 from .secret import Secret
 from .transport import MIB, NoAnswer, Response, Transport
+from .trust import Trust
 
 _LOOK_AHEAD = 64  # requests that wait for their first attempt
 _HELD_PER_SLOT = 4  # requests held in all, those that back off included, per request in flight
-_GIVE_UP = 50  # rows that failed in a row: then it is the endpoint and not the rows
 _PUT_OFF = (429, 503, 529)
 _LOOK_SECONDS = 10.0  # between looks whether the loop still runs
 
@@ -29,6 +29,7 @@ _LOOK_SECONDS = 10.0  # between looks whether the loop still runs
 class Job:
     key: str
     request: Any
+    known: bool = False  # an earlier run got no usable answer to it: then it is asked once
     attempts: int = 0
     put_off: int = 0  # times that the server had too much to do
     prompt_tokens: int = 0
@@ -61,6 +62,7 @@ class Exchange:
     def __init__(self, endpoint: Endpoint, secret: Secret, service: Service, log: CallLog | None):
         self._endpoint, self._secret, self._service, self._log = endpoint, secret, service, log
         self.held = 0  # submitted, not yet received
+        self.trust = Trust()
         self._inbox: deque[Job] = deque()
         self._called = False  # whether the loop has been told of the inbox
         self._outbox: queue.SimpleQueue[list[tuple[str, Any]] | BaseException] = queue.SimpleQueue()
@@ -71,7 +73,6 @@ class Exchange:
         self._tasks: set[asyncio.Task] = set()
         self._backing_off = 0
         self._met = False  # whether a usable answer has come
-        self._failed_in_a_row = 0
         self._calls: list[dict] = []
         self._done: list[tuple[Job, Outcome]] = []
         self._flushing = self._resuming = False
@@ -98,9 +99,9 @@ class Exchange:
         most, held = self._endpoint.max_concurrency, self.held + taken
         return held - self._backing_off < most + _LOOK_AHEAD and held < _HELD_PER_SLOT * most + _LOOK_AHEAD
 
-    def submit(self, key: str, request: Any) -> None:
+    def submit(self, key: str, request: Any, known: bool = False) -> None:
         self.held += 1
-        self._inbox.append(Job(key, request))
+        self._inbox.append(Job(key, request, known))
         if not self._called:  # one call wakes the loop for whatever has come until it looks
             self._called = True
             self._tell(self._take)
@@ -194,11 +195,13 @@ class Exchange:
         self._pace.heard(epoch, outcome.overload, outcome.retry_after, now)
         self._met = self._met or (outcome.http is not None and outcome.http < 300)
         self._note(job, outcome, now - begun)
-        if outcome.stops == "always" or (outcome.stops == "first" and not self._met):
-            self._stop(
-                EndpointError(f"{self._endpoint.url} can't be used for {self._endpoint.model}: {outcome.reason}")
-            )
-        elif outcome.may_pass and job.attempts < self._endpoint.max_attempts:
+        useless = self.trust.answered(outcome, first=job.attempts == 1, known=job.known)
+        if useless:
+            self._end(job, outcome)
+            self._give_up(f"as {self._endpoint.model} {useless}")
+        elif outcome.stops == "always" or (outcome.stops == "first" and not self._met):
+            self._give_up(f"can't be used for {self._endpoint.model}: {outcome.reason}")
+        elif outcome.may_pass and job.attempts < (1 if job.known and outcome.unusable else self._endpoint.max_attempts):
             self._loop.call_later(backoff(job.put_off, outcome.retry_after), self._return, job)
             # A single fault is chance and soon tried again; waiting longer each time is for load and for outages.
             limited = outcome.http in _PUT_OFF and self._pace.limit < self._pace.most
@@ -254,15 +257,11 @@ class Exchange:
     def _end(self, job: Job, outcome: Outcome) -> None:
         self._done.append((job, outcome))
         self._flush_soon()
-        if outcome.sent:
-            self._failed_in_a_row = self._failed_in_a_row + 1 if outcome.status == "failed" else 0
-        if self._failed_in_a_row >= _GIVE_UP:
-            self._stop(
-                EndpointError(
-                    f"{self._endpoint.url} failed {_GIVE_UP} requests in a row, the last with: {outcome.reason}; what "
-                    "it answered before is kept, a later run asks for the rest"
-                )
-            )
+        if failing := self.trust.ended(outcome):
+            self._give_up(failing)
+
+    def _give_up(self, why: str) -> None:
+        self._stop(EndpointError(f"{self._endpoint.url} {why}"))
 
     def _flush_soon(self) -> None:
         # Whatever ends within one turn of the loop shares a transaction.

@@ -65,6 +65,7 @@ class Outcome:
     overload: bool = False  # of the server or the way to it, and so a sign to slow down
     retry_after: float | None = None  # seconds, as the server asks
     sent: bool = True  # False: there is no such request, so the endpoint was not asked
+    unusable: bool = False  # an answer came, and not what was asked for
     stops: str = ""  # it is the endpoint as a whole: "always" ends the run, "first" unless a reply has come before
 
 

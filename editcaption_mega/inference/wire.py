@@ -104,4 +104,5 @@ def checked(outcome: Outcome, request: Request, secret: Secret) -> Outcome:
             request.require(outcome.text)
         except ValueError as error:
             outcome.status, outcome.reason, outcome.may_pass = "malformed", str(error) or "unusable", True
+    outcome.unusable = outcome.status == "malformed" or (outcome.status == "truncated" and request.require is not None)
     return cleaned(outcome, secret)

@@ -1,6 +1,7 @@
 """The endpoint client against a scripted server: what is sent, how each fault ends, what is kept, what it refuses."""
 
 import base64
+import collections
 import io
 import json
 import logging
@@ -8,6 +9,7 @@ import os
 import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from image_bytes import encoded, photo
@@ -36,6 +38,7 @@ from tests.scripted_server import (
     at_random,
     burst,
     each_prompt,
+    prompt,
     server_process,
 )
 
@@ -531,3 +534,45 @@ def test_an_endpoint_that_is_refused_at_once_says_so_however_fast(tmp_path):
     for _ in range(30):
         with pytest.raises(EndpointError, match="no connection"):
             list(complete(Endpoint("http://127.0.0.1:9/v1", "m"), requests(200), tmp_path))
+
+
+def refusing(text):
+    raise ValueError("not in the form asked for")
+
+
+def held_to(form, count, **fields):
+    return [replace(one, require=form, **fields) for one in requests(count)]
+
+
+def test_B4_a_model_that_never_answers_in_form_stops_the_run_and_shows_what_it_wrote(tmp_path):
+    """At 837b10c 54 of 54 replies of no use were paid for twice each, and their words were kept nowhere."""
+    with ScriptedServer(reply=lambda body: "Certainly! As a judge I would say 4.") as server:
+        endpoint = Endpoint(server.url, "m", max_concurrency=2, max_attempts=2)
+        for run in (1, 2):
+            with pytest.raises(EndpointError) as error:
+                list(complete(endpoint, held_to(refusing, 200), tmp_path))
+            assert "as m answered 20 requests in a row and none in a form that is of use" in str(error.value)
+            assert "not in the form asked for (it begins 'Certainly! As a judge I would say 4.')" in str(error.value)
+            assert server.calls <= run * 46
+        calls = server.calls
+        # What is kept is read again by whoever asks for less, without a call.
+        found = [reply for reply in complete(endpoint, requests(5), tmp_path)]
+        assert {reply.status for reply in found} == {"ok"} and server.calls <= calls + 5
+        lax = list(complete(endpoint, held_to(lambda text: None, 5), tmp_path))
+        assert all(reply.cached and reply.text.startswith("Certainly!") for reply in lax)
+
+
+def test_B4_what_is_known_to_be_of_no_use_is_asked_once_more_by_a_later_run(tmp_path):
+    """And stops nothing where the others are in form."""
+
+    def form(text):
+        if int(text.split()[-1]) % 2:
+            raise ValueError("odd")
+
+    with ScriptedServer(reply=prompt) as server:
+        endpoint = Endpoint(server.url, "m", max_concurrency=4, max_attempts=3)
+        asked = [replace(one, messages=(Message("user", (f"say {i}",)),)) for i, one in enumerate(held_to(form, 60))]
+        for run in range(3):
+            statuses = collections.Counter(reply.status for reply in complete(endpoint, asked, tmp_path))
+            assert statuses == {"ok": 30, "malformed": 30}
+            assert server.calls == 30 + 30 * 3 + 30 * run
