@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
 from editcaption_mega.data.images import decode_image
 from editcaption_mega.data.stream import open_pairs
+from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.run import check_before_work
 from editcaption_mega.inference import Generator
 from editcaption_mega.inference.folder import check_model
 from editcaption_mega.inference.instructions import write_instructions
 from editcaption_mega.model import Architecture
+from editcaption_mega.settings import CandidateSettings, EvaluationSettings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.job import open_dataset
 
@@ -114,6 +117,28 @@ def test_other_forms_of_the_same_folder(folders, shards, tmp_path, form):
     assert check_model(folder) == folder and b.notes == [] and a.images == b.images
     assert [a.sample(i).prompt_ids for i in range(4)] == [b.sample(i).prompt_ids for i in range(4)]
     assert [a.sample(i).answers for i in range(4)] == [b.sample(i).answers for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "spoil, words",
+    [
+        (lambda c: c.update(quantization_config={"quant_method": "fp8"}), "the weights are quantized .FP8."),
+        (lambda c: c["text_config"].update(vocab_size=300), "has shape .*, config.json asks for .300, 64."),
+        (lambda c: c.update(image_token_id=1), "image token is .*, config.json says 1: tokenizer and model"),
+        (lambda c: c.update(tie_word_embeddings=False), "lacks the tensor lm_head.weight"),
+        (lambda c: c["vision_config"].update(temporal_patch_size=1), "patch_embed.proj.weight has shape"),
+    ],
+)
+def test_evaluation_refuses_before_work(folders, shards, tmp_path, spoil, words):
+    folder = shutil.copytree(folders["2B"], tmp_path / "model")
+    settings = EvaluationSettings(models=[CandidateSettings("m", folder=str(folder))])
+    benchmarks = [Benchmark("set", shards)]
+    check_before_work(settings, benchmarks, judging=False)
+    config = json.loads((folder / "config.json").read_text())
+    spoil(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=words):
+        check_before_work(settings, benchmarks, judging=False)
 
 
 @pytest.mark.slow

@@ -174,10 +174,17 @@ def open_pairs(
 
     `answers` says what a sample is: an instruction, or a preference pair, whose prompt its two answers share in one
     row unless `shared_prompt` is false. Raises ValueError for shards, folder or prompt that cannot be used."""
-    encoder = ChatEncoder(load_tokenizer(folder), Prompt.load(prompt))
-    images = ImageSettings.from_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels)
+    encoder, images = read_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
     notes = folder_notes(folder, encoder.tokenizer)
     return PairDataset(open_shards(shards), encoder, images, answers=answers, shared_prompt=shared_prompt, notes=notes)
+
+
+def read_folder(
+    folder: str | Path, *, min_pixels: int, max_pixels: int, prompt: str | Path = ""
+) -> tuple[ChatEncoder, ImageSettings]:
+    """What makes tokens and patches of pairs for the model of a folder. Raises ValueError for what cannot be used."""
+    encoder = ChatEncoder(load_tokenizer(folder), Prompt.load(prompt))
+    return encoder, ImageSettings.from_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
 @dataclass(frozen=True)

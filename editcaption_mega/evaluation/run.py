@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 from editcaption_mega.data.chat import Prompt
+from editcaption_mega.data.stream import read_folder
 from editcaption_mega.inference.chat import Usage
 from editcaption_mega.inference.endpoint import Endpoint, refuse_mixed
 from editcaption_mega.inference.folder import check_folder, check_model
@@ -73,6 +74,8 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
     for model in settings.models:
         if model.origin == "folder":
             check_model(model.folder)
+            made = settings.generation
+            read_folder(model.folder, min_pixels=made.min_pixels, max_pixels=made.max_pixels, prompt=made.prompt)
         elif model.origin == "vllm":
             check_folder(model.vllm)
         elif model.origin == "instructions":
