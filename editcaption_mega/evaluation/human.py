@@ -4,7 +4,6 @@ An answer, whatever tool it was given in, is one JSON object: {"task", "annotato
 are known "remark", "off_subject", "region_share"}. A row of the checklist is its number, or severity and number where
 the tool files rows under severities ("P1-2")."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from editcaption_mega.files import parse_json
 from editcaption_mega.records import SEVERITIES, HumanVerdict
 from editcaption_mega.records.evaluation import Row, Severity
 from editcaption_mega.records.pair import Text
@@ -77,9 +77,9 @@ def read_answers(path: str | Path) -> list[Filed]:
             where = f"{Path(path).name} line {number}"
             if line.strip():
                 try:
-                    found.append(Filed(where, json.loads(line.decode("utf-8-sig"))))
-                except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-                    found.append(Filed(where, reason=f"not valid JSON ({error})"))
+                    found.append(Filed(where, parse_json(line)))
+                except ValueError as error:
+                    found.append(Filed(where, reason=str(error)))
     return found
 
 
@@ -94,6 +94,10 @@ def import_answers(answers: Iterable[Filed], key: Key) -> Imported:
         try:
             if reason is not None:
                 raise ValueError(reason)
+            unknown = [name for name in row if name not in Answer.model_fields] if isinstance(row, dict) else []
+            if unknown:
+                known = ", ".join(Answer.model_fields)
+                raise ValueError(f"field {unknown[0]!r} is none of an answer's: {known} (a note is its 'remark')")
             answer = Answer.from_json(row, where="answer")
             if answer.task not in key.tasks:
                 raise ValueError(f"task {answer.task!r} is not in the key: give the key of the export it belongs to")

@@ -10,6 +10,7 @@ from .opinions import FAULTS, MEASURES, Labels
 from .report_items import Joined
 
 PAIRS_PER_CHUNK = 200
+_LONGEST_WORDS = 600  # characters of what a judge wrote
 
 
 def script_json(value: object) -> str:
@@ -83,6 +84,11 @@ def _labels(one: Labels) -> dict:
         "claims": [[text, verdict, change, n] for (text, verdict, change), n in one.assertions.items()],
         "forbidden": one.forbidden,
         "faults": [FAULTS.index(fault) for fault in one.faults],
+        "words": {name: [_short(text) for text in texts] for name, texts in one.words.items()},
     }
     found = {name: value for name, value in found.items() if value}
     return found if one.correct is None else found | {"correct": one.correct}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 2] + ".."

@@ -12,7 +12,6 @@ Each step takes what the one before left there; killed at any point, the same co
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,7 +22,7 @@ from editcaption_mega.inference.chat import Usage
 from editcaption_mega.inference.endpoint import Endpoint, refuse_mixed
 from editcaption_mega.inference.folder import check_folder, check_model
 from editcaption_mega.lock import FolderLock, HeldError
-from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judgement
+from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
 from .benchmarks import Benchmark, read_ids
@@ -34,9 +33,9 @@ from .ground_truth import read_ground_truth
 from .judge import JudgeSettings as JudgeOptions
 from .judge import judge_benchmark, judged_digest, rule_judge_benchmark
 from .judge_check import JudgeFunction
-from .judge_prompts import judge_prompt
 from .paper_tables import paper_tables
 from .report import write_report
+from .report_facts import facts_of
 from .rows import read_rows, write_rows
 
 Progress = Callable[..., Iterable]
@@ -306,37 +305,7 @@ def report(
     rows = [row for models in texts.values() for by_id in models.values() for row in by_id.values()]
     numbers = write_report(
         Path(settings.output) / "report", benchmarks, rows, judgements, verdicts, title=title,
-        facts=_facts(settings, benchmarks, judgements), paper=paper_tables(),
+        facts=facts_of(settings, benchmarks, rows, judgements), paper=paper_tables(),
         ablation=settings.ablation or None, more_tables=[table] if table else [], progress=progress,
     )  # fmt: skip
     return numbers
-
-
-def _facts(
-    settings: EvaluationSettings, benchmarks: list[Benchmark], judgements: list[Judgement]
-) -> list[tuple[str, str]]:
-    generation = settings.generation
-    facts = [("made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")]
-    facts += [(f"benchmark {one.name}", f"{len(one):,} pairs, fingerprint {one.fingerprint}") for one in benchmarks]
-    facts.append(
-        ("instructions", f"one prompt for all models ({Prompt.load(generation.prompt).fingerprint}), at most "
-         f"{generation.max_tokens} tokens, temperature {generation.temperature}, seed {generation.seed}")
-    )  # fmt: skip
-    for judge in settings.judges:
-        if judge.kind == "rule":
-            facts.append((f"judge {judge.name}", "a parser: reads each instruction against the pair's facts"))
-            continue
-        served = sorted(
-            {
-                name
-                for row in judgements
-                if row.judge == judge.name
-                for name in row.provenance.get("served", {}).values()
-            }
-        )
-        prompts = ", ".join(f"{dimension} {judge_prompt(dimension).fingerprint}" for dimension in DIMENSIONS)
-        facts.append(
-            (f"judge {judge.name}", f"{judge.endpoint.model} (served: {', '.join(served) or 'unknown'}), {judge.mode} "
-             f"mode, {judge.repeats} judgements per instruction, prompts {prompts}")
-        )  # fmt: skip
-    return facts

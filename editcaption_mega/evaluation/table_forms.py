@@ -105,8 +105,18 @@ def _markdown(text: str) -> str:
 CSV_COLUMNS = ("table", "row", "source", "group", "column", "value", "low", "high", "unscored")
 
 
+# What spreadsheets take for the beginning of a formula, or for a break before one.
+_FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20|%]")
+
+
+def _csv_cell(value: str | float | int) -> str | float | int:
+    """A text that no spreadsheet runs as a formula: names of models and judges come from anywhere."""
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
 def to_csv(tables: Sequence[Table]) -> str:
-    """All tables in one long form, a line per value with CSV_COLUMNS; source is "ours" or "paper"."""
+    """All tables in one long form, a line per value with CSV_COLUMNS; source is "ours" or "paper". A text that begins
+    as a formula does has an apostrophe before it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -119,7 +129,8 @@ def to_csv(tables: Sequence[Table]) -> str:
                     low, high = cell.interval or ("", "")
                     source = "paper" if row.from_paper else "ours"
                     ends = (cell.value, low, high, cell.unscored if cell.interval else "")
-                    writer.writerow((table.title, label, source, column.group, column.name, *ends))
+                    texts = (table.title, label, source, column.group, column.name, *ends)
+                    writer.writerow(map(_csv_cell, texts))
     return buffer.getvalue()
 
 

@@ -223,7 +223,7 @@ def test_rule_h3_a_table_adds_up(study):
         ({"severity": "P0", "rows": [9]}, "field 'rows.0"),
         ({"severity": "P0", "rows": ["P3-1"]}, "field 'rows.0"),
         ({"severity": "P0", "rows": [2], "region_share": 12}, "field 'region_share' is 12"),
-        ({"severity": "P0", "rows": [2], "mood": "good"}, "field 'mood' is not part of the schema"),
+        ({"severity": "P0", "rows": [2], "mood": "good"}, "field 'mood' is none of an answer's"),
         ({"severity": "correct", "annotator": " "}, "field 'annotator' is ' '"),
         ({"severity": "correct", "task": "nobody's"}, 'task "nobody\'s" is not in the key'),
     ],
@@ -251,7 +251,7 @@ def test_every_line_of_a_file_ends_somewhere(study):
     told = {row.where.removeprefix("answers.jsonl "): row.reason for row in found.refused}
     assert not found.accepted, "the first and the last line differ"
     assert set(told) == {f"line {i}" for i in (1, 3, 4, 5, 6, 7)}
-    assert "not valid JSON" in told["line 3"] and "not valid JSON" in told["line 4"]
+    assert "not valid JSON" in told["line 3"] and "not UTF-8" in told["line 4"]
     assert told["line 5"] == "expected a JSON object, found list" and "H1: one verdict" in told["line 7"]
     write_rows(root / "refused.jsonl", found.refused)
     assert len((root / "refused.jsonl").read_text().splitlines()) == 6
@@ -290,3 +290,12 @@ def test_adjudication(severities, majority, worst):
 def test_adjudication_by_another_rule():
     with pytest.raises(ValueError, match="expected one of majority, worst"):
         adjudicate([], "mean")
+
+
+def test_a_field_of_another_name_is_told_with_the_names_that_there_are():
+    """At 837b10c the mend was a field, provenance, that an answer does not have."""
+    row = {"task": "t", "annotator": "ada", "severity": "P0", "rows": [2], "comment": "no hat"}
+    (refused,) = import_answers([Filed("line 1", row)], Key("")).refused
+    assert (
+        "field 'comment' is none of an answer's: task, annotator, " in refused.reason and "'remark'" in refused.reason
+    )

@@ -61,11 +61,14 @@ def folder(tmp_path_factory):
     verdicts = people(benchmark, good)
     verdicts[0] = verdicts[0].model_copy(update={"remark": EVIL})
     facts = [("prompts", EVIL)]
+    judgements = judged(benchmark, rows, repeats=2, wobble=0.5)
+    about = {"reasoning": {"accuracy": "as I see it"}, "replies": {"clarity": EVIL + "x" * 1000}}
+    judgements[0] = judgements[0].model_copy(update={"provenance": about})
     numbers = write_report(
         folder / "out",
         [benchmark],
         rows,
-        judged(benchmark, rows, repeats=2, wobble=0.5),
+        judgements,
         verdicts,
         facts=facts,
         draws=200,
@@ -84,6 +87,12 @@ def test_the_five_files(folder):
     assert mean["value"] == 5 and mean["scored"] == 12
     rows = csv.DictReader(io.StringIO((output / "tables.csv").read_text()))
     assert any(row["row"] == "good" and row["column"] == "Acc" and float(row["value"]) == 5 for row in rows)
+
+
+def test_B4_what_the_judge_wrote_is_in_the_page(folder):
+    page = (folder[0] / "report.html").read_text()
+    assert '"words":{"accuracy":["as I see it"],"clarity":["\\u003c/script>' in page
+    assert "x" * 500 in page and "x" * 1000 not in page
 
 
 def test_nothing_of_the_data_becomes_markup(folder):

@@ -42,6 +42,7 @@ def address(tmp_path_factory):
                 Assertion(text="Remove the </script><img src=x onerror=alert(1)>", verdict="fabricated"),
                 Assertion(text="<b>words that are not there</b>", verdict="major", change="p1"),
             ],
+            provenance={"reasoning": {"accuracy": "<i>nothing of it is so</i>"}},
         )
     )  # fmt: skip
     write_report(folder / "out", [first, second], rows, judgements, people(first, rows[:40]), draws=200)
@@ -97,6 +98,8 @@ def test_the_malicious_instruction_is_text(page):
     assert marks == [["fabricated", "Remove the </script><img src=x onerror=alert(1)>"], ["forbidden", "slightly"]]
     listed = page.run("document.querySelector('#answers .claims').textContent")
     assert listed == "<b>words that are not there</b> major, about p1"
+    words = page.run("document.querySelector('#answers details').textContent")
+    assert words == "the judge's wordsaccuracy: <i>nothing of it is so</i>"
 
 
 def test_filters(page):

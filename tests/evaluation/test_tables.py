@@ -112,6 +112,17 @@ def test_markdown_escapes():
     assert line.endswith("| **4.500** [4.25–4.75] 2 unscored (4.10–4.60) |")
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "\uff1d"])
+def test_C5_no_cell_of_a_csv_is_a_formula(start):
+    """A spreadsheet that opens the table runs nothing, whatever a model or a judge is called; numbers stay numbers."""
+    name = f'{start}HYPERLINK("http://x","y")'
+    columns = (Column(name, is_label=True), Column(name, name), Column(name, is_text=True))
+    table = Table("t", name, columns, (Row((Cell(name), Cell(-1.5, (-2.0, -1.0)), Cell(name))),))
+    rows = list(csv.DictReader(io.StringIO(to_csv([table]), newline="")))
+    assert [row["value"] for row in rows] == ["-1.5", f"'{name}"] and rows[0]["low"] == "-2.0"
+    assert {row[field] for row in rows for field in ("table", "row", "column")} == {f"'{name}"}
+
+
 def test_csv_is_read_back():
     rows = list(csv.DictReader(io.StringIO(to_csv([nasty_table()]))))
     assert tuple(rows[0]) == CSV_COLUMNS and len(rows) == 1

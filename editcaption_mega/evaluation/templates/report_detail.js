@@ -38,6 +38,7 @@ function answer(sample, model, name, text) {
     const items = unplaced.map((claim) => element('li', {}, element('mark', { class: claim.verdict }, claim.text), ` ${claim.title}`));
     box.append(element('p', { class: 'note' }, 'Labels that the judge worded in its own way:'), element('ul', { class: 'claims' }, ...items));
   }
+  if (labels && labels.words) box.append(wordsOf(labels.words));
   const people = sample.people ? sample.people[model] : [];
   if (people.length) {
     box.append(element('ul', { class: 'labels' }, ...people.map(([who, severity, table, remark]) => {
@@ -75,6 +76,14 @@ function chipsOf(labels) {
   for (const [name, why] of Object.entries(labels.unscored || {})) add('warn', `${name} unscored: ${why}`);
   for (const [name, n] of Object.entries(labels.partly || {})) add('warn', `${name}: ${n} of ${labels.n} repeats unscored`);
   return element('ul', { class: 'labels' }, ...items);
+}
+
+// What the judge wrote: its reasons, or a reply that was of no use.
+function wordsOf(words) {
+  const items = Object.entries(words).flatMap(([name, texts]) => texts.map(
+    (text) => element('li', {}, element('b', {}, `${name}: `), element('span', { dir: 'auto' }, text)),
+  ));
+  return element('details', { class: 'note' }, element('summary', {}, "the judge's words"), element('ul', { class: 'claims' }, ...items));
 }
 
 // The text in pieces, each marked with the labels that cover it; `unplaced` are those whose words are not in the text.
