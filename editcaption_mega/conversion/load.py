@@ -15,7 +15,7 @@ from .rules import rules_for
 from .run_folder import find_checkpoint
 from .shards import LocalShard, local_shards
 from .store import StoreReader
-from .verify import verify_checkpoint
+from .verify import verify_checkpoint, verify_side_files
 
 DIGEST_WHOLE, DIGEST_EVERY, DIGEST_BLOCK = 64 << 20, 16 << 20, 64 << 10  # bytes
 WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
@@ -29,12 +29,15 @@ class WeightSource:
     checkpoint: Path | None = None
 
     @classmethod
-    def of(cls, path: str | Path) -> "WeightSource":
-        """A Megatron checkpoint, a run folder (its newest checkpoint) or a Hugging Face folder. ValueError else."""
+    def of(cls, path: str | Path, *, verify: bool = True) -> "WeightSource":
+        """A Megatron checkpoint, a run folder (its newest checkpoint) or a Hugging Face folder. ValueError else, and
+        with `verify` for a checkpoint whose config or tokenizer is not what was written."""
         path = Path(path)
         if (path / "config.json").is_file():
             return cls(path)
         checkpoint = find_checkpoint(path)
+        if verify:
+            verify_side_files(checkpoint)
         return cls(checkpoint / "hf", checkpoint)
 
     def experts_in_out(self) -> bool:

@@ -168,13 +168,14 @@ def _overlap(boxes: list[Box], axes: int) -> tuple[Box, Box] | None:
     if len(boxes) < 2:
         return None
     axis = max(range(axes), key=lambda axis: len({box.start[axis] for box in boxes}))
-    open_boxes: list[Box] = []
+    reaching: list[tuple[int, Box]] = []  # boxes that end behind the sweep, with that end
     for box in sorted((box for box in boxes if box.size), key=lambda box: box.start[axis]):
-        open_boxes = [other for other in open_boxes if other.end[axis] > box.start[axis]]
-        for other in open_boxes:
+        start = box.start[axis]
+        reaching = [(end, other) for end, other in reaching if end > start]
+        for _, other in reaching:
             if other.intersect(box) is not None:
                 return other, box
-        open_boxes.append(box)
+        reaching.append((start + box.shape[axis], box))
     return None
 
 

@@ -26,7 +26,7 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
         platform.print_once(f"{store.folder} was written without checksums (format 1): its bytes cannot be verified")
         return store
     with platform.together():
-        _refuse_strangers(store)
+        _refuse_strangers(store.folder, store.manifest)
     names = sorted(needed_files(store.manifest, tensors))
     mine = platform.share(names)
     problems = [problem for _, problem in check_files((store.folder, n, store.manifest.files[n]) for n in mine)]
@@ -37,21 +37,35 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
     return store
 
 
-def _refuse_strangers(store: StoreReader) -> None:
+def verify_side_files(folder: Path) -> None:
+    """Check what a checkpoint holds beside its tensors, before any of it is read. Not collective: they are small.
+
+    Raises DamagedCheckpointError. One of format 1 has no checksums; `verify_checkpoint` says so."""
+    manifest = read_manifest(folder)
+    if not manifest.has_checksums:
+        return
+    _refuse_strangers(folder, manifest)
+    for name in sorted(needed_files(manifest, None)):
+        problem = file_problem(folder, name, manifest.files[name])
+        if problem:
+            raise DamagedCheckpointError(f"{problem}; {MEND}")
+
+
+def _refuse_strangers(folder: Path, manifest: Manifest) -> None:
     """A tokenizer or template that was put into hf/ later would be taken for the model's own."""
-    for path in sorted((store.folder / "hf").glob("[!.]*")):
-        if path.relative_to(store.folder).as_posix() not in store.manifest.files:
+    for path in sorted((folder / "hf").glob("[!.]*")):
+        if path.relative_to(folder).as_posix() not in manifest.files:
             raise DamagedCheckpointError(
                 f"{path} is not among the files that were written with the checkpoint: remove it, or {MEND}"
             )
 
 
-def needed_files(manifest: Manifest, tensors: str = "") -> set[str]:
-    """Files with a tensor whose key begins with `tensors`, and those that hold no tensor at all."""
+def needed_files(manifest: Manifest, tensors: str | None = "") -> set[str]:
+    """Files with a tensor whose key begins with `tensors` (None: of none), and those that hold no tensor at all."""
     holding: dict[str, bool] = {}
     for key, tensor in manifest.tensors.items():
         for stored in tensor.boxes:
-            holding[stored.file] = holding.get(stored.file, False) or key.startswith(tensors)
+            holding[stored.file] = holding.get(stored.file, False) or tensors is not None and key.startswith(tensors)
     return {name for name in manifest.files if holding.get(name, True)}
 
 

@@ -115,7 +115,7 @@ def reference_weights(settings: DPOSettings, start: Start) -> WeightSource:
     """The weights of the reference. Raises ValueError when they are of another model than the policy."""
     if not settings.reference.checkpoint:
         return start.source()
-    source = WeightSource.of(settings.reference.checkpoint)
+    source = WeightSource.of(settings.reference.checkpoint, verify=settings.checkpoint.verify)
     if Architecture.from_folder(source.folder) != start.architecture:
         raise ValueError(
             f"reference.checkpoint={settings.reference.checkpoint} is of another model than "

@@ -53,7 +53,10 @@ class RunLog:
     def close(self) -> None:
         """Raises OSError when something could not be written to the end."""
         if self._board is not None:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError as error:
+                self._board_ends(f"at the last step ({error})")
         self._text.close()
         self._metrics.close()
 
@@ -66,7 +69,10 @@ class RunLog:
                     self._board.add_scalar(name, value, step)
         except OSError as error:  # of an earlier step: TensorBoard writes behind our back, and never again after it
             self._board = None
-            self.say(f"WARNING: TensorBoard's file ends before step {step} ({error}); metrics.jsonl has every step")
+            self._board_ends(f"before step {step} ({error})")
+
+    def _board_ends(self, where: str) -> None:
+        self.say(f"WARNING: TensorBoard's file ends {where}; metrics.jsonl has every step")
 
 
 def _drop_after(path: Path, step: int) -> int:

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from ranks import on_ranks
 from safetensors.torch import load_file, save_file
 
-from editcaption_mega.conversion import Box, DamagedCheckpointError, StoreReader, StoreWriter, verify_checkpoint
+from editcaption_mega.conversion import (
+    Box,
+    DamagedCheckpointError,
+    StoreReader,
+    StoreWriter,
+    WeightSource,
+    verify_checkpoint,
+)
 from editcaption_mega.conversion.tensor_file import DTYPES, sha256_of, write_tensors
 
 
@@ -61,8 +68,10 @@ def test_only_what_is_needed_is_read(store):
     with pytest.raises(DamagedCheckpointError, match=moments):
         verify_checkpoint(store)
     (store / "hf/config.json").write_text("{}")
-    with pytest.raises(DamagedCheckpointError, match="hf/config.json"):
-        verify_checkpoint(store, tensors="weights/")
+    for verify in (lambda: verify_checkpoint(store, tensors="weights/"), lambda: WeightSource.of(store)):
+        with pytest.raises(DamagedCheckpointError, match="hf/config.json is damaged"):
+            verify()
+    assert WeightSource.of(store, verify=False).folder == store / "hf"
 
 
 def test_a_file_that_was_put_beside_them_is_not_the_model_s(store):
@@ -198,7 +207,7 @@ def replaced(value, path, new):
 
 
 @given(data=st.data(), checksums=st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_field_of_any_other_type_is_one_sentence_or_the_right_values(store, data, checksums):
     """All fields x all types of JSON, in both formats: never another error, never other values."""
     path = store / "tensors.json"
@@ -229,7 +238,7 @@ def test_any_field_of_any_other_type_is_one_sentence_or_the_right_values(store, 
     cuts=st.tuples(st.sets(st.integers(1, 11), max_size=4), st.sets(st.integers(1, 7), max_size=4)),
     moved=st.none() | st.tuples(st.integers(0, 30), st.integers(0, 1), st.sampled_from([-1, 1])),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_exactly_the_partitions_are_accepted(cuts, moved):
     from editcaption_mega.conversion.manifest import StoredBox, _cover_problem
 

@@ -156,7 +156,7 @@ ANY_VALUE = st.one_of(
 
 
 @given(field=st.sampled_from([*sorted(STATE), None]), value=ANY_VALUE)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_state_of_any_other_type_is_one_sentence(tmp_path, field, value):
     folder = checkpoint_folder(tmp_path, 3)
     if not folder.exists():
