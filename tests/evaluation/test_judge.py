@@ -291,19 +291,23 @@ def kill_and_resume(tmp_path, kills, pairs):
         judge_run(shards, server.url, tmp_path / "whole_cache", tmp_path / "whole.jsonl")
         once = sum(server.counts().values())
     points, output = sorted(random.Random(kills).sample(range(once * 9 // 10), kills)), tmp_path / "killed.jsonl"
+    killed = 0
     with server_process(*arguments) as server:
         command = [sys.executable, "-m", "tests.judge_cases", shards, server.url, tmp_path / "cache", output]
         for point in points:
             run = subprocess.Popen([str(part) for part in command], cwd=ROOT)
-            while sum(server.counts().values()) <= point:
-                assert run.poll() is None
+            while sum(server.counts().values()) <= point and run.poll() is None:
                 time.sleep(0.002)
             run.kill()
-            assert run.wait() == -signal.SIGKILL and not output.exists()
+            if run.wait() == 0:  # on a busy machine it may end between two looks
+                break
+            assert run.returncode == -signal.SIGKILL and not output.exists()
+            killed += 1
         assert subprocess.run([str(part) for part in command], cwd=ROOT).returncode == 0
         calls = sum(server.counts().values())
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert calls <= once + kills * 8, "only what was in flight (8 at most) is asked again"
+    assert killed, "no run was killed, so this test shows nothing"
+    assert calls <= once + killed * 8, "only what was in flight (8 at most) is asked again"
 
 
 def test_a_judge_run_killed_five_times_ends_with_the_same_file(tmp_path):
