@@ -1,4 +1,5 @@
-# make setup | demo | test | test-slow | lint | bench | parity | sanitize | chaos     (each runs setup first when something changed)
+# make setup | demo | test | test-slow | lint | bench | parity | sanitize | chaos | fuzz     (each runs setup first when
+# something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -9,11 +10,12 @@ SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 DEMO_ARGS ?=
 BENCH_ARGS ?= kernels
 CHAOS_ARGS ?=
+FUZZ_ARGS ?=
 PYTEST_ARGS ?=
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-slow lint bench parity sanitize chaos
+.PHONY: setup demo test test-slow lint bench parity sanitize chaos fuzz
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -59,3 +61,6 @@ sanitize: setup
 
 chaos: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos $(CHAOS_ARGS)
+
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz $(FUZZ_ARGS)

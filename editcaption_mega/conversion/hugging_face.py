@@ -12,6 +12,7 @@ from torch import Tensor
 from editcaption_mega.data.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles, weight_index
 from editcaption_mega.files import write_atomically
 from editcaption_mega.model import Architecture
+from editcaption_mega.words import one_line
 
 from .rules import Box, Rule, rules_for, unique_rules
 from .tensor_file import write_tensors
@@ -109,14 +110,14 @@ class FolderReader:
             return self._open[file].get_slice(name)
         except SafetensorError as error:
             raise ValueError(
-                f"{self.folder / file} does not hold {name}, which {WEIGHT_INDEX} names: {error}"
+                f"{self.folder / file} does not hold {name}, which {WEIGHT_INDEX} names: {one_line(str(error))}"
             ) from None
 
     def _safe_open(self, name: str):
         try:
             return safe_open(self.folder / name, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{self.folder / name} is damaged or cannot be read: {error}") from None
+            raise ValueError(f"{self.folder / name} is damaged or cannot be read: {one_line(str(error))}") from None
 
 
 def with_dtype(files: SideFiles, values: Counter[torch.dtype]) -> SideFiles:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from editcaption_mega import platform
 from editcaption_mega.files import write_atomically
+from editcaption_mega.words import one_line
 
 from .manifest import (
     FORMAT,
@@ -162,5 +163,5 @@ class StoreReader:
                         f"{dtype} of shape {stored.length}; {MEND}"
                     )
         except SafetensorError as error:
-            raise DamagedCheckpointError(f"{path} is damaged: {error}; {MEND}") from None
+            raise DamagedCheckpointError(f"{path} is damaged: {one_line(str(error))}; {MEND}") from None
         return file

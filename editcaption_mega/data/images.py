@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from editcaption_mega.words import one_line
+
 # No picture has more pixels than this, wherever it is read: above it Pillow warns of a decompression bomb.
 LARGEST_MAX_PIXELS = int(1024 * 1024 * 1024 // 4 // 3)
 DEFAULT_MAX_PIXELS = 50_000_000  # 7000 x 7000: what an import takes unless told otherwise
@@ -162,7 +164,7 @@ def _read[Result](read: Callable[[bytes, list[str]], Result], data: bytes, max_p
     except Image.UnidentifiedImageError:
         raise ImageError(f"{where}: not an image, or cut off in its header ({len(data)} bytes)") from None
     except Exception as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = one_line(str(error)) or type(error).__name__
         raise ImageError(f"{where}: truncated or damaged image ({text})") from error
 
 

@@ -11,6 +11,7 @@ from editcaption_mega.data.images import image_size
 from editcaption_mega.data.shard_index import LARGEST_MEMBER, MEMBERS, IndexedSample, Member, ShardError, member_part
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair, RecordError, shown
+from editcaption_mega.words import one_line
 
 _LARGEST_HEADER = 1 << 16  # bytes; a long name or extended attributes
 _MOST_PADDING = 1 << 20  # bytes of zeros behind the end mark
@@ -80,7 +81,7 @@ def _headers(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     except ShardError:
         raise
     except Exception as error:  # tarfile lets a dozen kinds through
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         raise ShardError(f"{path}: damaged or truncated tar ({reason}): copy it again") from None
     if os.pread(file.fileno(), tarfile.BLOCKSIZE, end) != bytes(tarfile.BLOCKSIZE):
         raise ShardError(f"{path}: the tar has no end mark: it was truncated; copy it again")

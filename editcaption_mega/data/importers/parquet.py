@@ -19,6 +19,7 @@ from editcaption_mega.data.importers.rows import (
     Rejected,
 )
 from editcaption_mega.records import EditPair, not_json, shown
+from editcaption_mega.words import one_line
 
 ROWS_AT_ONCE = 16  # pictures in memory
 _MOST_BYTES = 64  # of a binary cell that goes into the provenance: a digest, not a picture
@@ -103,7 +104,7 @@ def _open(path: Path, columns: Columns) -> Any:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
     except (ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = one_line(str(error)) or type(error).__name__
         raise InputError(f"{path} is not a readable parquet file: {reason}") from None
     needed = {columns.source, columns.target} | ({columns.edit_type} if columns.edit_type else set())
     if missing := sorted(needed - set(names)):
@@ -129,7 +130,7 @@ def _rows(file: Any, path: Path, first: int, columns: Columns, category: str) ->
                     done += 1
                     yield _row(first + done - 1, {name: batch.column(name)[i] for name in names}, columns, category)
         except (ArrowException, OSError, MemoryError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            reason = one_line(str(error)) or type(error).__name__
             lost = max(1, rows - done)
             where = f"{lost} row(s) of {path.name} can't be read (row group {group} is damaged: {reason})"
             yield Rejected(first + done, None, where, lost)
@@ -202,7 +203,7 @@ def _value(row: dict[str, Any], name: str) -> Any:
     try:
         return row[name].as_py()
     except (ArrowException, ValueError, OverflowError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"column {name!r} can't be read ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(f"column {name!r} can't be read ({one_line(str(error))})") from None
 
 
 def _is_blank(text: Any) -> bool:
