@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
 
 from editcaption_mega.files import parse_json
+from editcaption_mega.words import one_line
 
 from .rules import Box, Shape
 from .tensor_file import DTYPES
@@ -107,13 +108,13 @@ def read_manifest(folder: Path) -> Manifest:
     if begins:
         del values["sha256"]
         if number != FORMAT:
-            raise ValueError(f"{path} has format {number!r}, this version reads {WITHOUT_CHECKSUMS} and {FORMAT}")
+            raise ValueError(f"{path} has format {number!r:.80}, this version reads {WITHOUT_CHECKSUMS} and {FORMAT}")
     elif number == WITHOUT_CHECKSUMS and isinstance(values.get("files"), dict):
         values["files"] = {name: {"bytes": size} for name, size in values["files"].items()}
     else:
         raise DamagedCheckpointError(
             f"{path} is damaged: it should begin with its own checksum, or have format {WITHOUT_CHECKSUMS}, and has "
-            f"format {number!r}; {MEND}"
+            f"format {number!r:.80}; {MEND}"
         )
     try:
         manifest = Manifest.model_validate(values)
@@ -121,7 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedCheckpointError(f"{path} is damaged: {first_problem(error)}; {MEND}") from None
     problem = next(_problems(manifest), None)
     if problem:
-        raise DamagedCheckpointError(f"{path} is damaged: {problem}; {MEND}")
+        raise DamagedCheckpointError(f"{path} is damaged: {one_line(problem)}; {MEND}")
     return manifest
 
 

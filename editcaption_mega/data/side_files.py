@@ -161,7 +161,7 @@ class SideFiles:
         ids = [] if ends is None else ends if isinstance(ends, list) else [ends]
         if not all(type(end) is int and end >= 0 for end in ids):
             raise ValueError(
-                f"{self.folder / GENERATION}: `eos_token_id` is {ends!r}, expected the id of a token, or a list of ids"
+                f"{self.folder / GENERATION}: `eos_token_id` is {ends!r:.80}, expected a token's id, or a list of ids"
             )
         return ids
 

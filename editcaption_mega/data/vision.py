@@ -62,7 +62,7 @@ class ImageSettings:
             raise ValueError(f"{path} lacks {', '.join(missing)}, which every Qwen3-VL folder has")
         for key in QWEN3_VL:
             if type(config[key]) is not int or not 0 < config[key] <= 1024:
-                raise ValueError(f"{path}: `{key}` is {config[key]!r}, expected a small whole number such as 2 or 16")
+                raise ValueError(f"{path}: `{key}` is {config[key]!r:.50}, expected a small whole number such as 2")
         model = files.json(CONFIG).get("vision_config")
         for key, model_key in _MODEL_KEYS.items() if isinstance(model, dict) else ():
             if model.get(model_key, config[key]) != config[key]:
@@ -72,15 +72,15 @@ class ImageSettings:
                 )
         for key, wanted in _DONE.items():
             if config.get(key) not in (None, wanted):
-                raise ValueError(f"{path}: `{key}` is {config[key]!r}, only {wanted!r} is supported")
+                raise ValueError(f"{path}: `{key}` is {config[key]!r:.80}, only {wanted!r} is supported")
         channels = {}
         for key in ("image_mean", "image_std"):
             values = config.get(key, _HALF)
             if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_share, values)):
-                raise ValueError(f"{path}: `{key}` is {values!r}, expected three numbers between 0 and 1")
+                raise ValueError(f"{path}: `{key}` is {values!r:.80}, expected three numbers between 0 and 1")
             channels[key] = tuple(map(float, values))
         if 0.0 in channels["image_std"]:
-            raise ValueError(f"{path}: `image_std` is {config['image_std']!r}, expected numbers above 0")
+            raise ValueError(f"{path}: `image_std` is {config['image_std']!r:.80}, expected numbers above 0")
         return cls(
             **{key: config[key] for key in QWEN3_VL},
             min_pixels=min_pixels,

@@ -9,6 +9,7 @@ The hash is in the provenance of all that is judged with it."""
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.records import Changes
 from editcaption_mega.records.evaluation import Row
 from editcaption_mega.records.pair import Text
+from editcaption_mega.words import one_line
 
 from .benchmarks import Benchmark
 from .reply_objects import last_object
@@ -138,12 +140,12 @@ def read_ground_truth(path: str | Path, fingerprint: str | None = None) -> dict[
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         truth = {pair_id: Changes.model_validate(changes) for pair_id, changes in content["changes"].items()}
-        written = content["hash"]
+        written, made_for = content["hash"], content["fingerprint"]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is no ground truth: expected the file that `ground-truth freeze` writes") from None
     if truth_hash(content["changes"]) != written:
         raise ValueError(f"{path} was changed by hand: its hash is not that of its content; freeze it again")
-    if fingerprint is not None and content["fingerprint"] != fingerprint:
+    if fingerprint is not None and made_for != fingerprint:
         raise ValueError(f"{path} was made for other pairs than these (another release or list of ids): make it again")
     return truth
 
@@ -162,11 +164,11 @@ def read_description(text: str) -> dict:
         if not isinstance(found.get(name), list) or not all(
             isinstance(one, str) and one.strip() for one in found[name]
         ):
-            raise ValueError(f"{name!r} must be a list of sentences, found {found.get(name)!r}")
+            raise ValueError(f"{name!r} must be a list of sentences, found {found.get(name)!r:.80}")
     if not found["primary"]:
         raise ValueError("'primary' is empty: the pictures differ, so something must have changed")
     if not isinstance(found.get("overall"), str) or not found["overall"].strip():
-        raise ValueError(f"'overall' must be a sentence, found {found.get('overall')!r}")
+        raise ValueError(f"'overall' must be a sentence, found {found.get('overall')!r:.80}")
     return found
 
 
@@ -177,16 +179,18 @@ def read_merged(text: str, statements: dict[str, str]) -> dict:
     for name, words in (("primary", "text"), ("secondary", "text"), ("dropped", "why")):
         entries = found.setdefault(name, [])
         if not isinstance(entries, list):
-            raise ValueError(f"{name!r} must be a list, found {entries!r}")
+            raise ValueError(f"{name!r} must be a list, found {entries!r:.80}")
         for entry in entries:
             if not isinstance(entry, dict) or not isinstance(entry.get(words), str) or not entry[words].strip():
-                raise ValueError(f"an entry of {name!r} must hold {words!r} and 'from', found {entry!r}")
+                raise ValueError(f"an entry of {name!r} must hold {words!r} and 'from', found {entry!r:.80}")
             if not isinstance(entry.get("from"), list) or not entry["from"]:
-                raise ValueError(f"an entry of {name!r} names no statement in 'from': {entry!r}")
+                raise ValueError(f"an entry of {name!r} names no statement in 'from': {entry!r:.80}")
             used += map(str, entry["from"])
     if sorted(used) != sorted(statements):
-        wrong = sorted(set(used) ^ set(statements)) or sorted({one for one in used if used.count(one) > 1})
-        raise ValueError(f"every statement's id must be used exactly once; wrong: {', '.join(wrong)}")
+        wrong = sorted(set(used) ^ set(statements)) or [name for name, times in Counter(used).items() if times > 1]
+        raise ValueError(
+            f"every statement's id must be used exactly once; wrong: {', '.join(map(one_line, wrong)):.200}"
+        )
     if not found["primary"] or not isinstance(found.get("overall"), str) or not found["overall"].strip():
         raise ValueError("'primary' must hold at least one change and 'overall' one sentence")
     return found

@@ -100,7 +100,9 @@ def _verdict(text: str, dimension: str, truth: Changes, instruction: str, mode: 
         raise ValueError("no JSON object of the reply has a field 'dimension'")
     about = [(span, value) for span, value in verdicts if value["dimension"] == dimension]
     if not about:
-        raise ValueError(f"the reply's JSON object is about {verdicts[-1][1]['dimension']!r}, expected {dimension!r}")
+        raise ValueError(
+            f"the reply's JSON object is about {verdicts[-1][1]['dimension']!r:.80}, expected {dimension!r}"
+        )
     fields = (*_LABELS[dimension], *(("score",) if mode == "paper" else ()))
     example = _example(dimension)
     own = [one for one in about if one[1] != example and not quotable.holds(one[1], dimension, fields)]
@@ -194,4 +196,4 @@ def _check_ids(reply: AccuracyReply | CompletenessReply | ClarityReply, truth: C
 def _refuse_unknown(ids, known: list[str], field: str) -> None:
     unknown = [one for one in ids if one not in known]
     if unknown:
-        raise ValueError(f"'{field}' names {unknown[0]!r}, expected one of {', '.join(known) or 'none'}")
+        raise ValueError(f"'{field}' names {unknown[0]!r:.80}, expected one of {', '.join(known) or 'none'}")

@@ -55,7 +55,11 @@ def mutated_json(random: Random, value: Any) -> bytes:
         inner = value
         for key in path:
             inner = inner[key]
-        match random.randrange(6):
+        match random.randrange(8):
+            case 6 if type(inner[last]) is int:
+                inner[last] += random.choice((-512, -1, 1, 2, 512))
+            case 7 if inner[last] and isinstance(inner[last], str):
+                inner[last] = inner[last].replace(random.choice(inner[last]), random.choice("01af.-/ "), 1)
             case 0 if isinstance(inner, dict):
                 inner[random.choice(("", "x", "\ud83d", "schema", "id", "content"))] = inner.pop(last)
             case 1:
