@@ -83,7 +83,7 @@ def write_log_probs(
         chunk.eval()
     temporary = output.with_name(output.name + PARTIAL)
     first_line = json.dumps({"fingerprint": fingerprint}) + "\n"
-    done = platform.from_rank_zero(lambda: _rows_to_keep(temporary, first_line, dataset, with_tokens))
+    done = platform.from_rank_zero(lambda: rows_to_keep(temporary, first_line, dataset, with_tokens))
     if done:
         platform.print_once(f"{temporary} has {done:,} of {len(dataset):,} samples already: going on from there")
     with ExitStack() as stack:
@@ -104,7 +104,7 @@ def write_log_probs(
                 rename_whole(temporary, output)
 
 
-def _rows_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool) -> int:
+def rows_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool) -> int:
     """Make `path` a file to append to -> the samples that it has. Only whole batches are kept: then the rest is
     computed in the same rows as without a pause, and its numbers are the same to the last bit."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,14 @@ def test_nothing_is_frozen_by_default(good):
         ("optimizer.min_learning_rate=1", ["min_learning_rate=1", "learning_rate"]),
         ("model.recompute=some", ["model.recompute", "none, selective, full"]),
         ("checkpoint.every=0", ["checkpoint.every=0"]),
+        ("model.folder=", ["model.folder is empty", "Qwen3-VL folder"]),
+        ("data.shards=", ["data.shards is empty"]),
+        ("learning_rate=3", ["did you mean 'optimizer.learning_rate'"]),
+        ("optimizer.lr=3", ["did you mean 'optimizer.learning_rate'"]),
+        ("optimizer.max_grad_norm=1", ["did you mean 'optimizer.clip_grad'"]),
+        ("training.micro_batch_size=1", ["there is none", "a row is a micro-batch", "training.global_batch_size"]),
+        ("training.gradient_accumulation_steps=2", ["there is none", "accumulated"]),
+        ("training.seed=${training.nope}", ["training.seed", "nope"]),
     ],
 )
 def test_bad_settings_are_named(good, override, words):
@@ -69,7 +77,21 @@ def test_everything_frozen_is_refused(good):
         load_settings(good, [f"optimizer.{name}=0" for name in ("vision", "merger", "language", "router")])
 
 
-@pytest.mark.parametrize("text, word", [("model: [", "not valid YAML"), ("- a\n- b", "holds no settings")])
+def test_one_folder_of_shards_needs_no_brackets(good):
+    assert load_settings(good, ["data.shards=data/c"]).data.shards == ["data/c"]
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("model: [", "not valid YAML: line 2, column 1: did not find"),
+        ("model:\n  folder: a\n    backend: b\n", "not valid YAML: line 3, column 12: mapping values"),
+        ("model:\n\tfolder: a\n", "not valid YAML: line 2, column 1: found character"),
+        ("model: {}\nmodel: {}\n", "not valid YAML: line 2, column 1: found duplicate key model"),
+        ("model: {folder: ${a}\n", "not valid YAML"),
+        ("- a\n- b", "holds no settings"),
+    ],
+)
 def test_broken_files(tmp_path, text, word):
     path = tmp_path / "bad.yaml"
     path.write_text(text)

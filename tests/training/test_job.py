@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 import small_job
 
+from editcaption_mega import signals
 from editcaption_mega.conversion import StoreReader
+from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
+from editcaption_mega.training.job import Ending
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch/pretrain_sft.sh"
 
@@ -237,6 +240,67 @@ def test_resume_with_other_data_is_refused(base, whole, tmp_path):
     job = settings(base, base / "whole", steps=9, global_batch_size=4)
     with pytest.raises(ValueError, match="training.global_batch_size=8, this job has training.global_batch_size=4"):
         run_sft(job)
+
+
+def test_what_changed_on_resume_is_listed_and_kept(base, capsys):
+    output = base / "changed"
+    run_sft(settings(base, output, stop_after=2))
+    job = settings(base, output, steps=4)
+    job.optimizer.learning_rate, job.data.packing = 2e-3, False
+    capsys.readouterr()
+    run_sft(job)
+    text = capsys.readouterr().out
+    assert "optimizer.learning_rate: 0.001 -> 0.002 from step 2" in text
+    assert "data.packing: True -> False from step 2" in text and "training.steps: 6 -> 4 from step 2" in text
+    assert "learning_rate: 0.001" in (output / "config.step-00000002.yaml").read_text()
+    assert "learning_rate: 0.002" in (output / "config.yaml").read_text()
+
+
+def test_another_order_tokenizer_or_template_is_refused_on_resume(base, whole, tmp_path):
+    job = settings(base, base / "whole", steps=9)
+    job.data.shuffle = False
+    with pytest.raises(ValueError, match="data.shuffle=True, this job has data.shuffle=False"):
+        run_sft(job)
+    job = settings(base, base / "whole", steps=9, precision="bf16")
+    with pytest.raises(ValueError, match="training.precision=fp32, this job has training.precision=bf16"):
+        run_sft(job)
+    job = settings(base, base / "whole", steps=9)
+    job.optimizer.vision = 0.0
+    with pytest.raises(ValueError, match="optimizer.vision=trained, this job has optimizer.vision=frozen"):
+        run_sft(job)
+
+
+def test_one_job_in_a_folder(base):
+    with FolderLock(base / "held", "training"), pytest.raises(HeldError, match="is in use: training by process"):
+        run_sft(settings(base, base / "held"))
+    assert not (base / "held").exists()
+
+
+def test_a_signal_before_the_first_step(base, capsys):
+    """It came while the job was set up: nothing is saved, and the job ends without an error."""
+    with signals.listening():
+        signals.ask(signal.SIGUSR1)
+        ending = run_sft(settings(base, base / "early"))
+    assert ending == Ending(0, signal.SIGUSR1)
+    assert "stopped by signal 10 while the samples were checked" in capsys.readouterr().out
+    assert not (base / "early").exists()
+
+
+def test_what_diverges_without_a_checkpoint(base):
+    job = settings(base, base / "diverged")
+    job.optimizer.learning_rate, job.optimizer.clip_grad = 1e30, 0.0
+    with pytest.raises(FloatingPointError, match="This run has no checkpoint yet: the same command begins it again"):
+        run_sft(job)
+    assert "FloatingPointError" in (base / "diverged/log.txt").read_text()
+
+
+def test_settings_that_do_less_than_they_say(base, capsys):
+    job = settings(base, base / "odd", steps=2, global_batch_size=30)
+    job.optimizer.warmup_steps = 5
+    run_sft(job)
+    text = capsys.readouterr().out
+    assert "training.global_batch_size=30 is more than the 24 samples there are" in text
+    assert "optimizer.warmup_steps=5 is not below the 2 steps of this run" in text
 
 
 def test_checkpoint_of_another_model_is_refused(base, whole, tmp_path):

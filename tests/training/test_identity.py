@@ -1,0 +1,134 @@
+"""What a resumed run must find as it was, and what is said of everything else."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as bounded
+from hypothesis import strategies as st
+
+from editcaption_mega.settings import DPOSettings, JobSettings
+from editcaption_mega.training.identity import FIXED, changes, check_identity, flat, identity, recorded_identity
+from editcaption_mega.training.run_folder import keep_settings
+
+FILES = {"shards": "a" * 64, "prompt": "b" * 64, "tokenizer": "c" * 64, "pictures": "d" * 64}
+MULTIPLIERS = ("optimizer.vision", "optimizer.merger", "optimizer.language", "optimizer.router")
+# Every other setting of a job: it may change on resume, and a line says so.
+MAY_CHANGE = {
+    "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.resume", "checkpoint.verify",
+    "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt", "data.sequence_length",
+    "data.shards", "data.shared_prompt", "data.workers", "model.backend", "model.checkpoint", "model.folder",
+    "model.max_logits_gib", "model.recompute", "optimizer.beta1", "optimizer.beta2", "optimizer.clip_grad",
+    "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate", "optimizer.warmup_steps",
+    "optimizer.weight_decay", "preference.failure_mode_metrics", "reference.checkpoint", "reference.file",
+    "reference.mode", "training.epochs", "training.log_every", "training.output", "training.steps",
+    "training.stop_after",
+}  # fmt: skip
+
+
+def parts(settings: JobSettings, **files) -> dict:
+    return identity(settings, SimpleNamespace(fingerprints=FILES | files), "dpo")
+
+
+def changed(name: str, value) -> DPOSettings:
+    settings = DPOSettings()
+    section, field = name.split(".")
+    setattr(getattr(settings, section), field, value)
+    return settings
+
+
+def state(settings: JobSettings, step: int = 40) -> dict:
+    """As a checkpoint's state.json gives it back."""
+    return json.loads(json.dumps({"step": step, "identity": parts(settings), "settings": flat(settings)}))
+
+
+def other(value):
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return [*value, "more"] if isinstance(value, list) else f"{value}x"
+
+
+def test_every_setting_is_decided():
+    """A new setting is put into one of the two lists, on purpose."""
+    layout = {name for name in flat(DPOSettings()) if name.startswith("parallel.")}
+    assert set(flat(DPOSettings())) == {*FIXED, *MULTIPLIERS, *MAY_CHANGE, *layout}
+
+
+@pytest.mark.parametrize("name", sorted(flat(DPOSettings())))
+def test_each_changed_setting_is_refused_or_listed(name):
+    before, value = DPOSettings(), other(flat(DPOSettings())[name])
+    now = changed(name, value)
+    if name in FIXED:
+        with pytest.raises(ValueError) as error:
+            check_identity(Path("runs/x/checkpoints/step_00000040"), state(before), parts(now))
+        assert f"was trained with {name}={flat(before)[name]}, this job has {name}={value}" in str(error.value)
+    else:
+        assert check_identity(Path("x"), state(before), parts(now)) == []
+        assert changes(Path("x"), state(before), now) == [f"{name}: {flat(before)[name]} -> {value} from step 40"]
+
+
+@pytest.mark.parametrize("name", MULTIPLIERS)
+@pytest.mark.parametrize("before, after", [(0.0, 1.0), (0.5, 0.0)])
+def test_thawing_and_freezing_name_the_setting(name, before, after):
+    words = {0.0: "frozen"}
+    with pytest.raises(ValueError) as error:
+        check_identity(Path("x"), state(changed(name, before)), parts(changed(name, after)))
+    said = f"was trained with {name}={words.get(before, 'trained')}, this job has {name}={words.get(after, 'trained')}"
+    assert said in str(error.value) and "another model" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", FILES)
+def test_the_changed_file_is_named(part):
+    with pytest.raises(ValueError) as error:
+        check_identity(Path("x"), state(DPOSettings()), parts(DPOSettings(), **{part: "e" * 64}))
+    message = str(error.value)
+    assert f"{part}={FILES[part][:12]}, this job has {part}=eeeeeeeeeeee" in message
+    assert f"{part} comes from " in message
+    assert not any(f"{name}=" in message for name in FILES if name != part), "only what changed is named"
+
+
+@bounded(max_examples=30, deadline=None)
+@given(st.sets(st.sampled_from(FIXED), min_size=1), st.sets(st.sampled_from(sorted(FILES))))
+def test_all_that_changed_is_named_at_once(names, files):
+    now = DPOSettings()
+    for name in names:
+        section, field = name.split(".")
+        setattr(getattr(now, section), field, other(flat(now)[name]))
+    with pytest.raises(ValueError) as error:
+        check_identity(Path("x"), state(DPOSettings()), parts(now, **dict.fromkeys(files, "e" * 64)))
+    told = {part.split("=")[0] for part in str(error.value).split("this job has ")[1].split(":")[0].split(", ")}
+    assert told == names | files
+
+
+def test_a_checkpoint_of_an_earlier_version():
+    """It tells seed, batch and objective; of the rest the job says that it was not checked."""
+    old = {"step": 40, "seed": 1234, "global_batch_size": 32, "objective": "dpo", "data_fingerprint": "f" * 32,
+           "preference": dataclasses.asdict(DPOSettings().preference), "reference_weights": "w"}  # fmt: skip
+    unchecked = check_identity(Path("x"), old, parts(DPOSettings()))
+    assert {"shards", "prompt", "tokenizer", "pictures", "data.shuffle", "training.precision"} <= set(unchecked)
+    assert recorded_identity(old)["reference_weights"] == "w"
+    with pytest.raises(ValueError, match=r"preference.beta=0.1, this job has preference.beta=0.2"):
+        check_identity(Path("x"), old, parts(changed("preference.beta", 0.2)))
+    assert "does not say its settings" in changes(Path("nowhere"), old, DPOSettings())[0]
+
+
+def test_its_settings_are_those_of_config_yaml(tmp_path):
+    keep_settings(tmp_path, DPOSettings(), 0)
+    lines = changes(tmp_path, {"step": 40}, changed("optimizer.learning_rate", 0.5))
+    assert lines == ["optimizer.learning_rate: 1e-05 -> 0.5 from step 40"]
+
+
+def test_earlier_settings_are_kept(tmp_path):
+    for step, rate in ((0, 0.1), (40, 0.1), (40, 0.2), (40, 0.3), (60, 0.4)):
+        keep_settings(tmp_path, changed("optimizer.learning_rate", rate), step)
+    rates = {
+        path.name: path.read_text().split("learning_rate: ")[1].split()[0] for path in tmp_path.glob("config*.yaml")
+    }
+    # Step 40 was gone on from twice with 0.2 and 0.3: of the first of these no step is left.
+    assert rates == {"config.yaml": "0.4", "config.step-00000040.yaml": "0.1", "config.step-00000060.yaml": "0.3"}
