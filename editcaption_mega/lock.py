@@ -110,11 +110,11 @@ class FolderLock:
         self._made = not self.folder.exists()
         first: tuple[str, float] | None = None
         began = time.monotonic()
-        while not self._create() and not self._take_over():
-            holder, beat = self._read()
+        while not self._create(self.path) and not self._take_over():
+            holder, beat = self._read(self.path)
             if beat is None:  # it was removed just now
                 continue
-            if holder is not None and not holder.stopping:
+            if holder is not None and not holder.stopping and not holder.is_dead():
                 lives = first is not None and first != (holder.token, beat)
                 if lives if not holder.is_known() else time.monotonic() - began >= self.patience:
                     raise HeldError(
@@ -159,25 +159,27 @@ class FolderLock:
     def _content(self) -> str:
         return json.dumps(dataclasses.asdict(self.holder)) + "\n"
 
-    def _create(self) -> bool:
+    def _create(self, path: Path) -> bool:
+        """Make that file, with who we are; False where it exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with open(self.path, "x", encoding="utf-8") as file:
+            with open(path, "x", encoding="utf-8") as file:
                 file.write(self._content())
         except FileExistsError:
             return False
         return True
 
-    def _read(self) -> tuple[Holder | None, float | None]:
-        """Who holds it and the time of the last beat; (None, None) where nobody does."""
+    def _read(self, path: Path) -> tuple[Holder | None, float | None]:
+        """Who made that file and the time of the last beat; (None, None) where nobody did."""
         try:
-            with open(self.path, "rb") as file:  # opened: a network file system then asks its server
+            with open(path, "rb") as file:  # opened: a network file system then asks its server
                 return Holder.parse(file.read()), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None, None
 
-    def _is_free(self) -> bool:
-        holder, beat = self._read()
+    def _is_left(self, path: Path) -> bool:
+        """Whether that file is there and its maker gone."""
+        holder, beat = self._read(path)
         if beat is None or (holder is not None and holder.is_known()):
             return beat is not None and holder.is_dead()
         return self._age(beat) > self.stale
@@ -195,19 +197,15 @@ class FolderLock:
 
     def _take_over(self) -> bool:
         """Replace the file of a dead holder. Of several that want to, the one that makes the second file does."""
-        if not self._is_free():
+        if not self._is_left(self.path):
             return False
         claim = self.path.with_name(f"{NAME}.claim")
-        try:
-            with open(claim, "x", encoding="utf-8"):
-                pass
-        except FileExistsError:
-            with suppress(FileNotFoundError):
-                if self._age(claim.stat().st_mtime) > self.stale:  # it was killed just here
-                    claim.unlink()
+        if not self._create(claim):
+            if self._is_left(claim):  # that one was killed just here
+                claim.unlink(missing_ok=True)
             return False
         try:
-            if not self._is_free():
+            if not self._is_left(self.path):
                 return False
             write_atomically(self.path, self._content())
         finally:
@@ -215,13 +213,13 @@ class FolderLock:
         return True
 
     def _holds(self) -> bool:
-        holder, _ = self._read()
+        holder, _ = self._read(self.path)
         return holder is not None and holder.token == self.holder.token
 
     def _beat(self) -> None:
         while not self._stop.wait(self.beat):
             with suppress(OSError):  # a server that is away for a moment; the next beat tries again
-                if not self._holds() and not self._create():
+                if not self._holds() and not self._create(self.path):
                     self._lost = True
                     self.on_lost()
                     return

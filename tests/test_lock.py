@@ -57,6 +57,16 @@ def test_a_dead_process_of_this_machine_frees_it_at_once(tmp_path, change):
         assert json.loads(lock.path.read_text())["token"] == lock.holder.token
 
 
+def test_one_that_died_while_taking_over_is_not_in_the_way(tmp_path):
+    lock = written(tmp_path, started="1")
+    lock.stale = 1e9
+    dead = json.loads(lock.path.read_text()) | {"token": "third"}
+    (tmp_path / "lock.json.claim").write_text(json.dumps(dead))
+    (tmp_path / "lock.json.123-abc.partial").write_text("")
+    with lock:
+        assert not (tmp_path / "lock.json.claim").exists()
+
+
 def test_a_holder_elsewhere_without_a_beat_loses_it(tmp_path):
     lock = written(tmp_path, machine="another", host="elsewhere")
     began = time.monotonic()
