@@ -141,6 +141,25 @@ def test_evaluation_refuses_before_work(folders, shards, tmp_path, spoil, words)
         check_before_work(settings, benchmarks, judging=False)
 
 
+@pytest.mark.parametrize(
+    "name, key, value",
+    [
+        ("config.json", "video_token_id", "x"),
+        ("config.json", "dtype", "float99"),
+        ("config.json", "dtype", []),
+        ("config.json", "attn_implementation", 3),
+        ("generation_config.json", "pad_token_id", {}),
+    ],
+)
+def test_a_field_that_only_transformers_reads(folders, tmp_path, name, key, value):
+    folder = shutil.copytree(folders["2B"], tmp_path / "model")
+    content = json.loads((folder / name).read_text())
+    released.put(folder / name, content | {key: value})
+    with pytest.raises(ValueError, match="transformers cannot load this folder") as error:
+        Generator(folder, device="cpu")
+    assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", released.RELEASES)
 def test_the_long_way(tmp_path, shards, name):

@@ -53,14 +53,9 @@ class Generator:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        from transformers import AutoModelForImageTextToText, AutoTokenizer
-
         path = check_model(folder)
         self.device = torch.device(device or own_device())
-        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        self.tokenizer, self.model = _load(path, dtype)
         self.model.to(self.device).eval()
         self.image_token_id = self.model.config.image_token_id
         self.merge_size = self.model.config.vision_config.spatial_merge_size
@@ -185,6 +180,21 @@ def own_device() -> str:
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def _load(path: Path, dtype: torch.dtype | None) -> tuple:
+    """Tokenizer and model as transformers makes them. ValueError for a folder of which it cannot."""
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # of any type, where a field of a file is of another one
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{path}: transformers cannot load this folder ({reason:.500})") from error
+    return tokenizer, model
 
 
 def _check_settings(max_new_tokens: int, temperature: float, top_p: float, batch_size: int) -> None:
