@@ -465,10 +465,10 @@ def answers() -> dict[str, Reply]:
         "PDF": b"%PDF-1.7\n", "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://127.0.0.2:1/"/></svg>',
         "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "the key inside": png_with_text(KEY),
         "text bomb": picture[:33] + png_chunk(b"zTXt", b"a\0\0" + zlib.compress(b" " * (64 << 20))) + picture[33:],
-        "one bit": encoded(Image.new("1", (64, 64))), "4000 x 4000": encoded(Image.new("RGB", (4000, 4000), "red")),
-        "4000 x 4000, clear": encoded(Image.new("RGBA", (4000, 4000), (9, 9, 9, 9))),
-        "4000 x 4000, 16 bits": encoded(Image.new("I;16", (4000, 4000), 40_000)),
-        "4000 x 4000, CMYK": encoded(Image.new("CMYK", (4000, 4000)), "JPEG", progressive=True),
+        "one bit": encoded(Image.new("1", (64, 64))), "3840 x 2160": encoded(Image.new("RGB", (3840, 2160), "red")),
+        "3840 x 2160, clear": encoded(Image.new("RGBA", (3840, 2160), (9, 9, 9, 9))),
+        "3840 x 2160, 16 bits": encoded(Image.new("I;16", (3840, 2160), 40_000)),
+        "3840 x 2160, CMYK": encoded(Image.new("CMYK", (3840, 2160)), "JPEG", progressive=True),
     }  # fmt: skip
     table |= {f"picture: {name}": with_picture(data) for name, data in pictures.items()}
     table |= {

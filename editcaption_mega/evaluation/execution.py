@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editcaption_mega.data.images import ImageError, decode_image
 from editcaption_mega.inference.endpoint import Endpoint
-from editcaption_mega.inference.image_edits import Edit, edit_pictures
+from editcaption_mega.inference.image_edits import MAX_PIXELS, Edit, edit_pictures
 from editcaption_mega.records import Instruction
 from editcaption_mega.records.evaluation import Row as Record
 
@@ -46,6 +46,7 @@ def execute(
     measures: Mapping[str, Measure],
     *,
     size: str = "",
+    max_pixels: int = MAX_PIXELS,
     progress: Callable[..., Iterable] = lambda items, *_: items,
 ) -> dict[str, list[Execution]]:
     """model -> one row per pair in the benchmark's order, and the same under `copy`.
@@ -59,7 +60,16 @@ def execute(
         folder = output / "executions" / model / benchmark.name
         edits = _edits(benchmark, rows)
         count = sum(bool((row.instruction or "").strip()) for row in rows.values())
-        done = edit_pictures(editor, edits, folder, size=size, log=output / "cache", progress=progress, total=count)
+        done = edit_pictures(
+            editor,
+            edits,
+            folder,
+            size=size,
+            max_pixels=max_pixels,
+            log=output / "cache",
+            progress=progress,
+            total=count,
+        )
         made = {one.id: one for one in done}
         found[model] = []
         for item in benchmark:

@@ -41,8 +41,8 @@ def import_tasks(server: LabelStudio, project: int, rows: Iterable[dict]) -> Non
     """rows: {"data": .., "meta": {"task": name}, ..} each."""
     for batch in _batches(rows):
         reply = server.call("POST", f"/api/projects/{project}/import", batch)
-        if isinstance(reply, dict) and "task_count" not in reply:
-            continue  # an asynchronous import tells no number
+        if isinstance(reply, dict) and "import" in reply and "task_count" not in reply:
+            continue  # a server that imports later tells no number
         taken = server.field(reply, "task_count", int)
         if taken != len(batch):
             raise LabelStudioError(f"of {len(batch)} tasks the server took {taken}: push again to see which")

@@ -267,7 +267,7 @@ def execute_all(
     return {
         benchmark.name: execute(
             benchmark, texts[benchmark.name], editor_of(settings), Path(settings.output), measures,
-            size=settings.editor.size, progress=progress,
+            size=settings.editor.size, max_pixels=settings.editor.max_pixels, progress=progress,
         )
         for benchmark in benchmarks
     }  # fmt: skip

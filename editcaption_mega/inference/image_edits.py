@@ -22,7 +22,9 @@ from .failures import Outcome, cleaned, read_object, token_count
 from .secret import Secret
 from .transport import Response
 
-LARGEST_RESULT = 4096 * 4096  # pixels; no editor makes larger pictures
+MAX_PIXELS = (
+    3840 * 2160
+)  # of a result: what a decoder may take for some kinds of pictures is twelve times as many bytes
 
 _ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
 
@@ -44,18 +46,19 @@ class Edited:
 
 
 def edit_pictures(
-    endpoint: Endpoint, edits: Iterable[Edit], folder: Path, *, size: str = "", log: Path | None = None,
-    progress: Callable[..., Iterable] = lambda items, *_: items, total: int | None = None,
+    endpoint: Endpoint, edits: Iterable[Edit], folder: Path, *, size: str = "", max_pixels: int = MAX_PIXELS,
+    log: Path | None = None, progress: Callable[..., Iterable] = lambda items, *_: items, total: int | None = None,
 ) -> Iterator[Edited]:  # fmt: skip
     """Execute each edit once, in order of completion. The picture is in `folder` before its `Edited` is yielded; what
     is there from an earlier run (of the same editor, source and instruction) is not asked for again. What the editor
     sends is decoded first: a damaged picture, or none, is the edit's `reason` and nothing of it is kept.
 
-    log: the folder whose calls.jsonl gets a line per attempt. Raises ValueError for a missing key at once;
-    EndpointError when the endpoint as a whole is of no use."""
+    max_pixels: of a result, at most. log: the folder whose calls.jsonl gets a line per attempt.
+
+    Raises ValueError for a missing key at once; EndpointError when the endpoint as a whole is of no use."""
     secret = endpoint.secret()
     folder.mkdir(parents=True, exist_ok=True)
-    service = _Edits(endpoint, secret, folder, size)
+    service = _Edits(endpoint, secret, folder, size, max_pixels)
     return iter(progress(_edited(service, endpoint, secret, edits, log), total, endpoint.model))
 
 
@@ -87,8 +90,9 @@ class _Edits:
 
     path = "/images/edits"
 
-    def __init__(self, endpoint: Endpoint, secret: Secret, folder: Path, size: str):
-        self._endpoint, self._secret, self._folder, self._size = endpoint, secret, folder, size
+    def __init__(self, endpoint: Endpoint, secret: Secret, folder: Path, size: str, max_pixels: int):
+        self._endpoint, self._secret, self._folder = endpoint, secret, folder
+        self._size, self._max_pixels = size, max_pixels
         self._decoding = asyncio.Lock()  # one picture at a time is in memory as pixels
 
     def kept(self, edit: Edit) -> Edited | None:
@@ -116,7 +120,7 @@ class _Edits:
 
     async def read(self, edit: Edit, answer: Response) -> Outcome:
         async with self._decoding:
-            return cleaned(await asyncio.to_thread(_read, answer), self._secret)
+            return cleaned(await asyncio.to_thread(_read, answer, self._max_pixels), self._secret)
 
     def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Edited]:
         return [self._edited(job, outcome) for job, outcome in done]
@@ -133,7 +137,7 @@ class _Edits:
         return Edited(edit.id, path)
 
 
-def _read(answer: Response) -> Outcome:
+def _read(answer: Response, max_pixels: int) -> Outcome:
     """What an answer means, with its picture decoded and encoded anew: so it is sound, opaque, and holds nothing beside
     its pixels."""
     data = read_object(answer, "data")
@@ -162,8 +166,9 @@ def _read(answer: Response) -> Outcome:
     except ValueError:
         outcome.reason = "the reply's data[0].b64_json is not base64"
         return outcome
+    del data, items, item, encoded  # as large as the picture itself
     try:
-        outcome.picture = encode_png(decode_image(picture, max_pixels=LARGEST_RESULT, where="the editor's picture"))
+        outcome.picture = encode_png(decode_image(picture, max_pixels=max_pixels, where="the editor's picture"))
     except ValueError as error:
         outcome.reason = str(error)
         return outcome

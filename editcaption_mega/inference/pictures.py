@@ -33,11 +33,11 @@ class PictureLimits:
 
     def _made_of(self, picture: Picture) -> Picture:
         # Only who sends pictures waits for Pillow and PyTorch.
-        from editcaption_mega.data.images import bake, decode_image, encode_png
+        from editcaption_mega.data.images import LARGEST_MAX_PIXELS, encode_png, read_picture
         from editcaption_mega.data.vision import limit_picture
 
-        image = decode_image(picture.data, where="a picture of the request")
-        limited = limit_picture(image, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
-        if limited.size == image.size and not bake(picture.data).notes:
+        found = read_picture(picture.data, max_pixels=LARGEST_MAX_PIXELS, where="a picture of the request")
+        limited = limit_picture(found.rgb, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
+        if limited.size == found.rgb.size and not found.notes:
             return picture
         return Picture(encode_png(limited))

@@ -7,6 +7,7 @@ import html
 import json
 import os
 from collections.abc import Iterator
+from functools import cached_property
 from urllib.parse import quote, quote_plus
 
 # Shorter "keys" (EMPTY, none) are what local servers are content with; taking such words out of texts would harm them.
@@ -23,14 +24,26 @@ class Secret:
         if key and (not (key.isascii() and key.isprintable()) or " " in key):
             raise ValueError("it is something else than a key (spaces, line breaks or signs that no header can carry)")
         self._key, self._scheme = key, scheme
-        spellings = sorted(set(_spellings(key)), key=len, reverse=True) if len(key) >= _SHORTEST else []
-        # Parts of this length at any place of a spelling: a text that holds a long enough run of one holds such a part
-        # at one of its own places 0, step, 2 step, .., so only these are looked at.
-        self._step = min((_least(spelling) + 1) // 2 for spelling in spellings) if spellings else 0
-        self._parts: dict[str, list[tuple[str, int]]] = {}
-        for spelling in spellings:
+
+    @cached_property
+    def _parts(self) -> dict[str, list[tuple[str, int]]]:
+        """Each part of `_step` letters of a spelling -> whose, and where in it.
+
+        A text that holds a long enough run of a spelling holds such a part at one of its own places 0, _step, 2 _step,
+        .., so only these are looked at."""
+        parts: dict[str, list[tuple[str, int]]] = {}
+        for spelling in self._all:
             for at in range(len(spelling) - self._step + 1):
-                self._parts.setdefault(spelling[at : at + self._step], []).append((spelling, at))
+                parts.setdefault(spelling[at : at + self._step], []).append((spelling, at))
+        return parts
+
+    @cached_property
+    def _all(self) -> list[str]:
+        return sorted(set(_spellings(self._key)), key=len, reverse=True) if len(self._key) >= _SHORTEST else []
+
+    @cached_property
+    def _step(self) -> int:
+        return min((_least(spelling) + 1) // 2 for spelling in self._all) if self._all else 1
 
     @classmethod
     def from_environment(cls, variable: str, whose: str, scheme: str = "Bearer") -> "Secret":
@@ -58,7 +71,7 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """The text with [key] in the place of the key in any spelling, and of a long part of one."""
-        if not self._parts:
+        if not text or not self._parts:
             return text
         kept, done, at = [], 0, 0
         while at <= len(text) - self._step:

@@ -97,6 +97,7 @@ class EditorSettings(EndpointSettings):
     max_concurrency: int = 4
     max_reply_mib: float = 24.0
     size: str = ""  # such as 1024x1024; "": the server's default
+    max_pixels: int = 3840 * 2160  # of a result; a larger one fails its row
     measures: list[str] = field(default_factory=lambda: ["ssim"])  # of: ssim, clip, lpips (where installed)
     clip: str = ""  # Hugging Face folder of a CLIP model, for the measure clip
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import small_job
 import torch
+from image_bytes import encoded
 from PIL import Image
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.execution import COPY, ClipSimilarity, execute, measures_of, ssim, summarise
+from editcaption_mega.evaluation.execution import COPY, ClipSimilarity, compare, execute, measures_of, ssim, summarise
 from editcaption_mega.evaluation.rows import read_rows
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.records import Instruction
-from tests.inference.test_image_edits import Server, mirrored
+from tests.inference.test_image_edits import Server, mirrored, picture_reply
 
 
 def plain_ssim(a, b):
@@ -92,9 +93,38 @@ def test_each_instruction_ends_as_a_measure_or_a_reason(tmp_path):
     assert (one.model, one.executed, one.failed) == ("m", 1, 3) and (copy.model, copy.executed) == (COPY, 4)
 
 
-def test_a_result_of_another_size_is_brought_to_the_target():
-    from editcaption_mega.evaluation.execution import compare
+def test_what_the_editor_sends_is_compared_as_everywhere_or_is_a_reason(tmp_path):
+    """Transparent is on white, as in every picture; cut off is that row's reason, and asked again by the next run."""
+    benchmark = Benchmark("set", small_job.write_shards(tmp_path / "shards", count=3))
+    names = ["clear", "cut", "same"]
+    rows = {
+        pair_id: Instruction(benchmark="set", id=pair_id, model="m", instruction=name)
+        for pair_id, name in zip(benchmark.ids, names, strict=True)
+    }
+    targets = [Image.open(io.BytesIO(benchmark.item(i).target)).convert("RGB") for i in range(3)]
+    clear = targets[0].convert("RGBA")
+    mask = Image.new("L", clear.size, 255)
+    mask.paste(0, (0, 0, clear.width, clear.height // 2))
+    black = Image.composite(clear, Image.new("RGBA", clear.size), mask)
+    black.putalpha(mask)  # what can't be seen is black
+    white = Image.composite(targets[0], Image.new("RGB", clear.size, "white"), mask)
+    answers = {
+        "clear": [picture_reply(encoded(black))], "cut": [picture_reply(encoded(targets[1])[:200])] * 2,
+        "same": [picture_reply(encoded(targets[2], "WEBP", lossless=True))],
+    }  # fmt: skip
+    with Server(answers) as server:
+        editor = Endpoint(server.url, "editor", max_attempts=2)
+        found = execute(benchmark, {"m": rows}, editor, tmp_path / "run", measures_of(["ssim"]))["m"]
+        again = execute(benchmark, {"m": rows}, editor, tmp_path / "run", measures_of(["ssim"]))["m"]
+    expected = compare(encoded(white), benchmark.item(0).target, {"ssim": ssim})["ssim"]
+    assert found[0].measures["ssim"] == pytest.approx(expected, abs=1e-9) and expected < 1
+    assert found[1].measures is None and "truncated or damaged image" in found[1].reason
+    assert found[2].measures["ssim"] == pytest.approx(1.0, abs=1e-9)
+    assert again[0] == found[0] and again[1].measures and server.calls == {"clear": 1, "cut": 3, "same": 1}
+    assert (tmp_path / "run/cache/calls.jsonl").is_file()
 
+
+def test_a_result_of_another_size_is_brought_to_the_target():
     def png(size):
         out = io.BytesIO()
         Image.new("RGB", size, (90, 20, 200)).save(out, "PNG")

@@ -7,11 +7,13 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import threading
 import time
 from dataclasses import replace
 
 import pytest
+from hostile_server import HostileServer, good, http
 from image_bytes import encoded, photo
 from PIL import Image
 
@@ -576,3 +578,33 @@ def test_B4_what_is_known_to_be_of_no_use_is_asked_once_more_by_a_later_run(tmp_
             statuses = collections.Counter(reply.status for reply in complete(endpoint, asked, tmp_path))
             assert statuses == {"ok": 30, "malformed": 30}
             assert server.calls == 30 + 30 * 3 + 30 * run
+
+
+@pytest.mark.parametrize("count", [10**400, -1, 2**64, 1e308, True, "7", None, [7], {"a": 1}])
+def test_counts_of_tokens_that_are_none_cost_nothing_and_end_nothing(tmp_path, count):
+    """400 digits made the cost overflow, in a callback that nobody waits for: the run hung for ever."""
+    body = good("fine") | {"usage": {"prompt_tokens": count, "completion_tokens": 2}}
+    with HostileServer(http(body)) as server:
+        endpoint = Endpoint(f"{server.url}/v1", "m", prompt_price=3.0, completion_price=5.0)
+        (reply,) = complete(endpoint, [request("a")], tmp_path)
+    assert (reply.status, reply.prompt_tokens, reply.completion_tokens) == ("ok", 0, 2)
+    assert reply.cost == pytest.approx(1e-5)
+
+
+def test_whatever_fails_on_our_side_reaches_the_caller(tmp_path):
+    """A full disk, a defect in `require`, in what keeps replies: an exception, never a run that waits for ever."""
+
+    def defect(text):
+        raise OverflowError("int too large to convert to float")
+
+    with ScriptedServer() as server:
+        with pytest.raises(OverflowError):
+            ask(server, requests(20, require=defect))
+        replies = complete(Endpoint(server.url, "m"), requests(200), tmp_path)
+        next(replies)
+        (tmp_path / "calls.jsonl").unlink()
+        with sqlite3.connect(tmp_path / "responses.sqlite") as connection:
+            connection.execute("DROP TABLE replies")
+        connection.close()
+        with pytest.raises(ValueError, match="no such table: replies"):
+            list(replies)
