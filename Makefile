@@ -1,5 +1,5 @@
-# make setup | demo | test | test-slow | lint | bench | parity | sanitize | chaos | fuzz     (each runs setup first when
-# something changed)
+# make setup | demo | test | test-slow | lint | bench | parity | sanitize | chaos | fuzz | hostile     (each runs setup
+# first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-slow lint bench parity sanitize chaos fuzz
+.PHONY: setup demo test test-slow lint bench parity sanitize chaos fuzz hostile
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -64,3 +64,6 @@ chaos: setup
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz $(FUZZ_ARGS)
+
+hostile: setup
+	$(BIN)/python -m pytest -m slow -q tests/inference/test_hostile_endpoint.py $(PYTEST_ARGS)

@@ -44,7 +44,7 @@ class Endpoint:
     max_pixels: int = 1280 * 32 * 32
     # A larger request is not sent: its row fails, with a sentence. Anthropic takes 32 MB, Gemini 20 MB.
     max_request_mib: float = 18.0
-    max_reply_mib: float = 8.0  # a larger answer is not read
+    max_reply_mib: float = 2.0  # a larger answer is not read
 
     def __post_init__(self) -> None:
         check_address(self.url, "an endpoint's url")
@@ -93,13 +93,19 @@ class Endpoint:
 
 
 def refuse_mixed(candidates: Mapping[str, Endpoint], others: Mapping[str, Endpoint]) -> None:
-    """Raises ValueError when one candidate's texts would be another's: two addresses that share kept replies, or two
-    candidates that ask one server for the same. Others (judges) may ask one server for the same.
+    """Raises ValueError when one candidate's texts would be another's: two addresses or two keys that share kept
+    replies, or two candidates that ask one server for the same. Others (judges) may ask one server for the same.
 
     Each: who asks ("model base", "judge gpt") -> where."""
     seen: dict[tuple[str, str], tuple[str, Endpoint]] = {}
     for name, endpoint in [*candidates.items(), *others.items()]:
         first, other = seen.setdefault((endpoint.identity, endpoint.model), (name, endpoint))
+        if first != name and other.api_key_env != endpoint.api_key_env:
+            raise ValueError(
+                f"{first} and {name} ask for {endpoint.model!r} of {endpoint.identity} with two keys "
+                f"({other.api_key_env or 'none'}, {endpoint.api_key_env or 'none'}) and would share its replies: give "
+                "each its own cache_as if a key decides what is served, or both the same key"
+            )
         if replace(other, cache_as="").identity != replace(endpoint, cache_as="").identity:
             raise ValueError(
                 f"{first} and {name} ask for {endpoint.model!r} at two addresses ({other.url}, {endpoint.url}) and "

@@ -22,6 +22,9 @@ _MOST_VALUES = 400_000
 _LONGEST_MESSAGE = 20_000  # characters that are looked at; far fewer are kept
 _MOST_TOKENS = 10**9  # of one call; a server that says more is not believed
 
+# Where servers put what went wrong; the first that says something counts.
+_WHERE_ERRORS = ("error", "errors", "validation_errors", "detail", "message", "error_msg", "msg")
+
 # HTTP codes that say "not now" rather than "not this".
 _MAY_PASS = {408, 409, 425, 429}
 
@@ -40,7 +43,7 @@ _NO_MONEY = re.compile(
 )
 # A key that is wrong is wrong for every request, whatever code says so (Gemini: 400).
 _WRONG_KEY = re.compile(
-    r"api_key_(invalid|expired|service_blocked)|invalid_api_key|incorrect api key|api key (not valid|not found)|"
+    r"api_key_(invalid|expired|service_blocked)|invalid_?api_?key|incorrect api key|api key (not valid|not found)|"
     r"api key (has )?expired|api key was reported as leaked|authentication_error|unauthenticated|invalid x-api-key|"
     r"invalid_?token|(missing|invalid)( or (missing|invalid))? authorization header|no api key|invalid api.?key",
     re.IGNORECASE,
@@ -151,14 +154,14 @@ def error_words(data: Any) -> tuple[str, str]:
         data = data[0]
     if not isinstance(data, dict):
         return "", ""
-    given = [data.get(name) for name in ("error", "validation_errors", "detail", "message")]
-    error = next((value for value in given if value), "")
-    if not isinstance(error, dict) or error is data.get("validation_errors"):
-        codes = [data.get("code"), data.get("type")]
-    else:
+    error = next((data[name] for name in _WHERE_ERRORS if data.get(name)), "")
+    codes = [data.get(name) for name in ("code", "error_code", "type")]
+    if isinstance(error, list) and error and isinstance(error[0], dict) and "message" in error[0]:
+        error = error[0]
+    if isinstance(error, dict) and error is not data.get("validation_errors"):
         inner = error.get("innererror") if isinstance(error.get("innererror"), dict) else {}
         codes = [error.get(name) for name in ("code", "type", "status")] + [inner.get("code")]
-        error = error.get("message") or ""
+        error = next((error[name] for name in ("message", "error", "detail") if error.get(name)), "")
     written = [str(code) for code in codes if code and isinstance(code, str | int) and not _long(code)]
     code = next((code for code in written if code.isdecimal()), " ".join(written))
     return code, (error[:_LONGEST_MESSAGE] if isinstance(error, str) else shown(error)) or code

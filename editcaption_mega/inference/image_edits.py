@@ -120,7 +120,7 @@ class _Edits:
 
     async def read(self, edit: Edit, answer: Response) -> Outcome:
         async with self._decoding:
-            return cleaned(await asyncio.to_thread(_read, answer, self._max_pixels), self._secret)
+            return cleaned(await asyncio.to_thread(read_edit, answer, self._max_pixels), self._secret)
 
     def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Edited]:
         return [self._edited(job, outcome) for job, outcome in done]
@@ -137,7 +137,7 @@ class _Edits:
         return Edited(edit.id, path)
 
 
-def _read(answer: Response, max_pixels: int) -> Outcome:
+def read_edit(answer: Response, max_pixels: int = MAX_PIXELS) -> Outcome:
     """What an answer means, with its picture decoded and encoded anew: so it is sound, opaque, and holds nothing beside
     its pixels."""
     data = read_object(answer, "data")

@@ -22,7 +22,7 @@ class EndpointSettings:
     prompt_price: float = 0.0  # per million tokens
     completion_price: float = 0.0
     max_request_mib: float = 18.0  # a larger request is not sent: its row fails. Anthropic takes 32 MB, Gemini 20 MB
-    max_reply_mib: float = 8.0  # a larger answer is not read
+    max_reply_mib: float = 2.0  # a larger answer is not read
     extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request
     cache_as: str = ""  # replies are kept under this in the place of the address, such as that of a server which moved
 
@@ -95,9 +95,9 @@ class EditorSettings(EndpointSettings):
     url: address up to and with /v1: {url}/images/edits is called. extra: more fields of the form."""
 
     max_concurrency: int = 4
-    max_reply_mib: float = 24.0
+    max_reply_mib: float = 12.0
     size: str = ""  # such as 1024x1024; "": the server's default
-    max_pixels: int = 3840 * 2160  # of a result; a larger one fails its row
+    max_pixels: int = 2048 * 2048  # of a result; a larger one fails its row
     measures: list[str] = field(default_factory=lambda: ["ssim"])  # of: ssim, clip, lpips (where installed)
     clip: str = ""  # Hugging Face folder of a CLIP model, for the measure clip
 

@@ -91,7 +91,7 @@ def test_the_table_works():
     assert pull_verdicts(Canned(ANSWERS, PERSONAL), "study", KEY).accepted
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(PLACES), VALUES, st.sampled_from(COMMANDS))
 def test_any_value_in_any_place(place, value, command):
     server = Canned(changed(*place, value))

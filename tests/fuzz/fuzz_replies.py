@@ -85,7 +85,7 @@ def _endpoints(random: Random, folder: Path, attempt: Attempt) -> None:
     }
     code = random.choice((200, 200, 200, 201, 302, 400, 401, 403, 404, 408, 413, 418, 429, 500, 503, 529))
     answer = Response(code, headers, bytearray(body))
-    outcome = attempt(image_edits._read if is_edit else read_answer, answer)
+    outcome = attempt(image_edits.read_edit if is_edit else read_answer, answer)
     assert outcome is not None and outcome.status in ("ok", "refused", "truncated", "malformed", "failed")
     assert outcome.status == "ok" or outcome.reason
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,7 +44,7 @@ def test_retry_after():
     assert read_retry_after({"retry-after-ms": "nan"}) is None and read_retry_after({"retry-after-ms": "-5"}) == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,9} [A-Z][a-z]{2} \d{1,12} \d\d:\d\d:\d\d .{1,9}"))
 def test_no_pause_is_endless_or_backwards(asked):
     for headers in ({"Retry-After": asked}, {"retry-after-ms": asked}):
@@ -53,7 +54,7 @@ def test_no_pause_is_endless_or_backwards(asked):
         assert not outcome.may_pass or (found or 0) <= LONGEST_PAUSE
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(JSON, st.integers(100, 999), st.sampled_from(["choices", "data"]))
 def test_whatever_a_server_sends_has_a_meaning(body, http, expected):
     """Never an exception; a failure has words of bounded length that every file and terminal takes."""
@@ -63,8 +64,7 @@ def test_whatever_a_server_sends_has_a_meaning(body, http, expected):
         return
     found = cleaned(found, Secret("sk-0123456789"))
     assert found.status in ("failed", "refused") and found.reason and len(found.reason) <= 400
-    assert found.reason.isprintable() or " " in found.reason
-    found.reason.encode()
+    assert not any(unicodedata.category(sign) in ("Cc", "Cs") for sign in found.reason)
     code, message = error_words(body)
     assert isinstance(code, str) and isinstance(message, str)
 
