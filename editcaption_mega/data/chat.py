@@ -206,12 +206,11 @@ class ChatEncoder:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the ids depend on, part by part; "tokenizer" is all of it: words, merges, added tokens, normaliser, chat
-        template."""
-        tokenizer = f"{self.text.fingerprint}\n{self.tokenizer.chat_template}"
+        """What the ids depend on, part by part; "tokenizer" is words, merges, added tokens and normaliser."""
         return {
             "prompt": self.prompt.fingerprint,
-            "tokenizer": hashlib.sha256(tokenizer.encode()).hexdigest(),
+            "tokenizer": self.text.fingerprint,
+            "chat_template": hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest(),
         }
 
     @property

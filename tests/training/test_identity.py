@@ -14,7 +14,7 @@ from editcaption_mega.settings import DPOSettings, JobSettings
 from editcaption_mega.training.identity import FIXED, changes, check_identity, flat, identity, recorded_identity
 from editcaption_mega.training.run_folder import keep_settings
 
-FILES = {"shards": "a" * 64, "prompt": "b" * 64, "tokenizer": "c" * 64, "pictures": "d" * 64}
+FILES = {"shards": "a" * 64, "prompt": "b" * 64, "tokenizer": "c" * 64, "chat_template": "f" * 64, "pictures": "d" * 64}
 MULTIPLIERS = ("optimizer.vision", "optimizer.merger", "optimizer.language", "optimizer.router")
 # Every other setting of a job: it may change on resume, and a line says so.
 MAY_CHANGE = {

@@ -256,6 +256,13 @@ def test_what_changed_on_resume_is_listed_and_kept(base, capsys):
     assert "learning_rate: 0.002" in (output / "config.yaml").read_text()
 
 
+def half_the_merges(tokenizer: str) -> str:
+    """The same words, put together otherwise."""
+    value = json.loads(tokenizer)
+    value["model"]["merges"] = value["model"]["merges"][: len(value["model"]["merges"]) // 2]
+    return json.dumps(value)
+
+
 def test_another_order_tokenizer_or_template_is_refused_on_resume(base, whole, tmp_path):
     job = settings(base, base / "whole", steps=9)
     job.data.shuffle = False
@@ -264,6 +271,16 @@ def test_another_order_tokenizer_or_template_is_refused_on_resume(base, whole, t
     job = settings(base, base / "whole", steps=9, precision="bf16")
     with pytest.raises(ValueError, match="training.precision=fp32, this job has training.precision=bf16"):
         run_sft(job)
+    for name, file, change in [
+        ("chat_template", "chat_template.jinja", lambda text: text.replace("assistant", "helper")),
+        ("tokenizer", "tokenizer.json", half_the_merges),
+    ]:
+        folder = shutil.copytree(base / "model", tmp_path / name)
+        (folder / file).write_text(change((folder / file).read_text()))
+        job = settings(base, base / "whole", steps=9)
+        job.model.folder = str(folder)
+        with pytest.raises(ValueError, match=rf"was trained with {name}=.*\({name} comes from model.folder\)"):
+            run_sft(job)
     job = settings(base, base / "whole", steps=9)
     job.optimizer.vision = 0.0
     with pytest.raises(ValueError, match="optimizer.vision=trained, this job has optimizer.vision=frozen"):
