@@ -17,6 +17,7 @@ from editcaption_mega.settings import ParallelSettings
 from editcaption_mega.words import printable
 
 _SECONDS_BETWEEN_LINES = 5.0
+_MOST_COUNTED = 20  # lines of a list that counts
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
 _SECONDS_FOR_THE_CAUSE = 3.0  # until a rank that lost another one has heard why
 _STOPPED_CODE = "EDITCAPTION_STOPPED_CODE"  # set by launch/start.sh where a job that saved goes back into the queue
@@ -116,8 +117,10 @@ def print_counts(title: str, counts: Counter) -> None:
     """The title and a line for each thing counted, the most frequent first, on stderr; nothing where nothing was."""
     if counts:
         print(f"{title}:", file=sys.stderr)
-    for name, count in counts.most_common():
+    for name, count in counts.most_common(_MOST_COUNTED):
         print(f"  {count} x {name}", file=sys.stderr)
+    if len(counts) > _MOST_COUNTED:
+        print(f"  and {len(counts) - _MOST_COUNTED} other kinds", file=sys.stderr)
 
 
 def progress[Item](items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:

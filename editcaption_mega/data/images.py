@@ -26,9 +26,11 @@ _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 # Modes that every reader turns into the same RGB values.
 _PLAIN_MODES = ("RGB", "L", "P", "1")
 _MOST_SCANNED = 5_000_000_000  # pixels times passes of a progressive JPEG, which has a dozen passes as a rule
+_MOST_COPIED = 10_000_000_000  # bytes: Pillow joins the EXIF blocks of a JPEG one by one
 _BAND = 1 << 20  # pixels that are converted at once: what conversion needs beside the picture and its result
 _LARGE = 4_000_000  # pixels from which PNG compression must be quick
 
+_JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"tRNS", b"eXIf")  # ancillary chunks that what a picture looks like depends on
 _PNG_TURNED = (b"eXIf", b"Raw profile type exif", b"adobe.xmp")  # where an orientation may stand
@@ -188,6 +190,8 @@ def _open(data: bytes, max_pixels: int, where: str) -> Image.Image:
         raise ImageError(f"{where}: empty, 0 bytes")
     if len(data) > LARGEST_FILE:
         raise ImageError(f"{where}: {len(data)} bytes, more than the {LARGEST_FILE} that a picture may have: shrink it")
+    if data.startswith(_JPEG) and (blocks := data.count(b"\xff\xe1")) * len(data) > _MOST_COPIED:
+        raise ImageError(f"{where}: JPEG with {blocks} blocks of metadata: save it anew without")
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     width, height = image.size
     if width * height > max_pixels:

@@ -18,6 +18,7 @@ MEMBERS = ("source", "target", "json")
 # Bytes that a member may have: nothing larger is read, so a tar cannot claim the memory of the machine.
 LARGEST_MEMBER = {"source": LARGEST_FILE, "target": LARGEST_FILE, "json": LARGEST_RECORD}
 
+_LARGEST_INDEX = 512 << 20  # bytes: nearly a million samples
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _MEMBER_NAME = re.compile(
     rf"(?:\./)?(?P<key>{_ID.pattern})\.(?P<part>src|tgt|json)(?P<extension>\.(?:jpe?g|png|webp))?"
@@ -110,9 +111,16 @@ def load_index(directory: str | os.PathLike) -> Index:
     if not directory.is_dir():
         raise ShardError(f"{directory}: no such folder of shards")
     try:
+        size = path.stat().st_size
+        if size > _LARGEST_INDEX:
+            raise ShardError(
+                f"{path}: {size} bytes, more than the {_LARGEST_INDEX} that an index may have: {_HOW_TO_MAKE}"
+            )
         content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ShardError(f"{directory}: no {INDEX_NAME}: {_HOW_TO_MAKE}") from None
+    except ShardError:
+        raise
     except ValueError as error:
         reason = str(error) if str(error).startswith("not valid JSON") else f"not valid JSON ({error})"
         raise ShardError(f"{path}: {reason}: {_HOW_TO_MAKE}") from None

@@ -180,6 +180,13 @@ def test_a_jpeg_of_thousands_of_passes_is_refused_before_decoding():
             function(bomb)
 
 
+def test_a_jpeg_of_many_metadata_blocks_is_refused_before_they_are_joined():
+    data = encoded(photo(), "JPEG")
+    with pytest.raises(ImageError, match="JPEG with 200000 blocks of metadata"):
+        decode_image(data[:2] + 200_000 * b"\xff\xe1\0\x0aExif\0\0MM" + data[2:])
+    assert decode_image(data[:2] + 20 * b"\xff\xe1\0\x0aExif\0\0MM" + data[2:]).size == (40, 30)
+
+
 def test_a_20000_pixel_wide_image_within_the_limit_is_fine():
     data = encoded(Image.new("L", (20_000, 20)))
     assert decode_image(data).size == (20_000, 20) and bake(data).data == data

@@ -158,6 +158,17 @@ def test_cells_that_have_no_python_value_cost_their_column_or_their_row_alone(tm
     assert second.pair.provenance["img_id"] == "1970-01-01T00:00:00"
 
 
+def test_columns_of_one_name_and_folders_named_like_files(tmp_path):
+    table = pyarrow.Table.from_pylist([magicbrush()])
+    (tmp_path / "set.parquet").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "set.parquet" / "part-0.parquet")
+    assert len(read(str(tmp_path), "magicbrush", category="semantic")) == 1
+    twice = table.append_column("instruction", pyarrow.array(["Make it red."]))
+    pyarrow.parquet.write_table(twice, tmp_path / "two.parquet")
+    with pytest.raises(InputError, match="two.parquet has two columns instruction: rename one of each"):
+        read(str(tmp_path), "magicbrush", category="semantic")
+
+
 def test_a_damaged_row_group_is_rejected_rows_and_the_others_go_on(tmp_path):
     other = encoded(photo(40, 31))
     rows = [

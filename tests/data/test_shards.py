@@ -444,6 +444,14 @@ def test_an_index_of_other_types_is_one_sentence(folder, change, message):
         open_shards(folder)
 
 
+def test_an_index_of_gigabytes_is_refused_before_it_is_read(folder):
+    os.truncate(folder / "index.json", 6 << 30)  # a hole: no disk is used
+    with pytest.raises(
+        ShardError, match="index.json: 6442450944 bytes, more than the 536870912 that an index may have"
+    ):
+        open_shards(folder)
+
+
 def test_a_member_larger_than_any_is_refused_before_it_is_read(tmp_path):
     folder = write(tmp_path / "set", ["a"])
     tar = folder / "shard-000000.tar"

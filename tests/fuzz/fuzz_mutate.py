@@ -67,7 +67,7 @@ def mutated_json(random: Random, value: Any) -> bytes:
             case 2 if isinstance(inner, list):
                 inner.insert(random.randrange(len(inner) + 1), copy.deepcopy(inner[last]))
             case 3:
-                for _ in range(random.choice((1, 40, 400))):
+                for _ in range(random.choice((1, 40, 150))):
                     inner[last] = [inner[last]]
             case _:
                 inner[last] = copy.deepcopy(random.choice(ODD))

@@ -87,7 +87,7 @@ def _paths(path: str, columns: Columns) -> list[Path]:
     root = Path(path)
     if not root.exists():
         raise InputError(f"{path}: no such file or folder")
-    paths = sorted(root.rglob("*.parquet")) if root.is_dir() else [root]
+    paths = sorted(filter(Path.is_file, root.rglob("*.parquet"))) if root.is_dir() else [root]
     if not paths:
         raise InputError(f"{path}: expected parquet files in this folder, found none")
     for file_path in paths:
@@ -113,6 +113,9 @@ def _open(path: Path, columns: Columns) -> Any:
             f"{path} has no column {', '.join(missing)}: expected those of {columns.name}, found "
             f"{', '.join(map(shown, names))[:500]}"
         )
+    if twice := sorted(name for name in columns.all() if names.count(name) > 1):
+        file.close()
+        raise InputError(f"{path} has two columns {', '.join(twice)}: rename one of each")
     return file
 
 
