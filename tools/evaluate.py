@@ -109,7 +109,7 @@ def run(settings, arguments) -> None:
         judgements = judged(settings, benchmarks, texts) if settings.judges else []
         executions = steps.execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
         told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
-    refuse_failures(steps.without_success(texts, judgements))
+    refuse_failures(steps.without_success(texts, judgements, executions))
 
 
 def refuse_failures(failures) -> None:
@@ -160,15 +160,17 @@ def judged(settings, benchmarks, texts):
 
 def execute(settings, arguments) -> None:
     from editcaption_mega.evaluation.execution import summarise
-    from editcaption_mega.evaluation.run import execute_all, written_instructions
+    from editcaption_mega.evaluation.run import execute_all, without_success, written_instructions
 
     benchmarks = prepared(settings, judging=False)
-    found = execute_all(settings, benchmarks, written_instructions(settings, benchmarks), cli.progress)
+    texts = written_instructions(settings, benchmarks)
+    found = execute_all(settings, benchmarks, texts, cli.progress)
     for benchmark, by_model in found.items():
         for one in summarise(by_model, settings.seed):
             low, high = one.interval
             print(f"{benchmark}, {one.model}: {one.measure} {one.mean:.4f} ({low:.4f} .. {high:.4f}), "
                   f"{one.executed:,} executed, {one.failed:,} not")  # fmt: skip
+    refuse_failures(without_success(texts, executions=found))
 
 
 def report(settings, arguments) -> None:

@@ -8,7 +8,6 @@ The hash is in the provenance of all that is judged with it."""
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from editcaption_mega.data.quoting import quoted
+from editcaption_mega.files import read_json_object, write_atomically
 from editcaption_mega.inference.client import Message, Picture, Request, complete
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.records import Changes
@@ -122,32 +122,38 @@ def freeze(benchmark: Benchmark, rows: Iterable[Proposal], path: Path) -> str:
         "fingerprint": benchmark.fingerprint,
         "hash": truth_hash(truth),
         "annotators": sorted({row.annotator for row in rows}),
+        "pairs": {pair_id: benchmark.key(i) for i, pair_id in enumerate(benchmark.ids)},
         "changes": truth,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
     return content["hash"]
 
 
-def read_ground_truth(path: str | Path, fingerprint: str | None = None) -> dict[str, Changes]:
-    """Ground truth by id. Raises ValueError for a file whose hash is not its content's, or (with `fingerprint`) that
-    was made for other pictures or another list."""
+def read_ground_truth(path: str | Path, benchmark: Benchmark | None = None) -> dict[str, Changes]:
+    """Ground truth by id; with a benchmark, of its pairs alone, which may be a part of those that were checked.
+
+    Raises ValueError for a file whose hash is not its content's, or that was made for other pictures or lacks pairs."""
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"ground truth {path} does not exist: make it with tools/evaluate.py ground-truth")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_object(file)
         truth = {pair_id: Changes.model_validate(changes) for pair_id, changes in content["changes"].items()}
-        written, made_for = content["hash"], content["fingerprint"]
+        written, fingerprint, pairs = content["hash"], content["fingerprint"], dict(content.get("pairs", {}))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} is no ground truth: expected the file that `ground-truth freeze` writes") from None
     if truth_hash(content["changes"]) != written:
         raise ValueError(f"{path} was changed by hand: its hash is not that of its content; freeze it again")
-    if fingerprint is not None and made_for != fingerprint:
-        raise ValueError(f"{path} was made for other pairs than these (another release or list of ids): make it again")
-    return truth
+    if benchmark is None or fingerprint == benchmark.fingerprint:
+        return truth
+    other = [pair_id for i, pair_id in enumerate(benchmark.ids) if pairs.get(pair_id) != benchmark.key(i)]
+    if other:
+        raise ValueError(
+            f"{path} was made for other pairs than these (another release or list of ids): {len(other)} of "
+            f"{len(benchmark)} are not in it with these pictures (first: {other[0]}); make it again"
+        )
+    return {pair_id: truth[pair_id] for pair_id in benchmark.ids}
 
 
 def truth_hash(truth: dict[str, Any]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import unquote
 
 _NO_LETTER = re.compile(r"[\W_]+")
-_ESCAPE = re.compile(r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[bfnrt])")
+_ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[bfnrt])")
 _ESCAPED_TIMES = 4  # levels of escapes that are looked through
 _MOST_KEYS = 4  # of a row of labels, whose order is tried out
-_TEXT = re.compile(r'"text":"((?:[^"\\]|\\.)*)"')
+_TEXT = re.compile(r'"text":"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _TAIL = 3  # characters of a quotation that are compared in front of what follows it
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from editcaption_mega.files import parse_json
 
+_LONGEST = 1_000_000  # characters of a reply that is read
 _SIGN = re.compile(r'\\.|[{}"]', re.DOTALL)  # an escaped quotation mark opens no string
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
@@ -36,7 +37,9 @@ class Span:
 
 
 def spans(text: str) -> list[Span]:
-    """All of them in order. Never raises."""
+    """All of them in order. Raises ValueError for a text that is longer than any reply."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"the reply has {len(text):,} characters, expected at most {_LONGEST:,}")
     found = []
     start = text.find("{")
     while start >= 0:

@@ -47,7 +47,7 @@ def open_benchmark(settings: BenchmarkSettings) -> Benchmark:
     plain = Benchmark(settings.name, settings.shards, ids)
     if not settings.ground_truth:
         return plain
-    return Benchmark(settings.name, settings.shards, ids, read_ground_truth(settings.ground_truth, plain.fingerprint))
+    return Benchmark(settings.name, settings.shards, ids, read_ground_truth(settings.ground_truth, plain))
 
 
 def open_benchmarks(settings: EvaluationSettings) -> list[Benchmark]:
@@ -145,8 +145,13 @@ def alone(output: Path) -> Iterator[str]:
         lock.release()
 
 
-def without_success(texts: Mapping[str, Texts], judgements: Iterable[Judgement] = ()) -> list[str]:
-    """One sentence for each model that wrote nothing for a benchmark, and for each judge that scored nothing."""
+def without_success(
+    texts: Mapping[str, Texts],
+    judgements: Iterable[Judgement] = (),
+    executions: Mapping[str, Mapping[str, list[Execution]]] | None = None,
+) -> list[str]:
+    """One sentence for each model that wrote nothing for a benchmark, each judge that scored nothing, and each model
+    of which the editor executed nothing."""
     found = [
         f"{model} wrote no instruction for {benchmark} ({next(iter(rows.values())).reason})"
         for benchmark, models in texts.items()
@@ -160,6 +165,11 @@ def without_success(texts: Mapping[str, Texts], judgements: Iterable[Judgement] 
     for judge, rows in judged.items():
         if not any(row.scores for row in rows):
             found.append(f"judge {judge} scored nothing ({next(iter(rows[0].unscored.values()))})")
+    for benchmark, by_model in (executions or {}).items():
+        for model, rows in by_model.items():
+            written = [row for row in rows if model == COPY or texts[benchmark][model][row.id].instruction is not None]
+            if written and all(row.measures is None for row in written):
+                found.append(f"no instruction of {model} for {benchmark} was executed ({written[0].reason})")
     return found
 
 

@@ -113,3 +113,13 @@ def test_two_hundred_kilobytes_are_read_in_a_moment(piece):
     text = piece * (200_000 // len(piece))
     with pytest.raises(ValueError):
         parse_reply(text, "clarity", TABLE_6, instruction=text)
+    with pytest.raises(ValueError, match="characters, expected at most 1,000,000"):
+        parse_reply(text * 6, "clarity", TABLE_6)
+
+
+@pytest.mark.parametrize(
+    "piece", ["\\", "\\u", "&#", "%", '"text":"', "dimensionclarity", "[", "\ufdfa", "\\n", "&amp;"]
+)
+def test_an_instruction_of_two_hundred_kilobytes_neither(piece):
+    text = "dimension clarity forbidden_terms " + piece * (200_000 // len(piece))
+    assert parse_reply(clarity_reply(), "clarity", TABLE_6, instruction=text).reply.score == 5

@@ -6,6 +6,7 @@ import re
 import pytest
 import small_job
 
+from editcaption_mega.data.shards import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import (
     Proposal,
@@ -89,12 +90,17 @@ def test_only_checked_proposals_become_ground_truth(benchmark, proposals, tmp_pa
         freeze(benchmark, read_proposals(tmp_path / "p.jsonl"), tmp_path / "truth.json")
     signed = [row.model_copy(update={"approved": True, "annotator": "Ada"}) for row in proposals]
     written = freeze(benchmark, signed, tmp_path / "truth.json")
-    truth = read_ground_truth(tmp_path / "truth.json", benchmark.fingerprint)
+    truth = read_ground_truth(tmp_path / "truth.json", benchmark)
     judged = Benchmark("set", benchmark.shards, truth=truth)
     assert judged.pair(0).changes == proposals[0].changes
     assert json.loads((tmp_path / "truth.json").read_text())["hash"] == written
-    with pytest.raises(ValueError, match="made for other pairs"):
-        read_ground_truth(tmp_path / "truth.json", "another")
+    trial = Benchmark("set", benchmark.shards, benchmark.ids[1:])
+    assert list(read_ground_truth(tmp_path / "truth.json", trial)) == trial.ids, "a part of what was checked"
+    with ShardWriter(tmp_path / "turned") as writer:
+        for item in benchmark:
+            writer.add(item.pair, item.target, "png", item.source, "png")
+    with pytest.raises(ValueError, match=f"made for other pairs .* {len(benchmark)} of {len(benchmark)} are not in it"):
+        read_ground_truth(tmp_path / "truth.json", Benchmark("set", tmp_path / "turned"))
     (tmp_path / "truth.json").write_text((tmp_path / "truth.json").read_text().replace("red hat", "blue hat"))
     with pytest.raises(ValueError, match="changed by hand"):
         read_ground_truth(tmp_path / "truth.json")
