@@ -147,7 +147,8 @@ def read_ground_truth(path: str | Path, benchmark: Benchmark | None = None) -> d
         raise ValueError(f"{path} was changed by hand: its hash is not that of its content; freeze it again")
     if benchmark is None or fingerprint == benchmark.fingerprint:
         return truth
-    other = [pair_id for i, pair_id in enumerate(benchmark.ids) if pairs.get(pair_id) != benchmark.key(i)]
+    same = {i for i, pair_id in enumerate(benchmark.ids) if pair_id in truth and pairs.get(pair_id) == benchmark.key(i)}
+    other = [pair_id for i, pair_id in enumerate(benchmark.ids) if i not in same]
     if other:
         raise ValueError(
             f"{path} was made for other pairs than these (another release or list of ids): {len(other)} of "

@@ -117,9 +117,21 @@ def _rows(random: Random, folder: Path, attempt: Attempt) -> None:
     attempt(Key.read, folder / "key.json")
 
 
+class _Pairs:
+    """Of a benchmark, what ground truth is compared with."""
+
+    fingerprint, ids = "y", ["a"]
+
+    def __len__(self):
+        return 1
+
+    def key(self, i):
+        return "k"
+
+
 def _truths(random: Random, folder: Path, attempt: Attempt) -> None:
     changes = {"a": TABLE_6.model_dump(exclude_none=True)}
-    content = {"changes": changes, "hash": truth_hash(changes), "fingerprint": "x"}
+    content = {"changes": changes, "hash": truth_hash(changes), "fingerprint": "x", "pairs": {"a": "k"}}
     changed = mutated_json(random, content)
     if random.random() < 0.5:
         try:
@@ -128,7 +140,7 @@ def _truths(random: Random, folder: Path, attempt: Attempt) -> None:
         except (ValueError, TypeError, KeyError):
             pass
     (folder / "truth.json").write_bytes(changed)
-    attempt(read_ground_truth, folder / "truth.json", "x")
+    attempt(read_ground_truth, folder / "truth.json", _Pairs())
     proposal = {"id": "a", "changes": changes["a"], "support": {"P1": ["m"]}, "dropped": []}
     (folder / "proposals.jsonl").write_bytes(mutated_json(random, proposal))
     attempt(read_proposals, folder / "proposals.jsonl")
