@@ -103,10 +103,9 @@ class FolderLock:
     def __exit__(self, *_) -> None:
         self.release()
 
-    def acquire(self, say: Callable[[str], None] = print) -> None:
-        """Hold the lock. Waits for a holder that is leaving, and until one elsewhere shows that it lives or is dead.
-
-        Raises HeldError for one that works there; OSError."""
+    def acquire(self, say: Callable[[str], None] = print, give_up: Callable[[], object] = lambda: False) -> bool:
+        """Hold the lock. Waits for a holder that is leaving, and until one elsewhere shows that it lives or is dead;
+        False when `give_up` became true meanwhile. Raises HeldError for one that works there; OSError."""
         self._made = not self.folder.exists()
         first: tuple[str, float] | None = None
         began = time.monotonic()
@@ -121,6 +120,8 @@ class FolderLock:
                         f"{self.folder} is in use: {holder}. Wait for it, stop it, or choose another folder; if you "
                         f"are sure that it is gone, remove {self.path}"
                     )
+            if give_up():
+                return False
             if first is None:
                 first = (holder.token if holder else "", beat)
                 say(f"{self.folder} is in use: {holder or 'by a process without a name'}; waiting for it to end")
@@ -128,6 +129,7 @@ class FolderLock:
         self._stop.clear()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._thread.start()
+        return True
 
     def check(self) -> None:
         """Raises LostError when another process has taken the folder over."""

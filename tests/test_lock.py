@@ -98,6 +98,12 @@ def test_one_that_is_leaving_is_waited_for(tmp_path):
     second.release()
 
 
+def test_who_waits_can_be_asked_to_stop(tmp_path):
+    with FolderLock(tmp_path, "training") as first:
+        first.stopping()
+        assert not FolderLock(tmp_path, "training").acquire(say=lambda line: None, give_up=lambda: True)
+
+
 def test_who_stood_still_learns_that_the_folder_is_lost(tmp_path):
     lost = threading.Event()
     lock = FolderLock(tmp_path, "training", on_lost=lost.set, beat=0.02)

@@ -80,9 +80,11 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None
     model_parallel_cuda_manual_seed(seed)
 
 
-def destroy() -> None:
-    """Leave the process groups; a later `initialize` may choose another layout."""
-    if dist.is_initialized():
+def destroy(*, after_failure: bool = False) -> None:
+    """Leave the process groups; a later `initialize` may choose another layout.
+
+    after_failure: this rank may be alone with it, and NCCL would wait for the others: the process's end will do."""
+    if dist.is_initialized() and not (after_failure and world_size() > 1 and torch.cuda.is_available()):
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
 

@@ -9,6 +9,7 @@ trained ones only.
 """
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from editcaption_mega.data.stream import PairDataset
+from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings
 
 FIXED = (
@@ -32,8 +34,12 @@ FIXED = (
     "training.seed",
 )
 
+# With a load-balancing loss, which is taken row by row, these are part of the loss.
+FIXED_WITH_ROUTER_LOSS = ("data.packing", "data.sequence_length")
+
 # The settings behind a part that is a fingerprint of files.
 _FILES = {
+    "architecture": "config.json of model.folder",
     "shards": "data.shards",
     "prompt": "data.prompt",
     "tokenizer": "model.folder",
@@ -54,15 +60,17 @@ def flat(settings: Any) -> dict[str, Any]:
     }
 
 
-def identity(settings: JobSettings, dataset: PairDataset, objective: str) -> dict[str, Any]:
+def identity(settings: JobSettings, dataset: PairDataset, architecture: Architecture, objective: str) -> dict[str, Any]:
     """The parts that must be the same, by name; an objective adds its own later (`reference_weights`)."""
     values = flat(settings)
+    fixed = FIXED + (FIXED_WITH_ROUTER_LOSS if settings.model.router_aux_loss else ())
     frozen = {
         f"optimizer.{module}": "frozen" if not factor else "trained"
         for module, factor in settings.optimizer.multipliers().items()
     }
-    files = dict(dataset.fingerprints)
-    return {"objective": objective, **files, **{name: values[name] for name in FIXED if name in values}, **frozen}
+    shape = [getattr(architecture, field.name) for field in dataclasses.fields(architecture) if field.compare]
+    files = {"architecture": hashlib.sha256(repr(shape).encode()).hexdigest(), **dataset.fingerprints}
+    return {"objective": objective, **files, **{name: values[name] for name in fixed if name in values}, **frozen}
 
 
 def recorded_identity(state: dict) -> dict[str, Any]:

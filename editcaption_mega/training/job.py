@@ -1,7 +1,7 @@
 """A whole training job: check, build, resume or start, train, save. The objective comes from outside."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from editcaption_mega.settings import JobSettings, ParallelSettings
 
 from .checkpoint import load_optimizer, load_random_state, save_checkpoint
 from .experts import ExpertLoad
-from .identity import changes, flat, identity
+from .identity import flat, identity
 from .loop import Stopped, stop_if_asked, train
 from .metrics import RunLog
 from .optimizer import build_trainer, freeze, trainable_table
-from .run_folder import keep_settings, record_failure, where_to_start
+from .run_folder import Resumed, first_lines, keep_settings, record_failure, where_to_start
 
 
 def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> PairDataset:
@@ -78,19 +78,6 @@ def total_steps(settings: JobSettings, num_samples: int) -> int:
 
 
 @dataclass(frozen=True)
-class Resumed:
-    """Where a run goes on; of a new run everything is empty."""
-
-    checkpoint: Path | None = None
-    state: dict | None = None  # of its state.json
-    unchecked: list[str] = field(default_factory=list)  # parts of the identity that it does not tell
-
-    @property
-    def step(self) -> int:
-        return self.state["step"] if self.state else 0
-
-
-@dataclass(frozen=True)
 class Start:
     """What a job has when it is about to make its objective: the groups exist, the model is built."""
 
@@ -129,25 +116,26 @@ def run_job(settings: JobSettings, answers: Answers, make_objective: ObjectiveMa
         check_layout(architecture, settings.parallel)
         settings.parallel.data_parallel_size(platform.world_size())
         dataset = open_dataset(settings, answers)
-        parts = identity(settings, dataset, objective)
+        parts = identity(settings, dataset, architecture, objective)
         platform.initialize(layout_of(settings.parallel), settings.training.seed)
         lock = FolderLock(settings.training.output, "training", on_lost=signals.ask)
-        held = False
+        held = failed = False
         try:
-            platform.from_rank_zero(lock.acquire)
-            held = True
-            resumed = Resumed(*where_to_start(settings, parts))
+            held = platform.from_rank_zero(lambda: lock.acquire(give_up=signals.asked))
+            stop_if_asked(0, "while it waited for its folder")
+            resumed = where_to_start(settings, parts)
             return _run(settings, architecture, dataset, make_objective, parts, resumed, lock)
         except Stopped as stopped:
             platform.print_once(str(stopped))
             return Ending(stopped.step, stopped.signal)
         except Exception as error:
+            failed = True
             if held:
                 record_failure(Path(settings.training.output), error)
             raise
         finally:
             lock.release()
-            platform.destroy()
+            platform.destroy(after_failure=failed)
 
 
 def _run(
@@ -207,7 +195,7 @@ def _run(
         if platform.is_rank_zero():
             log = RunLog(output, first_step=resumed.step, total_steps=steps, log_every=settings.training.log_every)
             table = trainable_table(rules, settings.optimizer)
-            for line in [*dataset.notes, *table, *_first_lines(settings, len(dataset), steps, resumed)]:
+            for line in [*dataset.notes, *table, *first_lines(settings, len(dataset), steps, resumed)]:
                 log.say(line)
             keep_settings(output, settings, resumed.step)
     expert_load = None
@@ -264,33 +252,6 @@ def _run(
         if log:
             log.close()
     return ending
-
-
-def _first_lines(settings: JobSettings, num_samples: int, steps: int, resumed: Resumed) -> list[str]:
-    """What a reader of the log must know of this start."""
-    batch, warmup = settings.training.global_batch_size, settings.optimizer.warmup_steps
-    lines = [
-        f"{num_samples:,} samples, {steps:,} steps of {batch} samples"
-        + (f", resumed after step {resumed.step}" if resumed.checkpoint else "")
-    ]
-    if batch > num_samples:
-        lines.append(
-            f"note: training.global_batch_size={batch} is more than the {num_samples} samples there are, so one step "
-            f"has each of them about {batch / num_samples:.1f} times"
-        )
-    if warmup >= steps:
-        lines.append(
-            f"note: optimizer.warmup_steps={warmup} is not below the {steps} steps of this run, so the learning rate "
-            f"only rises, to {settings.optimizer.learning_rate * steps / (warmup + 1):.3g} at the last step"
-        )
-    if resumed.unchecked:
-        lines.append(
-            f"note: {resumed.checkpoint} is of an earlier version and does not tell {', '.join(resumed.unchecked)}: "
-            "whether they are the same was not checked"
-        )
-    if resumed.checkpoint:
-        lines += changes(Path(settings.training.output), resumed.state, settings)
-    return lines
 
 
 def _start_weights(settings: JobSettings) -> WeightSource:

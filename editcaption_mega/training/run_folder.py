@@ -3,6 +3,7 @@
 import os
 import time
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,30 @@ from editcaption_mega.conversion.run_folder import checkpoints
 from editcaption_mega.files import PARTIAL
 from editcaption_mega.settings import JobSettings, save_settings
 
-from .identity import check_identity
+from .identity import changes, check_identity
 from .resume import resume_point, strangers, tidy
 
 # What users can mend: these have a sentence and need no traceback.
 _EXPECTED = (ValueError, OSError, FloatingPointError)
 
 
-def where_to_start(settings: JobSettings, parts: dict[str, Any]) -> tuple[Path | None, dict, list[str]]:
-    """The checkpoint to go on from, its state, and the parts of the identity that it does not tell. Collective.
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on; of a new run everything is empty."""
 
-    (None, {}, []) for a new run. Raises ValueError when the folder is someone else's, the job changed or the checkpoint
-    is damaged."""
+    checkpoint: Path | None = None
+    state: dict | None = None  # of its state.json
+    unchecked: list[str] = field(default_factory=list)  # parts of the identity that it does not tell
+
+    @property
+    def step(self) -> int:
+        return self.state["step"] if self.state else 0
+
+
+def where_to_start(settings: JobSettings, parts: dict[str, Any]) -> Resumed:
+    """The checkpoint to go on from. Collective.
+
+    Raises ValueError when the folder is someone else's, the job changed or the checkpoint is damaged."""
     output, unchecked = Path(settings.training.output), []
     for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume)):
         platform.print_once(line)
@@ -31,7 +44,7 @@ def where_to_start(settings: JobSettings, parts: dict[str, Any]) -> tuple[Path |
         unchecked[:] = check_identity(folder, state, parts)
 
     point = resume_point(output, check, verify=settings.checkpoint.verify, fallback=settings.checkpoint.fallback)
-    return (*point, unchecked) if point else (None, {}, [])
+    return Resumed(*point, unchecked) if point else Resumed()
 
 
 def _prepare_folder(output: Path, resume: bool) -> list[str]:
@@ -46,6 +59,33 @@ def _prepare_folder(output: Path, resume: bool) -> list[str]:
             "another folder, or set checkpoint.resume=true"
         )
     return tidy(output)
+
+
+def first_lines(settings: JobSettings, num_samples: int, steps: int, resumed: Resumed) -> list[str]:
+    """What a reader of the log must know of this start."""
+    batch, warmup = settings.training.global_batch_size, settings.optimizer.warmup_steps
+    lines = [
+        f"{num_samples:,} samples, {steps:,} steps of {batch} samples"
+        + (f", resumed after step {resumed.step}" if resumed.checkpoint else "")
+    ]
+    if batch > num_samples:
+        lines.append(
+            f"note: training.global_batch_size={batch} is more than the {num_samples} samples there are, so one step "
+            f"has each of them about {batch / num_samples:.1f} times"
+        )
+    if warmup >= steps:
+        lines.append(
+            f"note: optimizer.warmup_steps={warmup} is not below the {steps} steps of this run, so the learning rate "
+            f"only rises, to {settings.optimizer.learning_rate * steps / (warmup + 1):.3g} at the last step"
+        )
+    if resumed.unchecked:
+        lines.append(
+            f"note: {resumed.checkpoint} is of an earlier version and does not tell {', '.join(resumed.unchecked)}: "
+            "whether they are the same was not checked"
+        )
+    if resumed.checkpoint:
+        lines += changes(Path(settings.training.output), resumed.state, settings)
+    return lines
 
 
 def keep_settings(output: Path, settings: JobSettings, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import secrets
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,8 +30,17 @@ MAY_CHANGE = {
 }  # fmt: skip
 
 
+@dataclasses.dataclass
+class Shape:
+    """Of an Architecture what matters here: what it computes with, and the file itself."""
+
+    rope_theta: float
+    hf_config: dict = dataclasses.field(compare=False)
+
+
 def parts(settings: JobSettings, **files) -> dict:
-    return identity(settings, SimpleNamespace(fingerprints=FILES | files), "dpo")
+    shape = Shape(files.pop("rope_theta", 1e6), {"transformers_version": secrets.token_hex()})
+    return identity(settings, SimpleNamespace(fingerprints=FILES | files), shape, "dpo")
 
 
 def changed(name: str, value) -> DPOSettings:
@@ -91,6 +101,18 @@ def test_the_changed_file_is_named(part):
     assert f"{part}={FILES[part][:12]}, this job has {part}=eeeeeeeeeeee" in message
     assert f"{part} comes from " in message
     assert not any(f"{name}=" in message for name in FILES if name != part), "only what changed is named"
+
+
+def test_another_architecture_of_the_same_shapes_is_named():
+    with pytest.raises(ValueError, match="architecture comes from config.json of model.folder"):
+        check_identity(Path("x"), state(DPOSettings()), parts(DPOSettings(), rope_theta=10.0))
+
+
+def test_rows_are_part_of_a_load_balancing_loss():
+    before, now = changed("model.router_aux_loss", 0.1), changed("model.router_aux_loss", 0.1)
+    now.data.packing = False
+    with pytest.raises(ValueError, match="data.packing=True, this job has data.packing=False"):
+        check_identity(Path("x"), state(before), parts(now))
 
 
 @bounded(max_examples=30, deadline=None)

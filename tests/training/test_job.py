@@ -299,7 +299,7 @@ def test_a_signal_before_the_first_step(base, capsys):
         signals.ask(signal.SIGUSR1)
         ending = run_sft(settings(base, base / "early"))
     assert ending == Ending(0, signal.SIGUSR1)
-    assert "stopped by signal 10 while the samples were checked" in capsys.readouterr().out
+    assert "stopped by signal 10 while it waited for its folder" in capsys.readouterr().out
     assert not (base / "early").exists()
 
 

@@ -1,0 +1,18 @@
+"""The short form of `make chaos`: every kind of fault, a few times. Slow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).with_name("chaos")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cases, kinds, hits", [("sft2", "kills", 8), ("sft1", "disk full,two jobs,bit flip", 4)])
+def test_nothing_is_lost(cases, kinds, hits):
+    command = [sys.executable, str(CHAOS), "--cases", cases, "--kinds", kinds, "--hits", str(hits), "--seconds", "600"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 trials lost something, left something or had other losses" in done.stdout
