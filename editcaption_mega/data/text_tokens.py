@@ -29,7 +29,6 @@ class TextEncoder:
         self.control_tokens: dict[int, str] = {
             token: added.content for token, added in tokenizer.added_tokens_decoder.items()
         }
-        self._backend = backend
         self._plain = Tokenizer(backend.model)  # shares the words; added tokens belong to the outer object
         if backend.normalizer is not None:
             self._plain.normalizer = backend.normalizer
@@ -37,8 +36,11 @@ class TextEncoder:
             self._plain.pre_tokenizer = backend.pre_tokenizer
 
     def __call__(self, text: str) -> list[int]:
-        """Token ids of `text`; no control token is among them."""
-        ids = self._plain.encode(text, add_special_tokens=False).ids
+        """Token ids of `text`; no control token is among them. Raises ValueError for half a character."""
+        try:
+            ids = self._plain.encode(text, add_special_tokens=False).ids
+        except TypeError:  # what the library says of a str that is no Unicode
+            raise ValueError("half a character (a lone surrogate) is in the text") from None
         spelled = self.control_tokens.keys() & set(ids)
         if spelled:
             raise ValueError(
@@ -59,8 +61,7 @@ class TextEncoder:
     def fingerprint(self) -> str:
         """Changes with anything that decides which ids a text gets: words, merges, added tokens, normaliser, splitting;
         and with the names of the special tokens."""
-        parts = json.loads(self._backend.to_str())
-        for state in ("truncation", "padding"):  # of the last call, not of the tokenizer
-            parts.pop(state, None)
+        added = {token: repr(added) for token, added in self.tokenizer.added_tokens_decoder.items()}
         special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
-        return hashlib.sha256(json.dumps([parts, special], sort_keys=True).encode()).hexdigest()
+        parts = json.dumps([added, special], sort_keys=True)
+        return hashlib.sha256(f"{self._plain.to_str()}\n{parts}".encode()).hexdigest()

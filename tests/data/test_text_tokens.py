@@ -113,6 +113,8 @@ def test_a_tokenizer_that_spells_its_control_tokens_is_refused():
     words = Tokenizer(models.WordLevel({"<end>": 0, "a": 1}, unk_token="a"))
     encode = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>"))
     assert encode("a") == [1]
+    with pytest.raises(ValueError, match="half a character"):
+        encode("a\ud83d")
     with pytest.raises(ValueError, match="has its control token '<end>' among its words"):
         encode("<end>")
 

@@ -20,6 +20,8 @@ def shards(tmp_path_factory):
 def test_checkpoints_hold_what_was_read_at_the_start(tmp_path, shards, monkeypatch):
     folder = released.lay_out(tmp_path / "model", "235B-A22B")
     kept = shutil.copytree(folder, tmp_path / "kept")
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    released.put(folder / "tokenizer_config.json", tokenizer | {"chat_template": "another, that is not taken"})
     load = job.load_weights
 
     def load_and_move(*arguments, **options):
@@ -33,7 +35,9 @@ def test_checkpoints_hold_what_was_read_at_the_start(tmp_path, shards, monkeypat
     megatron_to_hf(tmp_path / "run", tmp_path / "trained")
     for path in kept.iterdir():
         if path.name not in ("config.json", "model.safetensors.index.json") and path.suffix != ".safetensors":
-            assert (tmp_path / "trained" / path.name).read_bytes() == path.read_bytes()
+            assert (tmp_path / "trained" / path.name).read_bytes() == path.read_bytes(), path.name
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "chat templates of chat_template.json and tokenizer_config.json differ: chat_template.json is taken" in log
     config = json.loads((kept / "config.json").read_text())
     config["text_config"]["dtype"] = "float32"
     assert json.loads((tmp_path / "trained/config.json").read_text()) == config
