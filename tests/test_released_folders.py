@@ -1,5 +1,6 @@
 """Folders laid out as Qwen3-VL is released, 2B to 235B, through training, conversion and evaluation."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
 from editcaption_mega.data.images import decode_image
-from editcaption_mega.data.stream import open_pairs
+from editcaption_mega.data.stream import PairDataset, open_pairs
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.run import check_before_work
 from editcaption_mega.inference import Generator
@@ -34,6 +35,22 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return small_job.write_shards(tmp_path_factory.mktemp("pairs") / "shards", count=4)
+
+
+class Spoiled:
+    """Shards with one source picture that is none."""
+
+    def __init__(self, shards, which):
+        self.shards, self.which = shards, which
+
+    def __getattr__(self, name):
+        return getattr(self.shards, name)
+
+    def __len__(self):
+        return len(self.shards)
+
+    def __getitem__(self, i):
+        return dataclasses.replace(self.shards[i], source_bytes=b"none") if i == self.which else self.shards[i]
 
 
 def tensors(folder):
@@ -94,6 +111,16 @@ def test_evaluation_in_process(folders, shards, name):
     assert dataset.encoder.end_token_id in generator.end_ids
     rows = list(write_instructions(generator, dataset, max_new_tokens=3, batch_size=4))
     assert [row["id"] for row in rows] == list(dataset.shards.ids)
+    if name == "2B":  # a picture that cannot be used is a reason of its row
+        spoiled = PairDataset(Spoiled(dataset.shards, 1), dataset.encoder, dataset.images)
+        others = list(write_instructions(generator, spoiled, max_new_tokens=3, batch_size=4))
+        assert others[1] | {"reason": ""} == {
+            "id": rows[1]["id"], "status": "failed", "instruction": "", "reason": "", "thought": "", "tokens": 0,
+            "finished": False,
+        }  # fmt: skip
+        assert rows[1]["id"] in others[1]["reason"] and "\n" not in others[1]["reason"]
+        assert [row["id"] for row in others] == [row["id"] for row in rows]
+        assert [others[i]["tokens"] for i in (0, 2, 3)] == [rows[i]["tokens"] for i in (0, 2, 3)]
 
 
 @pytest.mark.parametrize("form", ["chat_template.jinja", "processor of transformers 5"])

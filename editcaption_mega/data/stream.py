@@ -66,6 +66,9 @@ class PairDataset:
         """Changes when any of the `fingerprints` does."""
         return hashlib.sha256(json.dumps(self.fingerprints).encode()).hexdigest()[:32]
 
+    def id(self, i: int) -> str:
+        return self.shards.meta(i).id
+
     def prompt(self, i: int) -> EncodedSample:
         """Sample i without its answer, for generation."""
         return self._encoded(i, ())

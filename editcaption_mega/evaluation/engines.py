@@ -75,6 +75,9 @@ class _Subset:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def id(self, i: int) -> str:
+        return self.dataset.id(self.positions[i])
+
     def prompt(self, i: int):
         return self.dataset.prompt(self.positions[i])
 

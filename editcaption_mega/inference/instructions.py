@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from editcaption_mega.data.packing import EncodedSample
 from editcaption_mega.data.stream import PairDataset
 
-from .answer import read_answer
+from .answer import Answer, read_answer
 from .generate import Generator
 
 
@@ -32,35 +33,45 @@ def write_instructions(
     first: int = 0,
 ) -> Iterator[dict]:
     """One object per pair in order: id, tokens, finished, and the answer as `answer.read_answer` reads it: status,
-    instruction ("" where there is none), reason, thought. Pictures are held for one batch at a time.
+    instruction ("" where there is none), reason, thought. Pictures are held for one batch at a time. A pair with a
+    picture that cannot be used has the status failed, and the others go on.
 
     What is drawn for a pair depends on the seed and its id: not on which other pairs there are. first: where to begin;
     at a multiple of batch_size the texts are those that a run from 0 gives, to the rounding of the last bit."""
     for start in range(first, len(dataset), batch_size):
-        samples = [dataset.prompt(i) for i in range(start, min(start + batch_size, len(dataset)))]
-        prompts = [
-            PairPrompt(
-                list(sample.prompt_ids),
-                torch.cat([sample.patches(k) for k in range(len(sample.grids))]),
-                list(sample.grids),
-            )
-            for sample in samples
-        ]
+        prompts: dict[int, PairPrompt] = {}
+        failed: dict[int, str] = {}
+        batch = range(start, min(start + batch_size, len(dataset)))
+        for i in batch:
+            try:
+                prompts[i] = _prompt(dataset.prompt(i))
+            except ValueError as error:
+                failed[i] = str(error)
         answers = generator.generate(
-            prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size,
-            numbers=[_number(sample.id) for sample in samples],
+            list(prompts.values()), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+            batch_size=batch_size, numbers=[_number(dataset.id(i)) for i in prompts],
         )  # fmt: skip
-        for sample, made in zip(samples, answers, strict=True):
-            answer = read_answer(made.text, "stop" if made.finished else "length")
+        made = dict(zip(prompts, answers, strict=True))
+        for i in batch:
+            if i in failed:
+                answer, tokens, finished = Answer("failed", reason=failed[i]), 0, False
+            else:
+                answer = read_answer(made[i].text, "stop" if made[i].finished else "length")
+                tokens, finished = made[i].token_count, made[i].finished
             yield {
-                "id": sample.id,
+                "id": dataset.id(i),
                 "status": answer.status,
                 "instruction": answer.text,
                 "reason": answer.reason,
                 "thought": answer.thought,
-                "tokens": made.token_count,
-                "finished": made.finished,
+                "tokens": tokens,
+                "finished": finished,
             }
+
+
+def _prompt(sample: EncodedSample) -> PairPrompt:
+    patches = torch.cat([sample.patches(k) for k in range(len(sample.grids))])
+    return PairPrompt(list(sample.prompt_ids), patches, list(sample.grids))
 
 
 def _number(name: str) -> int:
