@@ -100,9 +100,6 @@ def run(settings, arguments) -> None:
     texts = steps.generate_all(settings, benchmarks, cli.progress, part)
     if texts is None:
         return print(f"part {arguments.part} is written; the part that ends last judges and reports")
-    failures = steps.without_success(texts)
-    if len(failures) == sum(map(len, texts.values())):
-        refuse_failures(failures)  # nothing to judge
     with steps.alone(Path(settings.output)) as other:
         if other:
             return print(f"another process judges and reports already: {other}")

@@ -224,7 +224,9 @@ def test_A3_nothing_that_succeeded_is_an_error_and_the_same_command_asks_again(r
             assert done.returncode == 1, done.stderr
             assert "m wrote no instruction for set (failed: HTTP 400" in done.stderr
             assert "give the same command again" in done.stderr
-        assert server.calls == 2 * PAIRS and not (tmp_path / "run/report").exists()
+        assert server.calls == 2 * PAIRS
+        rows = (tmp_path / "run/judgements/rules/m/set.jsonl").read_text().splitlines()
+        assert len(rows) == PAIRS and all("scores" not in row or not json.loads(row)["scores"] for row in rows)
         server.script = lambda call, _: None
         done = evaluate("run", config)
         assert done.returncode == 0 and server.calls == 3 * PAIRS, done.stderr
