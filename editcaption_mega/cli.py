@@ -68,15 +68,15 @@ def layout(arguments: argparse.Namespace) -> ParallelSettings:
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a tool and exit: `run(main)` is the last line of every tool. See `exit_code`."""
+    """Run a tool and exit: `run(main)` is the last line of every tool. See `exit_code`. Ranks end with torchrun."""
+    if "LOCAL_RANK" in os.environ:
+        signals.leave_with_launcher()
     sys.exit(exit_code(main, argv))
 
 
-def run_rank(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """`run` for a training job: signals ask it to save and leave, and a rank ends with its launcher."""
+def run_job(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """`run` for a training job: from its first moment on signals ask it to save and leave."""
     signals.listen()
-    if "LOCAL_RANK" in os.environ:
-        signals.leave_with_launcher()
     run(main, argv)
 
 

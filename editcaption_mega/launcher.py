@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from editcaption_mega import signals
+from editcaption_mega import cli, signals
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
     threading.Thread(target=_pass_on, args=(heeded,), name="signals", daemon=True).start()
     os.environ[signals.LAUNCHER] = str(os.getpid())
+    os.environ.setdefault("PYTHONFAULTHANDLER", "1")
     if "LOGLEVEL" not in os.environ:
         logging.disable(logging.ERROR)  # the agent's own account of what a rank has said already
     from torch.distributed import run
@@ -42,10 +43,15 @@ def main(argv: Sequence[str]) -> int:
         _, failure = error.get_first_failure()
         if failure.exitcode > 0:
             return failure.exitcode
+        number = signal.Signals(-failure.exitcode)
+        why = (
+            "by the kernel, where memory ran out, or by somebody"
+            if number == signal.SIGKILL
+            else "a crash of compiled code, whose traceback is above"
+        )
         print(
             f"error: a rank on {socket.gethostname()} (local rank {failure.local_rank}, process {failure.pid}) was "
-            f"ended by {signal.Signals(-failure.exitcode).name}: that is the kernel's word where memory ran out, or "
-            "somebody's; the same command goes on from the newest checkpoint",
+            f"ended by {number.name} ({why}); the same command goes on from the newest checkpoint",
             file=sys.stderr,
         )
         return 1
@@ -79,4 +85,4 @@ def children(parent: int) -> set[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    cli.run(main)

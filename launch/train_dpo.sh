@@ -42,4 +42,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    cli.run_rank(main, sys.argv[1:])
+    cli.run_job(main, sys.argv[1:])

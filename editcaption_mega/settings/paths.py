@@ -14,6 +14,11 @@ def check_paths(settings: JobSettings) -> None:
         raise ValueError(
             f"model.checkpoint={settings.model.checkpoint}: no such folder; expected a checkpoint or a run folder"
         )
+    if (Path(settings.model.checkpoint or "nowhere") / "preprocessor_config.json").is_file():
+        raise ValueError(
+            f"model.checkpoint={settings.model.checkpoint} is a Hugging Face folder: give it as model.folder and leave "
+            "model.checkpoint empty"
+        )
     for folder in settings.data.shards:
         _check_shards(folder)
     if settings.data.prompt and not Path(settings.data.prompt).is_file():

@@ -9,6 +9,8 @@ from editcaption_mega.settings import DPOSettings, check_paths
 def job(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/preprocessor_config.json").write_text("{}")
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards/index.json").write_text("{}")
     (tmp_path / "pairs.jsonl").write_text("{}")
@@ -31,6 +33,7 @@ def test_all_is_there(job):
         ("model.folder", "{}/shards", "holds no config.json"),
         ("model.folder", "{}/pairs.jsonl", "is a file"),
         ("model.checkpoint", "{}/nowhere", "model.checkpoint=.*no such folder"),
+        ("model.checkpoint", "{}/hf", "is a Hugging Face folder: give it as model.folder"),
         ("data.shards", ["{}/nowhere"], "nowhere: no such folder of shards$"),
         ("data.shards", ["{}/a,{}/b"], r"several folders are written as data.shards=\[A,B\]"),
         ("data.shards", ["{}/pairs.jsonl"], "is a file, .*tools/make_shards.py --input .*pairs.jsonl"),
