@@ -4,6 +4,7 @@ A rank that raises alone leaves the others waiting in their next collective, whe
 instead of the reason. So work that may fail on some ranks only runs inside `together`, or in `from_rank_zero`.
 """
 
+import copy
 import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +86,8 @@ def from_rank_zero(function: Callable[[], Any]) -> Any:
 def _portable(error: Exception) -> Exception:
     """The error itself where the object collectives can carry it, else one of a built-in kind with its words."""
     try:
-        twin = pickle.loads(pickle.dumps(error))
+        pickle.dumps(error)  # as the collectives send it
+        twin = copy.copy(error)  # as they make it again, from its class and arguments
         if type(twin) is type(error) and _text(twin) == _text(error):
             return error
     except Exception:  # whatever a class's own pickling raises: then it cannot travel
