@@ -120,7 +120,7 @@ def report(out: Path, ranks: int) -> None:
     from editcaption_mega.records import Instruction
 
     rows = {model: read_rows(out / f"evaluation/instructions/{model}/synthetic.jsonl", Instruction) for model in MODELS}
-    instructions = {model: {row.id: row.instruction for row in found} for model, found in rows.items()}
+    instructions = {model: {row.id: row.instruction or "" for row in found} for model, found in rows.items()}
     runs = {"SFT": out / "sft/metrics.jsonl", "SFT + DPO": out / "sft_dpo/metrics.jsonl"}
     runs["DPO only"] = out / "dpo_only/metrics.jsonl"
     facts = []
