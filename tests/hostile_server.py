@@ -9,6 +9,7 @@ import html
 import io
 import json
 import socket
+import ssl
 import struct
 import threading
 import zlib
@@ -42,6 +43,7 @@ class HostileServer:
 
     answer: Reply | None = None
     elsewhere: str = ""
+    tls: ssl.SSLContext | None = None
     heard: list[Asked] = field(default_factory=list)
     connections: int = 0
 
@@ -59,7 +61,7 @@ class HostileServer:
     async def _serve(self, begun: threading.Event) -> None:
         self._loop, self._stopped, self._tasks = asyncio.get_running_loop(), asyncio.Event(), set()
         self._loop.set_exception_handler(lambda *_: None)  # clients that hang up are what this is about
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self.tls)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         begun.set()
         await self._stopped.wait()

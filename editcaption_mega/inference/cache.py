@@ -94,7 +94,7 @@ class ReplyCache:
             rows = self._reader.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", keys).fetchall()
         try:
             return {key: json.loads(reply) for key, reply in rows}
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             raise self._damaged("a reply in it is not JSON") from None
 
     def put(self, model: str, server: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -172,9 +172,11 @@ def read_calls(folder: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
+                row = None
+            if isinstance(row, dict):
+                yield row
+            else:
                 unreadable += 1
-                continue
-            yield row
     if unreadable:
         _log.warning("%s: %d unfinished lines (of killed runs) were passed over", path, unreadable)

@@ -115,6 +115,7 @@ class _Chat:
     """Chat completions, as the exchange sees them."""
 
     path = "/chat/completions"
+    max_reply_mib = 2.0
 
     def __init__(self, endpoint: Endpoint, secret: Secret, cache: ReplyCache | None):
         self._endpoint, self._secret, self._cache = endpoint, secret, cache
@@ -173,6 +174,8 @@ def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]
 def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Reply | None:
     """The reply in a row of the cache, None where it must be asked for. What one `require` refused another one may take
     (another mode of judging), and the other way round."""
+    if not _is_reply(row):
+        raise CacheError(f"{cache.path} holds a reply of another form: use another folder")
     if row["status"] == "malformed" and (not row["text"] or request.require is None):
         return None
     if row["status"] in ("ok", "malformed") and request.require is not None:
@@ -181,10 +184,22 @@ def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Rep
         except ValueError:
             return None
         row = row | {"status": "ok", "reason": ""}
-    try:
-        return Reply(id=request.id, cached=True, **row)
-    except TypeError:
-        raise CacheError(f"{cache.path} holds a reply of another form: use another folder") from None
+    return Reply(id=request.id, cached=True, **row)
+
+
+_FIELDS = {
+    "status": str, "text": str, "reason": str, "model": str, "prompt_tokens": int, "completion_tokens": int,
+    "cost": int | float, "attempts": int, "thought": str, "ending": str,
+}  # fmt: skip
+_ADDED = {"thought", "ending"}  # later: older replies have none
+
+
+def _is_reply(row: Any) -> bool:
+    if not isinstance(row, dict) or row.keys() - _FIELDS.keys() or _FIELDS.keys() - row.keys() - _ADDED:
+        return False
+    if not all(isinstance(value, _FIELDS[name]) for name, value in row.items()):
+        return False
+    return row["status"] in _KEPT
 
 
 def _distinct(requests: Iterable[Request]) -> Iterator[Request]:

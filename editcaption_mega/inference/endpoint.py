@@ -44,7 +44,7 @@ class Endpoint:
     max_pixels: int = 1280 * 32 * 32
     # A larger request is not sent: its row fails, with a sentence. Anthropic takes 32 MB, Gemini 20 MB.
     max_request_mib: float = 18.0
-    max_reply_mib: float = 2.0  # a larger answer is not read
+    max_reply_mib: float = 0.0  # a larger answer is not read; 0: 2 for chat, 12 for pictures
 
     def __post_init__(self) -> None:
         check_address(self.url, "an endpoint's url")
@@ -55,11 +55,17 @@ class Endpoint:
                 f"endpoint {self.url}: api_key_env must be the name of an environment variable in capitals, such as "
                 "OPENAI_API_KEY, and not the key itself"
             )
-        for name in ("timeout", "max_request_mib", "max_reply_mib"):
+        for name in ("timeout", "max_request_mib"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"endpoint {self.url}: {name}={getattr(self, name)} must be above 0")
-        for name, least in (("max_concurrency", 1), ("max_attempts", 1), ("prompt_price", 0), ("completion_price", 0)):
-            if getattr(self, name) < least:
+        for name, least in (
+            ("max_concurrency", 1),
+            ("max_attempts", 1),
+            ("prompt_price", 0),
+            ("completion_price", 0),
+            ("max_reply_mib", 0),
+        ):
+            if not getattr(self, name) >= least:
                 raise ValueError(f"endpoint {self.url}: {name}={getattr(self, name)} must be at least {least}")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(

@@ -42,6 +42,7 @@ class Service(Protocol):
     All is called in the loop's thread. What `read` or `keep` raises ends the run."""
 
     path: str  # after the endpoint's url
+    max_reply_mib: float  # where the endpoint does not say
 
     def write(self, request: Any) -> tuple[bytes, str]:
         """The body and its content type. Raises ValueError when there is none: then the request fails for that."""
@@ -142,7 +143,7 @@ class Exchange:
         async with Transport(
             self._endpoint.url,
             timeout=self._endpoint.timeout,
-            largest=int(self._endpoint.max_reply_mib * MIB),
+            largest=int((self._endpoint.max_reply_mib or self._service.max_reply_mib) * MIB),
             connections=self._endpoint.max_concurrency,
         ) as self._transport:
             begun.set()

@@ -22,9 +22,7 @@ from .failures import Outcome, cleaned, read_object, token_count
 from .secret import Secret
 from .transport import Response
 
-MAX_PIXELS = (
-    3840 * 2160
-)  # of a result: what a decoder may take for some kinds of pictures is twelve times as many bytes
+MAX_PIXELS = 2048 * 2048  # of a result; a decoder may take twelve times as many bytes
 
 _ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
 
@@ -65,7 +63,7 @@ def edit_pictures(
 def _edited(
     service: "_Edits", endpoint: Endpoint, secret: Secret, edits: Iterable[Edit], log: Path | None
 ) -> Iterator[Edited]:
-    waiting = iter(edits)
+    waiting = _distinct(edits)
     with ExitStack() as stack:
         calls = stack.enter_context(closing(CallLog(log))) if log is not None else None
         exchange = stack.enter_context(Exchange(endpoint, secret, service, calls))
@@ -82,6 +80,16 @@ def _edited(
                 yield edited
 
 
+def _distinct(edits: Iterable[Edit]) -> Iterator[Edit]:
+    """Raises ValueError for an id that was there before, or that names no file."""
+    ids = set()
+    for edit in edits:
+        if edit.id in ids or not edit.id or Path(edit.id).name != edit.id:
+            raise ValueError(f"edit {edit.id!r}: its id names the file of the picture, so it must be one of its own")
+        ids.add(edit.id)
+        yield edit
+
+
 class _Edits:
     """Image edits, as the exchange sees them, and what is kept of them:
 
@@ -89,6 +97,7 @@ class _Edits:
     FOLDER/ID.json   what was asked, and the picture's digest"""
 
     path = "/images/edits"
+    max_reply_mib = 12.0
 
     def __init__(self, endpoint: Endpoint, secret: Secret, folder: Path, size: str, max_pixels: int):
         self._endpoint, self._secret, self._folder = endpoint, secret, folder

@@ -119,11 +119,19 @@ class Transport:
         except TimeoutError:
             raise NoAnswer(f"no answer within {self._timeout:g} s") from None
         except aiohttp.ClientConnectorError as error:
-            reason = os.strerror(error.os_error.errno) if error.os_error.errno else type(error).__name__
-            raise NoAnswer(f"no connection ({reason})", unreachable=True) from None
+            raise NoAnswer(f"no connection ({_why(error)})", unreachable=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Of these errors only the kind is told: their text may quote headers.
             raise NoAnswer(f"the connection broke ({type(error).__name__})") from None
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "the certificate of the server cannot be trusted"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return "it does not speak TLS: is it http:// in the place of https://?"
+    number = error.os_error.errno or 0
+    return os.strerror(number) if number > 0 else "no such host" if number < 0 else type(error).__name__
 
 
 class _Connector(aiohttp.TCPConnector):

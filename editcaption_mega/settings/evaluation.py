@@ -22,7 +22,7 @@ class EndpointSettings:
     prompt_price: float = 0.0  # per million tokens
     completion_price: float = 0.0
     max_request_mib: float = 18.0  # a larger request is not sent: its row fails. Anthropic takes 32 MB, Gemini 20 MB
-    max_reply_mib: float = 2.0  # a larger answer is not read
+    max_reply_mib: float = 0.0  # a larger answer is not read; 0: 2 for chat, 12 for an editor's pictures
     extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request
     cache_as: str = ""  # replies are kept under this in the place of the address, such as that of a server which moved
 
@@ -95,7 +95,6 @@ class EditorSettings(EndpointSettings):
     url: address up to and with /v1: {url}/images/edits is called. extra: more fields of the form."""
 
     max_concurrency: int = 4
-    max_reply_mib: float = 12.0
     size: str = ""  # such as 1024x1024; "": the server's default
     max_pixels: int = 2048 * 2048  # of a result; a larger one fails its row
     measures: list[str] = field(default_factory=lambda: ["ssim"])  # of: ssim, clip, lpips (where installed)
@@ -150,6 +149,7 @@ class EvaluationSettings:
             for training, name in trainings.items():
                 if name not in known:
                     raise ValueError(f"ablation.{size}.{training} is {name!r}, which is none of the models")
+        _at_least("editor.max_pixels", self.editor.max_pixels, 1)
         generation = self.generation
         _at_least("generation.max_tokens", generation.max_tokens, 1)
         _at_least("generation.temperature", generation.temperature, 0)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,16 @@ import small_job
 from editcaption_mega.data.shards import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.generate import Part, generate, instructions_path
+from editcaption_mega.evaluation.run import check_before_work
 from editcaption_mega.inference.generate import own_device
-from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
+from editcaption_mega.settings import (
+    BenchmarkSettings,
+    CandidateSettings,
+    EndpointSettings,
+    EvaluationSettings,
+    GenerationSettings,
+    JudgeSettings,
+)
 from tests.scripted_server import ScriptedServer
 
 HOW = GenerationSettings(max_tokens=6, min_pixels=1024, batch_size=2)
@@ -237,6 +246,30 @@ def test_two_servers_of_one_model_name_keep_their_texts_apart(benchmark, tmp_pat
         moved = EndpointSettings(url=tuned.url, model="qwen", cache_as=base.url)
         rows = generate(CandidateSettings("base", endpoint=moved), benchmark, HOW, tmp_path, progress=quiet)
     assert {row.instruction for row in rows} == {"base"}
+
+
+def test_models_that_would_share_texts_are_refused_before_work(root, tmp_path):
+    """And judges that would share verdicts."""
+
+    def run(models, judges=()):
+        return EvaluationSettings(
+            output=str(tmp_path),
+            benchmarks=[BenchmarkSettings("set", str(root / "shards"))],
+            models=[CandidateSettings(name, endpoint=one) for name, one in models.items()],
+            judges=[JudgeSettings(name, endpoint=one) for name, one in judges],
+        )
+
+    here, there = (EndpointSettings(url=f"http://127.0.0.1:{port}/v1", model="qwen") for port in (1, 2))
+    moved = replace(there, cache_as=here.url)
+    check_before_work(run({"base": here, "tuned": there}, [("a", here), ("b", there)]), [], judging=True)
+    for wrong, words in (
+        (run({"base": here, "tuned": replace(here)}), "model base and model tuned ask for the same: 'qwen'"),
+        (run({"base": here, "tuned": moved}), "model base and model tuned ask for 'qwen' at two addresses"),
+        (run({"base": here}, [("a", moved)]), "model base and judge a ask for 'qwen' at two addresses"),
+        (run({"base": here}, [("a", replace(here, api_key_env="HOME"))]), r"with two keys \(none, HOME\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_before_work(wrong, [], judging=True)
 
 
 def test_vllm_is_asked_for_by_name_where_it_is_missing(root, benchmark, tmp_path):

@@ -49,7 +49,7 @@ def chat(url: str, folder: Path) -> str:
 
 
 def edit(url: str, folder: Path) -> str:
-    endpoint = Endpoint(f"{url}/v1", "m", "PLANTED_KEY", timeout=4 * TIMEOUT, max_attempts=ATTEMPTS, max_reply_mib=12.0)
+    endpoint = Endpoint(f"{url}/v1", "m", "PLANTED_KEY", timeout=4 * TIMEOUT, max_attempts=ATTEMPTS)
     asked = [Edit("a", encoded(photo(16, 16)), "Add a hat.")]
     return f"{list(edit_pictures(endpoint, asked, folder, log=folder))}"
 

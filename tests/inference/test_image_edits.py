@@ -202,5 +202,12 @@ def test_an_editor_that_is_of_no_use_ends_the_run(tmp_path, monkeypatch):
         assert len(server.heard) == 1
 
 
+def test_ids_are_names_of_files(tmp_path):
+    with Server() as server:
+        for ids in (("a", "a"), ("../a",), ("",), ("a/b",)):
+            with pytest.raises(ValueError, match="its id names the file"):
+                run(server, tmp_path / "run", *((name, "x") for name in ids))
+
+
 class Gone:
     url = "http://127.0.0.1:9/v1"

@@ -3,8 +3,13 @@
 import asyncio
 import gzip
 import json
+import shutil
+import ssl
+import subprocess
+import threading
 import time
 import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hostile_server import HEAD, HostileServer, bomb, chunked, endless, hang, http, packed, twice
@@ -111,13 +116,38 @@ def test_why_there_is_none_quotes_nothing():
         with pytest.raises(NoAnswer, match=reason):
             call(answer)
 
+
+def unreachable(url):
     async def ask():
-        async with Transport("http://127.0.0.1:9", timeout=5, largest=9) as transport:
+        async with Transport(url, timeout=10, largest=9) as transport:
             await transport.call("GET", "/", b"", KEY)
 
-    with pytest.raises(NoAnswer, match=r"no connection \(Connection refused") as caught:
+    with pytest.raises(NoAnswer) as caught:
         wait_for(ask())
     assert caught.value.unreachable
+    return str(caught.value)
+
+
+def test_why_nobody_is_there(tmp_path):
+    assert unreachable("http://127.0.0.1:9") == "no connection (Connection refused)"
+    assert unreachable("http://no-such-host.invalid") == "no connection (no such host)"
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # speaks no TLS
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        found = unreachable(f"https://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+    assert found == "no connection (it does not speak TLS: is it http:// in the place of https://?)"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_that_nobody_signed_gets_no_key(tmp_path):
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 1 -subj /CN=localhost"
+    subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with HostileServer(http({}), tls=context) as server:
+        url = server.url.replace("http:", "https:")
+        assert unreachable(url) == "no connection (the certificate of the server cannot be trusted)"
+        assert not server.heard
 
 
 def test_an_answer_that_nobody_asked_for_is_nobodys():
