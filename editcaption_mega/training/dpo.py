@@ -157,7 +157,7 @@ def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
         start.load(source)
         platform.print_once(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
         write_log_probs(start.chunks, start.stream, path, expected, progress=progress)
-    return StoredReference(read_reference(path, dataset, expected)), weights, is_start
+    return StoredReference(read_reference(path, dataset, expected, sums=path == own)), weights, is_start
 
 
 def _check_reference(start: Start, weights: str) -> None:
@@ -170,8 +170,12 @@ def _same(source: WeightSource, start: Start) -> bool:
     return start.resumed.checkpoint is None and source == start.source()
 
 
-def read_reference(path: Path, dataset: PairDataset, expected: dict[str, str]) -> dict[str, Tensor]:
-    """Token log-probs by sample id. Raises ValueError, naming what differs, for a file of another job or a part."""
+def read_reference(
+    path: Path, dataset: PairDataset, expected: dict[str, str], *, sums: bool = False
+) -> dict[str, Tensor]:
+    """Token log-probs by sample id. Raises ValueError, naming what differs, for a file of another job or a part.
+
+    sums: hold each answer's sum, which the file has too, against its tokens, so that no digit changes unnoticed."""
     with open(path, encoding="utf-8") as file:
         found = _parsed(path, 1, file.readline()).get("fingerprint")
         if not isinstance(found, dict):
@@ -190,11 +194,19 @@ def read_reference(path: Path, dataset: PairDataset, expected: dict[str, str]) -
                 values = [float(value) for answer in ANSWERS for value in row[answer]["token_log_probs"]]
                 lengths = tuple(len(row[answer]["token_log_probs"]) for answer in ANSWERS)
                 tensors[row["id"]] = torch.tensor(values, dtype=torch.float32), lengths
+                whole = not sums or all(
+                    sum(row[answer]["token_log_probs"]) == row[answer]["log_prob"] for answer in ANSWERS
+                )
             except (KeyError, TypeError, ValueError):
                 raise ValueError(
                     f"{path}, line {number}: expected id, chosen and rejected with their token_log_probs; write the "
                     "file again with tools/log_probs.py"
                 ) from None
+            if not whole:
+                raise ValueError(
+                    f"{path}, line {number} is damaged: the log-probs of {row['id']} do not add up to their sum; "
+                    "remove the file, and the job computes it again"
+                )
     checked = {}
     for i in range(len(dataset)):
         sample = dataset.sample(i)

@@ -337,6 +337,19 @@ def test_a_file_of_another_checkpoint_is_refused(base, stored, scaled):
     assert not (base / "stale/checkpoints").exists()
 
 
+def test_a_digit_of_the_own_reference_that_changed_is_noticed(base):
+    run_dpo(settings(base, "digit", steps=4, stop_after=2))
+    path = base / "digit/reference.jsonl"
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[3])
+    row["rejected"]["token_log_probs"][0] *= 1 + 1e-6
+    path.write_text("\n".join([*lines[:3], json.dumps(row), *lines[4:]]) + "\n")
+    with pytest.raises(
+        ValueError, match=rf"reference.jsonl, line 4 is damaged: the log-probs of {row['id']} do not add"
+    ):
+        run_dpo(settings(base, "digit", steps=4))
+
+
 def altered(base, stored, name, change):
     lines = [json.loads(line) for line in (stored / "reference.jsonl").read_text().splitlines()]
     lines = change(lines)
