@@ -131,6 +131,11 @@ class FolderLock:
         self._thread.start()
         return True
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process has taken the folder over."""
+        return self._lost
+
     def check(self) -> None:
         """Raises LostError when another process has taken the folder over."""
         if self._lost:

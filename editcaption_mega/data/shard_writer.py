@@ -147,12 +147,14 @@ class ShardWriter:
         return self._index
 
     def abort(self) -> None:
-        """Remove what was written so far, and the folder if nothing else is in it; a finished set stays."""
-        if self._index is not None:
-            return
+        """Remove what was written so far, and the folder if nothing else is in it. A finished set stays, and so does
+        what is in a folder that another process has taken over."""
         if self._file is not None:
             self._file.raw.close()
         self._tar = self._file = None
+        if self._lock.is_lost or (self.directory / INDEX_NAME).exists():
+            self._lock.release()
+            return
         for number in range(len(self._shards) + 1):
             for name in (_shard_name(number), _shard_name(number) + PARTIAL):
                 (self.directory / name).unlink(missing_ok=True)
@@ -170,6 +172,7 @@ class ShardWriter:
             self.abort()
 
     def _start_shard(self) -> None:
+        self._lock.check()
         path = self.directory / (_shard_name(len(self._shards)) + PARTIAL)
         self._file = _HashingFile(open(path, "xb"))  # noqa: SIM115 (closed with its shard)
         # GNU format: ids longer than a tar header's 100 characters get a header of their own.

@@ -277,6 +277,18 @@ def test_two_writers_of_one_folder_are_noticed(tmp_path):
     assert open_shards(tmp_path / "out").ids == ["a"]
 
 
+def test_a_writer_that_lost_its_folder_leaves_it_to_the_other(tmp_path):
+    with (
+        pytest.raises(ValueError, match="out was taken over by another process"),
+        ShardWriter(tmp_path / "out") as writer,
+    ):
+        writer.add(pair("a"), picture(1), "png", picture(2), "png")
+        (tmp_path / "out" / "shard-000000.tar.partial").unlink()
+        (tmp_path / "out" / "shard-000000.tar.partial").write_bytes(b"the other's")
+        writer._lock._lost = True
+    assert (tmp_path / "out" / "shard-000000.tar.partial").read_bytes() == b"the other's"
+
+
 @pytest.mark.slow
 def test_make_shards_killed_at_any_moment_ends_with_the_same_set(tmp_path):
     command = [
