@@ -16,6 +16,9 @@ class Pairs:
     def __len__(self):
         return len(self.names)
 
+    def id(self, i):
+        return self.names[i]
+
     def prompt(self, i):
         return SimpleNamespace(id=self.names[i], prompt_ids=[1], patches=lambda k: torch.zeros(0, 1), grids=[(1, 2, 2)])
 
