@@ -3,52 +3,8 @@ import json
 import pytest
 from shared_data import shared_path
 
-from editcaption_mega.data.text_checks import doubts, is_refusal
+from editcaption_mega.data.text_checks import doubts
 
-REFUSALS = """
-I'm sorry, but I can't help with that.
-I’m sorry, I can’t assist with this request.
-I am really sorry, but as an AI I cannot see images.
-Sorry, I can't do that.
-Sorry!
-I cannot assist with identifying people.
-I can't provide an editing instruction for these pictures.
-I can not process these images.
-I won't describe this picture.
-I'm unable to compare the images.
-I am not able to view pictures.
-I apologize, but the images are not available to me.
-My apologies, I see one picture only.
-Unfortunately, I cannot fulfil this request.
-Unfortunately I'm unable to do so.
-As an AI language model, I have no access to images.
-As a large language model I can't see.
-I don't see any images attached.
-I must decline.
-**I'm sorry**, but no.
-"I'm sorry, I can't help .."
-Your request was flagged by our content policy.
-抱歉，我无法协助完成该请求。
-很抱歉，我不能识别图片中的人物。
-对不起，我无法查看图片。
-非常抱歉
-我无法提供编辑指令
-無法協助您處理這張圖片
-作为一个人工智能语言模型，我无法看到图片。
-作为AI，我不能描述。
-申し訳ありませんが、そのリクエストにはお応えできません。
-죄송하지만 도와드릴 수 없습니다.
-Es tut mir leid, dabei kann ich nicht helfen.
-Ich kann Ihnen dabei leider nicht helfen.
-Je suis désolé, je ne peux pas vous aider.
-Lo siento, no puedo ayudar con eso.
-Desculpe, não posso ajudar.
-Mi dispiace, ma non posso aiutarti.
-К сожалению, я не могу помочь.
-Извините, я не могу это сделать.
-عذراً، لا أستطيع المساعدة
-क्षमा करें, मैं इसमें मदद नहीं कर सकता।
-""".strip().splitlines()
 INSTRUCTIONS = """
 Add a red hat to the cat.
 Add a sign that says "I'm sorry, I can't help" to the door.
@@ -78,14 +34,9 @@ Zoom in 2x; pan to the right; then zoom in 2x again.
 """.strip().splitlines()
 
 
-@pytest.mark.parametrize("text", REFUSALS)
-def test_refusals_are_known(text):
-    assert is_refusal(text) and is_refusal("  " + text.upper())
-
-
 @pytest.mark.parametrize("text", INSTRUCTIONS)
-def test_instructions_are_neither_refused_nor_doubted(text):
-    assert not is_refusal(text) and doubts(text) == []
+def test_instructions_are_not_doubted(text):
+    assert doubts(text) == []
 
 
 @pytest.mark.parametrize(
@@ -106,14 +57,15 @@ def test_instructions_are_neither_refused_nor_doubted(text):
         ("把天空变成蓝色。" * 30, "mostly repetitions"),
         ("a" * 60, "mostly repetitions"),
         ("Make it\x1b[31m blue", "control characters"),
+        ('"Sorry, we\'re closed" is written on the door.', "words that refusals begin with"),
     ],
 )
 def test_doubts(text, doubt):
-    assert doubts(text) == [doubt] and not is_refusal(text)
+    assert doubts(text) == [doubt]
 
 
 def test_of_the_real_instructions_those_with_placeholders_are_doubted():
     manifest = json.loads((shared_path("real_pairs") / "manifest.json").read_text(encoding="utf-8"))
     texts = [pair["instruction"] for pair in manifest["pairs"] if pair["instruction"]]
-    assert len(texts) == 21 and not any(is_refusal(text) for text in texts)
+    assert len(texts) == 21
     assert {text for text in texts if doubts(text)} == {text for text in texts if "[v*]" in text}
