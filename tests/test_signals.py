@@ -28,7 +28,7 @@ def test_each_signal_is_remembered_and_the_handlers_come_back(number):
 
 def test_what_came_while_it_was_blocked_is_remembered():
     signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOPPING)
-    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR1)  # to this thread: others, of tests before, do not block it
     with signals.listening():
         assert signals.asked() == signal.SIGUSR1
 
