@@ -172,16 +172,23 @@ def in_vllm(
     limits = PictureLimits(settings.min_pixels, settings.max_pixels)
     batches = list(batched(missing, settings.batch_size))
     for batch in progress(batches, len(batches), f"{model.name}, {benchmark.name} (batches)"):
-        items = [benchmark.item(i) for i in batch]
-        messages = [limits.fit(chat_messages(prompt, item.source, item.target)) for item in items]
-        conversations = [messages_json(one, data_url) for one in messages]
-        for item, output in zip(items, engine.chat(conversations, sampling, use_tqdm=False), strict=True):
+        asked: dict[str, list] = {}
+        for i in batch:
+            item = benchmark.item(i)
+            try:
+                messages = limits.fit(chat_messages(prompt, item.source, item.target))
+            except ValueError as error:  # a picture that cannot be used; the others go on
+                yield row_of(model.name, benchmark.name, item.pair.id, Answer("failed", reason=str(error)), tokens=0)
+                continue
+            asked[item.pair.id] = messages_json(messages, data_url)
+        outputs = engine.chat(list(asked.values()), sampling, use_tqdm=False) if asked else []
+        for pair_id, output in zip(asked, outputs, strict=True):
             made = output.outputs[0] if output.outputs else None
             answer = read_answer(
                 getattr(made, "text", None), getattr(made, "finish_reason", None), prompt_end=output.prompt or ""
             )
             tokens = len(made.token_ids) if made is not None else 0
-            yield row_of(model.name, benchmark.name, item.pair.id, answer, tokens=tokens)
+            yield row_of(model.name, benchmark.name, pair_id, answer, tokens=tokens)
 
 
 def _take_own_gpu() -> None:

@@ -9,7 +9,7 @@ import pytest
 import small_job
 
 from editcaption_mega.data.shards import ShardWriter
-from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.benchmarks import Benchmark, Item
 from editcaption_mega.evaluation.generate import Part, generate, instructions_path
 from editcaption_mega.evaluation.run import check_before_work
 from editcaption_mega.inference.generate import own_device
@@ -318,6 +318,23 @@ def test_every_ending_of_vllm(root, benchmark, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", thinking)
     rows = rows_of(model, benchmark, tmp_path / "thinking")
     assert all(row.instruction is None and "never ends" in row.reason for row in rows)
+
+
+class Damaged(Benchmark):
+    def item(self, i):
+        item = super().item(i)
+        return item if i != 1 else Item(item.pair, item.source[:60], item.target)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "endpoint"])
+def test_a_damaged_picture_is_a_reason_of_its_row(root, tmp_path, monkeypatch, engine):
+    damaged = Damaged("set", root / "shards")
+    monkeypatch.setitem(sys.modules, "vllm", FakeVllm([made("Add a hat.", "stop")] * 4))
+    with ScriptedServer(reply=lambda body: "Add a hat.") as server:
+        model = served(server) if engine == "endpoint" else CandidateSettings("v", vllm=str(root / "model"))
+        rows = rows_of(model, damaged, tmp_path)
+    assert [row.instruction for row in rows] == ["Add a hat.", None, *["Add a hat."] * 3]
+    assert rows[1].reason.startswith("failed: ")
 
 
 def test_a_rank_of_torchrun_takes_its_own_gpu(monkeypatch):
