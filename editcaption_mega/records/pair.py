@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from .record import JsonObject, Record
+from .record import JsonObject, Record, Text, Words
 
 SCHEMA_VERSION = 1
 
@@ -28,7 +28,6 @@ def _no_word(value: Any) -> Any:
 
 
 Severity = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(_no_word)]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Change(BaseModel):
@@ -38,7 +37,7 @@ class Change(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     id: Text
-    text: Text
+    text: Words
     facts: JsonObject | None = None
 
 
@@ -48,7 +47,7 @@ class Changes(BaseModel):
     model_config = ConfigDict(extra="forbid")
     primary: list[Change] = Field(min_length=1)
     secondary: list[Change] = Field(default_factory=list)
-    overall: Text
+    overall: Words
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> "Changes":
@@ -64,10 +63,10 @@ class EditPair(Record):
     schema_version: Literal[1] = Field(default=SCHEMA_VERSION, alias="schema")
     id: SampleId
     category: Category
-    edit_type: Text
-    instruction: Text | None = None
-    chosen: Text | None = None
-    rejected: Text | None = None
+    edit_type: Words
+    instruction: Words | None = None
+    chosen: Words | None = None
+    rejected: Words | None = None
     failure_modes: list[FailureMode] | None = None
     severity: Severity | None = None
     changes: Changes | None = None

@@ -1,12 +1,15 @@
 """What records share: they come from JSON, strictly, and go back to it."""
 
 import math
+import re
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
 LARGEST_RECORD = 4 << 20  # bytes of one record's JSON
+_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # fillers of Hangul: letters by their category, and nothing to see
+_CONTROL = re.compile(r"[^\t\n\r\x20-\U0010ffff]")
 _DEEPEST = 50  # objects and lists inside each other; readers of JSON give up at some hundreds
 
 
@@ -59,10 +62,28 @@ def not_json(value: Any, depth: int = 0) -> str | None:
 
 def _json_object(value: dict[str, Any]) -> dict[str, Any]:
     if problem := not_json(value):
-        raise PydanticCustomError("no_json", "{problem}", {"problem": problem})
+        raise PydanticCustomError("unusable_content", "{problem}", {"problem": problem})
     return value
 
 
+def has_words(text: str) -> bool:
+    """Whether a text has a letter or a digit, of any script, that somebody can see."""
+    return any(sign.isalnum() and sign not in _BLANK_LETTERS for sign in text)
+
+
+def _with_words(text: str) -> str:
+    problem = None
+    if control := _CONTROL.search(text):
+        problem = f"is {shown(text)}: it holds a control character ({control[0]!r}); take it out"
+    elif not has_words(text):
+        problem = f"is {shown(text)}: it has no letter or digit; give a text or leave the field out"
+    if problem:
+        raise PydanticCustomError("unusable_content", "{problem}", {"problem": problem})
+    return text
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Words = Annotated[Text, AfterValidator(_with_words)]  # what is trained on and shown
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json_object)]
 
 
@@ -80,7 +101,7 @@ def first_sentence(error: ValidationError) -> str:
         return f"field {field} is missing{others}{more}"
     if first["type"] == "extra_forbidden":
         return f"field {field} is not part of the schema: remove it or move it under 'provenance'{more}"
-    if first["type"] == "no_json":
+    if first["type"] == "unusable_content":
         return f"field {field} {first['msg']}{more}"
     if first["loc"] == ("id",) and isinstance(found, str):
         if len(found) > 200:

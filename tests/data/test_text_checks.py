@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from shared_data import shared_path
@@ -51,17 +52,30 @@ def test_instructions_are_not_doubted(text):
         ("<image> Make it blue", "a placeholder"),
         ("<p>Make it <b>blue</b></p>", "HTML"),
         ("Make it blue &amp; green", "HTML"),
-        ("???", "no letter or digit"),
         ("blue " * 800, "mostly repetitions"),
         ("Make it blue. " * 12, "mostly repetitions"),
         ("把天空变成蓝色。" * 30, "mostly repetitions"),
         ("a" * 60, "mostly repetitions"),
-        ("Make it\x1b[31m blue", "control characters"),
+        ("Make it\x9b31m blue", "control characters"),
         ('"Sorry, we\'re closed" is written on the door.', "words that refusals begin with"),
     ],
 )
 def test_doubts(text, doubt):
     assert doubts(text) == [doubt]
+
+
+PIECES = [
+    "[insert ", "[your", "{{ ", "{", "{a ", "<a ", "</p", "<", "&a", "&amp", "${", "none", "n/a.", "\u00a0", ".", "a",
+    "no change ", "[v", "<image", "sks", "lorem ", "i am sorry ", "i cannot ", "'", "due to a ", "ich kann a ", "\x9b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_any_text_is_read_in_one_pass(piece):
+    text = piece * (60_000 // len(piece))
+    began = time.process_time()
+    doubts(text)
+    assert time.process_time() - began < 2
 
 
 def test_of_the_real_instructions_those_with_placeholders_are_doubted():

@@ -75,3 +75,23 @@ def test_messages_say_the_mend(change, message):
 def test_fields_that_are_missing_are_named_at_once():
     with pytest.raises(RecordError, match="field 'id' is missing, as are 'category' and 'edit_type'$"):
         EditPair.from_json({"instruction": "Add a hat."})
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b\u200b", "\u2800", "...", "\u3164", "?!", "➡️", "\u00ad-\u200d", "\u115f \uffa0"]
+)
+@pytest.mark.parametrize("field", ["instruction", "chosen", "rejected", "edit_type"])
+def test_a_text_has_a_letter_or_a_digit(field, text):
+    with pytest.raises(RecordError, match=f"^row: field '{field}' is '.*': it has no letter or digit; give a text or"):
+        EditPair.from_json(WHOLE | {field: text})
+
+
+@pytest.mark.parametrize("text", ["a\0", "\x01\x02", "Make it\x1b[31m blue", "\x00"])
+def test_a_text_has_no_control_characters(text):
+    with pytest.raises(RecordError, match="it holds a control character .'.x[01].'.; take it out$"):
+        EditPair.from_json(WHOLE | {"instruction": text})
+
+
+@pytest.mark.parametrize("text", ["7", "é", "帽", "ไ", "एक", "\u200bx", "a\tb\nc\r\n", "½"])
+def test_a_text_is_of_any_script(text):
+    assert EditPair.from_json(WHOLE | {"instruction": text}).instruction == text.strip()
