@@ -1,0 +1,202 @@
+"""Tars, index.json and records, and what an import reads: JSONL and parquet."""
+
+import io
+import json
+import os
+import tarfile
+import tempfile
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import pyarrow
+import pyarrow.parquet
+from fuzz_driver import Attempt, Reader
+from fuzz_mutate import mutated, mutated_json
+from fuzz_pictures import pictures
+from image_bytes import encoded, photo
+
+from editcaption_mega.data.importers import FORMATS, ImportOptions
+from editcaption_mega.data.ingest import ingest
+from editcaption_mega.data.shards import ShardWriter, open_shards, rebuild_index, verify
+from editcaption_mega.files import parse_json
+from editcaption_mega.records import EditPair
+
+RECORD = {
+    "schema": 1, "id": "a", "category": "semantic", "edit_type": "add", "instruction": "Add a hat.",
+    "chosen": "Add a hat.", "rejected": "Remove it.", "failure_modes": ["detail"], "severity": 0.5,
+    "provenance": {"row": 7},
+    "changes": {"primary": [{"id": "p1", "text": "a hat", "facts": {"action": "add"}}], "overall": "a hat"},
+}  # fmt: skip
+
+
+def _pair(identity: str) -> EditPair:
+    return EditPair(id=identity, category="semantic", edit_type="add", instruction=f"Add {identity}.")
+
+
+@cache
+def _members() -> list[tuple[str, bytes]]:
+    rows = []
+    for number, name in enumerate(("a", "b")):
+        record = json.dumps(_pair(name).to_json()).encode()
+        rows += [(f"{name}.src.png", encoded(photo(8, 6 + number))), (f"{name}.tgt.jpg", encoded(photo(9, 7), "JPEG"))]
+        rows += [(f"{name}.json", record)]
+    return rows
+
+
+@cache
+def _tar(form: int, members: int) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for name, content in _members()[:members]:
+            info = tarfile.TarInfo(name if form != tarfile.GNU_FORMAT else name.replace("a", "a" * 120, 1))
+            info.size, info.mtime = len(content), 1.5 if form == tarfile.PAX_FORMAT else 0
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def _header(name: bytes, size: int, kind: bytes) -> bytes:
+    block = bytearray(512)
+    block[: len(name)], block[100:108], block[156:157], block[257:265] = name, b"0000644\0", kind, b"ustar  \0"
+    block[124:136] = b"%011o\0" % size if 0 <= size < 8**11 else (size % 256**12 | 1 << 95).to_bytes(12, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """Header blocks whose checksums agree again, so that damage is not noticed there."""
+    data = bytearray(data)
+    for at in range(0, len(data) - 511, 512):
+        if data[at + 257 : at + 262] == b"ustar":
+            data[at + 148 : at + 156] = b" " * 8
+            data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+    return bytes(data)
+
+
+def _read_folder(folder: Path, attempt: Attempt) -> None:
+    if reader := attempt(open_shards, folder):
+        with reader:
+            for i in range(len(reader)):
+                attempt(reader.__getitem__, i)
+        attempt(lambda: [list(checked) for checked in verify(folder)])
+
+
+def _tars(random: Random, folder: Path, attempt: Attempt) -> None:
+    path = folder / "x.tar"
+    sizes = (0, 5, 511, 1 << 16, (1 << 16) + 1, 6 << 30, 1 << 33, 1 << 60, -1, -512, -(1 << 60))
+    if random.random() < 0.2:
+        kinds = (b"0", b"\0", b"1", b"2", b"3", b"5", b"6", b"7", b"x", b"g", b"L", b"K", b"S", b"X", b"\xff")
+        names = (b"a.src.png", b"a.json", b"././@LongLink", b"x", b"../../a.src.png", b"/a.json", b"\xff\xfe", b"")
+        headers = [
+            _header(random.choice(names), random.choice(sizes), random.choice(kinds))
+            + random.choice(
+                (b"", b"11 size=-1\n".ljust(512, b"\0"), b"19 GNU.sparse.size=9\n".ljust(512, b"\0"), bytes(512))
+            )
+            for _ in range(random.choice((1, 2, 5, 3000)))
+        ]
+        path.write_bytes(b"".join(headers))
+        os.truncate(path, max(path.stat().st_size, random.choice((0, 2048, 1 << 20, 7 << 30))))
+    else:
+        form = random.choice((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
+        whole = _tar(form, random.choice((3, 6, 6, 5)))
+        data = mutated(random, whole, whole)
+        path.write_bytes(_with_checksums(data) if random.random() < 0.7 else data)
+    attempt(rebuild_index, folder)
+    _read_folder(folder, attempt)
+
+
+@cache
+def _set() -> tuple[dict, bytes]:
+    """The index and the tar of a whole set."""
+    with tempfile.TemporaryDirectory() as folder:
+        with ShardWriter(Path(folder) / "s") as writer:
+            for number, name in enumerate(("a", "b")):
+                images = encoded(photo(8, 6 + number)), "png", encoded(photo(9, 7), "JPEG"), "jpg"
+                writer.add(_pair(name), *images)
+        index = json.loads((Path(folder) / "s/index.json").read_bytes())
+        return index, (Path(folder) / "s" / index["shards"][0]["name"]).read_bytes()
+
+
+def _index(random: Random, folder: Path, attempt: Attempt) -> None:
+    index, tar = _set()
+    (folder / index["shards"][0]["name"]).write_bytes(tar)
+    (folder / "index.json").write_bytes(mutated_json(random, index))
+    _read_folder(folder, attempt)
+
+
+# ---- records and imports ---------------------------------------------------------------------------------------------
+
+
+def _records(random: Random, folder: Path, attempt: Attempt) -> None:
+    row = attempt(parse_json, mutated_json(random, RECORD))
+    if pair := attempt(EditPair.from_json, row, where="row 1"):
+        content = json.dumps(pair.to_json(), ensure_ascii=False, allow_nan=False).encode()
+        assert EditPair.from_json(parse_json(content)).to_json() == pair.to_json()
+
+
+def _import(kind: str, path: Path, folder: Path, attempt: Attempt) -> None:
+    options = ImportOptions(category="semantic" if kind == "magicbrush" else None)
+    attempt(FORMATS[kind].count, str(path), options)
+    output = folder / "out"
+    if attempt(lambda: ingest(FORMATS[kind].read(str(path), options), output)):
+        _read_folder(output, attempt)
+    for name in ("rejected.jsonl", "warnings.jsonl"):
+        if (output / name).exists():
+            for line in (output / name).read_bytes().splitlines():
+                json.loads(line)
+
+
+def _jsonl(random: Random, folder: Path, attempt: Attempt) -> None:
+    source = pictures()
+    (folder / "a.png").write_bytes(random.choice(source))
+    (folder / "b.png").write_bytes(mutated(random, random.choice(source), random.choice(source)))
+    (folder / "c.png").write_bytes(encoded(photo(20, 20)))
+    lines = []
+    for number in range(random.choice((1, 2, 5))):
+        row = RECORD | {"id": f"r{number}", "source": "a.png", "target": random.choice(("b.png", "c.png", "a.png"))}
+        lines.append(mutated_json(random, row) if random.random() < 0.8 else json.dumps(row).encode())
+    data = random.choice((b"\n", b"\r\n", b"\n\n", b"")).join(lines)
+    (folder / "x.jsonl").write_bytes(mutated(random, data, data) if random.random() < 0.2 else data)
+    _import("jsonl", folder / "x.jsonl", folder, attempt)
+
+
+@cache
+def _parquet_files() -> list[bytes]:
+    made = []
+    cell = {"bytes": encoded(photo(20, 20)), "path": "a.png"}
+    other = {"bytes": encoded(photo(20, 21)), "path": None}
+    row = {"img_id": "12", "turn_index": 1, "source_img": cell, "target_img": other, "instruction": "Make it blue."}
+    rows = [row | {"instruction": f"Make it {n}.", "turn_index": n if n % 3 else None} for n in range(7)]
+    for compression in ("none", "snappy", "zstd", "gzip", "brotli", "lz4"):
+        for dictionary in (True, False):
+            out = io.BytesIO()
+            options = {"row_group_size": 3, "use_dictionary": dictionary, "write_page_checksum": compression == "zstd"}
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), out, compression=compression, **options)
+            made.append(out.getvalue())
+    return made
+
+
+def _parquet(random: Random, folder: Path, attempt: Attempt) -> None:
+    files = _parquet_files()
+    data = bytearray(random.choice(files))
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    if random.random() < 0.5:  # the pages; the rest stays readable
+        data[:footer] = mutated(random, bytes(data[:footer]))[:footer].ljust(footer, b"\0")
+    elif random.random() < 0.5:  # the thrift of the footer
+        data[footer:-8] = mutated(random, bytes(data[footer:-8]))[: len(data) - 8 - footer].ljust(
+            len(data) - 8 - footer, b"\0"
+        )
+    else:
+        data = mutated(random, bytes(data), random.choice(files))
+    (folder / "x.parquet").write_bytes(data)
+    _import("magicbrush", folder / "x.parquet", folder, attempt)
+
+
+SHARD_READERS = [
+    Reader("tars", _tars, 3),
+    Reader("index", _index, 2),
+    Reader("records", _records, 2),
+    Reader("jsonl", _jsonl, 2),
+    Reader("parquet", _parquet, 2),
+]
