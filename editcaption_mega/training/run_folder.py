@@ -75,7 +75,7 @@ def first_lines(settings: JobSettings, num_samples: int, steps: int, resumed: Re
         )
     if warmup >= steps:
         lines.append(
-            f"note: optimizer.warmup_steps={warmup} is not below the {steps} steps of this run, so the learning rate "
+            f"note: optimizer.warmup_steps={warmup} is not below the number of steps ({steps}), so the learning rate "
             f"only rises, to {settings.optimizer.learning_rate * steps / (warmup + 1):.3g} at the last step"
         )
     if resumed.unchecked:

@@ -171,8 +171,8 @@ def test_resumed_run_equals_the_whole_one(base, stored):
 
 
 def test_a_stopped_reference_goes_on_where_it_was(base):
-    """A signal after the first of three batches; then what a kill leaves: a row cut off in the second."""
-    preference_job.write_shards(base / "many", 150)
+    """A signal after the first of two batches; then what a kill leaves: a row cut off in the second."""
+    preference_job.write_shards(base / "many", 80)
 
     def ask(items, *_):
         for number, item in enumerate(items):
