@@ -102,7 +102,11 @@ def http(body: Any, code: int | str = 200, *headers: str, length: str | None = N
     async def answer(writer: asyncio.StreamWriter, asked: Asked) -> None:
         lines = [f"HTTP/1.1 {code} Hostile", f"Content-Length: {len(data) if length is None else length}", *headers]
         text = "\r\n".join(lines).replace("ELSEWHERE", asked.elsewhere)
-        writer.write(f"{text}\r\n\r\n".encode("latin-1", "replace") + data)
+        head = f"{text}\r\n\r\n".encode("latin-1", "replace")
+        writer.write(head + data[: len(PIECE)])
+        for at in range(len(PIECE), len(data), len(PIECE)):  # not all at once into a buffer of this process
+            await writer.drain()
+            writer.write(data[at : at + len(PIECE)])
         await writer.drain()
 
     return answer

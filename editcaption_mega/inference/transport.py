@@ -162,19 +162,20 @@ class _Body:
         if self._encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
             raise NoAnswer("an answer in a compression that was not asked for", may_pass=False)
         self._packed = self._encoding not in ("", "identity")
-        self._inflater = zlib.decompressobj(wbits=47) if self._packed else None  # 47: gzip or zlib, as its head says
+        self._inflater = None
 
     def add(self, piece: bytes) -> None:
         self._received += len(piece)
         if self._received > self._largest:
             raise TooLarge(self._largest)
-        if self._inflater is None:
+        if not self._packed:
             self._data += piece
             return
         try:
             while piece:
-                if self._inflater.eof:  # a gzip file may have several members
-                    self._inflater = zlib.decompressobj(wbits=47)
+                if self._inflater is None or self._inflater.eof:  # a gzip file may have several members
+                    headed = self._encoding != "deflate" or piece[0] & 0x0F == zlib.DEFLATED
+                    self._inflater = zlib.decompressobj(wbits=47 if headed else -15)  # 47: gzip or zlib
                 room = self._largest - len(self._data)
                 self._data += self._inflater.decompress(piece, room + 1)
                 if len(self._data) > self._largest:
@@ -184,7 +185,7 @@ class _Body:
             raise NoAnswer("an answer whose compression is damaged") from None
 
     def whole(self) -> bytearray:
-        if self._inflater is not None and self._received and not self._inflater.eof:
+        if self._inflater is not None and not self._inflater.eof:
             raise NoAnswer("an answer whose compression is cut off")
         return self._data
 

@@ -69,6 +69,7 @@ def test_a_redirect_is_an_answer_and_nothing_more(code):
         (gzip.compress, "gzip"),
         (gzip.compress, "x-gzip"),
         (zlib.compress, "deflate"),
+        (lambda data: zlib.compress(data, wbits=-15), "deflate"),
         (lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:]), "gzip"),
         (bytes, "identity"),
     ],
