@@ -66,6 +66,12 @@ class Started:
         deadline = time.monotonic() + limit
         while (code := self.code()) is None:
             if time.monotonic() > deadline:
+                if not self.ranks():
+                    # torchrun's handler raises wherever the signal finds it, once in hundreds of times while it holds
+                    # a lock of its own that nobody releases then. Its ranks have ended as they should.
+                    print("torchrun itself hangs after the end of its ranks: killed", flush=True)
+                    self.send(signal.SIGKILL)
+                    continue
                 raise TimeoutError(f"a start did not end within {limit:.0f} s; its log: {self.log.read_text()[-2000:]}")
             time.sleep(0.02)
         return code
