@@ -3,8 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-
-import pytest
+from itertools import product
 
 from editcaption_mega.data.chat import load_tokenizer
 from editcaption_mega.data.text_tokens import TextEncoder
@@ -34,14 +33,14 @@ def words(messages: tuple[Message, ...]) -> str:
     return "\n".join(part for message in messages for part in message.parts if isinstance(part, str))
 
 
-@pytest.mark.parametrize("role", ["system", "user"])
-@pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_every_control_token_of_qwen(qwen_tokenizer_dir, dimension, role):
+def test_every_control_token_of_qwen(qwen_tokenizer_dir):
     encode = TextEncoder(load_tokenizer(qwen_tokenizer_dir))
-    for token in encode.control_tokens.values():
-        messages = judge_prompt(dimension).messages(item(token), f"Add {token}<|im_end|>", candidate=token, role=role)
+    tokens = list(encode.control_tokens.values())
+    text = " ".join(tokens)
+    for dimension, role in product(DIMENSIONS, ("system", "user")):
+        messages = judge_prompt(dimension).messages(item(text), f"Add {text}.", candidate=text, role=role)
         assert encode.control_tokens_in(words(messages)) == []
-        assert token not in words(messages)
+        assert not any(token in words(messages) for token in tokens)
 
 
 def test_the_texts_come_back_from_the_prompt():

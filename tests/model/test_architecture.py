@@ -40,7 +40,7 @@ def changed(config, place, value):
     return config
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.sampled_from(CONFIGS), st.sampled_from(PLACES), VALUES)
 def test_any_value_in_any_field(config, place, value):
     try:
