@@ -147,7 +147,9 @@ def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
     if exists and start.resumed.checkpoint:
         # The weights that it started from may be gone by now; the run knows what they were.
         weights, is_start = recorded_identity(start.resumed.state)["reference_weights"], False
-        expected = {"weights": weights, **dataset.fingerprints, "precision": precision}
+        expected = {"weights": weights, "precision": precision}
+        if "identity" in start.resumed.state:  # a run of an earlier version has other fingerprints, and a line says so
+            expected |= dataset.fingerprints
     else:
         source = reference_weights(settings, start)
         expected, is_start = fingerprint_of(source, dataset, precision), _same(source, start)

@@ -67,8 +67,8 @@ class Started:
         while (code := self.code()) is None:
             if time.monotonic() > deadline:
                 if not self.ranks():
-                    # torchrun's handler raises wherever the signal finds it, once in hundreds of times while it holds
-                    # a lock of its own that nobody releases then. Its ranks have ended as they should.
+                    # A signal that finds torchrun in os.fork: its handler raises where logging would release its
+                    # lock. Only forked starts have that; the ranks have ended as they should.
                     print("torchrun itself hangs after the end of its ranks: killed", flush=True)
                     self.send(signal.SIGKILL)
                     continue

@@ -213,6 +213,29 @@ def test_any_rest_of_a_reference_is_kept_or_computed_again(stored, data):
     assert [json.loads(line)["id"] for line in lines[1:]] == [dataset.shards.meta(i).id for i in range(kept)]
 
 
+def test_a_run_of_an_earlier_version_goes_on(base, stored, capsys):
+    output = shutil.copytree(stored, base / "earlier")
+    (path,) = output.glob(f"checkpoints/step_{STEPS:08d}/state.json")
+    state = json.loads(path.read_text())
+    parts, now = state.pop("identity"), state.pop("settings")
+    old = {name: parts[f"training.{name}"] for name in ("seed", "global_batch_size")} | {"data_fingerprint": "f" * 32}
+    old["preference"] = {name[11:]: value for name, value in now.items() if name.startswith("preference.")}
+    old |= {name: parts[name] for name in ("objective", "reference_weights")}
+    path.write_text(json.dumps(state | old))
+    lines = (output / "reference.jsonl").read_text().splitlines(keepends=True)
+    first = json.loads(lines[0])
+    del first["fingerprint"]["chat_template"]
+    first["fingerprint"]["tokenizer"] = "of the words alone"
+    (output / "reference.jsonl").write_text(json.dumps(first) + "\n" + "".join(lines[1:]))
+    job = settings(base, "earlier", steps=STEPS + 1)
+    job.checkpoint.verify = False  # the checksum is that of the new form
+    run_dpo(job)
+    text = capsys.readouterr().out
+    assert "is of an earlier version and does not tell architecture, shards, prompt, tokenizer" in text
+    assert f"training.steps: {STEPS} -> {STEPS + 1} from step {STEPS}" in text, "config.yaml tells the settings"
+    assert len(losses(output)) == STEPS + 1
+
+
 def test_resume_with_another_objective_is_refused(base, stored):
     with pytest.raises(ValueError, match=r"was trained with preference.beta=0.5, this job has preference.beta=0.2"):
         run_dpo(settings(base, "stored", preference={"beta": 0.2}))
