@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 from PIL import Image, ImageChops
 
+from editcaption_mega.data.look_alikes import LookAlikes, thumbnail
 from editcaption_mega.data.text_checks import doubts, is_refusal
 from editcaption_mega.records import EditPair
 
 LARGEST_ASPECT = 200  # the model's picture processor refuses what is longer
 _SMALLEST_SIDE = 16
 _MOST_STRETCH, _MOST_SCALE = 1.25, 4  # between the pictures of a pair: aspect ratios, numbers of pixels
-_BLOCK = 8  # a re-encoded JPEG keeps the means of its blocks to within a few steps of 255
-_SAME_BLOCK = 4
+_BLOCK = 8
+# A JPEG or WebP of quality 60 keeps the means of its blocks to within so many steps of 255: Y, Cb, Cr.
+_SAME_BLOCK = (5, 8, 8)
 _BAND = 1 << 20  # pixels hashed at once
 
 
@@ -31,11 +33,12 @@ class Remark(NamedTuple):
 
 class Look(NamedTuple):
     """What checks need of a picture, so that the picture itself need not be kept: its size (width, height), a hash of
-    its pixels, and the means of its blocks."""
+    its pixels, the means of its blocks (YCbCr), and its thumbnail (see look_alikes)."""
 
     size: tuple[int, int]
     pixels: bytes
     blocks: Image.Image
+    thumbnail: bytes
 
     @classmethod
     def of(cls, image: Image.Image) -> "Look":
@@ -44,7 +47,8 @@ class Look(NamedTuple):
         rows = max(1, _BAND // image.width)
         for top in range(0, image.height, rows):
             digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
-        return cls(image.size, digest.digest(), image.reduce(_BLOCK))
+        blocks = image.reduce(_BLOCK).convert("YCbCr")
+        return cls(image.size, digest.digest(), blocks, thumbnail(image, blocks, _BLOCK))
 
 
 class PairChecks:
@@ -53,6 +57,7 @@ class PairChecks:
     def __init__(self) -> None:
         self._by_pictures: dict[bytes, str] = {}  # hash of both pictures -> id of the first such pair
         self._by_content: dict[bytes, str] = {}  # hash of both pictures and the texts -> id
+        self._look_alikes = LookAlikes()
 
     def check(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
         """What there is to say of a pair, the reasons to refuse it first."""
@@ -62,6 +67,7 @@ class PairChecks:
     def keep(self, pair: EditPair, source: Look, target: Look) -> None:
         self._by_pictures.setdefault(source.pixels + target.pixels, pair.id)
         self._by_content.setdefault(_content(pair, source, target), pair.id)
+        self._look_alikes.keep(pair.id, *_looks(source, target), _texts_hash(pair))
 
     def _repeats(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
         if other := self._by_content.get(_content(pair, source, target)):
@@ -74,7 +80,19 @@ class PairChecks:
         if other := self._by_pictures.get(target.pixels + source.pixels):
             kind = "source and target of another pair, swapped"
             remarks.append(Remark(kind, f"{kind}: {other!r}"))
-        return remarks
+        return remarks or self._look_alike(pair, source, target)
+
+    def _look_alike(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
+        hashed = _texts_hash(pair)
+        if alike := self._look_alikes.find(*_looks(source, target), hashed):
+            identity, same_texts = alike
+            texts = "the same text" if same_texts else "another text"
+            kind = f"pictures that look like those of another pair, with {texts}"
+            return [Remark(kind, f"{kind}: {identity!r}")]
+        if alike := self._look_alikes.find(*_looks(target, source), hashed):
+            kind = "pictures that look like those of another pair, swapped"
+            return [Remark(kind, f"{kind}: {alike[0]!r}")]
+        return []
 
 
 def _pictures(source: Look, target: Look) -> list[Remark]:
@@ -120,7 +138,15 @@ def _texts(pair: EditPair) -> list[Remark]:
 
 
 def _content(pair: EditPair, source: Look, target: Look) -> bytes:
-    digest = blake2b(source.pixels + target.pixels, digest_size=16)
+    return blake2b(source.pixels + target.pixels + _texts_hash(pair), digest_size=16).digest()
+
+
+def _looks(source: Look, target: Look) -> tuple[tuple, bytes]:
+    return (source.size, target.size), source.thumbnail + target.thumbnail
+
+
+def _texts_hash(pair: EditPair) -> bytes:
+    digest = blake2b(digest_size=8)
     for text in (pair.instruction, pair.chosen, pair.rejected):
         digest.update(b"\0" + " ".join((text or "").lower().split()).encode())
     return digest.digest()
@@ -131,4 +157,5 @@ def _ratio(a: int, b: int) -> float:
 
 
 def _nearly_equal(a: Image.Image, b: Image.Image) -> bool:
-    return max(high for _, high in ImageChops.difference(a, b).getextrema()) <= _SAME_BLOCK
+    ranges = ImageChops.difference(a, b).getextrema()
+    return all(high <= most for (_, high), most in zip(ranges, _SAME_BLOCK, strict=True))

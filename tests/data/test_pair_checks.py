@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from image_bytes import encoded
 from PIL import Image
+from shared_data import shared_path
 
 from editcaption_mega.cli import exit_code
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.ingest import ingest
 from editcaption_mega.data.pair_checks import Look, PairChecks
 from editcaption_mega.data.shards import ShardError, ShardWriter, verify
+from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.records import EditPair
 
 
@@ -29,6 +31,18 @@ def smooth(shift=0, size=(128, 96)):
 
 def again(image, kind="JPEG", **options):
     return Image.open(io.BytesIO(encoded(image, kind, **options))).convert("RGB")
+
+
+def scene(seed, size=(192, 144)):
+    """Edges and colours on a smooth ground."""
+    image, rng = smooth(size=size), np.random.default_rng(seed)
+    for _ in range(9):
+        x, y, width, height = (int(value) for value in rng.integers(0, 100, 4))
+        image.paste(tuple(int(value) for value in rng.integers(0, 256, 3)), (x, y, x + width, y + height))
+    return image
+
+
+PAIR = EditPair(id="a", category="semantic", edit_type="x", instruction="Change it.")
 
 
 class Rows:
@@ -146,8 +160,61 @@ def test_small_edits_do_not_look_the_same(edit):
         target = target.point(lambda value: min(255, value + 6))
     else:
         target.paste((0, 0, 0), (64, 40, 72, 48))
-    pair = EditPair(id="a", category="semantic", edit_type="x", instruction="Change it.")
-    assert PairChecks().check(pair, Look.of(source), Look.of(target)) == []
+    assert PairChecks().check(PAIR, Look.of(source), Look.of(target)) == []
+
+
+@pytest.mark.parametrize("kind, quality", [("JPEG", 95), ("JPEG", 75), ("JPEG", 60), ("WEBP", 85), ("WEBP", 60)])
+def test_a_picture_saved_anew_looks_the_same(kind, quality):
+    checks = PairChecks()
+    source = scene(1)
+    (remark,) = checks.check(PAIR, Look.of(source), Look.of(again(source, kind, quality=quality)))
+    assert remark.kind == "source and target look the same"
+
+
+def in_disguise(image, how):
+    if how == "half":
+        return image.resize((image.width // 2, image.height // 2))
+    return again(image, how, quality=75)
+
+
+@pytest.mark.parametrize("how", ["JPEG", "WEBP", "half"])
+def test_a_pair_in_disguise_is_known_with_its_text_another_and_swapped(rows, how):
+    pictures = scene(1), scene(2)
+    disguised = [in_disguise(image, how) for image in pictures]
+    rows.add("a", *pictures, instruction="Add a hat.").add("b", *disguised, instruction="add a  hat.")
+    rows.add("c", disguised[1], pictures[0], instruction="Add a hat.")
+    report = rows.add("e", in_disguise(pictures[0], how), pictures[1], instruction="Remove it.").ingest()
+    assert (report.accepted, report.warned) == (5, 3)
+    start = "pictures that look like those of another pair, "
+    assert report.warnings == {start + "with the same text": 1, start + "with another text": 1, start + "swapped": 1}
+
+
+def test_rendered_pairs_and_edits_of_one_picture_do_not_look_alike():
+    checks = PairChecks()
+    remarks = []
+    for index in range(100):
+        rendered = render_pair(WorldSettings(), 0, index)
+        looks = Look.of(rendered.source), Look.of(rendered.target)
+        remarks += checks.check(rendered.pair, *looks)
+        checks.keep(rendered.pair, *looks)
+    source = scene(1)
+    for number in range(8):
+        target = source.copy()
+        target.paste((255, 0, 0), (20 * number, 30, 20 * number + 16, 46))
+        pair = PAIR.model_copy(update={"id": f"edit-{number}"})
+        remarks += checks.check(pair, Look.of(source), Look.of(target))
+        checks.keep(pair, Look.of(source), Look.of(target))
+    assert remarks == []
+
+
+def test_the_real_pairs_do_not_look_alike():
+    folder = shared_path("real_pairs")
+    checks = PairChecks()
+    for number, row in enumerate(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["pairs"]):
+        looks = [Look.of(Image.open(folder / row[which]["file"]).convert("RGB")) for which in ("src", "tgt")]
+        pair = PAIR.model_copy(update={"id": str(number)})
+        assert not any("look" in remark.kind for remark in checks.check(pair, *looks)), row["id"]
+        checks.keep(pair, *looks)
 
 
 def test_strict_and_most_rejected_leave_no_set(rows):
