@@ -9,6 +9,7 @@ import os
 import queue
 import select
 import threading
+import weakref
 import zlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -138,16 +139,26 @@ class _Connector(aiohttp.TCPConnector):
     """Never uses a connection again on which something came after the last answer: a second answer, which nobody asked
     for, would be taken for that to the next question."""
 
+    def __init__(self, **options):
+        super().__init__(**options)
+        self._used = weakref.WeakSet()
+
     async def connect(self, *arguments, **options) -> aiohttp.connector.Connection:
         while True:
             connection = await super().connect(*arguments, **options)
-            if not (connection.protocol.should_close or _has_more(connection.transport)):
+            protocol = connection.protocol
+            if protocol not in self._used:
+                self._used.add(protocol)
+                return connection
+            if not (protocol.should_close or _has_more(connection.transport)):
                 return connection
             connection.close()
 
 
-def _has_more(transport: asyncio.Transport) -> bool:
+def _has_more(transport: asyncio.Transport | None) -> bool:
     """Whether bytes wait that the loop has not read yet."""
+    if transport is None:  # lost meanwhile
+        return True
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))

@@ -1,9 +1,11 @@
 """One deadline, one limit, no redirect, no cookie; and the key only where it belongs."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -168,6 +170,30 @@ def test_an_answer_that_nobody_asked_for_is_nobodys():
     with HostileServer(twice(pause=0.05)) as server:
         wait_for(ask())
     assert len(found) == 3 and not any("SURPLUS" in body for body in found)
+
+
+def test_a_server_that_speaks_first_is_no_web_server():
+    """One connection per attempt, not as many as fit into the deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted = []
+
+        def greet():
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted.append(server.accept()[0])
+                    accepted[-1].sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+
+        async def ask():
+            async with Transport(f"http://127.0.0.1:{server.getsockname()[1]}", timeout=2, largest=MIB) as transport:
+                await transport.call("POST", "/", b"{}", KEY)
+
+        with pytest.raises(NoAnswer, match="the connection broke|no answer within"):
+            wait_for(ask())
+        assert len(accepted) <= 3
+        for connection in accepted:
+            connection.close()
 
 
 def test_addresses():
