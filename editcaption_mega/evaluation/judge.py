@@ -183,6 +183,7 @@ def _requests(benchmark: Benchmark, tasks: Sequence[_Task], repeats: int, mode: 
                     top_p=settings.top_p,
                     seed=repeat if settings.temperature else None,
                     repeat=repeat,
+                    quotes=True,
                     require=partial(_parsed, task=task, dimension=dimension, mode=mode),
                 )
 

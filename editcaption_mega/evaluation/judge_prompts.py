@@ -28,7 +28,7 @@ class JudgePrompt:
     dimension: str
     version: int
     system: str
-    user: str  # with ${ground_truth}, ${candidate} and ${instruction}
+    user: str  # with ${ground_truth}, ${candidate}, ${instruction} and ${ticket}
 
     @property
     def fingerprint(self) -> str:
@@ -46,6 +46,7 @@ class JudgePrompt:
             candidate=escaped(candidate),
             # As a JSON string, so that no text can end where it likes and go on in the judge's voice.
             instruction=quoted(instruction),
+            ticket=ticket(self.dimension, item.pair.changes, instruction),
         )
         parts = ("Picture A (before):", Picture(item.source), "Picture B (after):", Picture(item.target), text)
         if role == "user":
@@ -59,6 +60,13 @@ def judge_prompt(dimension: str) -> JudgePrompt:
     assert dimension in DIMENSIONS, dimension
     file = resources.files("editcaption_mega.evaluation").joinpath("prompts", f"{dimension}.yaml")
     return JudgePrompt(dimension=dimension, **yaml.safe_load(file.read_text("utf-8")))
+
+
+def ticket(dimension: str, truth: Changes, instruction: str) -> str:
+    """What a verdict repeats to show whose it is: 16 hex digits that an instruction cannot hold, as they are made of
+    it. Equal requests have equal tickets."""
+    content = [dimension, truth.model_dump(exclude_none=True), instruction]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def ground_truth_text(truth: Changes) -> str:

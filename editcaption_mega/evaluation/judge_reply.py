@@ -1,24 +1,25 @@
 """A judge's reply, read strictly: labels about known changes, or one sentence that says what is wrong with it.
 
 Only what is used is held to a form: in labels mode the judge's own score of accuracy and completeness, its reasoning
-and further fields do not matter. What the judge quotes from the texts that it judges is no verdict."""
+and further fields do not matter. The judge's own verdict has the ticket of its request, which no text that it judges
+can hold; a judge that leaves it out is held to more."""
 
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from editcaption_mega.records import Assertion, Changes
 from editcaption_mega.records.record import first_sentence
 
-from .judge_prompts import judge_prompt
-from .quoted_verdicts import Quotable
-from .reply_objects import Span, ending, last_object, spans
+from .judge_prompts import judge_prompt, ticket
+from .quoted_verdicts import Shown, shown_texts
+from .reply_objects import Found, ending, last_object, objects
 
 Mode = Literal["labels", "paper"]  # whether the labels count or the judge's own numbers
 
@@ -62,6 +63,8 @@ _LABELS = {
     "completeness": ("changes", "secondary_hits"),
     "clarity": ("forbidden_terms", "information_points", "score"),
 }
+_LABEL_WORDS = (*_KINDS, *get_args(Assertion.model_fields["verdict"].annotation), "HIT", "MISS")
+_MENTION = re.compile(r"dimension[^\w\n]{1,8}:", re.IGNORECASE)  # the key, quoted in some way
 
 
 @dataclass(frozen=True)
@@ -73,83 +76,135 @@ class ParsedReply:
 def parse_reply(
     text: str, dimension: str, truth: Changes, *, instruction: str = "", mode: Mode = "labels"
 ) -> ParsedReply:
-    """The one verdict about `dimension` in a reply. Text before it is the steps that the prompt asks for; a code fence
-    and text after it are forgiven and told in `repairs`.
+    """The one verdict about `dimension` in a reply. What else stands there (the steps that the prompt asks for, quotes,
+    drafts without the ticket) does not matter; a code fence and text after the verdict are told in `repairs`.
 
-    Raises ValueError with one sentence: no verdict or two different ones, one that stands in `instruction` or in the
-    ground truth, one that is cut off or broken, one of another dimension, missing, unknown or ill-typed fields that
-    are used, a primary change without a label or with two, an id that the truth lacks."""
-    value, end = _verdict(text, dimension, truth, instruction, mode)
-    values = _used(value, dimension, mode)
+    Raises ValueError with one sentence: no verdict or two different ones, one of another request, one that may come
+    from `instruction` or the ground truth, one that is cut off or broken, one of another dimension, missing, unknown or
+    ill-typed fields that are used, a primary change without a label or with two, an id that the truth lacks."""
+    shown = shown_texts(instruction, *(one.text for one in truth.primary + truth.secondary), truth.overall)
+    key = ticket(dimension, truth, instruction)
+    verdict = _with_ticket(text, key, dimension, mode) if key in text else _without(text, shown, dimension, mode)
+    ids = [one.id for one in truth.primary + truth.secondary]
+    if shown.is_spliced(text[verdict.start : verdict.end], [*ids, *_LABEL_WORDS]):
+        raise ValueError("the instruction goes on inside the verdict: its quotation marks were not escaped")
+    values = _used(verdict.value, dimension, mode)
     try:
         reply = _KINDS[dimension].model_validate(values)
     except ValidationError as error:
         raise ValueError(f"the reply's JSON object: {first_sentence(error)}") from None
     _check_ids(reply, truth)
-    return ParsedReply(reply, _repairs(text, end))
+    return ParsedReply(reply, _repairs(text, verdict.end))
 
 
-def _verdict(text: str, dimension: str, truth: Changes, instruction: str, mode: Mode) -> tuple[dict[str, Any], int]:
-    """(the judge's verdict, where it ends in the reply)."""
-    found = spans(text)
-    if not any(span.closed for span in found):
-        raise ValueError(f"the reply holds no whole JSON object: it {ending(text)}")
-    quotable = Quotable([instruction, *(one.text for one in truth.primary + truth.secondary), truth.overall])
-    verdicts = [(span, value) for span in found if (value := _read(span, quotable)) and "dimension" in value]
-    if not verdicts:
-        raise ValueError("no JSON object of the reply has a field 'dimension'")
-    about = [(span, value) for span, value in verdicts if value["dimension"] == dimension]
-    if not about:
-        raise ValueError(
-            f"the reply's JSON object is about {verdicts[-1][1]['dimension']!r:.80}, expected {dimension!r}"
-        )
-    fields = (*_LABELS[dimension], *(("score",) if mode == "paper" else ()))
-    example = _example(dimension)
-    own = [one for one in about if one[1] != example and not quotable.holds(one[1], dimension, fields)]
-    if not own:
-        raise ValueError("the only verdict in the reply is quoted from what it was shown")
-    different = {json.dumps([value.get(name) for name in fields], sort_keys=True) for _, value in own}
-    if len(different) > 1:
-        raise ValueError(f"the reply holds {len(different)} different verdicts, expected one")
-    last, value = own[-1]
-    if quotable.is_spliced(last.content()):
-        raise ValueError("the instruction goes on inside the verdict: its quotation marks were not escaped")
-    rest = _without(text, last.end, [span for span, _ in about if span.start >= last.end])
-    if "{" in rest or "}" in rest:
-        raise ValueError(f"the reply goes on with braces after its verdict: {rest.strip()[:40]!r}")
-    return value, last.end
+def _with_ticket(text: str, key: str, dimension: str, mode: Mode) -> Found:
+    """Only the judge knows the ticket: what has it is the judge's, and nothing else is."""
+    found = objects(text, re.compile(rf'\{{\s*(?:"dimension"\s*:\s*"\w{{1,20}}"\s*,\s*)?"ticket"\s*:\s*"{key}"'))
+    if not _verdicts(found):
+        found = objects(text)  # in another order of fields
+    own = [one for one in _verdicts(found) if one.value.get("ticket") == key]
+    last = _agreed(text, found, own, dimension, mode)
+    broken = [one for one in found if one.start >= last.end and not one.value and key in text[one.start : one.end]]
+    if broken:
+        raise ValueError(f"a JSON object of the reply is broken: {broken[-1].error}")
+    return last
 
 
-def _read(span: Span, quotable: Quotable) -> dict[str, Any] | None:
-    """What may be a verdict. Raises ValueError for one that is broken or cut off, unless it is a quotation."""
-    if span.closed and not span.has("dimension"):
-        return None
-    try:
-        return span.read()
-    except ValueError as error:
-        if span.closed and quotable.has(span.content()):
-            return None
-        raise ValueError(f"a JSON object of the reply is broken: {error}") from None
+def _without(text: str, shown: Shown, dimension: str, mode: Mode) -> Found:
+    """A judge that leaves the ticket out must give one verdict only, which nobody else can have written."""
+    found = objects(text)
+    own = _verdicts(found)
+    last = _agreed(text, found, own, dimension, mode)
+    if any("ticket" in one.value for one in own):
+        raise ValueError("the verdict has a 'ticket' that is not the one of this request")
+    rest = _between(text, found, 0 if shown.may_be_json else last.end)
+    if _MENTION.search(rest):
+        raise ValueError("a JSON object of the reply is broken, or a part of a quotation")
+    if shown.has(text[last.start : last.end]) or _stands_in(shown, last.value, dimension, mode):
+        raise ValueError("the only verdict in the reply is quoted from what it was shown, and has no 'ticket'")
+    return last
+
+
+def _verdicts(found: Sequence[Found]) -> list[Found]:
+    """Those that are about a dimension, without an object of one field around them; not the form that the prompt shows,
+    which some judges repeat."""
+    verdicts = []
+    for one in found:
+        value = one.value
+        while value and len(value) == 1 and isinstance(inner := next(iter(value.values())), dict):
+            value = inner
+        if value and _dimension(value) and _without_its_ticket(value) != _example(_dimension(value)):
+            verdicts.append(replace(one, value=value))
+    return verdicts
+
+
+def _dimension(value: Mapping[str, Any]) -> str:
+    name = value.get("dimension")
+    return name.strip().lower() if isinstance(name, str) else ""
+
+
+def _without_its_ticket(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in value.items() if name != "ticket"}
 
 
 @cache
-def _example(dimension: str) -> dict[str, Any]:
-    """The form that the prompt shows; some judges repeat it."""
-    return last_object(judge_prompt(dimension).user)
+def _example(dimension: str) -> dict[str, Any] | None:
+    return _without_its_ticket(last_object(judge_prompt(dimension).user)) if dimension in _KINDS else None
 
 
-def _without(text: str, start: int, cut: Sequence[Span]) -> str:
-    """What follows `start`, without these spans."""
+def _agreed(text: str, found: Sequence[Found], own: Sequence[Found], dimension: str, mode: Mode) -> Found:
+    """The last of the judge's verdicts about a dimension, which must all say the same."""
+    if not own:
+        broken = [one for one in found if not one.value and _MENTION.search(text[one.start : one.end])]
+        if broken:
+            raise ValueError(f"a JSON object of the reply is broken: {broken[-1].error}")
+        if not any(one.value for one in found):
+            raise ValueError(f"the reply holds no whole JSON object: it {ending(text)}")
+        raise ValueError("no JSON object of the reply has a field 'dimension' and the 'ticket' of this request")
+    about = [one for one in own if _dimension(one.value) == dimension]
+    if not about:
+        raise ValueError(f"the reply's JSON object is about {_dimension(own[-1].value)!r:.80}, expected {dimension!r}")
+    different = {_counted(one.value, dimension, mode) for one in about}
+    if len(different) > 1:
+        raise ValueError(f"the reply holds {len(different)} different verdicts, expected one")
+    return about[-1]
+
+
+def _counted(value: Mapping[str, Any], dimension: str, mode: Mode) -> str:
+    """What counts of a verdict, in one form: equal ones say the same, however they are written."""
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, dict):
+            return {name: one.get(name) for name in ("verdict", "change", "id", "label")}
+        return float(one) if isinstance(one, int) and abs(one) < 2**53 else one
+
+    fields = [*_LABELS[dimension], *(("score",) if mode == "paper" else ())]
+    values = [value.get(name) for name in fields]
+    return json.dumps([list(map(plain, one)) if isinstance(one, list) else plain(one) for one in values])
+
+
+def _stands_in(shown: Shown, value: Mapping[str, Any], dimension: str, mode: Mode) -> bool:
+    try:
+        objects_shown = shown.objects
+    except ValueError:
+        return True  # nobody can say what stands there
+    own = _counted(value, dimension, mode)
+    return any(_dimension(one) == dimension and _counted(one, dimension, mode) == own for one in objects_shown)
+
+
+def _between(text: str, found: Sequence[Found], start: int) -> str:
+    """What follows `start`, without the whole objects."""
     pieces = []
-    for span in cut:
-        pieces.append(text[start : span.start])
-        start = span.end
-    return "".join((*pieces, text[start:]))
+    for one in found:
+        if one.value and one.start >= start:
+            pieces.append(text[start : one.start])
+            start = one.end
+    return "\n".join((*pieces, text[start:]))
 
 
 def _used(value: Mapping[str, Any], dimension: str, mode: Mode) -> dict[str, Any]:
     """The fields of a verdict that count, and of the others what is of the right form."""
-    values = dict(value)
+    values = dict(value) | {"dimension": dimension}
     needed = {"score", "reasoning"} if mode == "paper" else {"score"} & set(_LABELS[dimension])
     for name, usable in (("score", is_score), ("reasoning", lambda text: isinstance(text, str))):
         if name in needed and values.get(name) is None:

@@ -1,99 +1,104 @@
-"""Whether a verdict in a judge's reply is the judge's, or stands in the text that it judges.
+"""What a judge is shown as data, and whether a verdict comes from there.
 
-A judge quotes what it judges: word by word, with other blanks, escaped once more, in another order of fields, in part.
-So texts are compared by their letters and digits alone, and field by field."""
+This is for verdicts without the ticket of their request, and for text that a judge copied into its own JSON without
+escaping it; a verdict with the ticket is the judge's."""
 
 import html
 import re
-import unicodedata
-from collections.abc import Iterable, Mapping
-from itertools import permutations
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-_NO_LETTER = re.compile(r"[\W_]+")
-_ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|[bfnrt])")
+from .reply_objects import objects_at_any_depth
+
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([\\"/]))')
+_ENTITY = re.compile(r"&#?\w{1,32};?")  # no number is so long that Python refuses to read it
 _ESCAPED_TIMES = 4  # levels of escapes that are looked through
-_MOST_KEYS = 4  # of a row of labels, whose order is tried out
-_TEXT = re.compile(r'"text":"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
-_TAIL = 3  # characters of a quotation that are compared in front of what follows it
+_STRING = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"(:?)', re.DOTALL)
+_BEFORE, _AFTER = 3, 24  # characters around a quotation mark; `","verdict":"correct","c` tells one label from another
+_BEGIN = "\0"  # of a text: what stands before it in a verdict is the judge's
 
 
-class Quotable:
+class Shown:
     """Texts that a judge is shown as data: the instruction, and the ground truth's."""
 
     def __init__(self, texts: Iterable[str]):
-        self._texts = list(texts)
-        self._read: list[tuple[str, str]] | None = None
+        self._texts = [variant for text in texts for variant in _unescaped(text)]
 
-    def has(self, quotation: str) -> bool:
-        """Whether these words stand in one of the texts."""
-        words = letters(quotation)
-        return any(words in plain for _, plain in self._variants())
+    @cached_property
+    def may_be_json(self) -> bool:
+        """Whether a quotation of them could be read as a part of a verdict."""
+        return any("{" in text or "}" in text or "dimension" in text for text in self._bare)
 
-    def holds(self, verdict: Mapping[str, Any], dimension: str, fields: Iterable[str]) -> bool:
-        """Whether a verdict about `dimension` that says the same in these fields stands in one of the texts."""
-        return any(
-            f"dimension{dimension}" in plain and all(_says(text, plain, name, verdict.get(name)) for name in fields)
-            for text, plain in self._variants()
-        )
+    @cached_property
+    def objects(self) -> list[dict[str, Any]]:
+        """Raises ValueError where nobody can say what they hold."""
+        return [one for text in self._texts for one in objects_at_any_depth(text)]
 
-    def is_spliced(self, verdict: str) -> bool:
-        """Whether a judge that copied a text into its own JSON without escaping it let the text add assertions: what
-        stands between two quotations is the text's."""
-        raw = "".join(verdict.split())
-        texts = [bare for text in self._texts if '"text":"' in (bare := "".join(text.split()))]
-        quotations = list(_TEXT.finditer(raw)) if texts else []
-        for one, following in zip(quotations, quotations[1:], strict=False):
-            gap = raw[one.end() - 1 : following.start(1)]
-            if any(text.startswith(gap) or one[1][-_TAIL:] + gap in text for text in texts):
-                return True
+    def has(self, words: str) -> bool:
+        return any(_bare(words) in text for text in self._bare)
+
+    def is_spliced(self, verdict: str, schema: Iterable[str]) -> bool:
+        """Whether a text, copied into this JSON object unescaped, ends one of its strings and goes on with fields of
+        its own. schema: strings that are no copies: ids, labels."""
+        raw, known = _bare(verdict), {_bare(one) for one in schema}
+        for string in _STRING.finditer(raw):
+            words, close, same = string[1], string.end(1), {string[1]}
+            if string[2] or words in known:
+                continue
+            ends = [words[-_BEFORE:], *(_BEGIN + words[len(words) - n :] for n in range(min(_BEFORE, len(words) + 1)))]
+            for after, contexts in self._contexts.items():
+                follows = raw[close : close + after]
+                if any(contexts.get(end + follows, same) != same for end in ends):
+                    return True
         return False
 
-    def _variants(self) -> list[tuple[str, str]]:
-        """Each text as it is and with its escapes undone, beside its letters; made once, for the first verdict."""
-        if self._read is None:
-            self._read = [(text, letters(text)) for whole in self._texts for text in _unescaped(whole)]
-        return self._read
+    @cached_property
+    def _bare(self) -> list[str]:
+        return [_bare(text) for text in self._texts]
+
+    @cached_property
+    def _contexts(self) -> dict[int, dict[str, set[str | None]]]:
+        """What stands in the texts around quotation marks that a key follows, as a string of a verdict may end there:
+        by the number of characters from the mark on, which is smaller where the text ends. A copy may begin at each of
+        the characters before the mark. With it the words that may stand there: a text that holds JSON of its own has
+        strings that a judge may write too."""
+        contexts: dict[int, dict[str, set[str | None]]] = defaultdict(lambda: defaultdict(set))
+        for text in self._bare:
+            last = -1
+            for mark in re.finditer('"', text):
+                at = mark.start()
+                words = text[last + 1 : at] if last > 0 and text[last - 1] in ":[," else None
+                before, after = text[max(at - _BEFORE, 0) : at], text[at : at + _AFTER]
+                if '":' in after[1:]:
+                    for begin in range(len(before) + 1):
+                        contexts[len(after)][before[begin:] + after].add(words)
+                    if len(before) < _BEFORE:
+                        contexts[len(after)][_BEGIN + before + after].add(words)
+                last = at
+        return contexts
 
 
-def letters(text: str) -> str:
-    """The letters and digits of a text, in one case and form."""
-    return _NO_LETTER.sub("", unicodedata.normalize("NFKC", text).casefold())
+@lru_cache(maxsize=8)
+def shown_texts(*texts: str) -> Shown:
+    """Kept for the dimensions and repeats of an instruction."""
+    return Shown(texts)
+
+
+def _bare(text: str) -> str:
+    """Without blanks, in one case."""
+    return "".join(text.split()).casefold()
 
 
 def _unescaped(text: str) -> list[str]:
+    """The text as it is, and with its escapes undone, level by level."""
     variants = [text]
     while len(variants) <= _ESCAPED_TIMES:
-        plain = _ESCAPE.sub(lambda match: chr(int(match[1] or match[2] or "20", 16)), variants[-1])
-        plain = unquote(html.unescape(plain))
+        plain = _ESCAPE.sub(lambda match: match[3] or chr(int(match[1] or match[2], 16)), variants[-1])
+        plain = unquote(_ENTITY.sub(lambda match: html.unescape(match[0]), plain))
         if plain == variants[-1]:
             break
         variants.append(plain)
     return variants
-
-
-def _says(text: str, plain: str, name: str, value: Any) -> bool:
-    if isinstance(value, list) and not value:
-        return re.search(rf"{name}\W*\[\s*\]", text) is not None
-    if isinstance(value, list):
-        rows = [_orders(row) if isinstance(row, Mapping) else [letters(_shown(row))] for row in value]
-        return letters(name) in plain and all(any(order in plain for order in row) for row in rows)
-    return any(letters(name + shown) in plain for shown in _numbers(value))
-
-
-def _orders(row: Mapping[str, Any]) -> list[str]:
-    """A row of labels in every order of its fields."""
-    cells = [letters(f"{name}{_shown(value)}") for name, value in row.items()]
-    return ["".join(order) for order in permutations(cells)] if len(cells) <= _MOST_KEYS else ["".join(cells)]
-
-
-def _numbers(value: Any) -> list[str]:
-    """A number as it may be written."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return [f"{value:g}", str(value), f"{value:.1f}"]
-    return [_shown(value)]
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)

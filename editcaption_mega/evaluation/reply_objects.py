@@ -1,81 +1,95 @@
-"""JSON objects in what a model wrote: each brace that opens outside of any other begins one, whole or broken.
+"""JSON objects in what a model wrote, among words and signs that are none.
 
-Nothing is searched for inside an object, broken ones least of all: what stands there is what the model quotes. Every
-character belongs to one span at most, so a text is read in time proportional to its length."""
+A brace before a key in quotation marks begins one; it ends where it is whole, or where it turns out to be no JSON, and
+there the search goes on. So nothing is searched inside an object, and a text is read in time proportional to its
+length."""
 
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from editcaption_mega.files import parse_json
 
 _LONGEST = 1_000_000  # characters of a reply that is read
-_SIGN = re.compile(r'\\.|[{}"]', re.DOTALL)  # an escaped quotation mark opens no string
-_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_MOST_BROKEN = 1000  # each error counts the lines before it
+_START = re.compile(r'\{\s*"[^"{}\n]{1,80}"\s*:')
 
 
 @dataclass(frozen=True)
-class Span:
-    """text[start:end] from a brace to the one that closes it, or to the end of the text where none does."""
+class Found:
+    """text[start:end]; value: None where it is broken, and `error` says why."""
 
-    text: str
     start: int
     end: int
-    closed: bool
-
-    def has(self, word: str) -> bool:
-        return self.text.find(word, self.start, self.end) >= 0
-
-    def content(self) -> str:
-        return self.text[self.start : self.end]
-
-    def read(self) -> dict[str, Any]:
-        """The JSON object that it is. Raises ValueError where it is none."""
-        if not self.closed:
-            raise ValueError(f"it never ends (the text {ending(self.text)})")
-        return parse_json(self.content())
+    value: dict[str, Any] | None
+    error: str = ""
 
 
-def spans(text: str) -> list[Span]:
-    """All of them in order. Raises ValueError for a text that is longer than any reply."""
+def objects(text: str, start: re.Pattern[str] = _START) -> list[Found]:
+    """All of them in order, whole and broken ones. start: how those begin that are looked for.
+
+    Raises ValueError for a text that is longer than any reply, full of broken ones or nested too deeply."""
     if len(text) > _LONGEST:
         raise ValueError(f"the reply has {len(text):,} characters, expected at most {_LONGEST:,}")
     found = []
-    start = text.find("{")
-    while start >= 0:
-        end = _end(text, start)
-        found.append(Span(text, start, end or len(text), end is not None))
-        start = text.find("{", found[-1].end)
+    for begin, end, error in _extents(text, start, _decoder()):
+        value = None
+        if not error:
+            try:
+                value = parse_json(text[begin:end])
+            except ValueError as refused:
+                error = str(refused)
+        found.append(Found(begin, end, value, error))
+    return found
+
+
+def objects_at_any_depth(text: str) -> list[dict[str, Any]]:
+    """Every object that is whole, inside of others and of broken ones too. Raises ValueError as `objects`."""
+    found: list[dict[str, Any]] = []
+
+    def keep(pairs):
+        found.append(dict(pairs))
+        return found[-1]
+
+    for _ in _extents(text, _START, _decoder(keep)):
+        pass
     return found
 
 
 def last_object(text: str) -> dict[str, Any]:
     """The last JSON object of a reply. Raises ValueError with one sentence when there is none, or a broken one."""
-    found = spans(text)
+    found = objects(text)
     if not found:
         raise ValueError(f"the reply holds no whole JSON object: it {ending(text)}")
-    try:
-        return found[-1].read()
-    except ValueError as error:
-        raise ValueError(f"the reply's last JSON object is broken: {error}") from None
+    if found[-1].value is None:
+        raise ValueError(f"the reply's last JSON object is broken: {found[-1].error}")
+    return found[-1].value
 
 
 def ending(text: str) -> str:
     return f"ends with {text.rstrip()[-40:]!r}" if text.strip() else "is empty"
 
 
-def _end(text: str, start: int) -> int | None:
-    """Where the object that begins at `start` ends; None: nowhere."""
-    depth, at = 0, start
-    while sign := _SIGN.search(text, at):
-        at = sign.end()
-        if sign[0] == '"':
-            string = _STRING.match(text, sign.start())
-            if string is None:
-                return None
-            at = string.end()
-        elif sign[0] in "{}":
-            depth += 1 if sign[0] == "{" else -1
-            if not depth:
-                return at
-    return None
+def _decoder(keep=None) -> json.JSONDecoder:
+    """For extents: it takes whatever could be meant as JSON."""
+    return json.JSONDecoder(object_pairs_hook=keep, parse_int=float, strict=False)
+
+
+def _extents(text: str, start: re.Pattern[str], decoder: json.JSONDecoder) -> Iterator[tuple[int, int, str]]:
+    """(begin, end, what is wrong with it)."""
+    at = broken = 0
+    while match := start.search(text, at):
+        begin, error = match.start(), ""
+        try:
+            at = decoder.raw_decode(text, begin)[1]
+        except json.JSONDecodeError as problem:
+            at, broken = max(problem.pos, match.end()), broken + 1
+            is_cut = problem.msg.startswith("Unterminated") or not text[problem.pos :].strip()
+            error = f"it never ends (the text {ending(text)})" if is_cut else f"not valid JSON ({problem})"
+        except RecursionError:
+            raise ValueError("the text holds a JSON object that is nested too deeply") from None
+        if broken > _MOST_BROKEN:
+            raise ValueError(f"the text holds more than {_MOST_BROKEN:,} broken JSON objects")
+        yield begin, at, error

@@ -59,8 +59,8 @@ def is_finished(ending: str) -> bool | None:
     return True if ending in _WHOLE else False if ending in _CUT_OFF else None
 
 
-def read_choice(choice: dict[str, Any]) -> Answer:
-    """One choice of a chat completion, whatever it holds. Never raises."""
+def read_choice(choice: dict[str, Any], *, quotes: bool = False) -> Answer:
+    """One choice of a chat completion, whatever it holds, as `read_answer`. Never raises."""
     message = choice.get("message")
     ending = choice.get("finish_reason")
     if not isinstance(message, dict):
@@ -71,21 +71,23 @@ def read_choice(choice: dict[str, Any]) -> Answer:
     text, thoughts = _content(message.get("content"))
     for name in _THOUGHT_FIELDS:
         thoughts.append(_plain(message.get(name)))
-    answer = read_answer(text, ending, thought="\n".join(dict.fromkeys(filter(None, thoughts))))
+    answer = read_answer(text, ending, thought="\n".join(dict.fromkeys(filter(None, thoughts))), quotes=quotes)
     if answer.status == "malformed" and (message.get("tool_calls") or message.get("function_call")):
         return replace(answer, reason="the model called a tool in the place of an answer")
     return answer
 
 
-def read_answer(text: Any, ending: Any, *, thought: str = "", prompt_end: str = "") -> Answer:
+def read_answer(text: Any, ending: Any, *, thought: str = "", prompt_end: str = "", quotes: bool = False) -> Answer:
     """The answer in a text that a model wrote. Never raises.
 
     ending: the engine's word for why the text ends. thought: what the engine has parted from it already. prompt_end:
-    the last words of the prompt, which may have opened a thought."""
+    the last words of the prompt, which may have opened a thought. quotes: the answer may quote somebody else's
+    words, marks of thoughts among them, so that only a thought with which it begins is one."""
     word = _word(ending)
     if isinstance(text, str) and is_open(prompt_end):
         text = f"<think>{text}"
-    text, before = _without_thought(text if isinstance(text, str) else "")
+    text = text if isinstance(text, str) else ""
+    text, before = _without_first_thought(text) if quotes else _without_thought(text)
     answer = Answer("ok", text.strip(), thought=_kept(thought, before), ending=word)
     if _FILTERED.search(word):
         return replace(answer, status="refused", text="", reason=f"stopped by the server's content filter ({word})")
@@ -95,7 +97,7 @@ def read_answer(text: Any, ending: Any, *, thought: str = "", prompt_end: str = 
         return _none(answer, "malformed", f"the model called a tool in the place of an answer ({word})")
     if not _encodable(text):
         return _none(answer, "malformed", "the text holds half a character")
-    if opened := _OPENED.search(text):
+    if opened := _OPENED.match(text) if quotes else _OPENED.search(text):
         answer = replace(answer, thought=_kept(answer.thought, text[opened.end() :]))
         return _no_words(answer, "a thought that never ends")
     if not _visible(text):
@@ -125,7 +127,16 @@ def is_open(text: str) -> bool:
 def _without_thought(text: str) -> tuple[str, str]:
     """(what follows the last closed thought, without tokens that end a turn; what stands before it)."""
     last = deque(_CLOSED.finditer(text), maxlen=1)
-    closed = last[0] if last else None
+    return _parted(text, last[0] if last else None)
+
+
+def _without_first_thought(text: str) -> tuple[str, str]:
+    """The same, but a thought is what the text begins with, up to the first mark that closes one."""
+    text = text.lstrip()
+    return _parted(text, _CLOSED.search(text) if _OPENED.match(text) else None)
+
+
+def _parted(text: str, closed: re.Match[str] | None) -> tuple[str, str]:
     begin, end = closed.end() if closed else 0, len(text)
     while end > begin and (text[end - 1].isspace() or text.endswith(_END_TOKENS, begin, end)):
         end = end - 1 if text[end - 1].isspace() else text.rindex("<|", begin, end)

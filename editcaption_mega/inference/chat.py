@@ -52,6 +52,8 @@ class Request:
     # Raises ValueError(why) when the text is of no use: then it is asked for again, up to `max_attempts` times. Not
     # part of the cache key; a kept reply that it refuses is asked for anew.
     require: Callable[[str], None] | None = None
+    # The reply may quote a text of somebody else, so a mark of a thought inside it means nothing (`answer.py`).
+    quotes: bool = False
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class _Chat:
         return body_bytes(self._endpoint, request), "application/json"
 
     async def read(self, request: Request, answer: Response) -> Outcome:
-        return checked(read_answer(answer), request, self._secret)
+        return checked(read_answer(answer, quotes=request.quotes), request, self._secret)
 
     def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Reply]:
         replies = [self._reply(job, outcome) for job, outcome in done]

@@ -63,17 +63,17 @@ def _content(parts: tuple[str | Picture, ...], picture: Callable[[Picture], Any]
     ]
 
 
-def read_answer(answer: Response) -> Outcome:
-    """What an HTTP answer means. Never raises, whatever the server sent."""
+def read_answer(answer: Response, *, quotes: bool = False) -> Outcome:
+    """What an HTTP answer means; quotes: as `Request.quotes`. Never raises, whatever the server sent."""
     data = read_object(answer, "choices")
     if isinstance(data, Outcome):
         return data
-    outcome = _completion(data)
+    outcome = _completion(data, quotes)
     outcome.http = answer.http
     return outcome
 
 
-def _completion(data: dict) -> Outcome:
+def _completion(data: dict, quotes: bool) -> Outcome:
     usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
     model = data.get("model")
     outcome = Outcome(
@@ -89,7 +89,7 @@ def _completion(data: dict) -> Outcome:
         if FILTER.search(f"{code} {words} {shown(data.get('prompt_feedback', ''))}"):
             return replace(outcome, status="refused", reason=words or "content filter")
         return replace(outcome, status="failed", reason="the answer has no choices", may_pass=True)
-    answer = read_choice(choice)
+    answer = read_choice(choice, quotes=quotes)
     outcome.status, outcome.text, outcome.reason = answer.status, answer.text, answer.reason
     outcome.thought, outcome.ending, outcome.may_pass = answer.thought, answer.ending, answer.may_pass
     return outcome

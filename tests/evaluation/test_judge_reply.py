@@ -22,6 +22,7 @@ def changed(reply, **fields):
         ("Step 1: p1 HIT {not json} {\"a\": 1}\n", "  \n", []),  # the steps that the prompt asks for are no fault
         ("```json\n", "\n```", ["code fence removed"]),
         ("", " I hope this helps.", ["18 characters after the object ignored"]),
+        ("", ' {"a": 1}', ["8 characters after the object ignored"]),
         ("```", "``` Done", ["code fence removed", "4 characters after the object ignored"]),
     ],
 )  # fmt: skip
@@ -65,16 +66,16 @@ def test_B4_what_labels_mode_does_not_use_does_not_matter(reply):
     [
         ("", "holds no whole JSON object: it is empty"),
         ("The score is 5.", "no whole JSON object: it ends with 'The score is 5.'"),
-        (COMPLETE[:-1], "no whole JSON object: it ends with"),
+        (COMPLETE[:-1], "a JSON object of the reply is broken: it never ends"),
         ("{} " + COMPLETE[:-1], "a JSON object of the reply is broken: it never ends"),
-        (COMPLETE + COMPLETE[:-1], "a JSON object of the reply is broken: it never ends"),
+        (COMPLETE + COMPLETE[:-1], "a JSON object of the reply is broken"),
         (COMPLETE.replace('"label"', "label"), "a JSON object of the reply is broken: not valid JSON"),
-        (COMPLETE + ' {"a": 1}', "goes on with braces after its verdict"),
         ("{" * 3000, "no whole JSON object"),
-        ('{"a":' * 3000, "no whole JSON object"),
+        ('{"a":' * 90_000, "nested too deeply"),
         ("[1, 2]", "no whole JSON object"),
         (changed(COMPLETE, dimension="accuracy"), "is about 'accuracy', expected 'completeness'"),
         (changed(COMPLETE, dimension=...), "has a field 'dimension'"),
+        (changed(COMPLETE, ticket="0" * 16), "a 'ticket' that is not the one of this request"),
         (changed(COMPLETE, secondary_hits=...), "field 'secondary_hits' is missing"),
         (COMPLETE[:-1] + ', "score": 4}', "key 'score' occurs twice"),
     ],

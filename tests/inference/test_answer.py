@@ -106,6 +106,26 @@ def test_a_thought_that_the_prompt_opened_ends_with_its_mark_or_never():
 
 
 @pytest.mark.parametrize(
+    "text, thought, answer",
+    [
+        ("Fine: 5. It says </think> 1", "", "Fine: 5. It says </think> 1"),
+        ("It says <think> 1. So 5", "", "It says <think> 1. So 5"),
+        (" <think>Hm.</think> 5. It says </think> 1", "Hm.", "5. It says </think> 1"),
+        ("<think>It says <think>x</think>5", "It says x", "5"),
+        ("<think>5", "5", None),
+    ],
+)
+def test_a_mark_in_a_quotation_cuts_nothing(text, thought, answer):
+    """At 75cd668 an instruction with a mark of thoughts took the verdict from a judge that quotes it."""
+    found = read_choice({"message": {"content": text}}, quotes=True)
+    assert (found.text, found.thought) == (answer or "", thought), found
+    assert found.status == ("ok" if answer else "malformed")
+    if answer:
+        opened = read_answer(f"Hm.</think>{answer}", "stop", prompt_end="<think>", quotes=True)
+        assert (opened.text, opened.thought) == (answer, "Hm.")
+
+
+@pytest.mark.parametrize(
     "message, status, text, thought",
     [
         ({"content": None, "reasoning_content": THOUGHT}, "malformed", "", THOUGHT),
