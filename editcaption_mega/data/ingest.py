@@ -5,7 +5,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +21,7 @@ from editcaption_mega.data.shard_writer import (
     DuplicateIdError,
     ShardWriter,
 )
+from editcaption_mega.files import naming
 from editcaption_mega.records import EditPair, RecordError
 
 NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"
@@ -146,24 +146,28 @@ class _Listed:
     """The files beside the shards that list rows. Empty ones go, but for that of the rejected rows of a set."""
 
     def __init__(self, folder: Path):
-        self._stack, self._files = ExitStack(), {}
+        self._files = {}
         for name in (REJECTED_NAME, WARNINGS_NAME):
             # A path may hold half a character, as bytes that are no UTF-8 come out of the file system.
-            file = open(folder / name, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-            self._files[name] = self._stack.enter_context(file)
+            self._files[name] = open(folder / name, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
 
     def __enter__(self) -> "_Listed":
         return self
 
     def __exit__(self, kind, *_) -> None:
-        empty = [file.name for file in self._files.values() if not file.tell()]
-        self._stack.close()
+        empty = []
+        for file in self._files.values():
+            with naming(file.name):
+                if not file.tell():
+                    empty.append(file.name)
+                file.close()
         for path in map(Path, empty):
             if kind is not None or path.name != REJECTED_NAME:
                 path.unlink()
 
     def add(self, name: str, line: dict) -> None:
-        self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
+        with naming(self._files[name].name):
+            self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _kind(reason: str) -> str:

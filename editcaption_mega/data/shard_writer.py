@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 from editcaption_mega import lock
@@ -20,7 +21,7 @@ from editcaption_mega.data.shard_index import (
     ShardFile,
     write_index,
 )
-from editcaption_mega.files import PARTIAL, rename_whole
+from editcaption_mega.files import PARTIAL, naming, rename_whole
 from editcaption_mega.records import EditPair, RecordError
 
 SAMPLES_PER_SHARD = 1000
@@ -150,7 +151,8 @@ class ShardWriter:
         """Remove what was written so far, and the folder if nothing else is in it. A finished set stays, and so does
         what is in a folder that another process has taken over."""
         if self._file is not None:
-            self._file.raw.close()
+            with suppress(OSError):  # what a full disk did not take is to go anyway
+                self._file.raw.close()
         self._tar = self._file = None
         if self._lock.is_lost or (self.directory / INDEX_NAME).exists():
             self._lock.release()
@@ -180,11 +182,12 @@ class ShardWriter:
         self._in_shard = self._bytes_in_shard = 0
 
     def _finish_shard(self) -> None:
-        self._tar.close()
         file = self._file
-        file.raw.flush()
-        os.fsync(file.raw.fileno())
-        file.raw.close()
+        with naming(file.raw.name):
+            self._tar.close()
+            file.raw.flush()
+            os.fsync(file.raw.fileno())
+            file.raw.close()
         self._shards.append(
             ShardFile(_shard_name(len(self._shards)), file.bytes, file.hash.hexdigest(), self._in_shard)
         )
@@ -207,7 +210,8 @@ class _HashingFile:
     def write(self, data: bytes) -> int:
         self.hash.update(data)
         self.bytes += len(data)
-        return self.raw.write(data)
+        with naming(self.raw.name):
+            return self.raw.write(data)
 
     def tell(self) -> int:
         return self.bytes

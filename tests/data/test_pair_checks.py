@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -288,3 +289,20 @@ def test_a_folder_that_exists_is_checked_as_an_import_is(tmp_path, capsys):
     }  # fmt: skip
     assert tool("validate_shards")(tmp_path / "old") == 1
     assert "p0: source and target are the same picture" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_named_and_nothing_stays(tmp_path):
+    noise = encoded(picture(1, (200, 200)), "PNG")
+    rows = Rows(tmp_path)
+    for number in range(4):
+        rows.add(f"row-{number}", noise, encoded(picture(number + 2, (200, 200)), "PNG"))
+    rows.path()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))  # as a full disk: a write that is not taken
+    try:
+        with pytest.raises(OSError) as error:
+            rows.ingest()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(tmp_path / "out" / "shard-000000.tar.partial")
+    assert not (tmp_path / "out").exists()
