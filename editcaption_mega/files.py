@@ -3,11 +3,13 @@
 A file or folder that is being written has PARTIAL in its name; `remove_partial` takes away what a killed process left.
 """
 
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,6 +78,17 @@ def remove_partial(folder: str | os.PathLike) -> list[str]:
     return removed
 
 
+def plain_file(path: str | os.PathLike) -> Path:
+    """The path, if it is a file that can be read to its end: a pipe would be waited for for ever. Raises OSError."""
+    path = Path(path)
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, expected a file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "a pipe or device, expected a plain file", str(path))
+    return path
+
+
 def parse_json(content: bytes | str) -> Any:
     """One JSON value, read strictly. Raises ValueError that says what is wrong, without naming a place: not UTF-8, not
     JSON, nested too deeply, NaN or Infinity, a key twice in one object, half a surrogate pair."""
@@ -106,7 +119,7 @@ def parse_json(content: bytes | str) -> Any:
 def read_json(path: str | os.PathLike) -> Any:
     """The value of a JSON file, as `parse_json`. Raises ValueError that names the file; OSError."""
     try:
-        return parse_json(Path(path).read_bytes())
+        return parse_json(plain_file(path).read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

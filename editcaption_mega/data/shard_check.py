@@ -24,8 +24,8 @@ from editcaption_mega.data.shard_index import (
     size_problem,
     write_index,
 )
-from editcaption_mega.data.shard_tar import parse_pair, read_tar
-from editcaption_mega.records import EditPair, RecordError
+from editcaption_mega.data.shard_tar import member_places, parse_pair, read_tar
+from editcaption_mega.records import EditPair, RecordError, shown
 
 _CHUNK = 1 << 20
 
@@ -53,8 +53,12 @@ def verify(
     directory = Path(directory)
     index = load_index(directory)
     yield CheckedFile(INDEX_NAME, list(_index_problems(directory, index)))
-    for shard in index.shards:
-        yield CheckedFile(shard.name, list(_shard_problems(directory, shard)))
+    members: list[list[tuple[str, int, int]]] = [[] for _ in index.shards]
+    for sample in index.samples:
+        of_sample = (getattr(sample, part) for part in MEMBERS)
+        members[sample.shard] += ((member.name, member.offset, member.bytes) for member in of_sample)
+    for shard, listed in zip(index.shards, members, strict=True):
+        yield CheckedFile(shard.name, list(_shard_problems(directory, shard, Counter(listed))))
     checks = PairChecks()
     for number, samples in groupby(index.samples, key=lambda sample: sample.shard):
         path = directory / index.shards[number].name
@@ -115,11 +119,22 @@ def _index_problems(directory: Path, index: Index) -> Iterator[str]:
             yield f"{path.name} is not in the index: webdataset would read it, open_shards wouldn't; rebuild the index"
 
 
-def _shard_problems(directory: Path, shard: ShardFile) -> Iterator[str]:
+def _shard_problems(directory: Path, shard: ShardFile, listed: Counter[tuple[str, int, int]]) -> Iterator[str]:
     if problem := size_problem(directory, shard):
         yield problem
     elif _file_sha256(directory / shard.name) != shard.sha256:
         yield "sha256 differs from the index: the file was damaged or changed"
+    else:
+        try:
+            in_tar = member_places(directory / shard.name)
+        except ShardError as error:
+            yield str(error)
+            return
+        differing = sorted({name for name, _, _ in (in_tar - listed) + (listed - in_tar)})
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            names = ", ".join(map(shown, differing[:3])) + more
+            yield f"the index does not list the members as the tar holds them ({names}): it was edited; rebuild it"
 
 
 class _Content:

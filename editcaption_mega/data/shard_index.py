@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega.data.images import LARGEST_FILE, LARGEST_MAX_PIXELS
-from editcaption_mega.files import parse_json, replacing
+from editcaption_mega.files import parse_json, plain_file, replacing
 from editcaption_mega.records import LARGEST_RECORD, shown
 
 INDEX_NAME = "index.json"
@@ -111,7 +111,7 @@ def load_index(directory: str | os.PathLike) -> Index:
     if not directory.is_dir():
         raise ShardError(f"{directory}: no such folder of shards")
     try:
-        size = path.stat().st_size
+        size = plain_file(path).stat().st_size
         if size > _LARGEST_INDEX:
             raise ShardError(
                 f"{path}: {size} bytes, more than the {_LARGEST_INDEX} that an index may have: {_HOW_TO_MAKE}"
@@ -147,9 +147,11 @@ def size_problem(directory: Path, shard: ShardFile) -> str | None:
     """One sentence where the tar file is missing or of another size than the index says; None where it agrees."""
     path = directory / shard.name
     try:
-        found = path.stat().st_size
+        found = plain_file(path).stat().st_size
     except FileNotFoundError:
         return f"{path}: missing, though {INDEX_NAME} lists it: copy it again or make the folder anew"
+    except OSError as error:
+        return f"{path}: {error.strerror}: copy it again or make the folder anew"
     if found != shard.bytes:
         return (
             f"{path}: {found} bytes, {INDEX_NAME} says {shard.bytes}: the tar is truncated or was changed; copy it "
@@ -181,17 +183,17 @@ def _sample(row: Any, shards: list[ShardFile]) -> IndexedSample:
     identity, shard = _text(row, "id", _ID, "an id of letters, digits, '-' and '_'"), _integer(row, "shard")
     if shard >= len(shards):
         raise ValueError(f"sample {shown(identity)} lies in shard {shard} of {len(shards)}")
-    members = {part: _member(row[part], part, shards[shard].bytes) for part in MEMBERS}
+    members = {part: _member(row[part], identity, part, shards[shard].bytes) for part in MEMBERS}
     return IndexedSample(identity, shard, **members)
 
 
-def _member(row: Any, part: str, end: int) -> Member:
+def _member(row: Any, identity: str, part: str, end: int) -> Member:
     if part != "json" and isinstance(row, dict) and not {"width", "height"} <= set(row):
         raise ValueError(f"{shown(row.get('name'))} has no width and height")
     _fields_are(row, Member, () if part != "json" else ("width", "height"))
     name = _value(row, "name", str)
-    if (member_part(name) or ("", ""))[1] != part:
-        raise ValueError(f"{shown(name)} is not the name of a {part} member")
+    if member_part(name) != (identity, part):
+        raise ValueError(f"{shown(name)} is not the name of a {part} member of sample {shown(identity)}")
     offset, size = _integer(row, "offset"), _integer(row, "bytes")
     if offset + size > end:
         raise ValueError(f"{shown(name)} lies outside its shard")

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from editcaption_mega.data.images import image_size
 from editcaption_mega.data.shard_index import LARGEST_MEMBER, MEMBERS, IndexedSample, Member, ShardError, member_part
-from editcaption_mega.files import parse_json
+from editcaption_mega.files import parse_json, plain_file
 from editcaption_mega.records import EditPair, RecordError, shown
 from editcaption_mega.words import one_line
 
@@ -23,7 +24,7 @@ def read_tar(path: Path, number: int) -> list[IndexedSample]:
     Raises ShardError for a tar that is damaged or truncated, holds something outside the layout, an incomplete sample
     or a member twice; ImageError, RecordError for content."""
     parts: dict[str, dict[str, Member]] = {}
-    with open(path, "rb") as file:
+    with open(plain_file(path), "rb") as file:
         for info in _headers(path, file):
             if info.isdir():
                 continue  # holds nothing itself
@@ -38,6 +39,13 @@ def read_tar(path: Path, number: int) -> list[IndexedSample]:
             raise ShardError(f"{path}: sample {key!r} has no {' and no '.join(missing)} member")
         samples.append(IndexedSample(key, number, *(members[part] for part in MEMBERS)))
     return samples
+
+
+def member_places(path: Path) -> Counter[tuple[str, int, int]]:
+    """(name, offset, bytes) of each member of a tar, as its headers say. Raises ShardError."""
+    with open(path, "rb") as file:
+        headers = (info for info in _headers(path, file) if not info.isdir())
+        return Counter((info.name, info.offset_data, info.size) for info in headers)
 
 
 def parse_pair(content: bytes, where: str) -> EditPair:

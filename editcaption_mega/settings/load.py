@@ -9,6 +9,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from editcaption_mega.files import plain_file
+
 from .job import JobSettings
 
 _ROWS = (
@@ -48,7 +50,7 @@ def load_settings[Kind: Settings](
     merged = OmegaConf.structured(kind)
     if path is not None:
         try:
-            document = OmegaConf.load(path)
+            document = OmegaConf.load(plain_file(path))
         except FileNotFoundError:
             raise ValueError(f"{path} does not exist: name a YAML file such as configs/sft_demo.yaml") from None
         except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:

@@ -78,7 +78,7 @@ def test_a_byte_order_mark_is_no_error(work):
         (row("x", instrution="typo"), "x", "field 'instrution' is not part of the schema"),
         (row("x", chosen="one"), "x", "'chosen' and 'rejected' come together"),
         (row("x", target="missing.png"), "x", "target image '.*missing.png' not found"),
-        (row("x", source="."), "x", "source image '.*' can't be read: Is a directory"),
+        (row("x", source="."), "x", "source image '.*' can't be read: a folder, expected a file"),
         (row("x", source="a\0b"), "x", "source image '.*' can't be read"),
     ],
 )
@@ -136,8 +136,8 @@ def test_bad_images_are_rejected_by_name(work, tmp_path, name, make, reason):
         (b'{"id": "a", "id": "b"}', "key 'id' occurs twice in one object"),
         (row(provenance={"n": 10**5000}) | {"id": 1}, "a number of thousands of digits|thousands"),
         (row(provenance={"a": "x" * (4 << 20)}), "the line has more than 4194304 bytes: no pair has"),
-        (row(source="pipe.png"), "source image '.*pipe.png' can't be read: no plain file"),
-        (row(source="/dev/zero"), "source image '/dev/zero' can't be read: no plain file"),
+        (row(source="pipe.png"), "source image '.*pipe.png' can't be read: a pipe or device"),
+        (row(source="/dev/zero"), "source image '/dev/zero' can't be read: a pipe or device"),
         (row(source="hole.png"), "6442450944 bytes, more than the 536870912 that a picture may have"),
     ],
 )

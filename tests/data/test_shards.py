@@ -21,6 +21,7 @@ from PIL import Image
 
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.images import ImageError, encode_png
+from editcaption_mega.data.shard_index import content_fingerprint, load_index
 from editcaption_mega.data.shards import DuplicateIdError, ShardError, ShardWriter, rebuild_index, verify
 from editcaption_mega.records import EditPair, RecordError
 
@@ -502,7 +503,10 @@ def test_verify_finds_one_flipped_byte_in_each_member(folder):
 def test_verify_checks_the_index_against_the_content(folder):
     def change(index):
         index["samples"][0]["source"]["width"] = 99
-        index["samples"][1]["id"] = "other"
+        sample = index["samples"][1]
+        sample["id"] = "other"
+        for which in ("source", "target", "json"):
+            sample[which]["name"] = sample[which]["name"].replace("b.", "other.", 1)
         index["shards"][2]["samples"] = 7
 
     edit_index(folder, change)
@@ -513,7 +517,7 @@ def test_verify_checks_the_index_against_the_content(folder):
         "index.json: shard-000002.tar holds 7 samples, but 1 are listed",
         "index.json: stray.tar is not in the index",
         "a: a.src.png: 8 x 6, the index says 99 x 6",
-        "other: b.json: its id is 'b', the index says 'other'",
+        "other: other.json: its id is 'b', the index says 'other'",
     ):
         assert text in found
 
@@ -683,3 +687,56 @@ def test_rebuilding_refuses_truncated_tars(folder, part):
     tar.write_bytes(b"this is not a tar file at all" * 100)
     with pytest.raises(ShardError, match="damaged or truncated tar"):
         rebuild_index(folder)
+
+
+def _exchange(index, members):
+    first, second = members
+    for name in ("offset", "bytes", "sha256", "width", "height"):
+        first[name], second[name] = second[name], first[name]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda index: _exchange(index, [index["samples"][0][which] for which in ("source", "target")]),
+        lambda index: _exchange(index, [sample["target"] for sample in index["samples"][:2]]),
+        lambda index: (index["samples"].pop(), index["shards"][-1].update(samples=0)),
+        lambda index: index["samples"][0]["json"].update(offset=index["samples"][1]["json"]["offset"]),
+    ],
+)
+def test_an_edited_index_is_told_though_its_fingerprint_is_right(folder, edit):
+    path = folder / "index.json"
+    index = json.loads(path.read_text())
+    edit(index)
+    path.write_text(json.dumps(index))
+    index["fingerprint"] = content_fingerprint(load_index(folder).samples)
+    path.write_text(json.dumps(index))
+    assert any("the index does not list the members as the tar holds them ('" in line for line in problems(folder))
+
+
+def test_members_of_another_sample_are_refused(folder):
+    path = folder / "index.json"
+    index = json.loads(path.read_text())
+    first, second = index["samples"][:2]
+    first["target"], second["target"] = second["target"], first["target"]
+    path.write_text(json.dumps(index))
+    with pytest.raises(ShardError, match="'b.tgt.png' is not the name of a target member of sample 'a'"):
+        open_shards(folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_plain_file_is_not_waited_for(folder, kind):
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: os.symlink("/dev/zero", path)}[kind]
+    tar = folder / "shard-000001.tar"
+    tar.unlink()
+    make(tar)
+    words = "a folder, expected a file" if kind == "folder" else "a pipe or device, expected a plain file"
+    assert any(f"shard-000001.tar: {words}" in line for line in problems(folder))
+    with pytest.raises(ShardError, match=words):
+        open_shards(folder)
+    with pytest.raises((OSError, ShardError)):
+        rebuild_index(folder)
+    (folder / "index.json").unlink()
+    make(folder / "index.json")
+    with pytest.raises(OSError, match=words):
+        open_shards(folder)

@@ -17,6 +17,7 @@ from editcaption_mega.data.importers.rows import (
     ImportOptions,
     InputError,
     Rejected,
+    input_file,
 )
 from editcaption_mega.records import EditPair, not_json, shown
 from editcaption_mega.words import one_line
@@ -87,7 +88,7 @@ def _paths(path: str, columns: Columns) -> list[Path]:
     root = Path(path)
     if not root.exists():
         raise InputError(f"{path}: no such file or folder")
-    paths = sorted(filter(Path.is_file, root.rglob("*.parquet"))) if root.is_dir() else [root]
+    paths = sorted(filter(Path.is_file, root.rglob("*.parquet"))) if root.is_dir() else [input_file(path)]
     if not paths:
         raise InputError(f"{path}: expected parquet files in this folder, found none")
     for file_path in paths:

@@ -1,13 +1,13 @@
 """What importers yield, and what they share: reading a file or a pair so that a bad row is a reason, not a crash."""
 
 import re
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from editcaption_mega.data.images import LARGEST_FILE, ImageError
+from editcaption_mega.files import plain_file
 
 
 class InputError(ValueError):
@@ -60,11 +60,12 @@ class Importer:
 
 def input_file(path: str) -> Path:
     """The path, if it is a file. Raises InputError."""
-    if Path(path).is_dir():
-        raise InputError(f"{path}: a folder, expected a file")
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
-    return Path(path)
+    try:
+        return plain_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def read_image_file(path: Path, which: str) -> bytes:
@@ -72,11 +73,9 @@ def read_image_file(path: Path, which: str) -> bytes:
     plain file (a pipe would never end), larger than any picture."""
     where = f"{which} image {str(path)!r}"
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{where} can't be read: {'Is a directory' if path.is_dir() else 'no plain file'}")
-        if status.st_size > LARGEST_FILE:
-            raise ImageError(f"{where}: {status.st_size} bytes, more than the {LARGEST_FILE} that a picture may have")
+        size = plain_file(path).stat().st_size
+        if size > LARGEST_FILE:
+            raise ImageError(f"{where}: {size} bytes, more than the {LARGEST_FILE} that a picture may have")
         return path.read_bytes()
     except ImageError:
         raise
