@@ -27,6 +27,7 @@ from editcaption_mega.records import EditPair, RecordError
 NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"
 
 
+_LONGEST_REASON = 1000  # characters that a kind is looked for in
 # Shares of the categories that the paper's data has (section 4.1).
 QUOTA = {"semantic": 0.25, "stylistic": 0.25, "structural": 0.5}
 
@@ -89,7 +90,7 @@ def ingest(
                     row = importing.add(row, listed)
                 if row is not None:
                     report.rejected += row.rows
-                    report.reasons[_kind(row.reason)] += row.rows
+                    report.reasons[row.kind or _kind(row.reason)] += row.rows
                     listed.add(REJECTED_NAME, {"line": row.row, "id": row.id, "reason": row.reason})
             report.accepted = len(writer)
             if problem := _refused_as_a_whole(report, Path(output), strict, most_rejected):
@@ -122,9 +123,11 @@ class _Import:
                     changed[which] = {"notes": baked[-1].notes, "original_sha256": sha256(data).hexdigest()}
             remarks = self.checks.check(pair, *looks)
             if remarks and remarks[0].refused:
-                return Rejected(row.row, pair.id, remarks[0].text)
+                return Rejected(row.row, pair.id, remarks[0].text, kind=remarks[0].kind)
             if changed:
-                pair = pair.model_copy(update={"provenance": {**pair.provenance, "images": changed}})
+                provenance, kept = _with_images(pair.provenance, changed)
+                pair = pair.model_copy(update={"provenance": provenance})
+                remarks += kept
             (source, source_extension, _), (target, target_extension, _) = baked
             self.writer.add(pair, source, source_extension, target, target_extension)
         except (ImageError, DuplicateIdError, RecordError) as error:
@@ -170,12 +173,36 @@ class _Listed:
             self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def _with_images(provenance: dict, images: dict) -> tuple[dict, list[Remark]]:
+    """The provenance with what was done to the images; what the user keeps under that name gets another."""
+    if "images" not in provenance:
+        return provenance | {"images": images}, []
+    name = "images_before"
+    while name in provenance:
+        name += "_before"
+    kind = "provenance.images is needed for what an import does to pictures"
+    remark = Remark(kind, f"{kind}: what it held is now provenance.{name}")
+    return provenance | {name: provenance["images"], "images": images}, [remark]
+
+
 def _kind(reason: str) -> str:
     """A reason without what is particular to its row: sizes, what stands in brackets, quoted paths, ids and texts."""
-    reason = re.sub(r"\s*\([^)]*\)", "", reason)
+    reason = _without_brackets(reason[:_LONGEST_REASON])
     reason = re.sub(r"\b\d+ x \d+\b|\b\d+ pixels are\b", "image", reason, count=1)
-    reason = re.sub(r"(a refusal): .*|(another pair), .*", r"\1\2", reason)
     return re.sub(r"'[^']*[/.][^']*'|(?<=id )'[^']*'", "...", reason)[:300]
+
+
+def _without_brackets(text: str) -> str:
+    """The text without what stands in round brackets, brackets within them included."""
+    kept, depth = "", 0
+    for part in re.split(r"(\s*\(|\))", text):
+        if part.endswith("("):
+            depth += 1
+        elif part == ")" and depth:
+            depth -= 1
+        elif not depth:
+            kept += part
+    return kept.rstrip()
 
 
 def _refused_as_a_whole(report: IngestReport, folder: Path, strict: bool, most_rejected: float) -> str | None:

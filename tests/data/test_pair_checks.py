@@ -11,7 +11,8 @@ from PIL import Image
 from shared_data import shared_path
 
 from editcaption_mega.cli import exit_code
-from editcaption_mega.data.importers import FORMATS, ImportOptions
+from editcaption_mega.data import open_shards
+from editcaption_mega.data.importers import FORMATS, ImportOptions, Rejected
 from editcaption_mega.data.ingest import ingest
 from editcaption_mega.data.pair_checks import Look, PairChecks
 from editcaption_mega.data.shards import ShardError, ShardWriter, verify
@@ -306,3 +307,28 @@ def test_a_full_disk_is_named_and_nothing_stays(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert error.value.filename == str(tmp_path / "out" / "shard-000000.tar.partial")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_kind_is_the_same_whatever_stands_in_brackets(tmp_path):
+    reasons = [
+        "not valid JSON (Expecting ',' delimiter: line 1 (char 0))",
+        "not valid JSON (a (b) c (d)) ",
+        "not valid JSON (",
+    ]
+    report = ingest(
+        [Rejected(number, None, reason) for number, reason in enumerate(reasons)]
+        + list(FORMATS["jsonl"].read(Rows(tmp_path).add("good", picture(1), picture(2)).path(), ImportOptions())),
+        tmp_path / "out",
+    )
+    assert [kind.strip() for kind in report.reasons] == ["not valid JSON"] * len(report.reasons)
+    assert report.rejected == 3
+
+
+def test_provenance_that_a_user_keeps_under_images_stays(tmp_path):
+    rows = Rows(tmp_path).add("a", picture(1), picture(2), kind="BMP", provenance={"images": "mine"})
+    report = rows.ingest()
+    assert report.warnings == {"provenance.images is needed for what an import does to pictures": 1}
+    (warning,) = rows.listed("warnings.jsonl")
+    assert warning["warning"].endswith("what it held is now provenance.images_before")
+    provenance = open_shards(tmp_path / "out")[0].pair.provenance
+    assert provenance["images_before"] == "mine" and set(provenance["images"]) == {"source", "target"}

@@ -27,12 +27,13 @@ class Candidate(NamedTuple):
 
 class Rejected(NamedTuple):
     """A row that can't be used: its number (counted from 1), its id where known, and the reason in one sentence. It may
-    stand for several `rows` that are lost together."""
+    stand for several `rows` that are lost together; `kind` is the reason in words that are the same for every row."""
 
     row: int
     id: str | None
     reason: str
     rows: int = 1
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
