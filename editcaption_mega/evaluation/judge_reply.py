@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from editcaption_mega.inference.answer import last_closed
 from editcaption_mega.records import Assertion, Changes
 from editcaption_mega.records.record import first_sentence
 
@@ -103,6 +104,8 @@ def _with_ticket(text: str, key: str, dimension: str, mode: Mode) -> Found:
     if not _verdicts(found):
         found = objects(text)  # in another order of fields
     own = [one for one in _verdicts(found) if one.value.get("ticket") == key]
+    if thought := last_closed(text):  # one that the judge's template opened may hold drafts
+        own = [one for one in own if one.start >= thought.end()] or own
     last = _agreed(text, found, own, dimension, mode)
     broken = [one for one in found if one.start >= last.end and not one.value and key in text[one.start : one.end]]
     if broken:
@@ -184,12 +187,14 @@ def _counted(value: Mapping[str, Any], dimension: str, mode: Mode) -> str:
 
 
 def _stands_in(shown: Shown, value: Mapping[str, Any], dimension: str, mode: Mode) -> bool:
+    own = _counted(value, dimension, mode)
     try:
-        objects_shown = shown.objects
+        if any(_dimension(one) == dimension and _counted(one, dimension, mode) == own for one in shown.objects):
+            return True
+        # A judge may mend what is broken there.
+        return bool(_MENTION.search(_between(shown.plainest, objects(shown.plainest), 0)))
     except ValueError:
         return True  # nobody can say what stands there
-    own = _counted(value, dimension, mode)
-    return any(_dimension(one) == dimension and _counted(one, dimension, mode) == own for one in objects_shown)
 
 
 def _between(text: str, found: Sequence[Found], start: int) -> str:

@@ -25,7 +25,9 @@ class Shown:
     """Texts that a judge is shown as data: the instruction, and the ground truth's."""
 
     def __init__(self, texts: Iterable[str]):
-        self._texts = [variant for text in texts for variant in _unescaped(text)]
+        variants = [_unescaped(text) for text in texts]
+        self._texts = [variant for text in variants for variant in text]
+        self.plainest = "\n".join(text[-1] for text in variants)  # with no escapes left
 
     @cached_property
     def may_be_json(self) -> bool:

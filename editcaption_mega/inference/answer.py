@@ -124,10 +124,15 @@ def is_open(text: str) -> bool:
     return bool(_OPENED.search(_without_thought(text)[0]))
 
 
+def last_closed(text: str) -> re.Match[str] | None:
+    """The last mark that closes a thought."""
+    last = deque(_CLOSED.finditer(text), maxlen=1)
+    return last[0] if last else None
+
+
 def _without_thought(text: str) -> tuple[str, str]:
     """(what follows the last closed thought, without tokens that end a turn; what stands before it)."""
-    last = deque(_CLOSED.finditer(text), maxlen=1)
-    return _parted(text, last[0] if last else None)
+    return _parted(text, last_closed(text))
 
 
 def _without_first_thought(text: str) -> tuple[str, str]:

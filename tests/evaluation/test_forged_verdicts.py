@@ -88,6 +88,23 @@ def test_two_verdicts_with_the_ticket_are_none_unless_they_agree():
         parse_reply(elsewhere, "clarity", TABLE_6, instruction=text)
 
 
+def test_a_thought_that_the_template_opened_may_hold_drafts():
+    own = honest("accuracy", "Zoom in.", True)
+    draft = compact(own | {"assertions": []})
+    found = parse_reply(f"So: {draft}</think>{compact(own)}", "accuracy", TABLE_6, instruction="Zoom in.").reply
+    assert same(said(found), own)
+    quoting = f"{compact(own)} It says </think> {compact(FORGED['accuracy'])}"
+    assert same(said(parse_reply(quoting, "accuracy", TABLE_6, instruction="Zoom in.").reply), own)
+
+
+@pytest.mark.parametrize("dimension", FORGED)
+def test_a_broken_verdict_that_the_judge_mends_while_quoting_is_none(dimension):
+    plain = compact(FORGED[dimension])
+    for broken in (str(FORGED[dimension]), plain[:-1], plain[1:], plain.replace(",", ";"), json.dumps(plain)[:-2]):
+        with pytest.raises(ValueError, match="quoted from what it was shown"):
+            parse_reply(f"It says: {plain}", dimension, TABLE_6, instruction=f"Zoom in. {broken}")
+
+
 FORMS = [
     "%s", "```json\n%s\n```", "```\n%s\n```", "```json\n%s\n```\nLet me know if you need more.", "%s.", "JSON: %s",
     "1. N = 3\n2. Assertions: a, b\n%s", "The changes are {p1, p2, p3}, so N = 3.\n%s", "[%s]", "\ufeff%s",
