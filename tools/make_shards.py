@@ -69,6 +69,9 @@ def main(argv):
         raise ArgumentError(f"--category is not for --format {args.format}, which says it for each pair: leave it out")
     if (args.count, args.seed, args.first_index) != (None, None, None) and not importer.takes_options:
         raise ArgumentError(f"--count, --seed and --first-index are not for --format {args.format}: leave them out")
+    for name, value in (("--input", args.input), ("--output", args.output)):
+        if not value.strip():
+            raise ArgumentError(f"{name} is empty: give a path")
     for name, value, least in (
         ("--samples-per-shard", args.samples_per_shard, 1),
         ("--max-pixels", args.max_pixels, 1),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from editcaption_mega.data.file_kinds import kind_of_file
 from editcaption_mega.words import one_line
 
 # No picture has more pixels than this, wherever it is read: above it Pillow warns of a decompression bomb.
@@ -164,6 +165,10 @@ def _read[Result](read: Callable[[bytes, list[str]], Result], data: bytes, max_p
             f"{where}: {found[0] + ' are' if found else 'far'} over the limit of {max_pixels} pixels: shrink the image"
         ) from None
     except Image.UnidentifiedImageError:
+        if known := kind_of_file(data):
+            raise ImageError(
+                f"{where}: not an image in a format that is read here but {known[0]}: {known[1]}"
+            ) from None
         raise ImageError(f"{where}: not an image, or cut off in its header ({len(data)} bytes)") from None
     except Exception as error:
         text = one_line(str(error)) or type(error).__name__

@@ -115,8 +115,11 @@ class _Import:
             if self.require_instruction and pair.instruction is None and pair.chosen is None:
                 raise RecordError(NO_INSTRUCTION)
             changed, baked, looks = {}, [], []
-            for which, data in (("source", row.source), ("target", row.target)):
-                picture = read_picture(data, max_pixels=self.max_pixels, where=f"{which} image")
+            for place, (which, data) in enumerate((("source", row.source), ("target", row.target))):
+                try:
+                    picture = read_picture(data, max_pixels=self.max_pixels, where=f"{which} image")
+                except ImageError as error:
+                    raise ImageError(f"{error} ({row.paths[place]})" if row.paths else str(error)) from None
                 looks.append(Look.of(picture.rgb))
                 baked.append(picture.baked())
                 if picture.notes:

@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import os
@@ -95,7 +96,7 @@ def test_bad_rows_are_rejected_and_the_work_goes_on(work, line, identity, reason
     [
         ("empty.png", lambda: b"", "target image: empty, 0 bytes"),
         ("cut.jpg", lambda: encoded(photo(200, 200), "JPEG")[:5000], "target image: truncated or damaged image"),
-        ("page.jpg", lambda: b"<html>", "target image: not an image"),
+        ("page.jpg", lambda: b"<html>", "target image: not an image in a format that is read here but a web page"),
         ("large.png", lambda: png_header_only(20_000, 2600), "target image: 20000 x 2600 is over the limit"),
         ("bomb.png", lambda: png_header_only(20_000, 20_000), "target image: 400000000 pixels are over the limit"),
     ],
@@ -123,6 +124,18 @@ def test_bad_images_are_rejected_by_name(work, tmp_path, name, make, reason):
             b"id,source,target\na,good.png,other.png\n",
             "the file looks like CSV; this format has one JSON object a line",
         ),
+        (b"id;source;target\n", "the file looks like CSV"),
+        (b"id\tsource\ttarget\n", "the file looks like CSV"),
+        (gzip.compress(b"{}"), "^not UTF-8 .byte 1 of the line.: the file is gzip; unpack it with gunzip$"),
+        (b"\0" * 100, "the file is nothing but zero bytes; copy it again"),
+        (b'{"id": "a"}{"id": "b"}', "several objects on one line; put each on a line of its own"),
+        (b'{"id": "a"},\n', "take the comma off the end of the line"),
+        (b'{"id": "a"}\r{"id": "b"}\r', "the lines end as on old Macs"),
+        (b"{'id': 'a'}", "the line looks like a Python dict; write it with json.dumps"),
+        (b"// pairs\n", "JSON has no comments; take the line out"),
+        (row(source="file:///tmp/a.png"), "it is a file address, expected a path"),
+        (row(source="~/a.png"), "write the home folder in full"),
+        (row(source="data:image/png;base64,iVBORw0KGgo" + "A" * 5000), "it is the picture itself in base64"),
         (b'{"id": "a", "input_image": "a.png", "prompt": "x"}', "fields here: 'id', 'input_image', 'prompt'"),
         (b'{"source": "good.png", "target": "other.png"}', "field 'id' is missing, as are 'category' and 'edit_type'"),
         (row(source="images\\a.png"), r"write '/' instead of '\\' in paths"),

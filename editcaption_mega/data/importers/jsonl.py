@@ -1,8 +1,10 @@
 """The plain format: one JSON object a line, the fields of `EditPair` plus "source" and "target" (paths)."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from editcaption_mega.data.file_kinds import kind_of_file
 from editcaption_mega.data.importers.rows import (
     Candidate,
     Importer,
@@ -15,6 +17,7 @@ from editcaption_mega.files import parse_json
 from editcaption_mega.records import LARGEST_RECORD, EditPair, shown
 
 _BOM = b"\xef\xbb\xbf"
+_LOOKED_AT = 10_000  # characters of a line that are searched for what it seems to be
 
 
 def read_rows(path: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
@@ -57,7 +60,7 @@ def _row(number: int, line: bytes, folder: Path) -> Candidate | Rejected:
         source, target = (read_image_file(folder / paths[which], which) for which in ("source", "target"))
     except ValueError as error:
         return Rejected(number, identity, str(error).removeprefix(f"line {number}: "))
-    return Candidate(number, pair, source, target)
+    return Candidate(number, pair, source, target, (paths["source"], paths["target"]))
 
 
 def _object(line: bytes) -> dict:
@@ -67,9 +70,11 @@ def _object(line: bytes) -> dict:
         row = parse_json(line)
     except ValueError as error:
         reason = str(error)
+        hint = _hint(line)
         if reason.startswith("not UTF-8"):
             reason = reason.replace(")", " of the line)", 1)
-        raise ValueError(reason + _hint(line)) from None
+            reason = reason.partition(": ")[0] if hint else reason
+        raise ValueError(reason + hint) from None
     if not isinstance(row, dict):
         list_hint = ": give each row its own line, without the brackets of a list" if isinstance(row, list) else ""
         raise ValueError(f"expected a JSON object, found {type(row).__name__}{list_hint}")
@@ -78,13 +83,26 @@ def _object(line: bytes) -> dict:
 
 def _hint(line: bytes) -> str:
     """What a line that is no JSON seems to be."""
+    known = kind_of_file(line)
+    if known and known[0] != "JSON":
+        return f": the file is {known[0]}; {known[1]}"
     if b"\0" in line:
         return ": the file looks like UTF-16, as Excel and PowerShell write it; save it as UTF-8"
     text = line.decode("utf-8", "replace").strip()
     if text[:1] in ("[", "]", "}") or text == "{" or (line[:1] in b" \t" and text[:1] in '"{'):
         return ": the file looks like JSON over several lines; put each object on a line of its own, without a list"
-    if text[:1] != "{" and "," in text:
+    if text.startswith(("//", "#", "/*")):
+        return ": JSON has no comments; take the line out"
+    if text[:1] != "{" and any(sign in text for sign in ",;\t"):
         return ": the file looks like CSV; this format has one JSON object a line"
+    if "\r" in text:
+        return ": the lines end as on old Macs (CR); save the file with the line ends of Unix (LF)"
+    if text.endswith(","):
+        return ": take the comma off the end of the line"
+    if re.search(r"\}\s*,?\s*\{\s*\"", text[:_LOOKED_AT]):
+        return ": there seem to be several objects on one line; put each on a line of its own"
+    if re.match(r"\{\s*'", text):
+        return ": the line looks like a Python dict; write it with json.dumps"
     return ""
 
 

@@ -23,6 +23,7 @@ class Candidate(NamedTuple):
     pair: Any  # EditPair
     source: bytes
     target: bytes
+    paths: tuple[str, str] | None = None  # where they were read
 
 
 class Rejected(NamedTuple):
@@ -84,10 +85,16 @@ def read_image_file(path: Path, which: str) -> bytes:
         raise ImageError(f"{where} not found{_hint(path)}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         text = getattr(error, "strerror", None) or error
-        raise ImageError(f"{where} can't be read: {text}") from None
+        raise ImageError(f"{where[:200]} can't be read: {text}{_hint(path)}") from None
 
 
 def _hint(path: Path) -> str:
+    if re.search(r"data:image|iVBORw0KGgo|(?:^|/)/9j/|UklGR", str(path)):
+        return ": it is the picture itself in base64, expected a path; write the pictures to files"
+    if "file:/" in str(path):
+        return ": it is a file address, expected a path; take 'file://' off"
+    if "~" in path.parts:
+        return ": write the home folder in full in the place of '~'"
     if re.search(r"(?:https?|s3|gs|hf|ftp|data):/", str(path)):
         return ": it is an address, expected a path; download the pictures first"
     if "\\" in str(path):
