@@ -29,10 +29,17 @@ class ArgumentError(ValueError):
     exit_code = 2
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += " (a value that begins with '-' is written --OPTION=VALUE)"
+        super().error(message)
+
+
 def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser with `--debug`, whose --help ends with the example (one command, or several lines)."""
     indented = "\n".join("  " + line for line in example.strip().splitlines())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description,
         epilog=f"example:\n{indented}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import resource
 
 import numpy as np
@@ -255,6 +256,17 @@ def test_the_tools_say_what_they_counted(rows, capsys):
             make(*base, "--most-rejected", bad)
         assert stopped.value.code == 2
     capsys.readouterr()
+    for bad, words in (("-5%", "is written --OPTION=VALUE"), ("=-5%", "expected a share such as 5% or 0.05")):
+        with pytest.raises(SystemExit):
+            make(*base, *(["--most-rejected" + bad] if bad[0] == "=" else ["--most-rejected", bad]))
+        assert words in capsys.readouterr().err
+    os.mkfifo(rows.folder / "pipe")
+    for name, value, words in (
+        ("--output", "", "--output is empty: give a path"),
+        ("--input", " ", "--input is empty: give a path"),
+        ("--input", rows.folder / "pipe", "pipe: a pipe or device, expected a plain file"),
+    ):
+        assert make(*base, name, value) == 2 and words in capsys.readouterr().err
     assert make(*base, "--most-rejected", "50%") == 0
     told = capsys.readouterr().err
     assert (

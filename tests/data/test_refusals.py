@@ -115,6 +115,9 @@ We are not allowed sign is added
 We cannot enter sign hangs on the fence
 I can't describe how dull the sky is: make it bright.
 I cannot identify the man's tie; change it to red.
+Sorry, I can't see a hat; give her one
+I can't provide enough light for the room: light the lamp
+I cannot tell which is the front: mirror the car
 Unable to open, the door is replaced by a curtain.
 Cannot be seen well: brighten the cat.
 Unfortunately placed lamp post: remove it.
