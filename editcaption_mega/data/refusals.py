@@ -180,8 +180,8 @@ _DECLINE = re.compile(
 )
 # Whoever says what is to be done, or what is done, does not decline.
 _EDIT = re.compile(
-    r"[:;,.] ?(?:so |then |please |and |instead )*(?:add|remove|replace|brighten|darken|light(?:en)?|paint|draw|delete|erase|"
-    r"move|turn|mirror|"
+    r"[:;,.] ?(?:so |then |please |and |instead )*(?:add|remove|replace|brighten|darken|light(?:en)?|paint|draw|delete|"
+    r"erase|move|turn|mirror|"
     r"change|put|place|insert|give|take|sharpen|blur|rotate|flip|crop|cut|fill|hang|swap|colou?r|zoom|make (?!sure))\b|"
     r"(?<!what) (?:is|are|gets?|now) (?:added|placed|written|painted|printed|removed|replaced|erased|drawn)\b|"
     r"\b(?:becomes?|turns|changes|hangs) "
