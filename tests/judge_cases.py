@@ -94,7 +94,7 @@ def rule_reply(body):
     truth = Changes(
         primary=[Change(id=one, text=words, facts=parse(words)[0]) for one, words in primary],
         secondary=[Change(id=one, text=words) for one, words in secondary],
-        overall="..",
+        overall="a change",
     )
     instruction = json.loads(re.search(r'as a JSON string:\n(".*")$', text, re.MULTILINE)[1])
     found = rule_judge.judge(instruction, truth)

@@ -80,8 +80,10 @@ def test_table_9(text, terms, printed, ceiling):
 
 # As table 6: colour, kind and size of one object change; the grammar can say no secondary change.
 DRESS = Changes(
-    primary=[Change(id=f"p{i}", text="..", facts=facts) for i, facts in enumerate((RECOLOUR, RETEXTURE, RESIZE), 1)],
-    overall="..",
+    primary=[
+        Change(id=f"p{i}", text="a change", facts=facts) for i, facts in enumerate((RECOLOUR, RETEXTURE, RESIZE), 1)
+    ],
+    overall="a change",
 )
 PINK = "Recolour the red circle to blue"
 STRAPS = "give the red circle a striped texture"

@@ -11,9 +11,9 @@ from editcaption_mega.records import Change, Changes
 
 def truth(primary, secondary=0):
     return Changes(
-        primary=[Change(id=f"p{i}", text="..") for i in range(1, primary + 1)],
-        secondary=[Change(id=f"s{i}", text="..") for i in range(1, secondary + 1)],
-        overall="..",
+        primary=[Change(id=f"p{i}", text="a change") for i in range(1, primary + 1)],
+        secondary=[Change(id=f"s{i}", text="a change") for i in range(1, secondary + 1)],
+        overall="a change",
     )
 
 
@@ -110,7 +110,7 @@ def test_A6_a_missing_degree_is_no_error():
     colour for no error."""
     assert accuracy(("dress to red", "correct", "p1"), ("correct", "p2")).score == 5
     facts = {"action": "remove", "object": {"colour": "red", "shape": "circle"}}
-    world = Changes(primary=[Change(id="p1", text="..", facts=facts)], overall="..")
+    world = Changes(primary=[Change(id="p1", text="a change", facts=facts)], overall="a change")
     assert rule_judge.judge("Remove the circle from the picture", world).accuracy == 5
 
 
@@ -166,8 +166,8 @@ def test_C3_a_bonus_that_the_judge_forgot():
 
 
 def world(*facts):
-    changes = [Change(id=f"p{i}", text="..", facts=one) for i, one in enumerate(facts, 1)]
-    return Changes(primary=changes, overall="..")
+    changes = [Change(id=f"p{i}", text="a change", facts=one) for i, one in enumerate(facts, 1)]
+    return Changes(primary=changes, overall="a change")
 
 
 RED_CIRCLE = {"colour": "red", "shape": "circle"}

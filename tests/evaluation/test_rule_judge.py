@@ -14,7 +14,9 @@ RED, BLUE = {"colour": "red", "shape": "circle"}, {"colour": "blue", "shape": "s
 
 def truth(*facts):
     return Changes(
-        primary=[Change(id=f"p{i}", text="..", facts=fact) for i, fact in enumerate(facts)], secondary=[], overall=".."
+        primary=[Change(id=f"p{i}", text="a change", facts=fact) for i, fact in enumerate(facts)],
+        secondary=[],
+        overall="a change",
     )
 
 
@@ -90,4 +92,4 @@ def test_its_labels_give_its_score():
 
 def test_pairs_without_facts_are_refused():
     with pytest.raises(ValueError, match="has no facts"):
-        judge("x", Changes(primary=[Change(id="p1", text="a hat")], overall=".."))
+        judge("x", Changes(primary=[Change(id="p1", text="a hat")], overall="a change"))
