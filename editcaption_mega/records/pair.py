@@ -37,7 +37,7 @@ class Change(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     id: Text
-    text: Words
+    text: Text
     facts: JsonObject | None = None
 
 
@@ -47,7 +47,7 @@ class Changes(BaseModel):
     model_config = ConfigDict(extra="forbid")
     primary: list[Change] = Field(min_length=1)
     secondary: list[Change] = Field(default_factory=list)
-    overall: Words
+    overall: Text
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> "Changes":
