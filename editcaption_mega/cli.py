@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from editcaption_mega import signals
 from editcaption_mega.settings import ParallelSettings
-from editcaption_mega.words import printable
+from editcaption_mega.words import printable, without_credentials
 
 _SECONDS_BETWEEN_LINES = 5.0
 _MOST_COUNTED = 20  # lines of a list that counts
@@ -183,7 +183,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return printable(f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror)
-    return printable(" ".join(str(error).split())) or type(error).__name__
+    return printable(without_credentials(" ".join(str(error).split()))) or type(error).__name__
 
 
 def _report(line: str, argv: Sequence[str], is_cause: bool = True) -> None:

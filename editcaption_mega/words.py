@@ -10,10 +10,18 @@ _UNSEEN = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 
+_USER = re.compile(r"(://)[^\s'\"<>]{1,300}@")
+_QUERY = re.compile(r"(://[^\s'\"<>?]{1,300}\?)[^\s'\"<>]+")
+
 
 def printable(text: str) -> str:
     """The text with whatever a terminal would obey spelled out: ESC as \\x1b. Nothing else changes."""
     return _UNSEEN.sub(_spelled, text)
+
+
+def without_credentials(text: str) -> str:
+    """The text without user names, passwords and queries of the addresses in it."""
+    return _QUERY.sub(r"\1[hidden]", _USER.sub(r"\1[hidden]@", text))
 
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:

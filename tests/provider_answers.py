@@ -84,7 +84,26 @@ ROWS = [
     Row("OpenAI", "too long", 400, openai("This model's maximum context length is 128000 tokens",
         "invalid_request_error", "context_length_exceeded", "messages"), "row", "context length"),
     Row("OpenAI", "unknown parameter", 400, openai("Unsupported parameter: 'max_tokens'", "invalid_request_error",
-        "unsupported_parameter", "max_tokens"), "row", "max_tokens"),
+        "unsupported_parameter", "max_tokens"), "first", "extra: {max_tokens: null, max_completion_tokens: N}"),
+    Row("OpenAI", "unknown field of images", 400, openai("Unknown parameter: 'response_format'.",
+        "invalid_request_error", "unknown_parameter", "response_format"), "first", "extra: {response_format: null}"),
+    Row("OpenAI", "unsupported value", 400, openai("Unsupported value: 'temperature' does not support 0.0 with this "
+        "model.", "invalid_request_error", "unsupported_value", "temperature"), "first", "extra: {temperature: null}"),
+    Row("OpenAI", "account flagged", 401, openai("Your account was flagged for violating our usage policies",
+        "invalid_request_error", "account_deactivated"), "stop", "account was flagged"),
+    Row("OpenAI", "organization flagged", 403, openai("Your organization has been flagged; see our usage policies",
+        "invalid_request_error"), "stop", "organization has been flagged"),
+    Row("OpenAI", "key of a policy", 401, openai("A content policy", "invalid_request_error"), "stop", "policy"),
+    Row("OpenAI", "old model", 410, openai("This model was flagged for deprecation", "invalid_request_error"), "first",
+        "deprecation"),
+    Row("OpenAI", "unknown model of moderation", 404, openai("The model `text-moderation` does not exist",
+        "invalid_request_error"), "first", "does not exist"),
+    Row("OpenRouter", "flagged input", 403, {"error": {"code": 403, "message": "input flagged", "metadata": {
+        "reasons": ["violence"]}}}, "refused", "input flagged"),
+    Row("Mistral", "unknown field", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg":
+        "Extra inputs are not permitted"}]}, "first", "extra: {seed: null}"),
+    Row("Gemini", "unknown field", 400, gemini(400, "INVALID_ARGUMENT", 'Invalid JSON payload received. Unknown name '
+        '"seed": Cannot find field.'), "first", "extra: {seed: null}"),
     Row("OpenAI", "picture refused", 400, openai("Your request was rejected as a result of our safety system.",
         "image_generation_user_error", "moderation_blocked"), "refused", "safety system"),
     Row("OpenAI", "policy", 400, openai("Invalid prompt: flagged as potentially violating our usage policy.",

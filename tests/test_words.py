@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.words import LONGEST_LINE, one_line, printable
+from editcaption_mega.words import LONGEST_LINE, one_line, printable, without_credentials
 
 
 def test_what_a_terminal_would_obey_is_spelled_out():
@@ -25,3 +25,12 @@ def test_one_printable_line_that_a_file_takes(text):
     assert not any(
         unicodedata.bidirectional(sign) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI") for sign in line
     )
+
+
+def test_addresses_are_shown_without_what_opens_them():
+    shown = "override 'models.0.endpoint.url=http://u:sk-KEY@h:1/v1' {'url': 'https://a@b?api_key=sk-KEY&x=1'}"
+    assert without_credentials(shown) == (
+        "override 'models.0.endpoint.url=http://[hidden]@h:1/v1' {'url': 'https://[hidden]@b?[hidden]'}"
+    )
+    for plain in ("http://h:8000/v1 and a@b.c", "s3://x/y", "who@where?"):
+        assert without_credentials(plain) == plain

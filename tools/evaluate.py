@@ -112,7 +112,8 @@ def run(settings, arguments) -> None:
 def refuse_failures(failures) -> None:
     """Raises ValueError: what a step was for did not come about, though the command went through."""
     if failures:
-        raise ValueError(f"{'; '.join(failures)}: mend the cause and give the same command again, which asks for these")
+        mends = dict.fromkeys(failure.mend for failure in failures)
+        raise ValueError(f"{'; '.join(failure.sentence for failure in failures)}: {'; '.join(mends)}")
 
 
 def generate(settings, arguments) -> None:

@@ -16,18 +16,34 @@ from typing import Any
 import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from editcaption_mega.words import printable
+
+from .control_tokens import CONTROL_TOKEN
 from .side_files import CONFIG, SideFiles
 from .text_tokens import TextEncoder
 
 IMAGE_PAD = "<|image_pad|>"
 END_OF_TURN = "<|im_end|>"
 _FIELDS = ("system", "before_source", "before_target", "request")
-# What Qwen3-VL's tokenizer reads as control tokens. A server's tokenizer is not at hand; in process, the tokenizer's
-# own list is tried as well.
-_CONTROL = re.compile(r"<\|[^<>|]*\|>|</?(?:think|tool_call|tool_response)>")
+# What some model reads as a control token, and what no text holds. A server's tokenizer is not at hand; in process, the
+# tokenizer's own list is tried as well.
+_CONTROL = re.compile(
+    rf"{CONTROL_TOKEN.pattern}|<\|[^<>|]*\|>|</?(?:think|tool_call|tool_response)>|[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+)
 # Put behind a template whose generation prompt opens a thought; the rest is how Qwen's own templates show an answer
 # without one.
 _CLOSE_THOUGHT = "{%- if add_generation_prompt %}{{- '\\n</think>\\n\\n' }}{%- endif %}"
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands there twice is an error, not the last one's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"`{twice[0]}` stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class Prompt:
         else:
             file = resources.files("editcaption_mega.data").joinpath("prompt.yaml")
         try:
-            values = yaml.safe_load(file.read_bytes())
+            values = yaml.load(file.read_bytes(), _UniqueKeys)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"prompt file {path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict) or set(values) != set(_FIELDS):
@@ -62,8 +78,8 @@ class Prompt:
             control = _CONTROL.search(value or "")
             if control:
                 raise ValueError(
-                    f"prompt file {path}: `{name}` holds {control[0]}, which models read as a control token: write the "
-                    "text without it"
+                    f"prompt file {path}: `{name}` holds {printable(control[0])}, which models read as a control "
+                    "token: write the text without it"
                 )
         return cls(**{name: values[name] or "" for name in _FIELDS})
 

@@ -6,11 +6,15 @@ import zlib
 
 from editcaption_mega.data.refusals import begins_as_refusal, is_refusal
 
+# What programs write where there is no text.
+_NOTHING = r"^\W*(?:none|null|nan|n/?a|undefined|nil)\W*$"
+
 _DOUBTS = {
     "a placeholder": re.compile(
         r"\[(?:[vsxy]\*?|subject|object|name|class|placeholder|style|colou?r|(?:insert|your)\b[^\]\[]{0,200})\]|<\*>|\bsks\b|"
         r"\{\{?[\w. ]*\}?\}|\$\{|%s\b|\blorem ipsum\b|\btodo\b|\bfixme\b|<(?:image|img|video|bos|eos|pad|unk|mask)>|"
-        r"^\W*(?:none|null|nan|n/?a|undefined|nil|tbd|test|placeholder|instruction|caption|unknown|error|string|prompt|"
+        rf"{_NOTHING}|"
+        r"^\W*(?:tbd|test|placeholder|instruction|caption|unknown|error|string|prompt|"
         r"no (?:changes?|edits?|caption|instruction))\W*$",
         re.IGNORECASE,
     ),
@@ -20,6 +24,11 @@ _DOUBTS = {
         re.IGNORECASE,
     ),
 }
+
+
+def is_nothing(text: str) -> bool:
+    """Whether the whole text is a word for no text (None, null, N/A)."""
+    return re.match(_NOTHING, text, re.IGNORECASE) is not None
 
 
 def doubts(text: str) -> list[str]:

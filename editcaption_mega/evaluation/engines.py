@@ -4,25 +4,27 @@ Each engine hands what it gets to `inference.answer`, so a row holds an answer o
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
 from editcaption_mega.data.chat import END_OF_TURN, Prompt
 from editcaption_mega.data.stream import PairDataset, open_pairs
-from editcaption_mega.inference.answer import Answer, read_answer
+from editcaption_mega.inference.answer import RAISE, Answer, as_instruction, read_answer
 from editcaption_mega.inference.client import Message, Picture, Request, complete
 from editcaption_mega.inference.endpoint import Endpoint
 from editcaption_mega.inference.pictures import PictureLimits
 from editcaption_mega.inference.wire import data_url, messages_json
-from editcaption_mega.records import Instruction
+from editcaption_mega.records import Instruction, RecordError
 from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
 
 from .benchmarks import Benchmark
 from .rows import read_lines
 
 Progress = Callable[..., Iterable]
+NOT_GIVEN = "the file has none: "  # how reasons of given rows begin
+GIVEN_MEND = "put texts into the file of its instructions"
 
 
 def endpoint_of(settings: EndpointSettings, pictures: GenerationSettings) -> Endpoint:
@@ -34,14 +36,17 @@ def endpoint_of(settings: EndpointSettings, pictures: GenerationSettings) -> End
 
 def row_of(model: str, benchmark: str, pair_id: str, answer: Answer, **about: Any) -> Instruction:
     """An answer as a row; `about` goes into its provenance."""
+    answer = as_instruction(answer)
     who = {"model": model, "benchmark": benchmark, "id": pair_id}
     if answer.thought:
         about["thought"] = answer.thought
     if answer.text:
-        about |= {"ending": answer.ending or "none given"} if answer.finished is None else {"finished": answer.finished}
+        about |= {"ending": "none given"} if answer.finished is None else {"finished": answer.finished}
         return Instruction(**who, instruction=answer.text, provenance=about)
     about["status"] = answer.status
-    return Instruction(**who, reason=f"{answer.status}: {answer.reason}", provenance=about)
+    # One folder holds texts of one max_tokens.
+    where = ", in a new output" if answer.reason.endswith(RAISE) else ""
+    return Instruction(**who, reason=f"{answer.status}: {answer.reason}{where}", provenance=about)
 
 
 def given(model: CandidateSettings, benchmark: Benchmark) -> list[Instruction]:
@@ -53,17 +58,34 @@ def given(model: CandidateSettings, benchmark: Benchmark) -> list[Instruction]:
     ids = []
     for where, row in read_lines(path, "instruction ({id, instruction})"):
         if isinstance(row, dict):
-            row = row | {"benchmark": benchmark.name, "model": model.name}
-            if row.get("reason") is None:
-                answer = read_answer(row.pop("instruction", None), "stop")
-                row |= (
-                    {"instruction": answer.text} if answer.text else {"reason": f"the file has none: {answer.reason}"}
-                )
+            row = _of(row, "model", model.name, where) | _of(row, "benchmark", benchmark.name, where) | _written(row)
         found = Instruction.from_json(row, where=where)
         ids.append(found.id)
         by_id[found.id] = found
     benchmark.check_join(ids, str(path))
     return [by_id[pair_id] for pair_id in benchmark.ids]
+
+
+def _of(row: dict[str, Any], name: str, expected: str, where: str) -> dict[str, Any]:
+    """The row as one of that model or benchmark. Raises RecordError for one that says it is another's."""
+    if row.get(name, expected) != expected:
+        raise RecordError(
+            f"{where}: field {name!r} is {row[name]!r:.80}, expected {expected!r} or none: these are texts of another "
+            f"{name}; take its file, or rename it in the settings"
+        )
+    return row | {name: expected}
+
+
+def _written(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a given row that say whether there is an instruction, as an engine's answer would."""
+    text, about = row.get("instruction"), row.get("provenance")
+    if row.get("reason") is not None or not isinstance(text, str | None):
+        return {}
+    status = about.get("status") if isinstance(about, dict) else None
+    answer = as_instruction(read_answer(text, "stop"))
+    if answer.text and status in ("refused", "malformed", "failed"):
+        answer = replace(answer, text="", reason=f"its provenance.status is {status}")
+    return {"instruction": answer.text or None} | ({} if answer.text else {"reason": NOT_GIVEN + answer.reason})
 
 
 class _Subset:

@@ -108,7 +108,11 @@ def _check_known(rows: Mapping[str, list], benchmark: Benchmark, where: str) -> 
     known = set(benchmark.ids)
     extra = [pair_id for pair_id in rows if pair_id not in known]
     if extra:
-        raise ValueError(f"{where}: {len(extra)} ids are not of benchmark {benchmark.name} (first: {extra[0]})")
+        raise ValueError(
+            f"{where}: {len(extra)} ids are not of benchmark {benchmark.name} (first: {extra[0]}): they were made for "
+            "another list of ids; give the list that they were made for, or make them again (generate, judge, execute; "
+            "what did not change costs nothing)"
+        )
 
 
 def _check_once(keys: Sequence, where: str) -> None:

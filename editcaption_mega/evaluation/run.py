@@ -11,7 +11,7 @@ Each step takes what the one before left there; killed at any point, the same co
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
 from .benchmarks import Benchmark, read_ids
-from .engines import endpoint_of
+from .engines import GIVEN_MEND, NOT_GIVEN, endpoint_of
 from .execution import COPY, Execution, execute, execution_table, executions_path, measures_of
 from .generate import Part, collect, instructions_path, make
 from .ground_truth import read_ground_truth
@@ -67,7 +67,9 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
         for one in settings.judges
         if one.kind == "model"
     }
-    refuse_mixed(candidates, judges)
+    shaping = ("rules_role", "show_model", "max_tokens", "temperature")  # repeats and modes share their replies
+    asking = {f"judge {one.name}": {name: getattr(one, name) for name in shaping} for one in settings.judges}
+    refuse_mixed(candidates, judges, asking)
     for endpoint in (*candidates.values(), *(judges.values() if judging else ())):
         endpoint.secret()
     for model in settings.models:
@@ -145,32 +147,52 @@ def alone(output: Path) -> Iterator[str]:
         lock.release()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Something that a step was for and that did not come about."""
+
+    sentence: str
+    mend: str
+
+
+_AGAIN = "mend the cause and give the same command again, which asks for these"
+_REFUSED = "refusals are kept, so change the prompt or the model and name a new output"
+
+
 def without_success(
     texts: Mapping[str, Texts],
     judgements: Iterable[Judgement] = (),
     executions: Mapping[str, Mapping[str, list[Execution]]] | None = None,
-) -> list[str]:
-    """One sentence for each model that wrote nothing for a benchmark, each judge that scored nothing, and each model
-    of which the editor executed nothing."""
-    found = [
-        f"{model} wrote no instruction for {benchmark} ({next(iter(rows.values())).reason})"
-        for benchmark, models in texts.items()
-        for model, rows in models.items()
-        if all(row.instruction is None for row in rows.values())
-    ]
+) -> list[Failure]:
+    """One for each model that wrote nothing for a benchmark, each judge that scored nothing, and each model of which
+    the editor executed nothing."""
+    found = []
+    for benchmark, models in texts.items():
+        for model, rows in models.items():
+            if all(row.instruction is None for row in rows.values()):
+                reasons = [row.reason for row in rows.values()]
+                mend = GIVEN_MEND if reasons[0].startswith(NOT_GIVEN) else _mend(reasons)
+                found.append(Failure(f"{model} wrote no instruction for {benchmark} ({reasons[0]})", mend))
     judged: dict[str, list[Judgement]] = {}
     for row in judgements:
         if texts[row.benchmark][row.model][row.id].instruction is not None:
             judged.setdefault(row.judge, []).append(row)
     for judge, rows in judged.items():
         if not any(row.scores for row in rows):
-            found.append(f"judge {judge} scored nothing ({next(iter(rows[0].unscored.values()))})")
+            reasons = [next(iter(row.unscored.values())) for row in rows]
+            found.append(Failure(f"judge {judge} scored nothing ({reasons[0]})", _mend(reasons)))
     for benchmark, by_model in (executions or {}).items():
         for model, rows in by_model.items():
             written = [row for row in rows if model == COPY or texts[benchmark][model][row.id].instruction is not None]
             if written and all(row.measures is None for row in written):
-                found.append(f"no instruction of {model} for {benchmark} was executed ({written[0].reason})")
+                what = f"no instruction of {model} for {benchmark} was executed ({written[0].reason})"
+                found.append(Failure(what, _AGAIN))
     return found
+
+
+def _mend(reasons: list[str]) -> str:
+    refused = [reason.startswith("refused:") for reason in reasons]
+    return _REFUSED if all(refused) else f"{_AGAIN}, but refusals are kept" if any(refused) else _AGAIN
 
 
 def written_instructions(settings: EvaluationSettings, benchmarks: list[Benchmark]) -> dict[str, Texts]:

@@ -1,37 +1,60 @@
 """Where what a model wrote becomes an answer, or a reason why there is none: the one place, for every engine.
 
-An answer has words that somebody can see. A thought that a model writes before its answer is no part of it, and a
-thought that never ends is none. Endpoints, generation in process, vLLM and files of texts written elsewhere all come
-through here, so none of them can keep a non-answer as a result."""
+An answer has a letter or a digit that somebody can see. A thought that a model writes before its answer is no part of
+it, and a thought that never ends is none. Endpoints, generation in process, vLLM and files of texts written elsewhere
+all come through here, so none of them can keep a non-answer as a result."""
 
 import re
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from editcaption_mega.data.control_tokens import CONTROL_TOKEN
+from editcaption_mega.data.refusals import is_refusal
+from editcaption_mega.data.text_checks import is_nothing
+from editcaption_mega.words import one_line
+
 Status = Literal["ok", "truncated", "refused", "malformed", "failed"]
 _LONGEST_THOUGHT = 20_000  # characters that are kept
 _LONGEST_ENDING = 40
+_EMPTY = "empty answer"
+RAISE = "so raise max_tokens"  # how the reason of an answer that had no room ends
 
 # How engines say why a text ends: OpenAI's words and those of Anthropic, Gemini, Mistral, Cohere, vLLM, SGLang, TGI.
-_WHOLE = ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed")
+# Any other word (OTHER, LANGUAGE, pause_turn, abort, a word of tomorrow) says that the server did not let it end.
+_WHOLE = ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed", "finished", "done")
 _CUT_OFF = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
 _TOOL = ("tool_calls", "tool_call", "tool_use", "function_call", "malformed_function_call", "unexpected_tool_call")
-_BROKEN = ("error", "network_error", "abort", "aborted", "cancelled", "timeout", "insufficient_system_resource")
-_FILTERED = re.compile(r"filter|safety|recitation|prohibited|blocklist|sensitive|refusal|spii|guardrail|moderation")
+_UNSAID = ("unspecified", "unknown", "none", "null")
+_FILTERED = re.compile(
+    r"filter|safety|recitation|prohibited|blocklist|sensitive|refusal|spii|guardrail|moderation|toxic"
+)
 
-# Marks around thoughts, as models write them where the server does not part them from the answer: Qwen, DeepSeek, GLM;
-# Seed; Magistral; Kimi; gpt-oss. A template may hold the opening mark, so the closing one can stand alone.
-_NAME = r"(?:seed:)?(?:think|thinking|thought|reasoning)"
+# Marks around thoughts, as models write them where the server does not part them from the answer: Qwen, DeepSeek, GLM,
+# Hunyuan; Seed; Magistral; Kimi; Cohere; Gemma; gpt-oss, also where a server has taken its control tokens out. A
+# template may hold the opening mark, so the closing one can stand alone.
+_NAME = (
+    r"(?:\w{1,8}:)?(?:think(?:ing)?|thoughts?|thought_process|reason(?:ing)?|reflect(?:ion)?|scratch_?pad|analysis|"
+    r"(?:inner_)?monologue|cot|chain_of_thought)"
+)
 _CLOSED = re.compile(
-    rf"<\s*/\s*{_NAME}\s*>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>\s*final\s*<\|message\|>",
+    rf"<\s*(?:\|\s*)?/\s*{_NAME}\s*\|?>|\[/THINK\]|◁/think▷|<\|end_(?:of_)?(?:thought|thinking)\|>|<unused95>|"
+    r"<\|channel\|>\s*final\s*<\|message\|>|assistantfinal",
     re.IGNORECASE,
 )
 _OPENED = re.compile(
-    rf"<\s*{_NAME}\s*>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>\s*(?:analysis|commentary)", re.IGNORECASE
+    rf"<\s*(?:\|\s*)?{_NAME}\s*\|?>|\[THINK\]|◁think▷|<\|(?:begin|start)_(?:of_)?(?:thought|thinking)\|>|<unused94>|"
+    r"<\|channel\|>\s*(?:analysis|commentary)|\A\s*(?:analysis|commentary)(?-i:(?=[A-Z]))",
+    re.IGNORECASE,
 )
-_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|end|>", "<|return|>")
-_CONTROL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>")
+# What may stand around an answer and is no part of it: the head of a turn, control tokens, tags that say "the answer".
+_WRAPPING = re.compile(
+    r"(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|start\|>)\s*(?:assistant|model)\b|"
+    rf"{CONTROL_TOKEN.pattern}|</?(?:final_)?(?:answer|response|output)>"
+)
+_WEB_PAGE = re.compile(r"<(?:!doctype\s|html\b|\?xml\b)", re.IGNORECASE)
+_FENCE = re.compile(r"```\w*")
+_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # fillers of Hangul: letters by their category, and nothing to see
 
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought")
@@ -65,10 +88,9 @@ def read_choice(choice: dict[str, Any], *, quotes: bool = False) -> Answer:
     ending = choice.get("finish_reason")
     if not isinstance(message, dict):
         message = {}
-    refusal = message.get("refusal")
-    if isinstance(refusal, str) and refusal.strip():
+    text, thoughts, refusals = _content(message.get("content"))
+    if refusal := "".join((_plain(message.get("refusal")), *refusals)).strip():
         return Answer("refused", reason=refusal, ending=_word(ending))
-    text, thoughts = _content(message.get("content"))
     for name in _THOUGHT_FIELDS:
         thoughts.append(_plain(message.get(name)))
     answer = read_answer(text, ending, thought="\n".join(dict.fromkeys(filter(None, thoughts))), quotes=quotes)
@@ -88,29 +110,40 @@ def read_answer(text: Any, ending: Any, *, thought: str = "", prompt_end: str = 
         text = f"<think>{text}"
     text = text if isinstance(text, str) else ""
     text, before = _without_first_thought(text) if quotes else _without_thought(text)
-    answer = Answer("ok", text.strip(), thought=_kept(thought, before), ending=word)
+    answer = Answer("ok", _unwrapped(text), thought=_kept(thought, before), ending=word)
     if _FILTERED.search(word):
         return replace(answer, status="refused", text="", reason=f"stopped by the server's content filter ({word})")
-    if word in _BROKEN:
-        return _none(answer, "failed", f"the server broke off ({word})")
     if word in _TOOL:
         return _none(answer, "malformed", f"the model called a tool in the place of an answer ({word})")
+    if word and answer.finished is None:
+        return _none(answer, "failed", f"the server broke off ({word})")
     if not _encodable(text):
         return _none(answer, "malformed", "the text holds half a character")
     if opened := _OPENED.match(text) if quotes else _OPENED.search(text):
         answer = replace(answer, thought=_kept(answer.thought, text[opened.end() :]))
         return _no_words(answer, "a thought that never ends")
-    if not _visible(text):
-        return _no_words(answer, "a thought and no answer" if answer.thought else "empty answer")
-    if is_finished(word) is False:
+    if not_an_answer := _no_answer(answer.text):
+        empty = not_an_answer == _EMPTY and answer.thought
+        return _no_words(answer, "a thought and no answer" if empty else not_an_answer)
+    if answer.finished is False:
         return replace(answer, status="truncated", reason="cut off at max_tokens")
+    return answer
+
+
+def as_instruction(answer: Answer) -> Answer:
+    """The answer of a model that was to write an instruction: words with which assistants decline are none, and what
+    goes on after a control token is no longer the model's answer."""
+    if answer.text and is_refusal(answer.text):
+        return replace(answer, status="refused", text="", reason=one_line(answer.text))
+    if token := _WRAPPING.search(answer.text):
+        return _none(answer, "malformed", f"a control token ({token[0]}) within the text")
     return answer
 
 
 def _no_words(answer: Answer, what: str) -> Answer:
     """A model that used up its tokens would do so again at once; another run may give it more."""
     if answer.finished is False:
-        why = f"{what}: cut off at max_tokens before any answer, so raise max_tokens"
+        why = f"{what}: cut off at max_tokens before any answer, {RAISE}"
         return replace(_none(answer, "malformed", why), may_pass=False)
     return _none(answer, "malformed", what)
 
@@ -131,7 +164,7 @@ def last_closed(text: str) -> re.Match[str] | None:
 
 
 def _without_thought(text: str) -> tuple[str, str]:
-    """(what follows the last closed thought, without tokens that end a turn; what stands before it)."""
+    """(what follows the last closed thought; what stands before it)."""
     return _parted(text, last_closed(text))
 
 
@@ -142,17 +175,43 @@ def _without_first_thought(text: str) -> tuple[str, str]:
 
 
 def _parted(text: str, closed: re.Match[str] | None) -> tuple[str, str]:
-    begin, end = closed.end() if closed else 0, len(text)
-    while end > begin and (text[end - 1].isspace() or text.endswith(_END_TOKENS, begin, end)):
-        end = end - 1 if text[end - 1].isspace() else text.rindex("<|", begin, end)
-    return text[begin:end], _OPENED.sub("", text[: closed.start()]) if closed else ""
+    return (text[closed.end() :], _OPENED.sub("", text[: closed.start()])) if closed else (text, "")
 
 
-def _content(content: Any) -> tuple[str, list[str]]:
-    """(the text of a message's content, its thoughts): text, or a list of parts of either kind."""
+def _unwrapped(text: str) -> str:
+    """The text without blanks, control tokens and tags around it."""
+    marks = deque(_WRAPPING.finditer(text))
+    begin, end = 0, len(text)
+    while begin < end:
+        if text[begin].isspace():
+            begin += 1
+        elif marks and marks[0].start() == begin:
+            begin = marks.popleft().end()
+        elif text[end - 1].isspace():
+            end -= 1
+        elif marks and marks[-1].end() == end:
+            end = marks.pop().start()
+        else:
+            break
+    return text[begin:end]
+
+
+def _no_answer(text: str) -> str:
+    """Why an unwrapped text is no answer, "" for one that is."""
+    words = _FENCE.sub("", text)
+    if not any(sign.isalnum() and sign not in _BLANK_LETTERS for sign in words):
+        seen = any(sign.isprintable() and not sign.isspace() and sign.isascii() for sign in text)
+        return f"an answer without a letter or a digit ({one_line(text, 40)})" if seen else _EMPTY
+    if is_nothing(text):
+        return f"an answer that says nothing ({one_line(text, 40)})"
+    return "a web page in the place of an answer" if _WEB_PAGE.match(text) else ""
+
+
+def _content(content: Any) -> tuple[str, list[str], list[str]]:
+    """(the text of a message's content, its thoughts, its refusals): text, or a list of parts of each kind."""
     if isinstance(content, str):
-        return content, []
-    texts, thoughts = [], []
+        return content, [], []
+    texts, thoughts, refusals = [], [], []
     for part in content if isinstance(content, list) else ():
         if isinstance(part, str):
             texts.append(part)
@@ -162,7 +221,9 @@ def _content(content: Any) -> tuple[str, list[str]]:
                 thoughts.append(_plain(part.get("thinking", part.get("text"))))
             elif kind in (None, "text", "output_text"):
                 texts.append(_plain(part.get("text")))
-    return "".join(texts), thoughts
+            elif kind == "refusal":
+                refusals.append(_plain(part.get("refusal", part.get("text"))) or "the model refuses")
+    return "".join(texts), thoughts, refusals
 
 
 def _plain(value: Any) -> str:
@@ -182,12 +243,8 @@ def _word(ending: Any) -> str:
     if not isinstance(ending, str):
         return f"a {type(ending).__name__}"
     word = " ".join(ending.encode("utf-8", "replace").decode().lower().split())[:_LONGEST_ENDING]
-    return word.removeprefix("finishreason.").removeprefix("finish_reason_")
-
-
-def _visible(text: str) -> bool:
-    """Whether there is something to read: control tokens, blanks and signs of no width are nothing."""
-    return any(sign.isprintable() and not sign.isspace() for sign in _CONTROL_TOKEN.sub("", text))
+    word = word.removeprefix("finishreason.").removeprefix("finish_reason_")
+    return "" if word in _UNSAID else word
 
 
 def _encodable(text: str) -> bool:

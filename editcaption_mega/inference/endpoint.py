@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,17 @@ from .transport import check_address
 
 # What a message names; lower case letters are refused, since a key pasted here by mistake mostly has some.
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+
+# Least and most of each number: what is beyond is a slip, and some of it would stop a run in the middle.
+_RANGES = {
+    "max_concurrency": (1, 10_000),
+    "timeout": (0.001, 7 * 86_400),
+    "max_attempts": (1, 1000),
+    "prompt_price": (0, 1e6),
+    "completion_price": (0, 1e6),
+    "max_request_mib": (0.001, 1024),
+    "max_reply_mib": (0, 1024),
+}
 
 
 class EndpointError(RuntimeError):
@@ -55,18 +67,9 @@ class Endpoint:
                 f"endpoint {self.url}: api_key_env must be the name of an environment variable in capitals, such as "
                 "OPENAI_API_KEY, and not the key itself"
             )
-        for name in ("timeout", "max_request_mib"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"endpoint {self.url}: {name}={getattr(self, name)} must be above 0")
-        for name, least in (
-            ("max_concurrency", 1),
-            ("max_attempts", 1),
-            ("prompt_price", 0),
-            ("completion_price", 0),
-            ("max_reply_mib", 0),
-        ):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"endpoint {self.url}: {name}={getattr(self, name)} must be at least {least}")
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:  # NaN is in no range
+                raise ValueError(f"endpoint {self.url}: {name}={getattr(self, name)} must lie in {least:g} .. {most:g}")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(
                 f"endpoint {self.url}: min_pixels={self.min_pixels} must be above 0 and at most max_pixels="
@@ -98,13 +101,17 @@ class Endpoint:
         return Secret.from_environment(self.api_key_env, self.url) if self.api_key_env else Secret("")
 
 
-def refuse_mixed(candidates: Mapping[str, Endpoint], others: Mapping[str, Endpoint]) -> None:
-    """Raises ValueError when one candidate's texts would be another's: two addresses or two keys that share kept
-    replies, or two candidates that ask one server for the same. Others (judges) may ask one server for the same.
+def refuse_mixed(
+    candidates: Mapping[str, Endpoint],
+    judges: Mapping[str, Endpoint],
+    asking: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> None:
+    """Raises ValueError when one's replies would be another's: two addresses or two keys that share kept replies, two
+    candidates or two judges that ask one server for the same.
 
-    Each: who asks ("model base", "judge gpt") -> where."""
+    Each: who asks ("model base", "judge gpt") -> where. asking: who -> what else its requests depend on."""
     seen: dict[tuple[str, str], tuple[str, Endpoint]] = {}
-    for name, endpoint in [*candidates.items(), *others.items()]:
+    for name, endpoint in [*candidates.items(), *judges.items()]:
         first, other = seen.setdefault((endpoint.identity, endpoint.model), (name, endpoint))
         if first != name and other.api_key_env != endpoint.api_key_env:
             raise ValueError(
@@ -117,11 +124,14 @@ def refuse_mixed(candidates: Mapping[str, Endpoint], others: Mapping[str, Endpoi
                 f"{first} and {name} ask for {endpoint.model!r} at two addresses ({other.url}, {endpoint.url}) and "
                 f"would share the replies kept for {endpoint.identity}: give each its own cache_as, or none"
             )
-    asked: dict[str, str] = {}
-    for name, endpoint in candidates.items():
-        first = asked.setdefault(json.dumps([endpoint.identity, endpoint.model, dict(endpoint.extra)]), name)
-        if first != name:
-            raise ValueError(
-                f"{first} and {name} ask for the same: {endpoint.model!r} of {endpoint.identity}, so both would have "
-                "one set of texts; if other weights were served there in the meantime, give each its own cache_as"
-            )
+    for what, endpoints in (("texts", candidates), ("judgements", judges)):
+        asked: dict[str, str] = {}
+        for name, endpoint in endpoints.items():
+            fields = {**asking.get(name, {}), **endpoint.extra}
+            first = asked.setdefault(json.dumps([endpoint.identity, endpoint.model, fields], sort_keys=True), name)
+            if first != name:
+                raise ValueError(
+                    f"{first} and {name} ask for the same: {endpoint.model!r} of {endpoint.identity}, so both would "
+                    f"have one set of {what}; leave one out, or if other weights were served there in the meantime, "
+                    "give each its own cache_as"
+                )

@@ -29,16 +29,26 @@ _WHERE_ERRORS = ("error", "errors", "validation_errors", "detail", "message", "e
 _MAY_PASS = {408, 409, 425, 429}
 
 # How providers say that a filter, not a failure, is why there is no result: codes and wording of OpenAI, Azure, Gemini,
-# DashScope, Kimi and GLM.
+# DashScope, Kimi and GLM. "Flagged" alone can be said of an account or a model.
 FILTER = re.compile(
     r"content[ _-]?(filter|policy|management|moderation)|contentfilter|responsible ?ai|usage polic|moderation|"
-    r"data_inspection|inappropriate content|sensitive content|prohibited_content|considered high risk|flagged|"
-    r"safety system",
+    r"data_inspection|inappropriate content|sensitive content|prohibited_content|considered high risk|safety system|"
+    r"\b(input|prompt|request|content|message|text|image|picture|output|response)s?\b(\W+\w+){0,3}\W+flagged|"
+    r"flagged (as|by|for) (\w+ )?(potential|content|safety|harm|unsafe|violat|sexual|hate|self)",
     re.IGNORECASE,
 )
+# HTTP codes that can be about what was asked; the others are about who asks, and where.
+_ABOUT_CONTENT = {400, 403, 409, 422, 424, 451}
 _NO_MONEY = re.compile(
     r"insufficient_quota|billing_hard_limit|billing_not_active|billing_error|insufficient balance|payment required|"
     r"credit balance is too low|(requests|tokens)perday",
+    re.IGNORECASE,
+)
+# An account that is closed is closed for every request, whatever code and whatever reason it was closed for.
+_CLOSED_ACCOUNT = re.compile(
+    r"\b(account|organi[sz]ation|workspace|subscription|project|api key)s?\b(\W+\w+){0,4}\W+"
+    r"(flagged|deactivated|suspended|disabled|banned|terminated|restricted|closed)\b|"
+    r"(account|organi[sz]ation|project|key)_(deactivated|suspended|disabled|banned|terminated|restricted)",
     re.IGNORECASE,
 )
 # A key that is wrong is wrong for every request, whatever code says so (Gemini: 400).
@@ -48,6 +58,14 @@ _WRONG_KEY = re.compile(
     r"invalid_?token|(missing|invalid)( or (missing|invalid))? authorization header|no api key|invalid api.?key",
     re.IGNORECASE,
 )
+# A field that the server does not know is in every request. Forms: OpenAI, Gemini, Anthropic, FastAPI and Mistral.
+_UNKNOWN_FIELD = re.compile(
+    r"(?:unsupported|unknown|unrecognized|unexpected)(?:\s+\w+){0,2}?\s+(?:parameter|argument|field|name|value)s?"
+    r"(?:\s+supplied)?[\s:]*[\"'`\\]*([a-z]\w{0,40})\b|"
+    r"extra_forbidden[^{}]{0,80}\"body\", \"(\w{1,40})\"\]|\b(\w{1,40}): extra inputs are not permitted",
+    re.IGNORECASE,
+)
+_FIELDS = ("max_tokens", "temperature", "top_p", "seed", "stream", "response_format", "size", "n")  # that are sent
 
 
 @dataclass(slots=True)
@@ -95,8 +113,8 @@ def read_object(answer: Response, expected: str) -> dict[str, Any] | Outcome:
         if not isinstance(data, dict):
             unreadable = unreadable or f"a JSON {type(data).__name__} where an object was expected"
             return Outcome("failed", f"the server sent {unreadable}", http=answer.http, may_pass=True)
-        if data.get(expected) or (expected in data and not data.get("error")):
-            return data
+        if expected in data and not data.get("error"):
+            return data  # a result beside an error is a part of one
     outcome = read_error(answer.http, answer.headers, data)
     outcome.reason = outcome.reason or f"the answer has no {expected}"
     return outcome
@@ -112,15 +130,17 @@ def read_error(http: int, headers: Mapping[str, str], data: Any) -> Outcome:
         inner = int(code) if code.isascii() and code.isdecimal() and len(code) == 3 else 0
         if inner and not 200 <= inner < 300:
             return replace(read_error(inner, headers, data), http=http)
-        if FILTER.search(words):
-            return Outcome("refused", message, http=http)
-    elif http < 500 and http != 429 and FILTER.search(words):
-        return Outcome("refused", described, http=http)
-    if http in (401, 402) or _NO_MONEY.search(words) or _WRONG_KEY.search(words):
+    if http in (401, 402) or _CLOSED_ACCOUNT.search(words):
+        return Outcome("failed", described, http=http, stops="always")
+    if (200 <= http < 300 or http in _ABOUT_CONTENT) and FILTER.search(words):
+        return Outcome("refused", message if http < 300 else described, http=http)
+    if _NO_MONEY.search(words) or _WRONG_KEY.search(words):
         return Outcome("failed", described, http=http, stops="always")
     if 200 <= http < 300:
         return Outcome("failed", message, http=http, may_pass=True)
-    if http in (403, 404):
+    if http in (400, 422) and (mend := _without_field(words)):
+        return Outcome("failed", f"{described} ({mend})", http=http, stops="first")
+    if http in (403, 404, 410):
         return Outcome("failed", described, http=http, stops="first")
     may_pass = http >= 500 or http in _MAY_PASS
     retry_after = (read_retry_after(headers) or _retry_info(data)) if may_pass else None
@@ -129,6 +149,16 @@ def read_error(http: int, headers: Mapping[str, str], data: Any) -> Outcome:
     return Outcome(
         "failed", described, http=http, may_pass=may_pass, overload=http >= 500 or http == 429, retry_after=retry_after
     )
+
+
+def _without_field(words: str) -> str:
+    """How to leave out the field that an error says the server does not know; "" for an error of another kind."""
+    unknown = _UNKNOWN_FIELD.search(words)
+    name = next(filter(None, unknown.groups())) if unknown else ""
+    if name not in _FIELDS:
+        return ""
+    instead = ", max_completion_tokens: N" if name == "max_tokens" else ""
+    return f"leave it out with extra: {{{name}: null{instead}}}"
 
 
 def cleaned(outcome: Outcome, secret: Secret) -> Outcome:

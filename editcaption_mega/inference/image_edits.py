@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -24,6 +25,8 @@ from .transport import Response
 
 MAX_PIXELS = 2048 * 2048  # of a result; a decoder may take twelve times as many bytes
 
+_SMALLER = "have the editor make smaller ones (editor.size), or raise editor.max_pixels"
+_PLAIN_LETTERS = str.maketrans("-_", "+/")
 _ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
 
 
@@ -171,7 +174,7 @@ def read_edit(answer: Response, max_pixels: int = MAX_PIXELS) -> Outcome:
             outcome.may_pass = False
         return outcome
     try:
-        picture = base64.b64decode(encoded, validate=True)
+        picture = _decoded(encoded)
     except ValueError:
         outcome.reason = "the reply's data[0].b64_json is not base64"
         return outcome
@@ -179,10 +182,21 @@ def read_edit(answer: Response, max_pixels: int = MAX_PIXELS) -> Outcome:
     try:
         outcome.picture = encode_png(decode_image(picture, max_pixels=max_pixels, where="the editor's picture"))
     except ValueError as error:
-        outcome.reason = str(error)
+        # Nobody can shrink what the editor is yet to send.
+        outcome.reason = re.sub("shrink the image.*", _SMALLER, str(error))
         return outcome
     outcome.status, outcome.may_pass = "ok", False
     return outcome
+
+
+def _decoded(encoded: str) -> bytes:
+    """base64 as servers write it: in lines, with the letters of addresses, without its padding, or as a data URL.
+
+    Raises ValueError for what is none."""
+    if encoded.startswith("data:"):
+        encoded = encoded.partition(",")[2]
+    encoded = "".join(encoded.split()).translate(_PLAIN_LETTERS).rstrip("=")
+    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
 
 
 def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:

@@ -9,7 +9,7 @@ import torch
 from editcaption_mega.data.packing import EncodedSample
 from editcaption_mega.data.stream import PairDataset
 
-from .answer import Answer, read_answer
+from .answer import Answer, as_instruction, read_answer
 from .generate import Generator
 
 
@@ -56,7 +56,7 @@ def write_instructions(
             if i in failed:
                 answer, tokens, finished = Answer("failed", reason=failed[i]), 0, False
             else:
-                answer = read_answer(made[i].text, "stop" if made[i].finished else "length")
+                answer = as_instruction(read_answer(made[i].text, "stop" if made[i].finished else "length"))
                 tokens, finished = made[i].token_count, made[i].finished
             yield {
                 "id": dataset.id(i),

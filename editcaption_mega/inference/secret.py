@@ -12,7 +12,8 @@ from urllib.parse import quote, quote_plus
 
 # Shorter "keys" (EMPTY, none) are what local servers are content with; taking such words out of texts would harm them.
 _SHORTEST = 8
-_LONGEST_PART = 24  # so many letters of a key in a row are taken out although the rest is missing
+_LONGEST_PART = 12  # so many letters of a key in a row are taken out although the rest is missing
+_BETWEEN = (" ", "-", "_", ".", ",", ", ", "\n", "\t", "\\n", "|", "/", "\u200b")  # letters of a key, spelled out
 
 
 class Secret:
@@ -26,15 +27,16 @@ class Secret:
         self._key, self._scheme = key, scheme
 
     @cached_property
-    def _parts(self) -> dict[str, list[tuple[str, int]]]:
-        """Each part of `_step` letters of a spelling -> whose, and where in it.
+    def _parts(self) -> dict[str, list[tuple[str, int, int]]]:
+        """Each part of `_step` letters of a spelling -> whose, where in it, and how long a run of it is taken out.
 
         A text that holds a long enough run of a spelling holds such a part at one of its own places 0, _step, 2 _step,
         .., so only these are looked at."""
-        parts: dict[str, list[tuple[str, int]]] = {}
+        parts: dict[str, list[tuple[str, int, int]]] = {}
         for spelling in self._all:
+            least = self._least(spelling)
             for at in range(len(spelling) - self._step + 1):
-                parts.setdefault(spelling[at : at + self._step], []).append((spelling, at))
+                parts.setdefault(spelling[at : at + self._step], []).append((spelling, at, least))
         return parts
 
     @cached_property
@@ -43,7 +45,11 @@ class Secret:
 
     @cached_property
     def _step(self) -> int:
-        return min((_least(spelling) + 1) // 2 for spelling in self._all) if self._all else 1
+        return min((self._least(spelling) + 1) // 2 for spelling in self._all) if self._all else 1
+
+    def _least(self, spelling: str) -> int:
+        """The shortest run of a spelling that stands for `_LONGEST_PART` letters of the key."""
+        return min(len(spelling), -(-_LONGEST_PART * len(spelling) // len(self._key)))
 
     @classmethod
     def from_environment(cls, variable: str, whose: str, scheme: str = "Bearer") -> "Secret":
@@ -86,25 +92,21 @@ class Secret:
     def _run(self, text: str, at: int, done: int) -> tuple[int, int]:
         """Where the longest run of a spelling over the part at `at` begins and ends; (0, 0) when there is none."""
         longest = (0, 0)
-        for spelling, where in self._parts.get(text[at : at + self._step], ()):
+        for spelling, where, least in self._parts.get(text[at : at + self._step], ()):
             begin, left = at, where
             while begin > done and left and text[begin - 1] == spelling[left - 1]:
                 begin, left = begin - 1, left - 1
             end, right = at + self._step, where + self._step
             while end < len(text) and right < len(spelling) and text[end] == spelling[right]:
                 end, right = end + 1, right + 1
-            if end - begin >= max(_least(spelling), longest[1] - longest[0] + 1):
+            if end - begin >= max(least, longest[1] - longest[0] + 1):
                 longest = begin, end
         return longest
 
 
-def _least(spelling: str) -> int:
-    return min(len(spelling), _LONGEST_PART)
-
-
 def _spellings(key: str) -> Iterator[str]:
     """The key as programs write it: plain, quoted, escaped, encoded."""
-    for text in (key, key.lower(), key.upper()):
+    for text in (key, key.lower(), key.upper(), key.swapcase()):
         yield text
         yield text.replace("'", "\\'")  # as Python shows a text that has both kinds of quotes
         yield (once := json.dumps(text)[1:-1])
@@ -112,6 +114,7 @@ def _spellings(key: str) -> Iterator[str]:
         yield html.escape(text)
         yield html.escape(text, quote=False)
     yield key[::-1]
+    yield from (between.join(key) for between in _BETWEEN)
     for quoted in (quote(key, safe=""), quote(key), quote_plus(key)):
         yield quoted
         yield _lower_escapes(quoted)

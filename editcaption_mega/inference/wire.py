@@ -10,7 +10,7 @@ from typing import Any
 from .answer import read_choice
 from .chat import Message, Picture, Request
 from .endpoint import Endpoint
-from .failures import FILTER, Outcome, cleaned, error_words, read_object, shown, token_count
+from .failures import FILTER, Outcome, cleaned, error_words, read_error, read_object, shown, token_count
 from .secret import Secret
 from .transport import Response
 
@@ -89,6 +89,13 @@ def _completion(data: dict, quotes: bool) -> Outcome:
         if FILTER.search(f"{code} {words} {shown(data.get('prompt_feedback', ''))}"):
             return replace(outcome, status="refused", reason=words or "content filter")
         return replace(outcome, status="failed", reason="the answer has no choices", may_pass=True)
+    message = choice.get("message")
+    for place in (choice, message if isinstance(message, dict) else {}):
+        if place.get("error"):  # what stands beside it is a part of an answer
+            error = read_error(200, {}, {"error": place["error"]})
+            return replace(
+                outcome, status=error.status, reason=error.reason, may_pass=error.may_pass, stops=error.stops
+            )
     answer = read_choice(choice, quotes=quotes)
     outcome.status, outcome.text, outcome.reason = answer.status, answer.text, answer.reason
     outcome.thought, outcome.ending, outcome.may_pass = answer.thought, answer.ending, answer.may_pass

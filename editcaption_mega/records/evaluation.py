@@ -3,7 +3,7 @@ verdict. One JSON object per line each; optional fields are absent, never null."
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from .pair import FailureMode, Text
 from .record import JsonObject, Record
@@ -14,6 +14,9 @@ Dimension = Literal["accuracy", "completeness", "clarity"]
 # Severity of a person's verdict (section 5.2.1), worst first; one per instruction.
 SEVERITIES = ("P0", "P1", "P2", "correct")
 Severity = Literal["P0", "P1", "P2", "correct"]
+
+
+PairId = Annotated[str, StringConstraints(min_length=1)]  # joined letter by letter, so blanks count
 
 
 class Row(Record):
@@ -27,7 +30,7 @@ class Instruction(Row):
     none."""
 
     benchmark: Text
-    id: Text  # of the pair within the benchmark
+    id: PairId  # of the pair within the benchmark
     model: Text  # the name that reports print
     instruction: Text | None = None
     reason: Text | None = None  # why there is no instruction
@@ -57,7 +60,7 @@ class Judgement(Row):
     """
 
     benchmark: Text
-    id: Text
+    id: PairId
     model: Text
     judge: Text
     repeat: Annotated[int, Field(ge=0)] = 0
@@ -87,7 +90,7 @@ class HumanVerdict(Row):
     """A person's verdict on one instruction: one severity, and the rows of the checklist (table 5) that it rests on."""
 
     benchmark: Text
-    id: Text
+    id: PairId
     model: Text
     annotator: Text
     severity: Severity

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from .job import _at_least, _choice
+from .job import _at_least, _choice, _within
 
+_HOTTEST = 10.0  # of temperatures; servers mostly take up to 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")  # it becomes a folder
 
 
@@ -139,6 +140,8 @@ class EvaluationSettings:
             _choice(f"judge {judge.name}: kind", judge.kind, ("model", "rule"))
             _choice(f"judge {judge.name}: mode", judge.mode, ("labels", "paper"))
             _at_least(f"judge {judge.name}: repeats", judge.repeats, 1)
+            _at_least(f"judge {judge.name}: max_tokens", judge.max_tokens, 1)
+            _within(f"judge {judge.name}: temperature", judge.temperature, 0, _HOTTEST)
             if (judge.kind == "model") != bool(judge.endpoint.url):
                 raise ValueError(
                     f"judge {judge.name}: kind {judge.kind} with endpoint.url={judge.endpoint.url!r}; a model needs an "
@@ -152,7 +155,7 @@ class EvaluationSettings:
         _at_least("editor.max_pixels", self.editor.max_pixels, 1)
         generation = self.generation
         _at_least("generation.max_tokens", generation.max_tokens, 1)
-        _at_least("generation.temperature", generation.temperature, 0)
+        _within("generation.temperature", generation.temperature, 0, _HOTTEST)
         _at_least("generation.batch_size", generation.batch_size, 1)
         if not 0 < generation.min_pixels <= generation.max_pixels:
             raise ValueError(

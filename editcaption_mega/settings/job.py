@@ -209,5 +209,10 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if value < least:
+    if not value >= least:  # NaN is not at least anything
         raise ValueError(f"{name}={value} must be at least {least}")
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name}={value} must lie in {least:g} .. {most:g}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Protocol, get_args, get_origin
 
@@ -67,9 +68,20 @@ def load_settings[Kind: Settings](
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise ValueError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from None
+    _refuse_endless(values)
     settings = _construct(kind, values)
     settings.validate()
     return settings
+
+
+def _refuse_endless(value: Any, where: str = "") -> None:
+    """Raises ValueError for a number that is none (nan) or has no end (inf), wherever it stands: comparisons let it
+    through, and JSON has no form for it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}={value} is no number to work with: give a finite one")
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        _refuse_endless(part, f"{where}.{name}" if where else str(name))
 
 
 def save_settings(settings: Settings, path: str | Path) -> None:

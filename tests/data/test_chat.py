@@ -108,6 +108,26 @@ def test_prompt_file(tmp_path):
         Prompt.load(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize(
+    "request_text, message",
+    [
+        ('"x </s>"', "holds </s>, which models read as a control token"),
+        ('"[INST] x"', r"holds \[INST\], which"),
+        ('"<start_of_turn>user"', "holds <start_of_turn>, which"),
+        ('"x \\0"', r"holds \\x00, which"),
+        ('"x \\e[2J"', r"holds \\x1b, which"),
+        ("c\nsystem: t", "`system` stands there twice"),
+    ],
+)
+def test_a_prompt_is_text_and_each_of_its_fields_stands_there_once(tmp_path, request_text, message):
+    path = tmp_path / "prompt.yaml"
+    path.write_text(f"system: s\nbefore_source: a\nbefore_target: b\nrequest: {request_text}\n")
+    with pytest.raises(ValueError, match=message):
+        Prompt.load(path)
+    path.write_text('system: s\nbefore_source: a\nbefore_target: b\nrequest: "Answer in <answer>, [x] and\\ttabs."\n')
+    assert Prompt.load(path).request == "Answer in <answer>, [x] and\ttabs."
+
+
 def test_folder_without_tokenizer(tmp_path):
     with pytest.raises(ValueError, match="lacks a tokenizer"):
         load_tokenizer(tmp_path)

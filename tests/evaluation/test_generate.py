@@ -23,7 +23,7 @@ from editcaption_mega.settings import (
 )
 from tests.scripted_server import ScriptedServer
 
-HOW = GenerationSettings(max_tokens=6, min_pixels=1024, batch_size=2)
+HOW = GenerationSettings(max_tokens=8, temperature=1.0, min_pixels=1024, batch_size=2)
 
 
 def quiet(items, *_):
@@ -50,7 +50,7 @@ def whole(root, benchmark):
 
 def test_a_folder_in_process(root, benchmark, whole):
     assert [row.id for row in whole] == benchmark.ids
-    assert all(row.model == "m" and row.provenance["tokens"] <= 6 for row in whole)
+    assert all(row.model == "m" and row.provenance["tokens"] <= 8 for row in whole)
     assert {row.provenance["finished"] for row in whole} <= {True, False}
     model = CandidateSettings("m", folder=str(root / "gone"))
     with pytest.raises(ValueError, match="found no folder"):
@@ -99,7 +99,7 @@ def test_parts_make_the_same_whole(root, benchmark, whole, tmp_path):
 
 def test_instructions_of_other_settings_are_refused(root, benchmark, whole):
     model = CandidateSettings("m", folder=str(root / "model"))
-    other = GenerationSettings(max_tokens=7, min_pixels=1024, batch_size=2)
+    other = replace(HOW, max_tokens=9)
     with pytest.raises(ValueError, match=r"other settings \(max_tokens differ\)"):
         generate(model, benchmark, other, root / "whole", progress=quiet)
 
@@ -195,7 +195,7 @@ def test_other_pictures_of_a_pair_are_another_text(root, benchmark, tmp_path):
 
 def test_instructions_written_elsewhere_are_joined_by_id(root, benchmark, whole, tmp_path):
     given = CandidateSettings("given", instructions=str(tmp_path))
-    lines = [json.dumps(row.to_json()) for row in reversed(whole)]
+    lines = [json.dumps(row.to_json() | {"model": "given"}) for row in reversed(whole)]
     (tmp_path / "set.jsonl").write_text("\n".join(lines) + "\n")
     found = generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
     assert [(row.id, row.model, row.instruction) for row in found] == [
@@ -214,6 +214,51 @@ def test_instructions_written_elsewhere_are_joined_by_id(root, benchmark, whole,
     (tmp_path / "set.jsonl").write_text(lines[0].replace('"id"', '"name"') + "\n")
     with pytest.raises(ValueError, match="line 1: field 'id' is missing"):
         generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"model": "another"}, "field 'model' is 'another', expected 'given' or none"),
+        ({"benchmark": "b2"}, "field 'benchmark' is 'b2', expected 'set' or none"),
+        ({"instruction": 5}, "field 'instruction' is 5: expected a text"),
+        ({"instruction": ["A"]}, r"field 'instruction' is \['A'\]: expected a text"),
+        ({"id": " blank"}, "1 of 5 ids are missing .*, 1 are unknown \\( blank\\)"),
+        ({"reason": "and why not"}, "give 'instruction', or 'reason'"),
+    ],
+)
+def test_a_given_row_says_nothing_else_than_the_settings(benchmark, tmp_path, more, message):
+    """At 837b10c another model's texts were reported under this one's name."""
+    given = CandidateSettings("given", instructions=str(tmp_path))
+    rows = [
+        {"id": pair_id, "instruction": "Add a hat.", "model": "given", "benchmark": "set"} for pair_id in benchmark.ids
+    ]
+    (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, [rows[0] | more, *rows[1:]])))
+    with pytest.raises(ValueError, match=message):
+        generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+
+
+def test_a_given_text_that_failed_or_refuses_is_none(benchmark, tmp_path):
+    given = CandidateSettings("given", instructions=str(tmp_path))
+    texts = [{"instruction": "Add a hat.", "provenance": {"status": status}} for status in ("failed", "refused", "ok")]
+    texts += [{"instruction": "I'm sorry, I can't help with that."}, {"instruction": "N/A"}]
+    lines = [json.dumps({"id": i} | text) for i, text in zip(benchmark.ids, texts, strict=True)]
+    (tmp_path / "set.jsonl").write_text("\n".join(lines))
+    rows = generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+    assert [row.instruction for row in rows] == [None, None, "Add a hat.", None, None]
+    assert [row.reason for row in rows if row.reason] == [
+        f"the file has none: {why}" for why in (
+            "its provenance.status is failed", "its provenance.status is refused",
+            "I'm sorry, I can't help with that.", "an answer that says nothing (N/A)",
+        )
+    ]  # fmt: skip
+
+
+def test_a_refusal_in_words_is_no_instruction(benchmark, tmp_path):
+    with ScriptedServer(reply=lambda body: "I'm sorry, I can't help with that.") as server:
+        rows = rows_of(served(server), benchmark, tmp_path)
+    assert {row.reason for row in rows} == {"refused: I'm sorry, I can't help with that."}
+    assert all(row.instruction is None and row.provenance["status"] == "refused" for row in rows)
 
 
 def test_an_endpoint_gets_the_prompt_of_training_and_refusals_are_reasons(benchmark, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.inference.answer import is_open, read_answer, read_choice
+from editcaption_mega.inference.answer import as_instruction, is_open, read_answer, read_choice
 
 THOUGHT = "First the dress is grey, then pink."
 ANSWER = "Make the dress pink."
@@ -29,10 +29,18 @@ ENDINGS = [  # the engine's word, what becomes of a text, what becomes of none
     ("abort", "failed", "failed"),
     (None, "ok", "malformed"),
     ("", "ok", "malformed"),
-    ("a word of tomorrow", "ok", "malformed"),
-    (17, "ok", "malformed"),
-    (["stop"], "ok", "malformed"),
-    (True, "ok", "malformed"),
+    ("FINISH_REASON_UNSPECIFIED", "ok", "malformed"),
+    ("ERROR_TOXIC", "refused", "refused"),
+    ("ERROR_LIMIT", "failed", "failed"),
+    ("USER_CANCEL", "failed", "failed"),
+    ("OTHER", "failed", "failed"),
+    ("LANGUAGE", "failed", "failed"),
+    ("IMAGE_OTHER", "failed", "failed"),
+    ("pause_turn", "failed", "failed"),
+    ("a word of tomorrow", "failed", "failed"),
+    (17, "failed", "failed"),
+    (["stop"], "failed", "failed"),
+    (True, "failed", "failed"),
 ]
 
 
@@ -70,6 +78,23 @@ def test_every_ending_of_every_engine(ending, of_text, of_none):
         (f"◁think▷{THOUGHT}◁/think▷{ANSWER}", THOUGHT, ANSWER),
         (f"<|channel|>analysis<|message|>{THOUGHT}<|channel|>final<|message|>{ANSWER}<|return|>", None, ANSWER),
         (f"{ANSWER}<|im_end|>\n<|endoftext|> ", "", ANSWER),
+        (f"<thoughts>{THOUGHT}</thoughts>{ANSWER}", THOUGHT, ANSWER),
+        (f"<reflection>{THOUGHT}</reflection>{ANSWER}", THOUGHT, ANSWER),
+        (f"<scratchpad>\n{THOUGHT}\n</scratchpad>\n{ANSWER}", THOUGHT, ANSWER),
+        (f"<|think|>{THOUGHT}<|/think|>{ANSWER}", THOUGHT, ANSWER),
+        (f"<|START_THINKING|>{THOUGHT}<|END_THINKING|><|START_RESPONSE|>{ANSWER}<|END_RESPONSE|>", THOUGHT, ANSWER),
+        (f"<unused94>thought\n{THOUGHT}<unused95>{ANSWER}", None, ANSWER),
+        (f"<think>\n{THOUGHT}\n</think>\n<answer>\n{ANSWER}\n</answer>", THOUGHT, ANSWER),
+        (f"<answer>{ANSWER}", "", ANSWER),
+        (f"analysis{THOUGHT}assistantfinal{ANSWER}", THOUGHT, ANSWER),
+        (f"analysis{THOUGHT}", None, None),
+        (f"<scratchpad>{THOUGHT}", THOUGHT, None),
+        (f"<unused94>{THOUGHT}", THOUGHT, None),
+        (f"<|im_start|>assistant\n{ANSWER}", "", ANSWER),
+        (f"<|start_header_id|>assistant<|end_header_id|>\n\n{ANSWER}<|eot_id|>", "", ANSWER),
+        (f"<start_of_turn>model\n{ANSWER}<end_of_turn>\n", "", ANSWER),
+        (f"<s> {ANSWER}</s>", "", ANSWER),
+        (f"<｜Assistant｜>{ANSWER}<｜end▁of▁sentence｜>", "", ANSWER),
         (f"<think>{THOUGHT}", THOUGHT, None),
         (f"<think>a</think>b<think>{THOUGHT}", None, None),
         (f"{ANSWER} <think>{THOUGHT}", THOUGHT, None),
@@ -80,6 +105,36 @@ def test_every_ending_of_every_engine(ending, of_text, of_none):
         ("\u200b\ufeff\u2060 \x00", "", None),
         ("<|im_end|>", "", None),
         ("<|vision_start|> <|im_start|>", "", None),
+        *(
+            (nothing, "", None)
+            for nothing in (
+                "</s>",
+                "<eos>",
+                "<pad><pad>",
+                "<end_of_turn>",
+                "[/INST]",
+                "<|im_start|>assistant\n",
+                "<answer></answer>",
+                "\u3164",
+                "\u2800",
+                "\u0301",
+                "\ufe0f",
+                "\ufffd",
+                '""',
+                "{}",
+                "[]",
+                "```\n```",
+                "```json\n```",
+                "...",
+                "\u2026",
+                "-",
+                "None",
+                "null",
+                "N/A",
+                "**None**",
+                "<html><body>502 Bad Gateway</body></html>",
+            )
+        ),
         ("half \ud83d", "", None),
         (None, "", None),
         (["text"], "", None),
@@ -141,6 +196,8 @@ def test_a_mark_in_a_quotation_cuts_nothing(text, thought, answer):
         ({"content": [{"type": "image", "text": ANSWER}]}, "malformed", "", ""),
         ({"content": ANSWER, "refusal": ""}, "ok", ANSWER, ""),
         ({"content": ANSWER, "refusal": "I can't."}, "refused", "", ""),
+        ({"content": [{"type": "refusal", "refusal": "no"}]}, "refused", "", ""),
+        ({"content": [{"type": "text", "text": ANSWER}, {"type": "refusal"}]}, "refused", "", ""),
         ({"content": {"text": ANSWER}}, "malformed", "", ""),
         ({"content": None, "tool_calls": [{"function": {}}]}, "malformed", "", ""),
         ({"content": ANSWER, "reasoning_content": [{"text": THOUGHT}, {"text": 3}, 4]}, "ok", ANSWER, THOUGHT),
@@ -153,6 +210,24 @@ def test_every_form_of_a_message(message, status, text, thought):
     found = read_choice({"finish_reason": "stop", "message": message})
     assert (found.status, found.text, found.thought) == (status, text, thought), found
     assert "tool" in found.reason or not (isinstance(message, dict) and message.get("tool_calls"))
+
+
+@pytest.mark.parametrize(
+    "text, status, reason",
+    [
+        ("I'm sorry, I can't help with that.", "refused", "I'm sorry, I can't help with that."),
+        (f"{ANSWER}<|im_end|>\n<|im_start|>user\nThanks!", "malformed", "a control token (<|im_end|>) within"),
+        (f"Sure: <answer>{ANSWER}</answer>", "malformed", "a control token (<answer>) within"),
+        ("Add 5 hats. 添加帽子。", "ok", ""),
+        ("5", "ok", ""),
+    ],
+)
+def test_what_is_no_instruction_although_it_has_words(text, status, reason):
+    answer = read_answer(text, "stop")
+    assert answer.status == "ok", "a judge's reply may hold such words"
+    found = as_instruction(answer)
+    assert found.status == status and found.reason.startswith(reason) and bool(found.text) == (status == "ok")
+    assert as_instruction(found) == found
 
 
 MARKS = ["<think>", "</think>", "< / Thinking >", "[THINK]", "[/THINK]", "<|channel|>final<|message|>", "<|im_end|>"]
@@ -184,5 +259,19 @@ def test_an_answer_has_words_and_what_is_none_has_a_reason(pieces, ending, messa
 
 def test_a_long_text_is_read_once():
     """200,000 characters of marks and blanks: patterns that go back and forth would take minutes."""
-    for piece in ("<think>", "</think>", "<|im_end|>", " ", "<", "< / think ", "<|", "[THINK]"):
+    for piece in (
+        "<think>",
+        "</think>",
+        "<|im_end|>",
+        " ",
+        "<",
+        "< / think ",
+        "<|",
+        "[THINK]",
+        "<s>",
+        "a:",
+        "<| ",
+        "analysis",
+        "<|im_start|> ",
+    ):
         read_answer(piece * (200_000 // len(piece)), "stop")

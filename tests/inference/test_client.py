@@ -285,7 +285,17 @@ def test_two_servers_of_one_model_name_are_told_apart(tmp_path):
 
 def test_candidates_that_would_be_one_are_refused():
     base, tuned = Endpoint("http://h:1/v1", "m"), Endpoint("http://h:2/v1", "m")
-    refuse_mixed({"model base": base, "model tuned": tuned}, {"judge a": base, "judge b": base})
+    refuse_mixed({"model base": base, "model tuned": tuned}, {"judge a": base, "judge b": tuned})
+    twice = {"judge a": base, "judge b": base}
+    with pytest.raises(ValueError, match="judge a and judge b ask for the same: 'm' of .* one set of judgements"):
+        refuse_mixed({}, twice)
+    refuse_mixed({}, twice, {"judge a": {"rules_role": "system"}, "judge b": {"rules_role": "user"}})
+    warm = Endpoint("http://h:1/v1", "m", extra={"temperature": 1})
+    refuse_mixed({}, {"judge a": base, "judge b": warm})
+    with pytest.raises(ValueError, match="ask for the same"):
+        refuse_mixed(
+            {}, {"judge a": base, "judge b": warm}, {"judge a": {"temperature": 1}, "judge b": {"temperature": 0}}
+        )
     refuse_mixed({"model base": base, "model tuned": Endpoint("http://h:1/v1", "m", cache_as="step 2000")}, {})
     refuse_mixed({"model base": base, "model warm": Endpoint("http://h:1/v1", "m", extra={"top_k": 5})}, {})
     moved = Endpoint("http://h:2/v1", "m", cache_as="http://h:1/v1/")
@@ -301,6 +311,13 @@ def test_candidates_that_would_be_one_are_refused():
         refuse_mixed({"a": base}, {"b": keyed})
     with pytest.raises(ValueError, match="a and b ask for the same: 'm' of http://h:1/v1"):
         refuse_mixed({"a": base, "b": Endpoint("http://H:1/v1/", "m")}, {})
+
+
+@pytest.mark.parametrize("name", ["timeout", "prompt_price", "completion_price", "max_request_mib", "max_reply_mib"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e300])
+def test_numbers_of_an_endpoint_are_within_limits(name, value):
+    with pytest.raises(ValueError, match=rf"{name}=.* must lie in"):
+        Endpoint("http://h:1/v1", "m", **{name: value})
 
 
 def test_the_same_question_is_asked_once_and_repeats_are_calls(tmp_path):

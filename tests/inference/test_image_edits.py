@@ -15,7 +15,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from editcaption_mega.inference import pace
 from editcaption_mega.inference.endpoint import Endpoint, EndpointError
-from editcaption_mega.inference.image_edits import Edit, edit_pictures
+from editcaption_mega.inference.image_edits import Edit, edit_pictures, read_edit
+from editcaption_mega.inference.transport import Response
 
 KEY = "sk-planted-0123456789"
 SOURCE = encoded(photo())
@@ -144,6 +145,24 @@ def test_a_bad_picture_is_a_reason_and_nothing_of_it_is_kept(tmp_path, monkeypat
     assert "not an image" in found["text"].reason and "over the limit" in found["large"].reason
     assert "which is not fetched" in found["address"].reason and server.calls["address"] == 2
     assert all(again[name].path for name in ("cut", "text", "large", "good")) and server.calls["good"] == 1
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
+        lambda data: base64.encodebytes(data).decode(),
+        lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+    ],
+)
+def test_base64_as_servers_write_it(written):
+    answer = Response(200, {}, bytearray(json.dumps({"data": [{"b64_json": written(SOURCE)}]}).encode()))
+    assert read_edit(answer).status == "ok"
+
+
+def test_a_large_picture_is_the_editors_and_not_the_users():
+    found = read_edit(Response(200, {}, bytearray(picture_reply(SOURCE).encode())), max_pixels=64)
+    assert found.reason.endswith("have the editor make smaller ones (editor.size), or raise editor.max_pixels"), found
 
 
 def test_a_picture_is_kept_upright_on_white_and_without_anything_else(tmp_path):

@@ -46,6 +46,11 @@ def test_lists_of_sections_become_settings(tmp_path):
         (("model: m,", ""), "endpoint.model is empty"),
         (("  - {name: rule, kind: rule}", "  rule"), "'judges' must be a list of sections, found 'rule'"),
         (("runs/eval", "''"), "output is empty"),
+        (("model: m,", "model: m, prompt_price: .nan,"), "models.1.endpoint.prompt_price=nan is no number"),
+        (("model: m,", "model: m, max_reply_mib: .inf,"), "models.1.endpoint.max_reply_mib=inf is no number"),
+        (("top_k: 1", "top_k: .nan"), "models.1.endpoint.extra.top_k=nan is no number"),
+        (("kind: rule", "kind: rule, temperature: .nan"), "judges.0.temperature=nan is no number"),
+        (("kind: rule", "kind: rule, temperature: -1"), "judge rule: temperature=-1.0 must lie in 0 .. 10"),
     ],
 )
 def test_what_cannot_be_meant_is_told(tmp_path, change, told):

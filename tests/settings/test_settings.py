@@ -1,6 +1,9 @@
+import dataclasses
+import re
+
 import pytest
 
-from editcaption_mega.settings import JobSettings, load_settings, save_settings
+from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings, save_settings
 
 GOOD = """
 model: {folder: models/x}
@@ -123,3 +126,22 @@ def test_layout_that_does_not_divide_the_world():
         ParallelSettings(tensor_model_parallel_size=2).data_parallel_size(3)
     with pytest.raises(ValueError, match="expert tensor x expert x pipeline = 4"):
         ParallelSettings(tensor_model_parallel_size=2, expert_model_parallel_size=2).data_parallel_size(2)
+
+
+@pytest.mark.parametrize("kind", [JobSettings, DPOSettings, EvaluationSettings])
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_no_number_of_any_settings_is_endless(kind, value):
+    """Every float of every section, so a new one is held to it too."""
+    names = list(floats_of(kind))
+    assert len(names) >= 5
+    for name in names:
+        with pytest.raises(ValueError, match=rf"{re.escape(name)}=-?(nan|inf) is no number"):
+            load_settings(None, [f"{name}={value}"], kind)
+
+
+def floats_of(kind, prefix=""):
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(item.type):
+            yield from floats_of(item.type, f"{prefix}{item.name}.")
+        elif item.type is float:
+            yield prefix + item.name
