@@ -81,16 +81,15 @@ def test_rows_hold_whole_pairs(model, folder, shared):
     "pair, words",
     [
         (None, "has no chosen and rejected answers to compare: remove it or write both"),
-        # A control character that tokenisation strips and the record's schema does not.
-        (("Make it red.", "Make it red.\x1f"), r"chosen and rejected are the same \d+ tokens .*expected two different"),
-        (("Make it red.", "\x1f"), "its rejected answer cannot be used .*has no token.*: write some text or remove"),
-        (("\x1f", "Make it red."), "its chosen answer cannot be used"),
+        # A control character that tokenisation would strip.
+        (("Make it red.", "Make it red.\x1f"), "field 'rejected' .* holds a control character"),
+        (("\x1f", "Make it red."), "field 'chosen' .* holds a control character"),
     ],
 )
 def test_pairs_that_cannot_be_compared_are_refused(model, tmp_path, pair, words):
     dataset = opened(model, write(tmp_path / "bad", [ANSWERS[0], pair]), answers="preference")
     name = dataset.shards.meta(1).id
-    with pytest.raises(ValueError, match=f"sample {name}.*{words}"):
+    with pytest.raises(ValueError, match=f"sample '?{name}.*{words}"):
         dataset.sample(1)
     assert len(dataset.check(range(2), 4096)) == 1
 
