@@ -2,6 +2,7 @@
 
 Each engine hands what it gets to `inference.answer`, so a row holds an answer or the reason why there is none."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -21,6 +22,8 @@ from editcaption_mega.settings import CandidateSettings, EndpointSettings, Gener
 
 from .benchmarks import Benchmark
 from .rows import read_lines
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[..., Iterable]
 NOT_GIVEN = "the file has none: "  # how reasons of given rows begin
@@ -52,28 +55,42 @@ def row_of(model: str, benchmark: str, pair_id: str, answer: Answer, **about: An
 def given(model: CandidateSettings, benchmark: Benchmark) -> list[Instruction]:
     """Texts written elsewhere: rows of {"id", "instruction"} (or "reason"), and what else an Instruction holds.
 
-    Raises ValueError for files that are not there, rows that are none and ids that do not fit."""
+    Rows of another run may name their model otherwise than the settings do: that is told, and kept as
+    `provenance.written_by`. Raises ValueError for files that are not there, rows that are none, of several models or of
+    another benchmark, and ids that do not fit."""
     path = Path(model.instructions) / f"{benchmark.name}.jsonl"
     by_id: dict[str, Instruction] = {}
-    ids = []
+    ids: list[str] = []
+    writers: set[str] = set()
     for where, row in read_lines(path, "instruction ({id, instruction})"):
+        writer = model.name
         if isinstance(row, dict):
-            row = _of(row, "model", model.name, where) | _of(row, "benchmark", benchmark.name, where) | _written(row)
+            writer = str(row.get("model", writer))
+            writers.add(writer)
+            row = row | {"model": model.name} | _of_benchmark(row, benchmark.name, where) | _written(row)
         found = Instruction.from_json(row, where=where)
+        if writer != model.name:
+            found = found.model_copy(update={"provenance": {**found.provenance, "written_by": writer}})
         ids.append(found.id)
         by_id[found.id] = found
     benchmark.check_join(ids, str(path))
+    if len(writers) > 1:
+        raise ValueError(
+            f"{path} holds texts of several models ({', '.join(sorted(writers)[:3])}): give each model its own file"
+        )
+    if writers - {model.name}:
+        _log.warning("%s: texts of model %s, named %s by the settings", path, *writers, model.name)
     return [by_id[pair_id] for pair_id in benchmark.ids]
 
 
-def _of(row: dict[str, Any], name: str, expected: str, where: str) -> dict[str, Any]:
-    """The row as one of that model or benchmark. Raises RecordError for one that says it is another's."""
-    if row.get(name, expected) != expected:
+def _of_benchmark(row: dict[str, Any], benchmark: str, where: str) -> dict[str, str]:
+    """The row's benchmark. Raises RecordError for one that says it is another's."""
+    if row.get("benchmark", benchmark) != benchmark:
         raise RecordError(
-            f"{where}: field {name!r} is {row[name]!r:.80}, expected {expected!r} or none: these are texts of another "
-            f"{name}; take its file, or rename it in the settings"
+            f"{where}: field 'benchmark' is {row['benchmark']!r:.80}, expected {benchmark!r} or none: these are texts "
+            "of another benchmark; take its file, or rename it in the settings"
         )
-    return row | {name: expected}
+    return {"benchmark": benchmark}
 
 
 def _written(row: dict[str, Any]) -> dict[str, Any]:

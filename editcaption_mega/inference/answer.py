@@ -12,6 +12,7 @@ from typing import Any, Literal
 from editcaption_mega.data.control_tokens import CONTROL_TOKEN
 from editcaption_mega.data.refusals import is_refusal
 from editcaption_mega.data.text_checks import is_nothing
+from editcaption_mega.records import has_words
 from editcaption_mega.words import one_line
 
 Status = Literal["ok", "truncated", "refused", "malformed", "failed"]
@@ -48,13 +49,12 @@ _OPENED = re.compile(
     re.IGNORECASE,
 )
 # What may stand around an answer and is no part of it: the head of a turn, control tokens, tags that say "the answer".
-_WRAPPING = re.compile(
-    r"(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|start\|>)\s*(?:assistant|model)\b|"
-    rf"{CONTROL_TOKEN.pattern}|</?(?:final_)?(?:answer|response|output)>"
-)
+_HEAD = r"(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|start\|>)\s*"
+_ANSWER_TAG = r"</?(?:final_)?(?:answer|response|output)>"
+_WRAPPING = re.compile(rf"{_HEAD}(?:assistant|model)\b|{CONTROL_TOKEN.pattern}|{_ANSWER_TAG}")
+_ANOTHER_TURN = re.compile(rf"{_HEAD}(?:assistant|model|user|system|tool)\b|{_ANSWER_TAG}")
 _WEB_PAGE = re.compile(r"<(?:!doctype\s|html\b|\?xml\b)", re.IGNORECASE)
 _FENCE = re.compile(r"```\w*")
-_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0"  # fillers of Hangul: letters by their category, and nothing to see
 
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking", "thought")
@@ -132,11 +132,11 @@ def read_answer(text: Any, ending: Any, *, thought: str = "", prompt_end: str = 
 
 def as_instruction(answer: Answer) -> Answer:
     """The answer of a model that was to write an instruction: words with which assistants decline are none, and what
-    goes on after a control token is no longer the model's answer."""
+    goes on with another turn, or has the answer somewhere inside, is no longer the model's answer."""
     if answer.text and is_refusal(answer.text):
         return replace(answer, status="refused", text="", reason=one_line(answer.text))
-    if token := _WRAPPING.search(answer.text):
-        return _none(answer, "malformed", f"a control token ({token[0]}) within the text")
+    if mark := _ANOTHER_TURN.search(answer.text):
+        return _none(answer, "malformed", f"the text goes on after {one_line(mark[0])}")
     return answer
 
 
@@ -199,7 +199,8 @@ def _unwrapped(text: str) -> str:
 def _no_answer(text: str) -> str:
     """Why an unwrapped text is no answer, "" for one that is."""
     words = _FENCE.sub("", text)
-    if not any(sign.isalnum() and sign not in _BLANK_LETTERS for sign in words):
+    # Bytes that are no text are words that nobody can read: a bad answer, which counts, and not none.
+    if not has_words(words) and "\ufffd" not in words:
         seen = any(sign.isprintable() and not sign.isspace() and sign.isascii() for sign in text)
         return f"an answer without a letter or a digit ({one_line(text, 40)})" if seen else _EMPTY
     if is_nothing(text):

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -153,11 +154,9 @@ def test_a_real_server_in_the_loop(root, tmp_path):
     texts = {}
     for name in ("served", "in process"):
         lines = (tmp_path / f"run/instructions/{name}/set.jsonl").read_text().splitlines()
-        texts[name] = [json.loads(line) for line in lines]
-    # The server keeps the control tokens that an untrained model writes within a text, so that is no instruction.
-    for served_row, own in zip(texts["served"], texts["in process"], strict=True):
-        written = served_row.get("instruction")
-        assert written == own.get("instruction") or (written is None and "control token" in served_row["reason"])
+        # The server keeps the special tokens of a text, which an untrained model writes.
+        texts[name] = [re.sub(r"<\|.*?\|>", "", json.loads(line)["instruction"]).strip() for line in lines]
+    assert texts["served"] == texts["in process"] and any(texts["served"])
     numbers = json.loads((tmp_path / "run/report/numbers.json").read_text())
     assert set(numbers["scores"]["judge"]["set"]) == {"served", "in process"}
 
