@@ -19,7 +19,7 @@ from editcaption_mega.settings import DPOSettings, PreferenceSettings
 
 from .identity import check_identity, recorded_identity
 from .job import Ending, Start, run_job
-from .score import ANSWERS, fingerprint_of, no_progress, row_log_probs, write_log_probs
+from .score import ANSWERS, data_parts, fingerprint_of, no_progress, row_log_probs, write_log_probs
 
 
 def run_dpo(settings: DPOSettings, progress: Callable[..., Iterable] = no_progress) -> Ending:
@@ -149,7 +149,7 @@ def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
         weights, is_start = recorded_identity(start.resumed.state)["reference_weights"], False
         expected = {"weights": weights, "precision": precision}
         if "identity" in start.resumed.state:  # a run of an earlier version has other fingerprints, and a line says so
-            expected |= dataset.fingerprints
+            expected |= data_parts(dataset)
     else:
         source = reference_weights(settings, start)
         expected, is_start = fingerprint_of(source, dataset, precision), _same(source, start)

@@ -1,6 +1,7 @@
 """Log-probabilities of every answer in a set of shards, under any layout: the forward half of a training step."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -192,4 +193,11 @@ def _row(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens:
 
 def fingerprint_of(source: WeightSource, dataset: PairDataset, precision: str) -> dict[str, str]:
     """What the numbers depend on: the weights, the data with its tokens and pictures, and the precision. Collective."""
-    return {"weights": platform.from_rank_zero(source.digest), **dataset.fingerprints, "precision": precision}
+    return {"weights": platform.from_rank_zero(source.digest), **data_parts(dataset), "precision": precision}
+
+
+def data_parts(dataset: PairDataset) -> dict[str, str]:
+    """The data's parts under the names that files of log-probs have: the template is a part of the tokenizer there."""
+    parts = dict(dataset.fingerprints)
+    template = parts.pop("chat_template")
+    return parts | {"tokenizer": hashlib.sha256(f"{parts['tokenizer']} {template}".encode()).hexdigest()}
