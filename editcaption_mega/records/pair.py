@@ -66,7 +66,7 @@ class EditPair(Record):
     edit_type: Words
     instruction: Words | None = None
     chosen: Words | None = None
-    rejected: Words | None = None
+    rejected: Text | None = None  # a model's own error may be anything but blank
     failure_modes: list[FailureMode] | None = None
     severity: Severity | None = None
     changes: Changes | None = None

@@ -82,7 +82,7 @@ def test_rows_hold_whole_pairs(model, folder, shared):
     [
         (None, "has no chosen and rejected answers to compare: remove it or write both"),
         # A control character that tokenisation would strip.
-        (("Make it red.", "Make it red.\x1f"), "field 'rejected' .* holds a control character"),
+        (("Make it red.", "Make it red.\x1f"), r"chosen and rejected are the same \d+ tokens .*expected two different"),
         (("\x1f", "Make it red."), "field 'chosen' .* holds a control character"),
     ],
 )

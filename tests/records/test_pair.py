@@ -80,7 +80,7 @@ def test_fields_that_are_missing_are_named_at_once():
 @pytest.mark.parametrize(
     "text", ["\u200b\u200b", "\u2800", "...", "\u3164", "?!", "➡️", "\u00ad-\u200d", "\u115f \uffa0"]
 )
-@pytest.mark.parametrize("field", ["instruction", "chosen", "rejected", "edit_type"])
+@pytest.mark.parametrize("field", ["instruction", "chosen", "edit_type"])
 def test_a_text_has_a_letter_or_a_digit(field, text):
     with pytest.raises(RecordError, match=f"^row: field '{field}' is '.*': it has no letter or digit; give a text or"):
         EditPair.from_json(WHOLE | {field: text})
@@ -90,6 +90,11 @@ def test_a_text_has_a_letter_or_a_digit(field, text):
 def test_a_text_has_no_control_characters(text):
     with pytest.raises(RecordError, match="it holds a control character .'.x[01].'.; take it out$"):
         EditPair.from_json(WHOLE | {"instruction": text})
+
+
+@pytest.mark.parametrize("text", ["...", "\ufffd\ufffd", "the orange square\ufffd at the\x02."])
+def test_what_a_model_got_wrong_may_be_anything(text):
+    assert EditPair.from_json(WHOLE | {"rejected": text}).rejected == text
 
 
 @pytest.mark.parametrize("text", ["7", "é", "帽", "ไ", "एक", "\u200bx", "a\tb\nc\r\n", "½"])
