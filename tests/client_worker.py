@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from editcaption_mega.inference.client import Endpoint, Message, Request, complete
+from editcaption_mega.inference.endpoint.client import Endpoint, Message, Request, complete
 
 
 def main(url: str, cache: str, output: str, prefix: str, count: str, concurrency: str) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
 
-from editcaption_mega.evaluation.judge_prompts import ticket
+from editcaption_mega.evaluation.judge.prompts import ticket
 
 PRIMARY = [change.id for change in TABLE_6.primary]
 

@@ -1,7 +1,7 @@
 """A small study for annotators: four synthetic pairs and two models' instructions, one of which refuses a pair."""
 
-from editcaption_mega.data.images import encode_png
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.images.decode import encode_png
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.records import Instruction

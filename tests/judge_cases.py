@@ -9,17 +9,17 @@ import re
 import sys
 from pathlib import Path
 
-from editcaption_mega.data.images import encode_png
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.images.decode import encode_png
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, parse, render_pair
-from editcaption_mega.evaluation import rule_judge
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.judge import judge_benchmark
-from editcaption_mega.evaluation.judge_perturb import perturbations
-from editcaption_mega.evaluation.judge_reply import parse_reply
-from editcaption_mega.evaluation.judge_scores import score_reply
+from editcaption_mega.evaluation.judge import rule_judge
+from editcaption_mega.evaluation.judge.model_judge import judge_benchmark
+from editcaption_mega.evaluation.judge.perturbations import perturbations
+from editcaption_mega.evaluation.judge.reply import parse_reply
+from editcaption_mega.evaluation.judge.reply_scores import score_reply
 from editcaption_mega.evaluation.rows import write_rows
-from editcaption_mega.inference.client import Endpoint
+from editcaption_mega.inference.endpoint.client import Endpoint
 from editcaption_mega.records import Change, Changes
 
 TABLE_6 = Changes.model_validate(

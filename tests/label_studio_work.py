@@ -3,7 +3,7 @@
 import human_study
 import pytest
 
-from editcaption_mega.evaluation.label_studio import pull_verdicts
+from editcaption_mega.evaluation.label_studio.verdict_tasks import pull_verdicts
 
 
 def choices(name, *values):

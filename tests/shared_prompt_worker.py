@@ -17,7 +17,7 @@ from megatron.core.utils import get_model_config
 from parity_worker import Case, finish, in_child, possible, rows_of, slug_of
 from safetensors.torch import save_file
 
-from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.training.loop import run_pipeline
 
 # Tokens: any two pairs fit as four plain sequences, and the second half, which is another rank's under sequence

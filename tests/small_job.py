@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from editcaption_mega.data.images import encode_png
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.images.decode import encode_png
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, corpus_texts, render_pair
 from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
 from editcaption_mega.settings import (

@@ -1,5 +1,6 @@
 """Each room of the package imports only from the rooms above it, and never what its row of the table forbids.
 
+Inside a room the files and folders stand on floors, each importing from lower ones alone: no circle, and few floors.
 Imports are read from the syntax tree, those inside functions included; nothing is imported.
 """
 
@@ -44,6 +45,8 @@ FORBIDDEN_LIBRARIES = {
     "evaluation": {"megatron"},
 }
 FORBIDDEN_CALLS = {"records": {"open"}}
+MOST_FLOORS = 5  # of any room or folder in it
+MOST_ARROWS = {"evaluation": 40}  # between the files and folders of a room
 # Files of the package's root, and whether rooms may import them; `cli` serves the tools alone.
 ROOT_MODULES = {"cli": False, "files": True, "launcher": False, "lock": True, "signals": True, "words": True}
 
@@ -96,6 +99,41 @@ def violations(root: Path) -> list[str]:
     return wrong
 
 
+def rooms_inside(root: Path) -> dict[str, dict[str, set[str]]]:
+    """Each folder of the package, dotted and without the package's name -> each file and folder in it -> which of the
+    others it imports; a folder's __init__ stands for the folder as a whole and is left out."""
+    modules = {}
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        module = path.relative_to(root).with_suffix("").parts
+        modules[module[:-1] if module[-1] == "__init__" else module] = path
+    inside: dict[str, dict[str, set[str]]] = {}
+    for module, path in modules.items():
+        if len(module) < 3:
+            continue
+        is_package = path.name == "__init__.py"
+        names = {name for _, name in imported_names(ast.parse(path.read_text("utf-8")), module, is_package)}
+        names = {name if name in modules else name[:-1] for name in names}
+        for depth in range(2, len(module)):
+            room = module[:depth]
+            boxes = inside.setdefault(".".join(room[1:]), {})
+            others = {name[depth] for name in names if name[:depth] == room and len(name) > depth and name in modules}
+            boxes.setdefault(module[depth], set()).update(others - {module[depth]})
+    return inside
+
+
+def floors(boxes: dict[str, set[str]]) -> list[set[str]]:
+    """The boxes from those that import no other box upwards. Raises ValueError with the boxes of a circle."""
+    built: list[set[str]] = []
+    rest = set(boxes)
+    while rest:
+        floor = {box for box in rest if not boxes[box] & rest}
+        if not floor:
+            raise ValueError(f"a circle among {sorted(rest)}")
+        built.append(floor)
+        rest -= floor
+    return built
+
+
 def _problem(room: str, name: tuple[str, ...]) -> str | None:
     if name[0] != PACKAGE:
         return f"{room} never imports {name[0]}" if name[0] in FORBIDDEN_LIBRARIES.get(room, ()) else None
@@ -120,6 +158,33 @@ def test_the_house_keeps_its_order():
     assert violations(ROOT) == []
 
 
+@pytest.mark.parametrize("room", rooms_inside(ROOT))
+def test_no_circle_and_few_floors_inside_a_room(room):
+    boxes = rooms_inside(ROOT)[room]
+    assert len(floors(boxes)) <= MOST_FLOORS, floors(boxes)
+    arrows = sum(map(len, boxes.values()))
+    assert arrows <= MOST_ARROWS.get(room, arrows), f"{room} has {arrows} arrows: {boxes}"
+
+
+def test_circles_inside_a_room_are_seen(tmp_path):
+    texts = {
+        "data/a.py": "from .deep import x",
+        "data/b.py": "import editcaption_mega.data.a",
+        "data/deep/__init__.py": "",
+        "data/deep/x.py": "from ..b import y",
+        "data/deep/y.py": "from . import x",
+    }
+    for file, text in texts.items():
+        path = tmp_path / PACKAGE / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    inside = rooms_inside(tmp_path)
+    assert inside == {"data": {"a": {"deep"}, "b": {"a"}, "deep": {"b"}}, "data.deep": {"x": set(), "y": {"x"}}}
+    assert floors(inside["data.deep"]) == [{"x"}, {"y"}]
+    with pytest.raises(ValueError, match="a circle among"):
+        floors(inside["data"])
+
+
 def test_one_file_speaks_http():
     """Deadlines, limits, redirects and keys are kept in one place; a second client would keep its own."""
     speakers = {"aiohttp", "requests", "httpx", "urllib3", "http", "openai", "anthropic", "websockets"}
@@ -128,7 +193,7 @@ def test_one_file_speaks_http():
         module = path.relative_to(ROOT).with_suffix("").parts
         for line, name in imported_names(ast.parse(path.read_text(encoding="utf-8")), module, False):
             asks = name[0] in speakers or name[:3] == ("urllib", "request", "urlopen") or name == ("urllib", "request")
-            if asks and module[1:] != ("inference", "transport"):
+            if asks and module[1:] != ("inference", "endpoint", "transport"):
                 wrong.append(f"{'/'.join(module)}.py:{line}: {'.'.join(name)}")
     assert wrong == []
 

@@ -5,10 +5,10 @@ import json
 import pytest
 import small_job
 
-from editcaption_mega.data.chat import load_tokenizer
+from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.data.importers import FORMATS, ImportOptions
-from editcaption_mega.data.ingest import ingest
-from editcaption_mega.data.stream import open_pairs
+from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.text.prompt import load_tokenizer
 
 PIXELS = 128 * 128
 
@@ -17,7 +17,7 @@ PIXELS = 128 * 128
 def test_a_small_model_overfits_the_real_pairs(real_pairs_jsonl, qwen_tokenizer_dir, tmp_path):
     from editcaption_mega.conversion.convert import megatron_to_hf
     from editcaption_mega.inference import Generator
-    from editcaption_mega.inference.instructions import write_instructions
+    from editcaption_mega.inference.local.instructions import write_instructions
     from editcaption_mega.model.random_folder import SmallModel, write_random_folder
     from editcaption_mega.training import run_sft
 

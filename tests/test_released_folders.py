@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
-from editcaption_mega.data.images import decode_image
-from editcaption_mega.data.stream import PairDataset, open_pairs
+from editcaption_mega.data.batching.stream import PairDataset, open_pairs
+from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.run import check_before_work
 from editcaption_mega.inference import Generator
-from editcaption_mega.inference.folder import check_model
-from editcaption_mega.inference.instructions import write_instructions
+from editcaption_mega.inference.local.folder import check_model
+from editcaption_mega.inference.local.instructions import write_instructions
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import CandidateSettings, EvaluationSettings
 from editcaption_mega.training import run_sft

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from editcaption_mega.data.packing import EncodedSample, collate
-from editcaption_mega.data.vision import ImageSettings
+from editcaption_mega.data.batching.packing import EncodedSample, collate
+from editcaption_mega.data.batching.vision import ImageSettings
 
 VOCABULARY = 512
 IMAGE_TOKEN, VISION_START, VISION_END = 500, 502, 503

@@ -19,12 +19,12 @@ from bench_kernels import _peak, _reset_peak
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights, local_shards, rules_for
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.images import encode_png
-from editcaption_mega.data.packing import EncodedSample, collate
-from editcaption_mega.data.shards import ShardWriter
-from editcaption_mega.data.stream import Step, StepStream
+from editcaption_mega.data.batching.packing import EncodedSample, collate
+from editcaption_mega.data.batching.stream import Step, StepStream
+from editcaption_mega.data.batching.vision import ImageSettings
+from editcaption_mega.data.images.decode import encode_png
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, corpus_texts, render_pair
-from editcaption_mega.data.vision import ImageSettings
 from editcaption_mega.kernels import Preference
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
@@ -275,8 +275,8 @@ def _run_trl(root: Path, pairs: int, steps: int, checkpointing: bool, way: Way, 
     )
     from trl import DPOConfig, DPOTrainer
 
-    from editcaption_mega.data.chat import load_tokenizer
-    from editcaption_mega.data.shards import open_shards
+    from editcaption_mega.data.shards.reader import open_shards
+    from editcaption_mega.data.text.prompt import load_tokenizer
 
     folder = root / "model"
     tokenizer = load_tokenizer(folder)
@@ -329,7 +329,7 @@ def _run_trl(root: Path, pairs: int, steps: int, checkpointing: bool, way: Way, 
 
 def prompt_text(folder: Path) -> str:
     """The prompt as one string, one image token per picture: what TRL's processor expands."""
-    from editcaption_mega.data.chat import Prompt, load_tokenizer
+    from editcaption_mega.data.text.prompt import Prompt, load_tokenizer
 
     return load_tokenizer(folder).apply_chat_template(
         Prompt.load().messages(), tokenize=False, add_generation_prompt=True

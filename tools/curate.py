@@ -44,9 +44,9 @@ def sample_rejected(arguments) -> None:
     except ValueError as error:
         raise cli.ArgumentError(str(error)) from None
     from editcaption_mega.conversion import WeightSource
-    from editcaption_mega.data.stream import open_pairs
+    from editcaption_mega.data.batching.stream import open_pairs
     from editcaption_mega.inference import Generator
-    from editcaption_mega.inference.folder import check_model
+    from editcaption_mega.inference.local.folder import check_model
 
     folder = check_model(arguments.model)
     dataset = open_pairs(

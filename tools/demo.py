@@ -101,8 +101,8 @@ def train(arguments, script: str, config: str, start: str, shards: str, name: st
 
 
 def make_model(folder: Path) -> None:
-    from editcaption_mega.data.chat import Prompt
     from editcaption_mega.data.synthetic import WorldSettings, corpus_texts
+    from editcaption_mega.data.text.prompt import Prompt
     from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
 
     prompt = Prompt.load(PROMPT)
@@ -115,7 +115,7 @@ def make_model(folder: Path) -> None:
 
 
 def report(out: Path, ranks: int) -> None:
-    from editcaption_mega.evaluation.demo_report import write_report
+    from editcaption_mega.evaluation.report.demo import write_report
     from editcaption_mega.evaluation.rows import read_rows
     from editcaption_mega.records import Instruction
 

@@ -157,7 +157,7 @@ def judged(settings, benchmarks, texts):
 
 
 def execute(settings, arguments) -> None:
-    from editcaption_mega.evaluation.execution import summarise
+    from editcaption_mega.evaluation.execution.execute import summarise
     from editcaption_mega.evaluation.run import execute_all, without_success, written_instructions
 
     benchmarks = prepared(settings, judging=False)
@@ -188,8 +188,8 @@ def told(settings, numbers) -> None:
 
 
 def check_judge(settings, arguments) -> int:
-    from editcaption_mega.evaluation.judge_check import check_judge as check
-    from editcaption_mega.evaluation.judge_check import passed
+    from editcaption_mega.evaluation.judge.validation import check_judge as check
+    from editcaption_mega.evaluation.judge.validation import passed
     from editcaption_mega.evaluation.run import judge_function
 
     chosen = [judge for judge in settings.judges if judge.name == arguments.judge]
@@ -210,7 +210,7 @@ def check_judge(settings, arguments) -> int:
 
 
 def check_paper() -> None:
-    from editcaption_mega.evaluation.paper_tables import composite_deviations, paper_tables
+    from editcaption_mega.evaluation.rubric.paper_tables import composite_deviations, paper_tables
 
     found = composite_deviations()
     tables = paper_tables()

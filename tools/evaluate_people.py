@@ -33,7 +33,7 @@ def add_people_arguments(export, imported, truth) -> None:
 
 
 def human_export(settings, benchmark, arguments) -> None:
-    from editcaption_mega.evaluation.human_tasks import export_tasks
+    from editcaption_mega.evaluation.human.tasks import export_tasks
     from editcaption_mega.evaluation.run import written_instructions
 
     texts = written_instructions(settings, [benchmark])[benchmark.name]
@@ -43,7 +43,7 @@ def human_export(settings, benchmark, arguments) -> None:
     print(f"{arguments.folder}: {made.tasks:,} tasks; {len(made.left_out):,} pairs have no instruction to judge")
     print(f"{arguments.key} says which task is which model: keep it from annotators")
     if arguments.label_studio:
-        from editcaption_mega.evaluation.label_studio import push_tasks
+        from editcaption_mega.evaluation.label_studio.verdict_tasks import push_tasks
 
         pushed = push_tasks(
             server_of(arguments), arguments.folder, title_of(arguments), annotators=arguments.annotators,
@@ -53,15 +53,15 @@ def human_export(settings, benchmark, arguments) -> None:
 
 
 def human_import(settings, benchmark, arguments) -> int:
-    from editcaption_mega.evaluation.human import adjudicate, import_answers, read_answers, severity_table
-    from editcaption_mega.evaluation.human_tasks import Key
+    from editcaption_mega.evaluation.human.tasks import Key
+    from editcaption_mega.evaluation.human.verdicts import adjudicate, import_answers, read_answers, severity_table
     from editcaption_mega.evaluation.rows import write_rows
 
     if bool(arguments.label_studio) == bool(arguments.answers):
         raise cli.ArgumentError("give --answers FILE.jsonl or --label-studio URL, one of the two")
     key = Key.read(arguments.key)
     if arguments.label_studio:
-        from editcaption_mega.evaluation.label_studio import pull_answers
+        from editcaption_mega.evaluation.label_studio.verdict_tasks import pull_answers
 
         answers = pull_answers(server_of(arguments), title_of(arguments))
     else:
@@ -82,7 +82,7 @@ def human_import(settings, benchmark, arguments) -> int:
 
 
 def server_of(arguments):
-    from editcaption_mega.evaluation.label_studio_api import LabelStudio
+    from editcaption_mega.evaluation.label_studio.api import LabelStudio
 
     return LabelStudio.from_environment(arguments.label_studio, arguments.token_env)
 
@@ -126,7 +126,7 @@ def ground_truth(settings, benchmark, arguments) -> None:
 
 def check_in_label_studio(benchmark, arguments) -> None:
     from editcaption_mega.evaluation.ground_truth import read_proposals, write_proposals
-    from editcaption_mega.evaluation.ground_truth_studio import pull_proposals, push_proposals
+    from editcaption_mega.evaluation.label_studio.change_tasks import pull_proposals, push_proposals
 
     if not arguments.label_studio:
         raise cli.ArgumentError(f"--step {arguments.step} needs --label-studio URL")

@@ -4,10 +4,10 @@
 import argparse
 
 from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, progress, run
-from editcaption_mega.data.images import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
+from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
-from editcaption_mega.data.ingest import ingest
-from editcaption_mega.data.shard_writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
+from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.shards.writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
 from editcaption_mega.records import CATEGORIES
 
 EXAMPLE = """

@@ -5,8 +5,8 @@ import sys
 from collections import Counter
 
 from editcaption_mega.cli import argument_parser, print_counts, progress, run
-from editcaption_mega.data.shard_check import rebuild_index, verify
-from editcaption_mega.data.shard_index import load_index
+from editcaption_mega.data.shards.check import rebuild_index, verify
+from editcaption_mega.data.shards.index import load_index
 
 EXAMPLE = """
 python tools/validate_shards.py data/train

@@ -2,13 +2,13 @@
 
 from editcaption_mega import platform  # noqa: F401  isort: skip
 from .hugging_face import FolderReader, hf_tensors, write_folder
-from .load import WEIGHTS, WeightSource, check_same_model, load_weights
+from .load import WeightSource, load_weights
 from .manifest import DamagedCheckpointError
 from .rules import Box, Rule, rules_for
 from .run_folder import find_checkpoint
 from .shards import LocalShard, local_shards
-from .store import StoreReader, StoreWriter
-from .verify import verify_checkpoint
+from .store import WEIGHTS, StoreReader, StoreWriter
+from .verify import check_same_model, verify_checkpoint
 
 __all__ = [
     "WEIGHTS",

@@ -8,16 +8,15 @@ import torch
 import torch.distributed as dist
 
 from editcaption_mega import platform
-from editcaption_mega.data.side_files import CONFIG, SideFiles
+from editcaption_mega.data.text.side_files import CONFIG, SideFiles
 from editcaption_mega.files import rename_whole
 from editcaption_mega.model import Architecture
 
 from .hugging_face import FolderReader, hf_tensors, with_dtype, write_folder
-from .load import WEIGHTS, check_same_model
-from .rules import Box, unique_rules
+from .rules import Box, rules_for, unique_rules
 from .run_folder import find_checkpoint
-from .store import StoreWriter
-from .verify import verify_checkpoint
+from .store import WEIGHTS, StoreWriter
+from .verify import check_same_model, verify_checkpoint
 
 
 def refuse_existing(output: Path) -> None:
@@ -90,7 +89,5 @@ def megatron_to_hf(
 
 def hf_names(architecture: Architecture, experts_in_out: bool) -> Iterable[str]:
     """Names of the Hugging Face tensors of a model."""
-    from .rules import rules_for
-
     rules = unique_rules(rules_for(architecture, experts_in_out=experts_in_out))
     return dict.fromkeys(piece.name for rule in rules for piece in rule.pieces)

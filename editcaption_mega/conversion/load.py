@@ -14,11 +14,10 @@ from .manifest import MANIFEST
 from .rules import rules_for
 from .run_folder import find_checkpoint
 from .shards import LocalShard, local_shards
-from .store import StoreReader
-from .verify import verify_checkpoint, verify_side_files
+from .store import WEIGHTS, StoreReader
+from .verify import check_same_model, verify_checkpoint, verify_side_files
 
 DIGEST_WHOLE, DIGEST_EVERY, DIGEST_BLOCK = 64 << 20, 16 << 20, 64 << 10  # bytes
-WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
 
 
 @dataclass(frozen=True)
@@ -92,19 +91,6 @@ def load_weights(
             reader = FolderReader(folder, architecture)
             for shard in shards:
                 _fill(shard, reader.read(shard.rule, shard.box))
-
-
-def check_same_model(store: StoreReader, architecture: Architecture) -> None:
-    """Raise ValueError when the store's weights are not those of `architecture`, naming the first difference."""
-    for rule in rules_for(architecture).values():
-        key = WEIGHTS + rule.name
-        if key not in store.tensors:
-            raise ValueError(f"{store.folder} is a checkpoint of another model: it lacks {rule.name}")
-        if store.shape(key) != rule.shape:
-            raise ValueError(
-                f"{store.folder} is a checkpoint of another model: {rule.name} has shape {list(store.shape(key))}, "
-                f"config.json asks for {list(rule.shape)}"
-            )
 
 
 def _fill(shard: LocalShard, values: torch.Tensor) -> None:

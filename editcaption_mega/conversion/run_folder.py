@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from editcaption_mega.data.side_files import CONFIG, hub_hint
+from editcaption_mega.data.text.side_files import CONFIG, hub_hint
 
 from .manifest import MANIFEST
 

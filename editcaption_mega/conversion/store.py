@@ -29,6 +29,8 @@ from .manifest import (
 from .rules import Box, Shape
 from .tensor_file import DTYPES, sha256_of, write_tensors
 
+WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
+
 
 class StoreWriter:
     """Collects this rank's boxes, then writes them; `finish` is collective."""

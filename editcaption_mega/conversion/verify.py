@@ -5,10 +5,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from editcaption_mega import platform
+from editcaption_mega.model import Architecture
 
 from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, read_manifest
+from .rules import rules_for
 from .run_folder import step_folders
-from .store import StoreReader
+from .store import WEIGHTS, StoreReader
 from .tensor_file import sha256_of
 
 _THREADS = 8  # at most: more wait for the disk
@@ -116,3 +118,16 @@ def file_problem(folder: Path, name: str, entry: StoredFile) -> str | None:
     if entry.sha256 is not None and digest != entry.sha256:
         return f"{path} is damaged: its sha256 is {digest[:12]}.., that of what was written {entry.sha256[:12]}.."
     return None
+
+
+def check_same_model(store: StoreReader, architecture: Architecture) -> None:
+    """Raise ValueError when the store's weights are not those of `architecture`, naming the first difference."""
+    for rule in rules_for(architecture).values():
+        key = WEIGHTS + rule.name
+        if key not in store.tensors:
+            raise ValueError(f"{store.folder} is a checkpoint of another model: it lacks {rule.name}")
+        if store.shape(key) != rule.shape:
+            raise ValueError(
+                f"{store.folder} is a checkpoint of another model: {rule.name} has shape {list(store.shape(key))}, "
+                f"config.json asks for {list(rule.shape)}"
+            )

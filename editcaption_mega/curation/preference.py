@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from editcaption_mega.data.shard_writer import ShardWriter, refuse_used
-from editcaption_mega.data.stream import PairDataset
+from editcaption_mega.data.batching.stream import PairDataset
+from editcaption_mega.data.shards.writer import ShardWriter, refuse_used
 from editcaption_mega.data.synthetic.named_changes import named_changes, wrong_claims
 from editcaption_mega.files import parse_json, write_atomically
 from editcaption_mega.inference import Generator
-from editcaption_mega.inference.instructions import write_instructions
+from editcaption_mega.inference.local.instructions import write_instructions
 from editcaption_mega.records import Changes
 from editcaption_mega.records.pair import FAILURE_MODES
 

@@ -10,13 +10,13 @@ from itertools import batched
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.chat import END_OF_TURN, Prompt
-from editcaption_mega.data.stream import PairDataset, open_pairs
-from editcaption_mega.inference.answer import RAISE, Answer, as_instruction, read_answer
-from editcaption_mega.inference.client import Message, Picture, Request, complete
-from editcaption_mega.inference.endpoint import Endpoint
-from editcaption_mega.inference.pictures import PictureLimits
-from editcaption_mega.inference.wire import data_url, messages_json
+from editcaption_mega.data.batching.stream import PairDataset, open_pairs
+from editcaption_mega.data.text.prompt import END_OF_TURN, Prompt
+from editcaption_mega.inference.endpoint.address import Endpoint
+from editcaption_mega.inference.endpoint.answer import RAISE, Answer, as_instruction, read_answer
+from editcaption_mega.inference.endpoint.client import Message, Picture, Request, complete
+from editcaption_mega.inference.endpoint.openai_protocol import data_url, messages_json
+from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
 from editcaption_mega.records import Instruction, RecordError
 from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
 
@@ -128,7 +128,7 @@ def in_process(
     """Batches are of all `positions`, whatever is missing of them: so the texts do not depend on where a run was
     killed, not even by the rounding of a batch of another size."""
     from editcaption_mega.inference import Generator
-    from editcaption_mega.inference.instructions import write_instructions
+    from editcaption_mega.inference.local.instructions import write_instructions
 
     dataset = open_pairs(
         [str(benchmark.shards)], model.folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels,

@@ -12,10 +12,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from editcaption_mega.data.chat import Prompt
-from editcaption_mega.data.side_files import SideFiles
+from editcaption_mega.data.text.prompt import Prompt
+from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import read_json_object, write_atomically
-from editcaption_mega.inference.folder import check_folder
+from editcaption_mega.inference.local.folder import check_folder
 from editcaption_mega.records import Instruction
 from editcaption_mega.settings import CandidateSettings, GenerationSettings
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from editcaption_mega.data.quoting import quoted
+from editcaption_mega.data.text.quoting import quoted
 from editcaption_mega.files import read_json_object, write_atomically
-from editcaption_mega.inference.client import Message, Picture, Request, complete
-from editcaption_mega.inference.endpoint import Endpoint
+from editcaption_mega.inference.endpoint.address import Endpoint
+from editcaption_mega.inference.endpoint.client import Message, Picture, Request, complete
 from editcaption_mega.records import Changes
 from editcaption_mega.records.evaluation import Row
 from editcaption_mega.records.pair import Text

@@ -16,26 +16,28 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from editcaption_mega.data.chat import Prompt
-from editcaption_mega.data.stream import read_folder
-from editcaption_mega.inference.chat import Usage
-from editcaption_mega.inference.endpoint import Endpoint, refuse_mixed
-from editcaption_mega.inference.folder import check_folder, check_model
+from editcaption_mega.data.batching.stream import read_folder
+from editcaption_mega.data.text.prompt import Prompt
+from editcaption_mega.evaluation.execution.execute import COPY, Execution, execute, executions_path
+from editcaption_mega.evaluation.execution.measures import measures_of
+from editcaption_mega.evaluation.judge.model_judge import JudgeSettings as JudgeOptions
+from editcaption_mega.evaluation.judge.model_judge import judge_benchmark, judged_digest, rule_judge_benchmark
+from editcaption_mega.evaluation.judge.validation import JudgeFunction
+from editcaption_mega.evaluation.report.execution_table import execution_table
+from editcaption_mega.evaluation.report.provenance import facts_of
+from editcaption_mega.evaluation.report.write import write_report
+from editcaption_mega.evaluation.rubric.paper_tables import paper_tables
+from editcaption_mega.inference.endpoint.address import Endpoint, refuse_mixed
+from editcaption_mega.inference.endpoint.messages import Usage
+from editcaption_mega.inference.local.folder import check_folder, check_model
 from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
 from .benchmarks import Benchmark, read_ids
 from .engines import GIVEN_MEND, NOT_GIVEN, endpoint_of
-from .execution import COPY, Execution, execute, execution_table, executions_path, measures_of
 from .generate import Part, collect, instructions_path, make
 from .ground_truth import read_ground_truth
-from .judge import JudgeSettings as JudgeOptions
-from .judge import judge_benchmark, judged_digest, rule_judge_benchmark
-from .judge_check import JudgeFunction
-from .paper_tables import paper_tables
-from .report import write_report
-from .report_facts import facts_of
 from .rows import read_rows, write_rows
 
 Progress = Callable[..., Iterable]

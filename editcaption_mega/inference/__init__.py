@@ -1,9 +1,9 @@
-"""Generation from Hugging Face folders, in process, and the client of model endpoints (`client`)."""
+"""Generation from Hugging Face folders, in process, and the client of model endpoints (`endpoint`)."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .generate import EncodedPrompt, Generation, Generator
+    from editcaption_mega.inference.local.generator import EncodedPrompt, Generation, Generator
 
 __all__ = ["EncodedPrompt", "Generation", "Generator"]
 
@@ -11,7 +11,7 @@ __all__ = ["EncodedPrompt", "Generation", "Generator"]
 def __getattr__(name: str) -> Any:
     # Who only asks endpoints need not wait for PyTorch.
     if name in __all__:
-        from . import generate
+        from .local import generator
 
-        return getattr(generate, name)
+        return getattr(generator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.side_files import CONFIG, SideFiles
+from editcaption_mega.data.text.side_files import CONFIG, SideFiles
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.data.batching.batch import PackedBatch
 
 
 @dataclass

@@ -16,7 +16,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.kernels import MAX_LOGITS_BYTES, linear_log_probs
 
 from .architecture import Architecture

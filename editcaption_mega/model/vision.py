@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from editcaption_mega.data.batch import ImageBatch
+from editcaption_mega.data.batching.batch import ImageBatch
 
 from .architecture import VisionArchitecture
 from .attention import segment_attention

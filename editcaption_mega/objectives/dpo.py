@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.kernels import Preference, linear_preference, sequence_sums
 from editcaption_mega.kernels.preference import pair_losses
 from editcaption_mega.records.pair import FAILURE_MODES

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.data.batching.batch import PackedBatch
 
 
 class RowLoss(NamedTuple):

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from editcaption_mega.data.batch import PackedBatch
+from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.kernels import linear_log_probs
 
 from .objective import NO_STATISTICS, RowLoss

@@ -38,7 +38,7 @@ class DataSettings:
     shuffle: bool = True
     min_pixels: int = 4 * 32 * 32  # an image is resized to at least this many pixels (4 tokens of 32 x 32)
     max_pixels: int = 1280 * 32 * 32  # and at most this many (1,280 tokens); ours, not Qwen's default of 16,384 tokens
-    prompt: str = ""  # YAML file with another prompt; "" for the built-in one (editcaption_mega/data/prompt.yaml)
+    prompt: str = ""  # YAML file with another prompt; "" for the built-in one (editcaption_mega/data/text/prompt.yaml)
     prefetch_steps: int = 2  # steps prepared ahead by background threads
     workers: int = 2  # threads per rank that decode images
 

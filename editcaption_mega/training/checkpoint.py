@@ -22,7 +22,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from editcaption_mega import platform
 from editcaption_mega.conversion import WEIGHTS, Box, LocalShard, StoreReader, StoreWriter
 from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
-from editcaption_mega.data.side_files import SideFiles
+from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 
 from .resume import STATE

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights
-from editcaption_mega.data.batch import PackedBatch
-from editcaption_mega.data.stream import PairDataset
+from editcaption_mega.data.batching.batch import PackedBatch
+from editcaption_mega.data.batching.stream import PairDataset
 from editcaption_mega.kernels import Preference
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Agreement, DPOObjective, Objective, PairFacts

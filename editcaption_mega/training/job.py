@@ -11,9 +11,16 @@ from megatron.core import parallel_state
 from editcaption_mega import platform, signals
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.chat import trained_side_files
-from editcaption_mega.data.side_files import SideFiles
-from editcaption_mega.data.stream import Answers, PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
+from editcaption_mega.data.batching.stream import (
+    Answers,
+    PairDataset,
+    RowSettings,
+    StepStream,
+    open_pairs,
+    prefetched_steps,
+)
+from editcaption_mega.data.text.prompt import trained_side_files
+from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import check_layout

@@ -13,8 +13,8 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from editcaption_mega import platform, signals
-from editcaption_mega.data.batch import PackedBatch
-from editcaption_mega.data.stream import Step
+from editcaption_mega.data.batching.batch import PackedBatch
+from editcaption_mega.data.batching.stream import Step
 from editcaption_mega.objectives import Objective, RowLoss
 
 from .optimizer import Trainer

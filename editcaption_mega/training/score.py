@@ -16,9 +16,9 @@ from torch import Tensor
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights
-from editcaption_mega.data.batch import PackedBatch
-from editcaption_mega.data.packing import EncodedSample, plan_rows
-from editcaption_mega.data.stream import PairDataset, StepStream
+from editcaption_mega.data.batching.batch import PackedBatch
+from editcaption_mega.data.batching.packing import EncodedSample, plan_rows
+from editcaption_mega.data.batching.stream import PairDataset, StepStream
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import check_layout

@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
-from editcaption_mega.data.file_kinds import kind_of_file
-from editcaption_mega.data.images import ImageError, decode_image
+from editcaption_mega.data.images.decode import ImageError, decode_image
+from editcaption_mega.data.images.file_kinds import kind_of_file
 
 FILES = {
     "a Git LFS pointer, not the file itself": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",

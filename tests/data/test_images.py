@@ -8,7 +8,14 @@ from hypothesis import given, settings, strategies
 from image_bytes import encoded, photo, png_header_only
 from PIL import GifImagePlugin, Image, PngImagePlugin, TiffImagePlugin
 
-from editcaption_mega.data.images import LARGEST_MAX_PIXELS, ImageError, bake, decode_image, image_size, read_picture
+from editcaption_mega.data.images.decode import (
+    LARGEST_MAX_PIXELS,
+    ImageError,
+    bake,
+    decode_image,
+    image_size,
+    read_picture,
+)
 
 
 @pytest.mark.parametrize("kind, extension", [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
@@ -324,12 +331,12 @@ def test_mutated_files_of_all_formats_are_pictures_or_image_errors(data):
 
 
 def test_conversion_in_bands_is_the_same_as_at_once(monkeypatch):
-    monkeypatch.setattr("editcaption_mega.data.images._BAND", 3 * 40)
+    monkeypatch.setattr("editcaption_mega.data.images.decode._BAND", 3 * 40)
     grey = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 54)
     for image in (photo(mode="RGBA"), photo(mode="LA"), photo(mode="CMYK"), photo().quantize(9), grey):
         image.putalpha(77) if image.mode in ("RGBA", "LA") else None
         data = encoded(image, "TIFF")
         banded = np.asarray(decode_image(data))
         with monkeypatch.context() as whole:
-            whole.setattr("editcaption_mega.data.images._BAND", 1 << 20)
+            whole.setattr("editcaption_mega.data.images.decode._BAND", 1 << 20)
             assert np.array_equal(banded, decode_image(data))

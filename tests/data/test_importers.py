@@ -11,12 +11,12 @@ from image_bytes import encoded, photo, png_header_only
 from PIL import Image, PngImagePlugin
 
 from editcaption_mega.data import open_shards
-from editcaption_mega.data.images import decode_image
+from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.data.importers import FORMATS, Candidate, ImportOptions, Rejected
+from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.importers.rows import InputError
-from editcaption_mega.data.ingest import ingest
-from editcaption_mega.data.shards import ShardError, rebuild_index, verify
-from editcaption_mega.evaluation.report_pictures import shrunk
+from editcaption_mega.data.shards.reader import ShardError, rebuild_index, verify
+from editcaption_mega.evaluation.report.thumbnails import shrunk
 
 NOTHING = ImportOptions()
 

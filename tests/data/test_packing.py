@@ -5,8 +5,8 @@ import pytest
 import tiny
 import torch
 
-from editcaption_mega.data.packing import plan_rows, sample_positions
-from editcaption_mega.data.vision import _positions, assign_images
+from editcaption_mega.data.batching.packing import plan_rows, sample_positions
+from editcaption_mega.data.batching.vision import _positions, assign_images
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 4, 6])

@@ -14,9 +14,9 @@ from shared_data import shared_path
 from editcaption_mega.cli import exit_code
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.importers import FORMATS, ImportOptions, Rejected
-from editcaption_mega.data.ingest import ingest
-from editcaption_mega.data.pair_checks import Look, PairChecks
-from editcaption_mega.data.shards import ShardError, ShardWriter, verify
+from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.shards.pair_checks import Look, PairChecks
+from editcaption_mega.data.shards.reader import ShardError, ShardWriter, verify
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.records import EditPair
 

@@ -11,8 +11,8 @@ from image_bytes import encoded, photo
 
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.importers import FORMATS, Candidate, ImportOptions, Rejected
+from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.importers.rows import InputError
-from editcaption_mega.data.ingest import ingest
 
 PICTURE = {"bytes": encoded(photo()), "path": None}
 

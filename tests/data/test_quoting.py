@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.data.quoting import escaped, quoted
+from editcaption_mega.data.text.quoting import escaped, quoted
 
 # Control tokens of open vocabularies; those of Qwen3-VL are tried with its tokenizer in test_control_tokens.py.
 CONTROL = [

@@ -1,6 +1,6 @@
 import pytest
 
-from editcaption_mega.data.refusals import begins_as_refusal, is_refusal
+from editcaption_mega.data.text.refusals import begins_as_refusal, is_refusal
 
 REFUSALS = """
 I'm sorry, but I can't help with that.

@@ -20,9 +20,9 @@ from hypothesis import given, settings, strategies
 from PIL import Image
 
 from editcaption_mega.data import open_shards
-from editcaption_mega.data.images import ImageError, encode_png
-from editcaption_mega.data.shard_index import content_fingerprint, load_index
-from editcaption_mega.data.shards import DuplicateIdError, ShardError, ShardWriter, rebuild_index, verify
+from editcaption_mega.data.images.decode import ImageError, encode_png
+from editcaption_mega.data.shards.index import content_fingerprint, load_index
+from editcaption_mega.data.shards.reader import DuplicateIdError, ShardError, ShardWriter, rebuild_index, verify
 from editcaption_mega.records import EditPair, RecordError
 
 
@@ -142,7 +142,7 @@ def test_threads_forks_and_spawned_copies_read_the_same(folder, monkeypatch):
         assert process.exitcode == 0
     other = copy.copy(reader)  # as a spawned process gets it: without the open files
     assert not other._files and _read_all(other) == reader.ids
-    monkeypatch.setattr("editcaption_mega.data.shards._MOST_OPEN_FILES", 1)
+    monkeypatch.setattr("editcaption_mega.data.shards.reader._MOST_OPEN_FILES", 1)
     with open_shards(folder) as few:
         before = len(os.listdir("/proc/self/fd"))
         assert _read_all(few) == reader.ids
@@ -190,7 +190,7 @@ def test_a_failure_while_closing_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("editcaption_mega.data.shard_writer.write_index", full)
+    monkeypatch.setattr("editcaption_mega.data.shards.writer.write_index", full)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path / "set", ["a", "b"], samples_per_shard=1)
     assert not (tmp_path / "set").exists()
@@ -220,7 +220,7 @@ def test_a_killed_writer_begins_again_by_itself(tmp_path, folder, monkeypatch, p
 
     def work():
         if place == "renamed":
-            monkeypatch.setattr("editcaption_mega.data.shard_writer.write_index", die)
+            monkeypatch.setattr("editcaption_mega.data.shards.writer.write_index", die)
         if place == "index":
             monkeypatch.setattr("os.fsync", lambda _: die() if list(out.glob("index.json.*")) else None)
         writer = ShardWriter(out, samples_per_shard=2)

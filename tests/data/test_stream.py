@@ -6,9 +6,9 @@ import pytest
 import small_job
 
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.images import encode_png
-from editcaption_mega.data.shards import ShardWriter
-from editcaption_mega.data.stream import PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
+from editcaption_mega.data.batching.stream import PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
+from editcaption_mega.data.images.decode import encode_png
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 
 

@@ -4,7 +4,7 @@ import time
 import pytest
 from shared_data import shared_path
 
-from editcaption_mega.data.text_checks import doubts
+from editcaption_mega.data.text.checks import doubts
 
 INSTRUCTIONS = """
 Add a red hat to the cat.

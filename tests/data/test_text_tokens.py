@@ -6,12 +6,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.data.chat import ChatEncoder, Prompt, load_tokenizer
-from editcaption_mega.data.images import encode_png
-from editcaption_mega.data.shards import ShardWriter
-from editcaption_mega.data.stream import open_pairs
+from editcaption_mega.data.batching.stream import open_pairs
+from editcaption_mega.data.images.decode import encode_png
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
-from editcaption_mega.data.text_tokens import TextEncoder
+from editcaption_mega.data.text.prompt import ChatEncoder, Prompt, load_tokenizer
+from editcaption_mega.data.text.tokens import TextEncoder
 from editcaption_mega.model.random_folder import SPECIAL_TOKENS, train_tokenizer
 
 # Qwen3-VL's added tokens that are not special to the library: no option of a tokenizer keeps them out of text.

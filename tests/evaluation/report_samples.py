@@ -3,11 +3,11 @@
 import random
 
 from editcaption_mega.data.importers import FORMATS, ImportOptions
-from editcaption_mega.data.ingest import ingest
+from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.synthetic.mistakes import mistaken
 from editcaption_mega.data.synthetic.phrasing import phrase_all
-from editcaption_mega.evaluation import rule_judge
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.judge import rule_judge
 from editcaption_mega.records import FAILURE_MODES, HumanVerdict, Instruction, Judgement
 
 JUDGE = "rule judge"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from editcaption_mega.evaluation.agreement import (
+from editcaption_mega.evaluation.human.agreement import (
     annotator_agreement,
     judge_human_agreement,
     krippendorff_alpha,
@@ -11,7 +11,7 @@ from editcaption_mega.evaluation.agreement import (
     severity_of_score,
     weighted_kappa,
 )
-from editcaption_mega.evaluation.opinions import severity_of_labels
+from editcaption_mega.evaluation.rubric.opinions import severity_of_labels
 from editcaption_mega.records import HumanVerdict, Judgement
 
 _ = None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from editcaption_mega.evaluation.comparisons import (
+from editcaption_mega.evaluation.stats.comparisons import (
     compare,
     dimension_correlations,
     judge_repeat_variance,

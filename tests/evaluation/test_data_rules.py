@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from editcaption_mega.data.importers import FORMATS, ImportOptions, Rejected
-from editcaption_mega.data.ingest import ingest
+from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.synthetic import CATEGORY_OF, WorldSettings, edit_type_at
 from editcaption_mega.records import EditPair, RecordError
 

@@ -10,9 +10,10 @@ from image_bytes import encoded
 from PIL import Image
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.execution import COPY, ClipSimilarity, compare, execute, measures_of, ssim, summarise
+from editcaption_mega.evaluation.execution.execute import COPY, execute, summarise
+from editcaption_mega.evaluation.execution.measures import ClipSimilarity, compare, measures_of, ssim
 from editcaption_mega.evaluation.rows import read_rows
-from editcaption_mega.inference.endpoint import Endpoint
+from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.records import Instruction
 from tests.inference.test_image_edits import Server, mirrored, picture_reply
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judge_cases import TABLE_6, clarity_reply, completeness_reply
 
-from editcaption_mega.evaluation.judge_prompts import ticket
-from editcaption_mega.evaluation.judge_reply import parse_reply
+from editcaption_mega.evaluation.judge.prompts import ticket
+from editcaption_mega.evaluation.judge.reply import parse_reply
 from editcaption_mega.evaluation.reply_objects import objects
 
 MODES = ("labels", "paper")

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import small_job
 
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark, Item
 from editcaption_mega.evaluation.generate import Part, generate, instructions_path
 from editcaption_mega.evaluation.run import check_before_work
-from editcaption_mega.inference.generate import own_device
+from editcaption_mega.inference.local.generator import own_device
 from editcaption_mega.settings import (
     BenchmarkSettings,
     CandidateSettings,

@@ -6,7 +6,7 @@ import re
 import pytest
 import small_job
 
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import (
     Proposal,
@@ -18,7 +18,7 @@ from editcaption_mega.evaluation.ground_truth import (
     read_proposals,
     write_proposals,
 )
-from editcaption_mega.inference.endpoint import Endpoint
+from editcaption_mega.inference.endpoint.address import Endpoint
 from tests.scripted_server import ScriptedServer, prompt
 
 STATEMENTS = {"M1.1": "a hat is added", "M1.2": "a shadow appears", "M2.1": "a red hat is added"}

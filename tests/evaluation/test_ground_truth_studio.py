@@ -5,8 +5,8 @@ import small_job
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import Proposal, freeze
-from editcaption_mega.evaluation.ground_truth_studio import pull_proposals, push_proposals
-from editcaption_mega.evaluation.label_studio_api import LabelStudio, LabelStudioError
+from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError
+from editcaption_mega.evaluation.label_studio.change_tasks import pull_proposals, push_proposals
 from editcaption_mega.records import Changes
 from tests.scripted_label_studio import LEGACY_TOKEN, scripted_label_studio
 

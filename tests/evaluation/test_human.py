@@ -6,7 +6,8 @@ import stat
 import human_study
 import pytest
 
-from editcaption_mega.evaluation.human import (
+from editcaption_mega.evaluation.human.tasks import Key, checklist, export_tasks, read_tasks
+from editcaption_mega.evaluation.human.verdicts import (
     Filed,
     adjudicate,
     import_answers,
@@ -14,7 +15,6 @@ from editcaption_mega.evaluation.human import (
     read_answers,
     severity_table,
 )
-from editcaption_mega.evaluation.human_tasks import Key, checklist, export_tasks, read_tasks
 from editcaption_mega.evaluation.rows import write_rows
 from editcaption_mega.records import HumanVerdict
 

@@ -18,13 +18,13 @@ from judge_cases import (
     write_synthetic,
 )
 
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.judge import JudgeSettings, judge_benchmark, rule_judge_benchmark
-from editcaption_mega.evaluation.judge_perturb import perturbations
-from editcaption_mega.evaluation.judge_prompts import judge_prompt
-from editcaption_mega.evaluation.rubric import weighted
-from editcaption_mega.inference.client import Endpoint, Usage
+from editcaption_mega.evaluation.judge.model_judge import JudgeSettings, judge_benchmark, rule_judge_benchmark
+from editcaption_mega.evaluation.judge.perturbations import perturbations
+from editcaption_mega.evaluation.judge.prompts import judge_prompt
+from editcaption_mega.evaluation.rubric.scores import weighted
+from editcaption_mega.inference.endpoint.client import Endpoint, Usage
 from editcaption_mega.records import DIMENSIONS, EditPair, Instruction
 from tests.scripted_server import ScriptedServer, always, at_random, each_prompt, server_process
 

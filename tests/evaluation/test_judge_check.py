@@ -7,13 +7,12 @@ import pytest
 from judge_cases import TABLE_6, rule_reply, write_synthetic
 from PIL import Image
 
-from editcaption_mega.data.images import decode_image
-from editcaption_mega.data.shards import ShardWriter
+from editcaption_mega.data.images.decode import decode_image
+from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, plan_pair, render_pair
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.judge import judge_benchmark, rule_judge_benchmark
-from editcaption_mega.evaluation.judge_check import Check, check_judge, passed
-from editcaption_mega.evaluation.judge_perturb import (
+from editcaption_mega.evaluation.judge.model_judge import judge_benchmark, rule_judge_benchmark
+from editcaption_mega.evaluation.judge.perturbations import (
     SHORTENED,
     SWAPPED,
     UNRELATED,
@@ -24,8 +23,9 @@ from editcaption_mega.evaluation.judge_perturb import (
     swapped_sides,
     truth_text,
 )
-from editcaption_mega.evaluation.rule_judge import judge
-from editcaption_mega.inference.client import Endpoint
+from editcaption_mega.evaluation.judge.rule_judge import judge
+from editcaption_mega.evaluation.judge.validation import Check, check_judge, passed
+from editcaption_mega.inference.endpoint.client import Endpoint
 from editcaption_mega.records import EditPair
 from tests.scripted_server import ScriptedServer, at_random
 

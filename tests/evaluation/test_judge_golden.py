@@ -5,7 +5,7 @@ Where the paper contradicts itself the case names the resolution (numbers of doc
 import pytest
 from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply, scored
 
-from editcaption_mega.evaluation import rule_judge
+from editcaption_mega.evaluation.judge import rule_judge
 from editcaption_mega.records import Change, Changes
 
 RED_CIRCLE = {"colour": "red", "shape": "circle"}

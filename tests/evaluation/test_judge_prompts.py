@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from itertools import product
 
-from editcaption_mega.data.chat import load_tokenizer
-from editcaption_mega.data.text_tokens import TextEncoder
-from editcaption_mega.evaluation.judge_prompts import judge_prompt
-from editcaption_mega.inference.client import Message
+from editcaption_mega.data.text.prompt import load_tokenizer
+from editcaption_mega.data.text.tokens import TextEncoder
+from editcaption_mega.evaluation.judge.prompts import judge_prompt
+from editcaption_mega.inference.endpoint.client import Message
 from editcaption_mega.records import DIMENSIONS, Change, Changes
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
 
-from editcaption_mega.evaluation.judge_reply import parse_reply
+from editcaption_mega.evaluation.judge.reply import parse_reply
 
 COMPLETE = completeness_reply(["p1"])
 

@@ -3,9 +3,9 @@
 import pytest
 from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply, scored
 
-from editcaption_mega.evaluation import rule_judge
-from editcaption_mega.evaluation.flags import flags, redundancies, unverifiable_measures
-from editcaption_mega.evaluation.rubric import weighted_score
+from editcaption_mega.evaluation.judge import rule_judge
+from editcaption_mega.evaluation.rubric.flags import flags, redundancies, unverifiable_measures
+from editcaption_mega.evaluation.rubric.scores import weighted_score
 from editcaption_mega.records import Change, Changes
 
 

@@ -11,16 +11,16 @@ import pytest
 from label_studio_work import annotate, box, check_work, choices, work
 from scripted_label_studio import LEGACY_TOKEN, PERSONAL_TOKEN, scripted_label_studio
 
-from editcaption_mega.evaluation import label_studio_project
-from editcaption_mega.evaluation.human_tasks import Key, checklist, export_tasks, read_tasks
-from editcaption_mega.evaluation.label_studio import (
+from editcaption_mega.evaluation.human.tasks import Key, checklist, export_tasks, read_tasks
+from editcaption_mega.evaluation.label_studio import project as label_studio_project
+from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError
+from editcaption_mega.evaluation.label_studio.verdict_tasks import (
     labelling_config,
     pull_answers,
     pull_verdicts,
     push_tasks,
     region_share,
 )
-from editcaption_mega.evaluation.label_studio_api import LabelStudio, LabelStudioError
 
 
 @pytest.fixture(scope="module")

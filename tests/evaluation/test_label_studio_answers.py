@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.evaluation.human_tasks import Key
-from editcaption_mega.evaluation.label_studio import labelling_config, pull_verdicts
-from editcaption_mega.evaluation.label_studio_api import LabelStudio, LabelStudioError, TooLargeError
-from editcaption_mega.evaluation.label_studio_project import exported_tasks, import_tasks, open_project, tasks_there
-from editcaption_mega.inference.transport import MIB, Response, TooLarge
+from editcaption_mega.evaluation.human.tasks import Key
+from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError, TooLargeError
+from editcaption_mega.evaluation.label_studio.project import exported_tasks, import_tasks, open_project, tasks_there
+from editcaption_mega.evaluation.label_studio.verdict_tasks import labelling_config, pull_verdicts
+from editcaption_mega.inference.endpoint.transport import MIB, Response, TooLarge
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "eyJhbGciOiJIUzI1NiJ9.eyJwZXJzb25hbCI6MX0.c2lnbmF0dXJl"

@@ -16,10 +16,10 @@ from label_studio_work import check_work, work
 from scripted_label_studio import LEGACY_TOKEN
 
 from editcaption_mega.evaluation.ground_truth import Proposal, freeze
-from editcaption_mega.evaluation.ground_truth_studio import pull_proposals, push_proposals
-from editcaption_mega.evaluation.human_tasks import Key, export_tasks, read_tasks
-from editcaption_mega.evaluation.label_studio import push_tasks
-from editcaption_mega.evaluation.label_studio_api import LabelStudio, LabelStudioError
+from editcaption_mega.evaluation.human.tasks import Key, export_tasks, read_tasks
+from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError
+from editcaption_mega.evaluation.label_studio.change_tasks import pull_proposals, push_proposals
+from editcaption_mega.evaluation.label_studio.verdict_tasks import push_tasks
 from editcaption_mega.records import Changes
 
 

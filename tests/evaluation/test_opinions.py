@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.evaluation.agreement import judge_human_agreement, severity_of_score
-from editcaption_mega.evaluation.comparisons import mean_scores
-from editcaption_mega.evaluation.opinions import FAULTS, MEASURES, merge
-from editcaption_mega.evaluation.rubric import weighted_score
+from editcaption_mega.evaluation.human.agreement import judge_human_agreement, severity_of_score
+from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, merge
+from editcaption_mega.evaluation.rubric.scores import weighted_score
+from editcaption_mega.evaluation.stats.comparisons import mean_scores
 from editcaption_mega.records import DIMENSIONS, SEVERITIES, HumanVerdict, Judgement
 
 WHO = {"benchmark": "b", "id": "p", "model": "m", "judge": "j"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from editcaption_mega.evaluation.paper_tables import BENCHMARKS, composite_deviations, paper_tables
+from editcaption_mega.evaluation.rubric.paper_tables import BENCHMARKS, composite_deviations, paper_tables
 
 
 def test_the_command_finds_the_five_composites_of_table_2():

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from editcaption_mega.cli import progress
-from editcaption_mega.data.images import decode_image
-from editcaption_mega.evaluation.report import write_report
-from editcaption_mega.evaluation.report_agreement import agreement_table
-from editcaption_mega.evaluation.report_data import Mean, Scores
-from editcaption_mega.evaluation.report_pictures import LEAST_BYTES, MOST_BYTES, SIDE, byte_budget, shrunk
-from editcaption_mega.evaluation.report_plots import floor_of, score_plot
-from editcaption_mega.evaluation.report_samples import script_json
+from editcaption_mega.data.images.decode import decode_image
+from editcaption_mega.evaluation.report.agreement_table import agreement_table
+from editcaption_mega.evaluation.report.numbers import Mean, Scores
+from editcaption_mega.evaluation.report.plots import floor_of, score_plot
+from editcaption_mega.evaluation.report.samples import script_json
+from editcaption_mega.evaluation.report.thumbnails import LEAST_BYTES, MOST_BYTES, SIDE, byte_budget, shrunk
+from editcaption_mega.evaluation.report.write import write_report
 from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
 
 EVIL = "</script><img src=x onerror=alert(1)><!--<script>\u2028\u2029 {{ 7 * 7 }}"

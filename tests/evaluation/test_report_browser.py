@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from editcaption_mega.data.importers import FORMATS, ImportOptions
-from editcaption_mega.data.ingest import ingest
+from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.report import write_report
+from editcaption_mega.evaluation.report.write import write_report
 from editcaption_mega.records import CATEGORIES, Assertion, Instruction, Judgement
 from tests.chromium import Page, executable
 from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written

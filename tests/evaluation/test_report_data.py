@@ -2,10 +2,10 @@
 
 import pytest
 
-from editcaption_mega.evaluation.opinions import merge
-from editcaption_mega.evaluation.report_data import evaluate, places
-from editcaption_mega.evaluation.report_items import join
-from editcaption_mega.evaluation.rubric import weighted_score
+from editcaption_mega.evaluation.report.join import join
+from editcaption_mega.evaluation.report.numbers import evaluate, places
+from editcaption_mega.evaluation.rubric.opinions import merge
+from editcaption_mega.evaluation.rubric.scores import weighted_score
 from editcaption_mega.records import Assertion, HumanVerdict, Instruction, Judgement
 from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
 

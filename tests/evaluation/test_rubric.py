@@ -2,7 +2,7 @@
 
 import pytest
 
-from editcaption_mega.evaluation.rubric import (
+from editcaption_mega.evaluation.rubric.scores import (
     accuracy_score,
     clarity_ceiling,
     completeness_score,

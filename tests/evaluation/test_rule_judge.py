@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from editcaption_mega.data.synthetic import WorldSettings, parse, plan_pair
-from editcaption_mega.evaluation.judge_scores import accuracy_of
-from editcaption_mega.evaluation.rule_judge import assertions, judge
+from editcaption_mega.evaluation.judge.reply_scores import accuracy_of
+from editcaption_mega.evaluation.judge.rule_judge import assertions, judge
 from editcaption_mega.records import Change, Changes
 
 RED, BLUE = {"colour": "red", "shape": "circle"}, {"colour": "blue", "shape": "star"}

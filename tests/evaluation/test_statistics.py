@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from editcaption_mega.evaluation.statistics import (
+from editcaption_mega.evaluation.stats.intervals import (
     bootstrap_estimate,
     bootstrap_interval,
     correlations,

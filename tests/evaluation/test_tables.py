@@ -5,11 +5,20 @@ import io
 
 import pytest
 
-from editcaption_mega.evaluation.paper_tables import paper_tables
-from editcaption_mega.evaluation.report_data import evaluate
-from editcaption_mega.evaluation.report_items import join
-from editcaption_mega.evaluation.table_forms import CSV_COLUMNS, Cell, Column, Row, Table, to_csv, to_latex, to_markdown
-from editcaption_mega.evaluation.tables import same, tables_of
+from editcaption_mega.evaluation.report.join import join
+from editcaption_mega.evaluation.report.numbers import evaluate
+from editcaption_mega.evaluation.report.table_forms import (
+    CSV_COLUMNS,
+    Cell,
+    Column,
+    Row,
+    Table,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from editcaption_mega.evaluation.report.tables import tables_of
+from editcaption_mega.evaluation.rubric.paper_tables import paper_tables, same_name
 from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
 
 SFT = "Qwen3-VL-32B-Instruct (SFT)"
@@ -60,8 +69,10 @@ def test_the_papers_row_stands_under_ours(tables):
 def test_sets_of_other_names_get_no_number_of_the_paper(evaluation):
     table = tables_of(evaluation, None, None)[1]
     assert not any(row.from_paper for row in table.rows)
-    assert same("Eval-400", "eval400") and same("HQ-Edit", "hq_edit") and not same("HQ-Edit", "HQ-Edit-2")
-    assert not same("Qwen3-VL-32B-Instruct (SFT)", "Qwen3-VL-32B-Instruct (SFT+DPO)")
+    assert (
+        same_name("Eval-400", "eval400") and same_name("HQ-Edit", "hq_edit") and not same_name("HQ-Edit", "HQ-Edit-2")
+    )
+    assert not same_name("Qwen3-VL-32B-Instruct (SFT)", "Qwen3-VL-32B-Instruct (SFT+DPO)")
 
 
 def test_means_carry_intervals_and_what_is_unscored(tables):

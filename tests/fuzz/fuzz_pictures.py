@@ -11,8 +11,8 @@ from fuzz_mutate import mutated
 from image_bytes import encoded, photo
 from PIL import Image
 
-from editcaption_mega.data.images import image_size, read_picture
-from editcaption_mega.data.pair_checks import Look
+from editcaption_mega.data.images.decode import image_size, read_picture
+from editcaption_mega.data.shards.pair_checks import Look
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 

@@ -17,14 +17,14 @@ from editcaption_mega.evaluation.ground_truth import (
     read_proposals,
     truth_hash,
 )
-from editcaption_mega.evaluation.human import import_answers, read_answers
-from editcaption_mega.evaluation.human_tasks import Key
-from editcaption_mega.evaluation.judge_reply import parse_reply
-from editcaption_mega.evaluation.judge_scores import score_reply
+from editcaption_mega.evaluation.human.tasks import Key
+from editcaption_mega.evaluation.human.verdicts import import_answers, read_answers
+from editcaption_mega.evaluation.judge.reply import parse_reply
+from editcaption_mega.evaluation.judge.reply_scores import score_reply
 from editcaption_mega.evaluation.rows import read_rows
-from editcaption_mega.inference import image_edits
-from editcaption_mega.inference.transport import Response
-from editcaption_mega.inference.wire import read_answer
+from editcaption_mega.inference.endpoint import image_edits
+from editcaption_mega.inference.endpoint.openai_protocol import read_answer
+from editcaption_mega.inference.endpoint.transport import Response
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 
 _REPLIES = {

@@ -17,8 +17,8 @@ from fuzz_pictures import pictures
 from image_bytes import encoded, photo
 
 from editcaption_mega.data.importers import FORMATS, ImportOptions
-from editcaption_mega.data.ingest import ingest
-from editcaption_mega.data.shards import ShardWriter, open_shards, rebuild_index, verify
+from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.shards.reader import ShardWriter, open_shards, rebuild_index, verify
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from editcaption_mega.data.shards import ShardError
+from editcaption_mega.data.shards.reader import ShardError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

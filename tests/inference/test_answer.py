@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.inference.answer import as_instruction, is_open, read_answer, read_choice
+from editcaption_mega.inference.endpoint.answer import as_instruction, is_open, read_answer, read_choice
 
 THOUGHT = "First the dress is grey, then pink."
 ANSWER = "Make the dress pink."

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from editcaption_mega.inference.cache import CacheError, CallLog, ReplyCache, read_calls
+from editcaption_mega.inference.endpoint.cache import CacheError, CallLog, ReplyCache, read_calls
 
 REPLY = {"status": "ok", "text": "a", "model": "m-1"}
 

@@ -19,11 +19,12 @@ from image_bytes import encoded, photo
 from PIL import Image
 
 from editcaption_mega import cli
-from editcaption_mega.data.images import decode_image
-from editcaption_mega.data.vision import limit_picture
-from editcaption_mega.inference import pace
-from editcaption_mega.inference.cache import ReplyCache
-from editcaption_mega.inference.client import (
+from editcaption_mega.data.batching.vision import limit_picture
+from editcaption_mega.data.images.decode import decode_image
+from editcaption_mega.inference.endpoint import concurrency
+from editcaption_mega.inference.endpoint.address import refuse_mixed
+from editcaption_mega.inference.endpoint.cache import ReplyCache
+from editcaption_mega.inference.endpoint.client import (
     Endpoint,
     EndpointError,
     Message,
@@ -33,8 +34,7 @@ from editcaption_mega.inference.client import (
     complete,
     read_calls,
 )
-from editcaption_mega.inference.endpoint import refuse_mixed
-from editcaption_mega.inference.wire import cache_key
+from editcaption_mega.inference.endpoint.openai_protocol import cache_key
 from tests.scripted_server import (
     QUICK,
     SLOW,
@@ -71,7 +71,7 @@ def starts_with_reply(text):
 @pytest.fixture(autouse=True)
 def short_waits(request, monkeypatch):
     if not request.node.get_closest_marker("slow"):  # rates are measured with the waits as they are
-        monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.05)
+        monkeypatch.setattr(concurrency, "FIRST_BACKOFF", 0.05)
 
 
 def test_what_is_sent_and_what_comes_back(tmp_path):
@@ -226,7 +226,7 @@ def test_concurrency_finds_what_the_server_bears():
 
 
 def test_the_limit_halves_once_per_window_and_grows_back():
-    limit = pace.Pace(64)
+    limit = concurrency.Pace(64)
     for _ in range(64):
         limit.heard(0, True, None, 0.0)  # all of one window; the epoch ends with the first third
     assert limit.limit == 32 and limit.epoch == 1 and limit.in_trouble
@@ -239,9 +239,9 @@ def test_the_limit_halves_once_per_window_and_grows_back():
     for i in range(1000):
         limit.heard(2, i % 5 == 0, None, 200.0)
     assert limit.limit == 64, "one in five may be chance"
-    waits = [pace.backoff(3, None) for _ in range(200)]
-    assert 0 <= min(waits) < 0.1 < 0.3 < max(waits) <= pace.FIRST_BACKOFF * 8
-    assert 7 <= pace.backoff(5, 7.0) <= 7.7
+    waits = [concurrency.backoff(3, None) for _ in range(200)]
+    assert 0 <= min(waits) < 0.1 < 0.3 < max(waits) <= concurrency.FIRST_BACKOFF * 8
+    assert 7 <= concurrency.backoff(5, 7.0) <= 7.7
 
 
 def test_replies_are_kept_and_asked_for_once(tmp_path):

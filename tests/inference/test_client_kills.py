@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from editcaption_mega.inference.client import read_calls
+from editcaption_mega.inference.endpoint.client import read_calls
 from tests.scripted_server import server_process
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -7,7 +7,8 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.inference.failures import (
+from editcaption_mega.inference.endpoint.concurrency import LONGEST_PAUSE
+from editcaption_mega.inference.endpoint.failures import (
     Outcome,
     cleaned,
     error_words,
@@ -15,9 +16,8 @@ from editcaption_mega.inference.failures import (
     read_retry_after,
     token_count,
 )
-from editcaption_mega.inference.pace import LONGEST_PAUSE
-from editcaption_mega.inference.secret import Secret
-from editcaption_mega.inference.transport import Response
+from editcaption_mega.inference.endpoint.secret import Secret
+from editcaption_mega.inference.endpoint.transport import Response
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -16,11 +16,11 @@ import pytest
 from hostile_server import KEY, HostileServer, answers
 from image_bytes import encoded, photo
 
-from editcaption_mega.evaluation.label_studio import pull_answers
-from editcaption_mega.evaluation.label_studio_api import LabelStudio, LabelStudioError
-from editcaption_mega.inference import pace
-from editcaption_mega.inference.client import Endpoint, EndpointError, Message, Request, complete
-from editcaption_mega.inference.image_edits import Edit, edit_pictures
+from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError
+from editcaption_mega.evaluation.label_studio.verdict_tasks import pull_answers
+from editcaption_mega.inference.endpoint import concurrency
+from editcaption_mega.inference.endpoint.client import Endpoint, EndpointError, Message, Request, complete
+from editcaption_mega.inference.endpoint.image_edits import Edit, edit_pictures
 
 ANSWERS = answers()
 TIMEOUT, ATTEMPTS = 0.4, 2
@@ -151,7 +151,7 @@ def check(names, elsewhere, tmp_path, caplog, capfd) -> None:
 @pytest.fixture(autouse=True)
 def planted(monkeypatch):
     monkeypatch.setenv("PLANTED_KEY", KEY)
-    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(concurrency, "FIRST_BACKOFF", 0.01)
 
 
 def test_a_few_answers_of_each_kind(elsewhere, tmp_path, caplog, capfd):

@@ -13,10 +13,10 @@ from hostile_server import HostileServer, http
 from image_bytes import encoded, photo, png_header_only
 from PIL import Image, ImageOps, PngImagePlugin
 
-from editcaption_mega.inference import pace
-from editcaption_mega.inference.endpoint import Endpoint, EndpointError
-from editcaption_mega.inference.image_edits import Edit, edit_pictures, read_edit
-from editcaption_mega.inference.transport import Response
+from editcaption_mega.inference.endpoint import concurrency
+from editcaption_mega.inference.endpoint.address import Endpoint, EndpointError
+from editcaption_mega.inference.endpoint.image_edits import Edit, edit_pictures, read_edit
+from editcaption_mega.inference.endpoint.transport import Response
 
 KEY = "sk-planted-0123456789"
 SOURCE = encoded(photo())
@@ -98,7 +98,7 @@ def test_pictures_are_edited_once_and_kept(tmp_path):
 
 
 def test_faults_that_pass_are_tried_again_and_others_are_reasons(tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.02)
+    monkeypatch.setattr(concurrency, "FIRST_BACKOFF", 0.02)
     faults = {
         "passes": [500, 429, "drop", "not json"], "stays": ["{}"] * 9, "refused": [400],
         "no picture": [json.dumps({"data": [{"b64_json": base64.b64encode(b"text").decode()}]})] * 9,
@@ -130,7 +130,7 @@ def picture_reply(data):
 
 def test_a_bad_picture_is_a_reason_and_nothing_of_it_is_kept(tmp_path, monkeypatch):
     """Cut off, no picture, too large: the row fails, the others go on, and the next run asks again."""
-    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.02)
+    monkeypatch.setattr(concurrency, "FIRST_BACKOFF", 0.02)
     bad = {
         "cut": picture_reply(SOURCE[: len(SOURCE) // 2]),
         "text": picture_reply(b"<html>"),
@@ -208,7 +208,7 @@ def test_what_is_kept_is_that_editors_and_undamaged(tmp_path):
 
 
 def test_an_editor_that_is_of_no_use_ends_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.001)
+    monkeypatch.setattr(concurrency, "FIRST_BACKOFF", 0.001)
     edits = [(f"{n}", f"{n}") for n in range(60)]
     with pytest.raises(EndpointError, match="can't be used for editor: no connection"):
         run(Gone, tmp_path / "gone", *edits)

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from editcaption_mega.inference.generate import Generation
-from editcaption_mega.inference.instructions import write_instructions
+from editcaption_mega.inference.local.generator import Generation
+from editcaption_mega.inference.local.instructions import write_instructions
 
 
 class Pairs:

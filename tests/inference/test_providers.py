@@ -6,10 +6,10 @@ import pytest
 from hostile_server import HostileServer, http
 from provider_answers import ROWS
 
-from editcaption_mega.inference import pace
-from editcaption_mega.inference.client import Endpoint, EndpointError, Message, Request, complete
-from editcaption_mega.inference.transport import Response
-from editcaption_mega.inference.wire import read_answer
+from editcaption_mega.inference.endpoint import concurrency
+from editcaption_mega.inference.endpoint.client import Endpoint, EndpointError, Message, Request, complete
+from editcaption_mega.inference.endpoint.openai_protocol import read_answer
+from editcaption_mega.inference.endpoint.transport import Response
 
 
 def body_of(row):
@@ -50,7 +50,7 @@ class _Headers(dict):
 )
 def test_a_wrong_key_and_an_empty_purse_stop_the_run(row, monkeypatch):
     """At the first answer, also when others have been well before; nobody pays for a thousand refusals."""
-    monkeypatch.setattr(pace, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(concurrency, "FIRST_BACKOFF", 0.01)
     asked = [Request(str(n), (Message("user", (str(n),)),), max_tokens=8) for n in range(40)]
     with HostileServer(http(body_of(row), row.http)) as server:
         with pytest.raises(EndpointError, match="can't be used for m"):

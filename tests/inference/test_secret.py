@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.inference.secret import Secret
+from editcaption_mega.inference.endpoint.secret import Secret
 
 KEY = "sk-planted/+&\"'-0123456789abcdefXYZ"
 SPELLINGS = {

@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hostile_server import HEAD, HostileServer, bomb, chunked, endless, hang, http, packed, twice
 
-from editcaption_mega.inference.client import Endpoint, Message, Request, complete
-from editcaption_mega.inference.secret import Secret
-from editcaption_mega.inference.transport import (
+from editcaption_mega.inference.endpoint.client import Endpoint, Message, Request, complete
+from editcaption_mega.inference.endpoint.secret import Secret
+from editcaption_mega.inference.endpoint.transport import (
     MIB,
     NoAnswer,
     TooLarge,

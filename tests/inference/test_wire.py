@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from editcaption_mega.inference.chat import Message, Picture, Request
-from editcaption_mega.inference.endpoint import Endpoint
-from editcaption_mega.inference.transport import Response
-from editcaption_mega.inference.wire import cache_key, read_answer
+from editcaption_mega.inference.endpoint.address import Endpoint
+from editcaption_mega.inference.endpoint.messages import Message, Picture, Request
+from editcaption_mega.inference.endpoint.openai_protocol import cache_key, read_answer
+from editcaption_mega.inference.endpoint.transport import Response
 
 
 def answer(http, data, **headers):

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from editcaption_mega import signals
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.stream import open_pairs
+from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.job import Ending

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from editcaption_mega.data.file_kinds import kind_of_file
+from editcaption_mega.data.images.file_kinds import kind_of_file
 from editcaption_mega.data.importers.rows import (
     Candidate,
     Importer,

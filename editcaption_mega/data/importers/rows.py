@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from editcaption_mega.data.images import LARGEST_FILE, ImageError
+from editcaption_mega.data.images.decode import LARGEST_FILE, ImageError
 from editcaption_mega.files import plain_file
 
 

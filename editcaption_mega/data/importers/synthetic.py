@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from editcaption_mega.data.images import encode_png
+from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.importers.rows import Candidate, Importer, ImportOptions, InputError, Rejected, input_file
 
 DEFAULT_COUNT = 64

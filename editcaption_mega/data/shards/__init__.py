@@ -1,0 +1,1 @@
+"""Shards on disk: their index, writer, reader and checks."""

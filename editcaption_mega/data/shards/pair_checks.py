@@ -1,0 +1,161 @@
+"""Is a pair worth training on? The checks that an import and `validate_shards` share.
+
+A pair is refused where nothing can be learnt from it, and doubted where somebody should look. Of the pairs before only
+hashes are kept.
+"""
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+from PIL import Image, ImageChops
+
+from editcaption_mega.data.images.look_alikes import LookAlikes, thumbnail
+from editcaption_mega.data.text.checks import doubts, is_refusal
+from editcaption_mega.records import EditPair
+
+LARGEST_ASPECT = 200  # the model's picture processor refuses what is longer
+_SMALLEST_SIDE = 16
+_MOST_STRETCH, _MOST_SCALE = 1.25, 4  # between the pictures of a pair: aspect ratios, numbers of pixels
+_BLOCK = 8
+# A JPEG or WebP of quality 60 keeps the means of its blocks to within so many steps of 255: Y, Cb, Cr.
+_SAME_BLOCK = (5, 8, 8)
+_BAND = 1 << 20  # pixels hashed at once
+
+
+class Remark(NamedTuple):
+    """What a check says of a pair: its kind in words that are the same for every pair, the whole sentence, and whether
+    the pair is refused for it."""
+
+    kind: str
+    text: str
+    refused: bool = False
+
+
+class Look(NamedTuple):
+    """What checks need of a picture, so that the picture itself need not be kept: its size (width, height), a hash of
+    its pixels, the means of its blocks (YCbCr), and its thumbnail (see look_alikes)."""
+
+    size: tuple[int, int]
+    pixels: bytes
+    blocks: Image.Image
+    thumbnail: bytes
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "Look":
+        """`image` is RGB and upright."""
+        digest = blake2b(repr(image.size).encode(), digest_size=16)
+        rows = max(1, _BAND // image.width)
+        for top in range(0, image.height, rows):
+            digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
+        blocks = image.reduce(_BLOCK).convert("YCbCr")
+        return cls(image.size, digest.digest(), blocks, thumbnail(image, blocks, _BLOCK))
+
+
+class PairChecks:
+    """`check` each pair of a set in turn, and `keep` those that are accepted: later ones are compared with them."""
+
+    def __init__(self) -> None:
+        self._by_pictures: dict[bytes, str] = {}  # hash of both pictures -> id of the first such pair
+        self._by_content: dict[bytes, str] = {}  # hash of both pictures and the texts -> id
+        self._look_alikes = LookAlikes()
+
+    def check(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
+        """What there is to say of a pair, the reasons to refuse it first."""
+        remarks = [*_pictures(source, target), *_texts(pair), *self._repeats(pair, source, target)]
+        return sorted(remarks, key=lambda remark: not remark.refused)
+
+    def keep(self, pair: EditPair, source: Look, target: Look) -> None:
+        self._by_pictures.setdefault(source.pixels + target.pixels, pair.id)
+        self._by_content.setdefault(_content(pair, source, target), pair.id)
+        self._look_alikes.keep(pair.id, *_looks(source, target), _texts_hash(pair))
+
+    def _repeats(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
+        if other := self._by_content.get(_content(pair, source, target)):
+            kind = "the same pictures and texts as another pair"
+            return [Remark(kind, f"{kind}, {other!r}", refused=True)]
+        remarks = []
+        if other := self._by_pictures.get(source.pixels + target.pixels):
+            kind = "the same pictures as another pair, with another text"
+            remarks.append(Remark(kind, f"{kind}: {other!r}"))
+        if other := self._by_pictures.get(target.pixels + source.pixels):
+            kind = "source and target of another pair, swapped"
+            remarks.append(Remark(kind, f"{kind}: {other!r}"))
+        return remarks or self._look_alike(pair, source, target)
+
+    def _look_alike(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
+        hashed = _texts_hash(pair)
+        if alike := self._look_alikes.find(*_looks(source, target), hashed):
+            identity, same_texts = alike
+            texts = "the same text" if same_texts else "another text"
+            kind = f"pictures that look like those of another pair, with {texts}"
+            return [Remark(kind, f"{kind}: {identity!r}")]
+        if alike := self._look_alikes.find(*_looks(target, source), hashed):
+            kind = "pictures that look like those of another pair, swapped"
+            return [Remark(kind, f"{kind}: {alike[0]!r}")]
+        return []
+
+
+def _pictures(source: Look, target: Look) -> list[Remark]:
+    if source.pixels == target.pixels:
+        kind = "source and target are the same picture"
+        return [Remark(kind, kind, refused=True)]
+    remarks = []
+    for which, look in (("source", source), ("target", target)):
+        (width, height), size = look.size, f"{look.size[0]} x {look.size[1]}"
+        if max(look.size) > LARGEST_ASPECT * min(look.size):
+            kind = f"{which} image is more than {LARGEST_ASPECT} times longer than wide"
+            remarks.append(Remark(kind, f"{kind} ({size}): crop it", refused=True))
+        if min(width, height) < _SMALLEST_SIDE:
+            kind = f"{which} image is tiny"
+            remarks.append(Remark(kind, f"{kind} ({size})"))
+    (width, height), (other_width, other_height) = source.size, target.size
+    sizes = f"({width} x {height} and {other_width} x {other_height})"
+    if _ratio(width * other_height, height * other_width) > _MOST_STRETCH:
+        kind = "source and target differ in aspect ratio"
+        remarks.append(Remark(kind, f"{kind} {sizes}"))
+    if _ratio(width * height, other_width * other_height) > _MOST_SCALE:
+        kind = "source and target differ in size"
+        remarks.append(Remark(kind, f"{kind} {sizes}"))
+    if source.size == target.size and _nearly_equal(source.blocks, target.blocks):
+        kind = "source and target look the same"
+        remarks.append(Remark(kind, f"{kind}: they differ by no more than saving them anew would change"))
+    return remarks
+
+
+def _texts(pair: EditPair) -> list[Remark]:
+    remarks = []
+    for name in ("instruction", "chosen", "rejected"):
+        text = getattr(pair, name)
+        if text is None:
+            continue
+        if name != "rejected" and is_refusal(text):
+            kind = f"the {name} is a refusal"
+            remarks.append(Remark(kind, f"{kind}: {text[:80]!r}", refused=True))
+        for doubt in doubts(text):
+            kind = f"the {name} holds {doubt}" if doubt != "mostly repetitions" else f"the {name} repeats itself"
+            remarks.append(Remark(kind, f"{kind}: {text[:80]!r}"))
+    return remarks
+
+
+def _content(pair: EditPair, source: Look, target: Look) -> bytes:
+    return blake2b(source.pixels + target.pixels + _texts_hash(pair), digest_size=16).digest()
+
+
+def _looks(source: Look, target: Look) -> tuple[tuple, bytes]:
+    return (source.size, target.size), source.thumbnail + target.thumbnail
+
+
+def _texts_hash(pair: EditPair) -> bytes:
+    digest = blake2b(digest_size=8)
+    for text in (pair.instruction, pair.chosen, pair.rejected):
+        digest.update(b"\0" + " ".join((text or "").lower().split()).encode())
+    return digest.digest()
+
+
+def _ratio(a: int, b: int) -> float:
+    return max(a, b) / min(a, b)
+
+
+def _nearly_equal(a: Image.Image, b: Image.Image) -> bool:
+    ranges = ImageChops.difference(a, b).getextrema()
+    return all(high <= most for (_, high), most in zip(ranges, _SAME_BLOCK, strict=True))

@@ -1,0 +1,198 @@
+"""Reading shards by byte offset: any sample in any order, from any thread or forked process, without unpacking."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from editcaption_mega.files import parse_json
+from editcaption_mega.records import EditPair
+
+from .check import CheckedFile, rebuild_index, verify
+from .index import MEMBERS, ShardError, load_index, size_problem
+from .writer import DuplicateIdError, ShardWriter
+
+__all__ = [
+    "CheckedFile",
+    "DuplicateIdError",
+    "SampleMeta",
+    "ShardError",
+    "ShardReader",
+    "ShardSample",
+    "ShardWriter",
+    "open_shards",
+    "rebuild_index",
+    "verify",
+]
+
+_MOST_OPEN_FILES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SampleMeta:
+    """What is known of a sample without reading it. Sizes are (width, height) in pixels of the upright pictures."""
+
+    id: str
+    source_size: tuple[int, int]
+    target_size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSample:
+    """One sample as stored: the pair, both images as encoded bytes (`images.decode_image` reads them), their sizes."""
+
+    pair: EditPair
+    source_bytes: bytes
+    target_bytes: bytes
+    source_size: tuple[int, int]
+    target_size: tuple[int, int]
+
+
+def open_shards(directories: str | os.PathLike | Iterable[str | os.PathLike]) -> "ShardReader":
+    """Open one folder of shards, or several as one set, concatenated in the order given.
+
+    Raises ShardError: index.json missing, damaged or of another schema version; a tar missing or of another size than
+    the index says; an id that two folders share.
+    """
+    if isinstance(directories, str | os.PathLike):
+        directories = [directories]
+    return ShardReader([Path(directory) for directory in directories])
+
+
+class ShardReader:
+    """A read-only sequence of samples: `len(reader)`, `reader[i]`, `reader.meta(i)`, `reader.fingerprint`.
+
+    Reads with `os.pread`, which moves no shared file position: safe in threads, after fork, and when sent to a spawned
+    process (files are opened again there).
+    """
+
+    def __init__(self, directories: list[Path]):
+        self._files: dict[int, int] = {}  # shard number -> file descriptor
+        self.directories = directories
+        if not directories:
+            raise ShardError("no folder of shards was given")
+        self.ids: list[str] = []
+        self._paths: list[Path] = []
+        shards, offsets, sizes, pixels, fingerprints = [], [], [], [], []
+        for directory in directories:
+            index = load_index(directory)
+            for shard in index.shards:
+                if problem := size_problem(directory, shard):
+                    raise ShardError(problem)
+            for sample in index.samples:
+                members = [getattr(sample, name) for name in MEMBERS]
+                shards.append(len(self._paths) + sample.shard)
+                offsets.append([member.offset for member in members])
+                sizes.append([member.bytes for member in members])
+                pixels.append([(member.width, member.height) for member in members[:2]])
+            self.ids += [sample.id for sample in index.samples]
+            self._paths += [directory / shard.name for shard in index.shards]
+            fingerprints.append(index.fingerprint)
+        self._shard = np.array(shards, np.int64)  # [N]
+        self._offset = np.array(offsets, np.int64)  # [N, 3]: source, target, json
+        self._bytes = np.array(sizes, np.int64)  # [N, 3]
+        self._pixels = np.array(pixels, np.int64)  # [N, 2, 2]: source, target; width, height
+        self._refuse_shared_ids()
+        # One folder keeps the fingerprint of its index; several are hashed together, in order.
+        self.fingerprint: str = fingerprints[0] if len(fingerprints) == 1 else _joint(fingerprints)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> ShardSample:
+        """Read one sample; negative indices count from the end. Raises IndexError, ShardError (truncated tar),
+        RecordError (json that breaks the schema)."""
+        i = self._index(i)
+        source, target = (self._read(i, member) for member in range(2))
+        meta = self.meta(i)
+        return ShardSample(self.pair(i), source, target, meta.source_size, meta.target_size)
+
+    def pair(self, i: int) -> EditPair:
+        """The pair without its pictures; raises as indexing does."""
+        i = self._index(i)
+        where = f"{self._paths[self._shard[i]]}: json of sample {self.ids[i]!r}"
+        try:
+            row = parse_json(self._read(i, 2))
+        except ShardError:
+            raise
+        except ValueError as error:
+            mend = "run tools/validate_shards.py on the folder to see every problem"
+            raise ShardError(f"{where} is {error}: {mend}") from None
+        return EditPair.from_json(row, where=where)
+
+    def meta(self, i: int) -> SampleMeta:
+        """Id and image sizes of one sample, from the index alone. Raises IndexError."""
+        i = self._index(i)
+        source, target = self._pixels[i].tolist()
+        return SampleMeta(self.ids[i], tuple(source), tuple(target))
+
+    def close(self) -> None:
+        """Close the files that reading opened. Call it when no thread reads any more; reading opens them again."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __enter__(self) -> "ShardReader":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name != "_files"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _files={})
+
+    def __repr__(self) -> str:
+        folders = ", ".join(map(str, self.directories))
+        return f"ShardReader({folders}: {len(self)} samples, fingerprint {self.fingerprint[:12]})"
+
+    def _index(self, i: int) -> int:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        return int(i) % len(self)
+
+    def _read(self, i: int, member: int) -> bytes:
+        shard, size, offset = int(self._shard[i]), int(self._bytes[i, member]), int(self._offset[i, member])
+        path = self._paths[shard]
+        descriptor, keep = self._open(shard)
+        try:
+            content = os.pread(descriptor, size, offset)
+        finally:
+            if not keep:
+                os.close(descriptor)
+        if len(content) != size:
+            raise ShardError(f"{path}: sample {self.ids[i]!r} ends past the end of the file: the tar was truncated")
+        return content
+
+    def _open(self, shard: int) -> tuple[int, bool]:
+        """A file descriptor of the tar, and whether it stays open. Kept ones are never evicted: another thread may be
+        reading from them. No lock: one held during a fork would stay held in the child."""
+        kept = self._files.get(shard)
+        if kept is not None:
+            return kept, True
+        descriptor = os.open(self._paths[shard], os.O_RDONLY)
+        if len(self._files) >= _MOST_OPEN_FILES:
+            return descriptor, False
+        kept = self._files.setdefault(shard, descriptor)
+        if kept != descriptor:  # another thread opened it at the same time
+            os.close(descriptor)
+        return kept, True
+
+    def _refuse_shared_ids(self) -> None:
+        if len(set(self.ids)) == len(self.ids):
+            return
+        seen = set()
+        twice = next(name for name in self.ids if name in seen or seen.add(name))
+        folders = ", ".join(map(str, self.directories))
+        raise ShardError(f"id {twice!r} occurs twice in {folders}: results are joined by id, so ids must be unique")
+
+
+def _joint(fingerprints: list[str]) -> str:
+    return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()

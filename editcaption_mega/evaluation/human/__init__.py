@@ -1,0 +1,1 @@
+"""People's verdicts: the tasks they get, what they answer, and how far they agree."""

@@ -1,0 +1,175 @@
+"""Tasks for annotators that tell nothing of the models: pictures as files, a JSONL beside them, and the key apart."""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.records import Instruction
+
+TASKS_FILE, PICTURES = "tasks.jsonl", "pictures"
+
+
+@cache
+def checklist() -> dict[str, Any]:
+    """The question, the meaning of each severity, and the eight rows (table 5): what a form shows."""
+    text = resources.files("editcaption_mega.evaluation.human").joinpath("checklist.yaml").read_text("utf-8")
+    return yaml.safe_load(text)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the exporter keeps: which instruction each task shows. `secret` makes the tasks' names, so that another
+    export with this key names the same instruction the same, and nobody without it can tell the models apart."""
+
+    secret: str
+    tasks: dict[str, tuple[str, str, str]] = field(default_factory=dict)  # task -> benchmark, pair id, model
+
+    def task(self, benchmark: str, pair: str, model: str) -> str:
+        what = "\0".join((benchmark, pair, model)).encode()
+        return hmac.new(bytes.fromhex(self.secret), what, hashlib.sha256).hexdigest()[:20]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Key":
+        """Raises ValueError for a file that is no key."""
+        try:
+            row = json.loads(Path(path).read_text("utf-8"))
+            key = cls(row["secret"], {task: _who(who) for task, who in row["tasks"].items()})
+            if any(key.task(*who) != task for task, who in key.tasks.items()):
+                raise ValueError("a task's name is not the one that its secret gives")
+            return key
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is not the key of an export ({type(error).__name__}: {error})") from None
+
+    def write(self, path: str | Path) -> None:
+        """For the owner's eyes only (mode 600)."""
+        names = ("benchmark", "id", "model")
+        tasks = {task: dict(zip(names, who, strict=True)) for task, who in sorted(self.tasks.items())}
+        _write(Path(path), json.dumps({"secret": self.secret, "tasks": tasks}, indent=1) + "\n", mode=0o600)
+
+
+def _who(row: Mapping[str, str]) -> tuple[str, str, str]:
+    return row["benchmark"], row["id"], row["model"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    tasks: int
+    left_out: list[Instruction]  # without an instruction there is nothing to judge; each says why there is none
+
+
+def export_tasks(
+    benchmark: Benchmark,
+    instructions: Iterable[Instruction],
+    folder: str | Path,
+    key_file: str | Path,
+    *,
+    ids: Sequence[str] | None = None,
+    progress: Callable[..., Iterable] = lambda items, *_: items,
+) -> Exported:
+    """Write `folder`: tasks.jsonl ({"task", "source", "target", "instruction"}, pictures relative to the file), the
+    pictures, and form.json (the question, the severities, the checklist). The key is made, or grows, at `key_file`.
+
+    instructions: of any models; each model must have exactly one for every pair of the benchmark. ids: the pairs to be
+    judged (default: all). Tasks stand in the order of their names, which is random. An export over an older one with
+    the same key adds to it. Raises ValueError before any work for rows that do not fit the benchmark, for a key inside
+    the folder (annotators would see it), and for a folder that holds tasks of another key."""
+    folder, key_file = Path(folder), Path(key_file)
+    if key_file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the key {key_file} would lie in {folder}, which annotators see: keep it somewhere else")
+    by_pair = _by_pair(benchmark, instructions)
+    chosen = list(benchmark.ids if ids is None else ids)
+    unknown = [pair for pair in chosen if pair not in by_pair]
+    if unknown:
+        raise ValueError(f"{len(unknown)} of {len(chosen)} ids are not of benchmark {benchmark.name} ({unknown[0]})")
+    key = Key.read(key_file) if key_file.exists() else Key(secrets.token_hex(32))
+    tasks = read_tasks(folder) if (folder / TASKS_FILE).exists() else {}
+    foreign = [task for task in tasks if task not in key.tasks]
+    if foreign:
+        raise ValueError(f"{folder} holds tasks that {key_file} does not know ({foreign[0]}): give their key")
+
+    wanted = [row for pair in chosen for row in by_pair[pair] if row.instruction is not None]
+    for row in wanted:
+        task = key.task(row.benchmark, row.id, row.model)
+        if task in tasks and tasks[task]["instruction"] != row.instruction:
+            raise ValueError(
+                f"{folder} already shows another instruction of {row.model} for {row.id}; people may have judged it: "
+                "export to another folder with another key"
+            )
+        key.tasks[task] = (row.benchmark, row.id, row.model)
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    key.write(key_file)  # first: tasks without their key would be worth nothing
+    rows = dict(tasks)
+    position = {pair: i for i, pair in enumerate(benchmark.ids)}
+    for pair in progress(chosen, len(chosen), "pairs"):
+        item = benchmark.item(position[pair])
+        pictures = {"source": _picture(folder, item.source), "target": _picture(folder, item.target)}
+        for row in by_pair[pair]:
+            if row.instruction is not None:
+                task = key.task(row.benchmark, row.id, row.model)
+                rows[task] = {"task": task, **pictures, "instruction": row.instruction}
+    lines = "".join(json.dumps(rows[task], ensure_ascii=False) + "\n" for task in sorted(rows))
+    _write(folder / TASKS_FILE, lines)
+    _write(folder / "form.json", json.dumps(checklist(), indent=1, ensure_ascii=False) + "\n")
+    left_out = [row for pair in chosen for row in by_pair[pair] if row.instruction is None]
+    return Exported(len(wanted), left_out)
+
+
+def _by_pair(benchmark: Benchmark, instructions: Iterable[Instruction]) -> dict[str, list[Instruction]]:
+    by_model: dict[str, list[Instruction]] = {}
+    for row in instructions:
+        if row.benchmark != benchmark.name:
+            raise ValueError(f"an instruction is of benchmark {row.benchmark}, expected {benchmark.name}")
+        by_model.setdefault(row.model, []).append(row)
+    by_pair: dict[str, list[Instruction]] = {pair: [] for pair in benchmark.ids}
+    for model, rows in by_model.items():
+        benchmark.check_join((row.id for row in rows), f"the instructions of {model}")
+        for row in rows:
+            by_pair[row.id].append(row)
+    return by_pair
+
+
+def read_tasks(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """task -> its row, in the order of the file. Raises ValueError, with the line, for one that is no task."""
+    path, found = Path(folder) / TASKS_FILE, {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path} line {number}: not valid JSON ({error.msg}); export the tasks again"
+                ) from None
+            names = {"task", "source", "target", "instruction"}
+            if not isinstance(row, dict) or set(row) != names or row["task"] in found:
+                raise ValueError(f"{path} line {number}: expected a task of its own with {', '.join(sorted(names))}")
+            found[row["task"]] = row
+    return found
+
+
+def _picture(folder: Path, data: bytes) -> str:
+    """Its path within the folder; the name is its content's, so models share the file."""
+    kind = "png" if data.startswith(b"\x89PNG") else "webp" if data[8:12] == b"WEBP" else "jpg"
+    name = f"{PICTURES}/{hashlib.sha256(data).hexdigest()[:32]}.{kind}"
+    if not (folder / name).exists():
+        _write(folder / name, data)
+    return name
+
+
+def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with open(descriptor, "wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+    os.replace(temporary, path)

@@ -1,0 +1,260 @@
+"""Judging instructions for a benchmark: by a judge model behind an endpoint, or by the rules of the synthetic world.
+
+A judge model is asked once per dimension, sees neither the model's name nor any order in the models, and returns
+labels; `judge_scores` makes scores of them. Whatever could not be judged is `unscored` with its reason."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from editcaption_mega.evaluation import rubric
+from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.rubric.flags import flags
+from editcaption_mega.inference.endpoint.address import Endpoint
+from editcaption_mega.inference.endpoint.client import Reply, Request, Usage, complete
+from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes, Instruction, Judgement
+
+from . import rule_judge
+from .prompts import CANDIDATE, Role, judge_prompt
+from .reply import Mode, ParsedReply, parse_reply
+from .reply_scores import Scored, TermSource, accuracy_of, score_reply
+
+Instructions = Mapping[str, Mapping[str, Instruction]]  # model -> id -> what it wrote
+RULE_JUDGE = "rules"
+_LONGEST_REPLY = 4000  # characters of a judge's words that a row keeps; the cache has all of them
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How a judge is asked and how its labels are scored; the defaults are the evaluation's own."""
+
+    table: rubric.CompletenessTable = "listing2"
+    forbidden: TermSource = "lexicon"  # whose list of forbidden terms sets the ceiling of clarity
+    rules_role: Role = "system"  # who speaks the rules of the prompt
+    show_model: bool = False  # the paper's prompts show the model's name; it can sway a judge
+    max_tokens: int = 8192  # of a reply, thinking included
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("table", tuple(rubric.COMPLETENESS_TABLES)),
+            ("forbidden", get_args(TermSource)),
+            ("rules_role", get_args(Role)),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One instruction to judge."""
+
+    position: int  # of its pair in the benchmark
+    truth: Changes
+    instruction: Instruction
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What one request came to."""
+
+    outcome: Scored | str  # a dimension, or why it has no score
+    about: dict[str, Any]  # for the row's provenance
+
+
+def judge_benchmark(
+    benchmark: Benchmark,
+    instructions: Instructions,
+    endpoint: Endpoint,
+    cache: Path | None,
+    *,
+    name: str,
+    repeats: int = 1,
+    mode: Mode = "labels",
+    seed: int = 0,
+    settings: JudgeSettings | None = None,
+    progress: Callable[..., Iterable] | None = None,
+    usage: Usage | None = None,
+) -> dict[str, list[Judgement]]:
+    """model -> its judgements in the benchmark's order, the repeats of a pair side by side.
+
+    name: the judge's, in the rows. mode "labels": scores are computed from the judge's labels; "paper": its own numbers
+    count. Both modes ask the same, so the other one costs nothing with the same cache. seed: of the order in which
+    (model, pair) are asked. usage: where calls, tokens and cost are added up. Equal replies give equal rows; nothing in
+    them depends on time or order.
+
+    Raises ValueError before any call: pairs without ground truth, ids that do not fit the benchmark, no model."""
+    settings = settings or JudgeSettings()
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats} must be at least 1")
+    if mode not in ("labels", "paper"):
+        raise ValueError(f"mode is {mode!r}, expected 'labels' or 'paper'")
+    tasks = _tasks(benchmark, instructions)
+    asked = [task for own in tasks.values() for task in own if task.instruction.instruction is not None]
+    random.Random(seed).shuffle(asked)
+    total = len(asked) * repeats * len(DIMENSIONS)
+    options = {} if progress is None else {"progress": progress}
+    heard: dict[str, _Heard] = {}
+    by_key = {_key(task, repeat, d): (task, d) for task in asked for repeat in range(repeats) for d in DIMENSIONS}
+    requests = _requests(benchmark, asked, repeats, mode, settings)
+    for reply in complete(endpoint, requests, cache, total=total, **options):
+        if usage is not None:
+            usage.add(reply)
+        heard[reply.id] = _heard(reply, *by_key[reply.id], mode, settings)
+
+    def row(task: _Task, repeat: int) -> Judgement:
+        found = {d: heard.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
+        about: dict[str, Any] = {"judge_model": endpoint.model}
+        for field in ("served", "repairs", "reasoning", "replies"):
+            told = {d: one.about[field] for d, one in found.items() if one.about.get(field)}
+            about |= {field: told} if told else {}
+        return _judgement(task, name, repeat, mode, {d: one.outcome for d, one in found.items()}, about)
+
+    return {model: [row(task, repeat) for task in own for repeat in range(repeats)] for model, own in tasks.items()}
+
+
+def rule_judge_benchmark(
+    benchmark: Benchmark, instructions: Instructions, *, name: str = RULE_JUDGE
+) -> dict[str, list[Judgement]]:
+    """The same rows from the rule judge, for pairs of the synthetic world: no model, no repeats.
+
+    Raises ValueError: as `judge_benchmark`, and for a truth without facts."""
+    tasks = _tasks(benchmark, instructions)
+    return {model: [_rule_row(task, name) for task in own] for model, own in tasks.items()}
+
+
+def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_Task]]:
+    """model -> its instructions in the benchmark's order. Raises ValueError for what cannot be judged or joined."""
+    if not instructions:
+        raise ValueError("there is no model to judge: give the instructions of at least one")
+    truths = {pair.id: pair.changes for pair in benchmark.pairs()}
+    bare = [pair_id for pair_id, truth in truths.items() if truth is None]
+    if bare:
+        raise ValueError(
+            f"benchmark {benchmark.name}: {len(bare)} of {len(benchmark)} have no ground truth (first: {bare[0]}): "
+            "a judge needs their 'changes', so build a ground truth for the set first"
+        )
+    for model, rows in instructions.items():
+        benchmark.check_join(rows, f"instructions of {model}")
+        for pair_id, row in rows.items():
+            found = (row.benchmark, row.id, row.model)
+            if found != (benchmark.name, pair_id, model):
+                raise ValueError(
+                    f"instructions of {model}: the row of {pair_id} says (benchmark, id, model) = {found}, expected "
+                    f"{(benchmark.name, pair_id, model)}"
+                )
+    return {
+        model: [_Task(i, truth, rows[pair_id]) for i, (pair_id, truth) in enumerate(truths.items())]
+        for model, rows in instructions.items()
+    }
+
+
+def judged_digest(instruction: Instruction, truth: Changes) -> str:
+    """What a judgement depends on, beside the judge: the text and the ground truth. In each row's provenance."""
+    content = [instruction.instruction, instruction.reason, truth.model_dump(exclude_none=True)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _key(task: _Task, repeat: int, dimension: str) -> str:
+    return f"{task.instruction.model}/{task.instruction.id}/{repeat}/{dimension}"
+
+
+def _requests(benchmark: Benchmark, tasks: Sequence[_Task], repeats: int, mode: Mode, settings: JudgeSettings):
+    """Lazily, in the order of `tasks`: the pictures of one pair are read when its turn comes."""
+    for task in tasks:
+        item = benchmark.item(task.position)
+        candidate = task.instruction.model if settings.show_model else CANDIDATE
+        for dimension in DIMENSIONS:
+            prompt = judge_prompt(dimension)
+            messages = prompt.messages(
+                item, task.instruction.instruction, candidate=candidate, role=settings.rules_role
+            )
+            for repeat in range(repeats):
+                yield Request(
+                    id=_key(task, repeat, dimension),
+                    messages=messages,
+                    max_tokens=settings.max_tokens,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    seed=repeat if settings.temperature else None,
+                    repeat=repeat,
+                    quotes=True,
+                    require=partial(_parsed, task=task, dimension=dimension, mode=mode),
+                )
+
+
+def _parsed(text: str, task: _Task, dimension: str, mode: Mode) -> ParsedReply:
+    return parse_reply(text, dimension, task.truth, instruction=task.instruction.instruction, mode=mode)
+
+
+def _heard(reply: Reply, task: _Task, dimension: str, mode: Mode, settings: JudgeSettings) -> _Heard:
+    about = {"served": reply.model}
+    if reply.status != "ok":
+        return _Heard(f"{reply.status}: {reply.reason}", about | {"replies": reply.text[:_LONGEST_REPLY]})
+    parsed = _parsed(reply.text, task, dimension, mode)  # `require` has held it to this
+    text = task.instruction.instruction
+    scored = score_reply(parsed.reply, task.truth, text, table=settings.table, terms=settings.forbidden)
+    about |= {"repairs": list(parsed.repairs), "reasoning": parsed.reply.reasoning[:_LONGEST_REPLY]}
+    return _Heard(scored, about)
+
+
+def _unasked(task: _Task) -> _Heard:
+    """An instruction that does not exist has no score."""
+    return _Heard(f"no instruction: {task.instruction.reason}", {})
+
+
+def _judgement(
+    task: _Task, name: str, repeat: int, mode: Mode, found: Mapping[str, Scored | str], about: dict
+) -> Judgement:
+    scored = {dimension: one for dimension, one in found.items() if isinstance(one, Scored)}
+    labels = {field: value for one in scored.values() for field, value in one.labels.items()}
+    paper = mode == "paper"
+    provenance = {
+        "mode": mode,
+        "judged": judged_digest(task.instruction, task.truth),
+        "prompts": {dimension: judge_prompt(dimension).fingerprint for dimension in found},
+        **about,
+        **{field: value for one in scored.values() for field, value in one.facts.items()},
+    }
+    if hints := flags(task.instruction.instruction or ""):
+        provenance["flags"] = hints
+    return Judgement(
+        benchmark=task.instruction.benchmark,
+        id=task.instruction.id,
+        model=task.instruction.model,
+        judge=name,
+        repeat=repeat,
+        scores={dimension: one.judge_score if paper else one.score for dimension, one in scored.items()},
+        unscored={dimension: one for dimension, one in found.items() if isinstance(one, str)},
+        judge_scores={dimension: one.judge_score for dimension, one in scored.items()} if paper else None,
+        deviations=[sentence for one in scored.values() for sentence in one.deviations],
+        provenance=provenance,
+        **labels,
+    )
+
+
+def _rule_row(task: _Task, name: str) -> Judgement:
+    one, truth = task.instruction, task.truth
+    who = {"benchmark": one.benchmark, "id": one.id, "model": one.model, "judge": name}
+    about = {"mode": "rules", "judged": judged_digest(one, truth)}
+    if one.instruction is None:
+        reason = f"no instruction: {one.reason}"
+        return Judgement(**who, unscored=dict.fromkeys(DIMENSIONS, reason), provenance=about)
+    found, claims = rule_judge.judge(one.instruction, truth), rule_judge.assertions(one.instruction, truth)
+    return Judgement(
+        **who,
+        scores={dimension: getattr(found, dimension) for dimension in DIMENSIONS},
+        hits=list(found.hits),
+        misses=[change.id for change in truth.primary if change.id not in found.hits],
+        assertions=claims,
+        forbidden=list(found.forbidden),
+        failure_modes=[mode for mode in FAILURE_MODES if mode in found.failure_modes],
+        correct=found.correct,
+        provenance=about | {"acc_no_coverage": accuracy_of(claims, truth)[1]},
+    )

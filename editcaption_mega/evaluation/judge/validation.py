@@ -1,0 +1,162 @@
+"""Can a judge be trusted on this benchmark? Instructions are made worse in one known way, and the judge must notice.
+
+Each perturbation is handed to the judge as one more "model", so any judge of benchmarks can be checked: one behind an
+endpoint (`judge.judge_benchmark`) and the rule judge alike. A judge passes a test when the whole 95 % interval of the
+share of pairs where it notices lies above the threshold."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.stats.intervals import wilson_interval
+from editcaption_mega.records import Changes, Instruction, Judgement
+
+from .perturbations import NOT_APPLICABLE, SHORTENED, SWAPPED, TRUTH, UNRELATED, VAGUE, FlippedBenchmark, perturbations
+from .reply_scores import accuracy_of
+
+THRESHOLD = 0.8  # of the pairs on which a test can be made; 16 pairs that all hold are the fewest that can pass it
+CLARITY_TOLERANCE = 0.5  # by so much the repeats of one judgement may differ in clarity
+_FLIPPED = "flipped"
+
+# (benchmark, model -> id -> instruction) -> model -> judgements
+JudgeFunction = Callable[[Benchmark, Mapping[str, Mapping[str, Instruction]]], Mapping[str, Sequence[Judgement]]]
+Holds = Callable[[Judgement, Judgement, Changes], bool]  # (of the truth, of the perturbed text, ground truth)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One test of a judge: it held on `held` of `total` pairs; `unscored` more were not judged, and `not_applicable`
+    cannot be perturbed so."""
+
+    name: str
+    demand: str
+    held: int
+    total: int
+    unscored: int
+    not_applicable: int
+    threshold: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the share."""
+        return wilson_interval(self.held, self.total)
+
+    @property
+    def verdict(self) -> str:
+        """pass, fail, undecided (too few pairs to tell) or not tested (no pair at all)."""
+        low, high = self.interval
+        if not self.total:
+            return "not tested"
+        return "pass" if low >= self.threshold else "fail" if high < self.threshold else "undecided"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"interval": list(self.interval), "verdict": self.verdict}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        share = f"{self.held} of {self.total} ({low:.0%} .. {high:.0%}, must lie above {self.threshold:.0%})"
+        rest = f"{self.unscored} unscored, {self.not_applicable} not applicable"
+        return f"{self.verdict:10s}  {self.name}: {self.demand}: {share}; {rest}"
+
+
+def passed(checks: Sequence[Check]) -> bool:
+    """Whether every test that could be made was passed, and there was one."""
+    made = [check for check in checks if check.verdict != "not tested"]
+    return bool(made) and all(check.verdict == "pass" for check in made)
+
+
+def check_judge(benchmark: Benchmark, judge: JudgeFunction, *, threshold: float = THRESHOLD) -> list[Check]:
+    """Every test of `judge` on the pairs of `benchmark`; repeats are compared with each other where it makes some.
+
+    Raises ValueError for pairs without ground truth, and what the judge raises."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold} must lie between 0 and 1")
+    truths = {pair.id: pair.changes for pair in benchmark.pairs()}
+    bare = [pair_id for pair_id, truth in truths.items() if truth is None]
+    if bare:
+        raise ValueError(f"benchmark {benchmark.name}: pair {bare[0]} has no ground truth, which a check perturbs")
+    rows = {kind: _by_id(own) for kind, own in judge(benchmark, perturbations(benchmark)).items()}
+    flipped = FlippedBenchmark(benchmark)
+    rows[_FLIPPED] = _by_id(judge(flipped, flipped.truths())[TRUTH]) if len(flipped) else {}
+
+    def check(kind: str, name: str, demand: str, holds: Holds) -> Check:
+        counts = {"held": 0, "total": 0, "unscored": 0, "not_applicable": len(truths) - len(rows[kind])}
+        for pair_id, (after, *_) in rows[kind].items():
+            before = rows[TRUTH][pair_id][0]
+            if _not_applicable(after):
+                counts["not_applicable"] += 1
+            elif before.unscored or after.unscored:
+                counts["unscored"] += 1
+            else:
+                counts["total"] += 1
+                counts["held"] += holds(before, after, truths[pair_id])
+        return Check(name, demand, **counts, threshold=threshold)
+
+    return [
+        check(TRUTH, "truth", "the truth scores 5 in accuracy and completeness", _perfect),
+        check(SWAPPED, "sides", "left and right swapped lower accuracy", _lower("accuracy")),
+        check(SHORTENED, "omission", "a change left out lowers completeness", _lower("completeness")),
+        check(SHORTENED, "omission is no error", "and makes no error of fact", _no_new_error),
+        check(VAGUE, "vague degree", '"slightly" or "somewhat" lowers clarity', _lower("clarity")),
+        check(UNRELATED, "unrelated", "an unrelated text gets accuracy 1 or 2 and completeness 1", _at_the_floor),
+        check(_FLIPPED, "mirror", "pictures mirrored and sides swapped change nothing", _same),
+        _agreement(rows, threshold),
+    ]
+
+
+def _by_id(rows: Sequence[Judgement]) -> dict[str, list[Judgement]]:
+    """id -> its repeats, in order."""
+    found: dict[str, list[Judgement]] = {}
+    for row in sorted(rows, key=lambda row: row.repeat):
+        found.setdefault(row.id, []).append(row)
+    return found
+
+
+def _not_applicable(row: Judgement) -> bool:
+    return any(NOT_APPLICABLE in reason for reason in row.unscored.values())
+
+
+def _perfect(before: Judgement, after: Judgement, truth: Changes) -> bool:
+    return after.scores["accuracy"] == after.scores["completeness"] == 5
+
+
+def _lower(dimension: str) -> Holds:
+    return lambda before, after, truth: after.scores[dimension] < before.scores[dimension]
+
+
+def _no_new_error(before: Judgement, after: Judgement, truth: Changes) -> bool:
+    """Accuracy without its coverage caps, from the labels."""
+    return accuracy_of(after.assertions, truth)[1] >= accuracy_of(before.assertions, truth)[1]
+
+
+def _at_the_floor(before: Judgement, after: Judgement, truth: Changes) -> bool:
+    """2 where the judge calls it a fabrication rather than unrelated."""
+    return after.scores["accuracy"] <= 2 and after.scores["completeness"] == 1
+
+
+def _same(before: Judgement, after: Judgement, truth: Changes) -> bool:
+    return all(after.scores[name] == before.scores[name] for name in ("accuracy", "completeness"))
+
+
+def _agreement(rows: Mapping[str, Mapping[str, list[Judgement]]], threshold: float) -> Check:
+    """Over every instruction that was judged more than once, perturbed ones too: truths alone would all score 5."""
+    counts = {"held": 0, "total": 0, "unscored": 0, "not_applicable": 0}
+    for repeats in (repeats for own in rows.values() for repeats in own.values()):
+        if len(repeats) < 2 or _not_applicable(repeats[0]):
+            counts["not_applicable"] += 1
+        elif any(row.unscored for row in repeats):
+            counts["unscored"] += 1
+        else:
+            counts["total"] += 1
+            counts["held"] += _agree(repeats)
+    demand = f"repeats give the same accuracy and completeness, and clarity within {CLARITY_TOLERANCE}"
+    return Check("repeats", demand, **counts, threshold=threshold)
+
+
+def _agree(repeats: Sequence[Judgement]) -> bool:
+    def spread(dimension: str) -> float:
+        values = [row.scores[dimension] for row in repeats]
+        return max(values) - min(values)
+
+    return spread("accuracy") == spread("completeness") == 0 and spread("clarity") <= CLARITY_TOLERANCE

@@ -1,0 +1,1 @@
+"""Label Studio: people's verdicts and checked ground truth, as projects of a server."""

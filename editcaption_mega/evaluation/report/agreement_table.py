@@ -1,0 +1,66 @@
+"""How far people agree with each other, and each judge with people, as one table of the report."""
+
+from collections.abc import Sequence
+
+from editcaption_mega.evaluation.human.agreement import annotator_agreement, judge_human_agreement
+from editcaption_mega.evaluation.human.verdicts import adjudicate
+from editcaption_mega.evaluation.stats.intervals import Estimate
+from editcaption_mega.records import HumanVerdict, Judgement
+
+from .table_forms import Cell, Column, Row, Table
+
+_KAPPA, _ALPHA = "weighted kappa (quadratic)", "Krippendorff's alpha (ordinal)"
+
+
+def agreement_table(
+    judgements: Sequence[Judgement], verdicts: Sequence[HumanVerdict], *, draws: int = 2000
+) -> Table | None:
+    """None without verdicts. Units are instructions (one model's for one pair), of all benchmarks and models."""
+    if not verdicts:
+        return None
+    rows = []
+    if len({one.annotator for one in verdicts}) > 1:
+        among = annotator_agreement(verdicts, draws=draws)
+        rows.append(_row("annotators", "severity", _ALPHA, among.alpha, among.percent))
+        for (first, second), kappa in among.kappas.items():
+            rows.append(_row(f"{first} and {second}", "severity", _KAPPA, kappa, None))
+    judges = list(dict.fromkeys(one.judge for one in judgements))
+    people = adjudicate(verdicts)
+    for judge in judges:
+        own = [one for one in judgements if one.judge == judge]
+        for mapping in ("labels", "correct"):
+            found = judge_human_agreement(own, people, mapping, draws=draws)
+            if found.kappa.n:
+                what = "severity, from labels" if mapping == "labels" else "correct or not"
+                rows.append(_row(f"{judge} and people", what, _KAPPA, found.kappa, found.percent))
+    names = ("Of", "Measure")
+    columns = (
+        Column("Between", is_label=True),
+        *(Column(name, is_label=True) for name in names),
+        *map(Column, ("Agreement", "Same answer", "Instructions")),
+    )
+    notes = (
+        "1 is full agreement, 0 what chance gives. Several annotators of an instruction count as one beside a judge.",
+        "Instructions that a judge could not score, or that nobody judged, are left out.",
+    )
+    return Table("agreement", "Agreement", columns, tuple(rows), notes) if rows else None
+
+
+def as_numbers(table: Table | None) -> list[dict]:
+    """The same for numbers.json."""
+    names = ("between", "of", "measure", "agreement", "same_percent", "instructions")
+    found = []
+    for row in table.rows if table else ():
+        values = {name: cell.value for name, cell in zip(names, row.cells, strict=True)}
+        found.append(values | {"interval": row.cells[3].interval, "same_percent_interval": row.cells[4].interval})
+    return found
+
+
+def _row(between: str, what: str, measure: str, agreement: Estimate, same: Estimate | None) -> Row:
+    same_cell = Cell(None)
+    if same is not None and same.value is not None:
+        same_cell = Cell(
+            100 * same.value, same.interval and tuple(100 * end for end in same.interval), digits=1, unit=" %"
+        )
+    value = Cell(agreement.value, agreement.interval, digits=2)
+    return Row((Cell(between), Cell(what), Cell(measure), value, same_cell, Cell(agreement.n)))

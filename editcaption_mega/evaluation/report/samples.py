@@ -1,0 +1,94 @@
+"""What the browser of samples needs of each pair, as compact JSON that is safe inside a <script> element."""
+
+import json
+from collections.abc import Iterator
+from itertools import batched
+
+from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, Labels
+from editcaption_mega.records import EditPair
+
+from .join import Joined
+
+PAIRS_PER_CHUNK = 200
+_LONGEST_WORDS = 600  # characters of what a judge wrote
+
+
+def script_json(value: object) -> str:
+    """JSON that can end no <script> element and break no JavaScript string: without <, U+2028 and U+2029."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def overview(joined: Joined, *, disagree: float) -> dict:
+    """What all samples share. disagree: difference of weighted scores from which models are said to disagree."""
+    return {
+        "benchmarks": list(joined.benchmarks),
+        "models": joined.models,
+        "judges": joined.judges,
+        "faults": list(FAULTS),
+        "measures": list(MEASURES),
+        "disagree": disagree,
+        "pairs": sum(map(len, joined.benchmarks.values())),
+    }
+
+
+def chunks(joined: Joined) -> Iterator[str]:
+    """The samples of all benchmarks in order, as JSON arrays of PAIRS_PER_CHUNK."""
+    samples = (
+        _sample(joined, number, name, pair)
+        for number, (name, benchmark) in enumerate(joined.benchmarks.items())
+        for pair in benchmark.pairs()
+    )
+    return (script_json(list(chunk)) for chunk in batched(samples, PAIRS_PER_CHUNK))
+
+
+def _sample(joined: Joined, number: int, name: str, pair: EditPair) -> dict:
+    """Lists by model and by judge are in the overview's order; null where a model or a judge lacks the benchmark."""
+    written = joined.instructions[name]
+    rows = [written.get(model, {}).get(pair.id) for model in joined.models]
+    by_judge = [found.get(name, {}) for found in joined.labels.values()]
+    sample = {
+        "set": number,
+        "id": pair.id,
+        "category": pair.category,
+        "type": pair.edit_type,
+        "texts": [row and (row.instruction if row.reason is None else {"reason": row.reason}) for row in rows],
+        "labels": [
+            [_labels(found[model][pair.id]) if model in found else None for model in joined.models]
+            for found in by_judge
+        ],
+    }
+    if pair.changes is not None:
+        sample["truth"] = {
+            "primary": [[change.id, change.text] for change in pair.changes.primary],
+            "secondary": [[change.id, change.text] for change in pair.changes.secondary],
+            "overall": pair.changes.overall,
+        }
+    people = [joined.verdicts[name].get(model, {}).get(pair.id, []) for model in joined.models]
+    if any(people):
+        sample["people"] = [[[v.annotator, v.severity, v.rows, v.remark] for v in given] for given in people]
+    return sample
+
+
+def _labels(one: Labels) -> dict:
+    """Numbers rounded to thousandths; what is empty is left out."""
+    found = {
+        "n": one.repeats,
+        "scores": [round(one.scores[m], 3) if m in one.scores else None for m in MEASURES],
+        "spread": [round(one.spread.get(m, 0.0), 3) for m in MEASURES] if any(one.spread.values()) else None,
+        "unscored": one.unscored,
+        "partly": one.partly,
+        "hits": one.hits,
+        "misses": one.misses,
+        "secondary": one.secondary_hits,
+        "claims": [[text, verdict, change, n] for (text, verdict, change), n in one.assertions.items()],
+        "forbidden": one.forbidden,
+        "faults": [FAULTS.index(fault) for fault in one.faults],
+        "words": {name: [_short(text) for text in texts] for name, texts in one.words.items()},
+    }
+    found = {name: value for name, value in found.items() if value}
+    return found if one.correct is None else found | {"correct": one.correct}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_WORDS else text[: _LONGEST_WORDS - 2] + ".."

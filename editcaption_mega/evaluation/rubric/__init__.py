@@ -1,0 +1,29 @@
+"""The paper's rubric as pure functions, and what rests on it: hints, one opinion of repeats, the paper's numbers."""
+
+from .scores import (
+    COMPLETENESS_TABLES,
+    SECONDARY_BONUS,
+    CompletenessTable,
+    accuracy_score,
+    ceiling,
+    clarity_ceiling,
+    clarity_score,
+    completeness_score,
+    forbidden_terms,
+    weighted,
+    weighted_score,
+)
+
+__all__ = [
+    "COMPLETENESS_TABLES",
+    "SECONDARY_BONUS",
+    "CompletenessTable",
+    "accuracy_score",
+    "ceiling",
+    "clarity_ceiling",
+    "clarity_score",
+    "completeness_score",
+    "forbidden_terms",
+    "weighted",
+    "weighted_score",
+]

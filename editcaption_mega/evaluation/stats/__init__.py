@@ -1,0 +1,1 @@
+"""Intervals and tests: what a difference of means is worth."""

@@ -1,0 +1,140 @@
+"""Models compared on the same pairs: differences with intervals, tests, and their correction for being many."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from statistics import fmean
+
+from editcaption_mega.evaluation.rubric.opinions import merge
+from editcaption_mega.evaluation.rubric.scores import weighted_score
+from editcaption_mega.records import DIMENSIONS, Judgement
+
+from .intervals import Estimate, RepeatVariance, bootstrap_interval, correlations, holm, permutation_test
+from .intervals import repeat_variance as variance_of_repeats
+
+Scores = Mapping[str, float | None]  # pair id -> score; None: unscored
+EVERYTHING = "all"  # the group that holds every pair
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`first` minus `second` on the pairs that are scored for both."""
+
+    first: str
+    second: str
+    pairs: int
+    left_out: int  # pairs that are unscored for one of the two or for both
+    difference: float | None  # mean; None without pairs, as are the next three
+    interval: tuple[float, float] | None  # 95 %, paired bootstrap
+    p: float | None  # paired permutation test
+    p_adjusted: float | None  # Holm, over all pairs of models of this benchmark and group
+
+    @property
+    def apart(self) -> bool:
+        """Whether the two may be ranked: a difference at the 5 % level after the correction."""
+        return self.p_adjusted is not None and self.p_adjusted <= 0.05
+
+    def to_json(self) -> dict:
+        return asdict(self) | {"interval": self.interval and list(self.interval), "apart": self.apart}
+
+
+def scores_by_pair(judgements: Iterable[Judgement], dimension: str | None = None) -> dict[str, list[float]]:
+    """Pair id -> the score of each repeat that has one: `dimension`'s, or the weighted score (eq. 4), which needs all
+    three. An empty list: unscored. In the order of the rows.
+
+    Raises ValueError when the rows are not of one judge, model and benchmark, or a repeat stands there twice."""
+    found: dict[str, list[float]] = {}
+    seen: dict[str, set[int]] = {}
+    origin = None
+    for row in judgements:
+        here = (row.benchmark, row.model, row.judge)
+        origin = origin or here
+        if here != origin:
+            raise ValueError(f"judgements of {origin} and {here} are mixed: give those of one benchmark, model, judge")
+        if row.repeat in seen.setdefault(row.id, set()):
+            raise ValueError(f"pair {row.id} has two judgements of repeat {row.repeat}: each may be there once")
+        seen[row.id].add(row.repeat)
+        scores = found.setdefault(row.id, [])
+        if dimension is not None:
+            scores += [row.scores[dimension]] if dimension in row.scores else []
+        elif not row.unscored:
+            scores.append(weighted_score(**row.scores))
+    return found
+
+
+def mean_scores(judgements: Iterable[Judgement], measure: str) -> dict[str, float | None]:
+    """Pair id -> a measure of the judge's opinion (`opinions`: repeats merged), None where it has none. The rows are of
+    one judge, model and benchmark."""
+    rows: dict[str, list[Judgement]] = {}
+    for row in judgements:
+        rows.setdefault(row.id, []).append(row)
+    return {pair: merge(repeats).scores.get(measure) for pair, repeats in rows.items()}
+
+
+def compare(
+    models: Mapping[str, Scores], groups: Mapping[str, str] | None = None, *, draws: int = 2000, seed: int = 0
+) -> dict[str, list[Comparison]]:
+    """Every two of the models on one benchmark: under "all", and under each group of pairs (pair id -> its category).
+
+    The family of tests that Holm's correction is for is one list of these. Raises ValueError when the models' ids are
+    not the same, or a pair has no group."""
+    ids = _same_ids(models)
+    members = {EVERYTHING: ids}
+    for pair in ids if groups is not None else []:
+        if pair not in groups:
+            raise ValueError(f"pair {pair} has no group: give one for every pair, or no groups")
+        members.setdefault(groups[pair], []).append(pair)
+    return {group: _compare(models, pairs, draws, seed) for group, pairs in members.items()}
+
+
+def _compare(models: Mapping[str, Scores], pairs: Sequence[str], draws: int, seed: int) -> list[Comparison]:
+    found = []
+    for first, second in combinations(models, 2):
+        a, b = models[first], models[second]
+        both = [pair for pair in pairs if a[pair] is not None and b[pair] is not None]
+        differences = [a[pair] - b[pair] for pair in both]
+        numbers = (None, None, None)
+        if differences:
+            numbers = (
+                fmean(differences),
+                bootstrap_interval(differences, draws=draws, seed=seed),
+                permutation_test(differences, seed=seed),
+            )
+        found.append((first, second, len(both), len(pairs) - len(both), *numbers))
+    tested = [row for row in found if row[-1] is not None]
+    adjusted = dict(zip([row[:2] for row in tested], holm([row[-1] for row in tested]), strict=True))
+    return [Comparison(*row, p_adjusted=adjusted.get(row[:2])) for row in found]
+
+
+def _same_ids(models: Mapping[str, Scores]) -> list[str]:
+    if not models:
+        return []
+    (name, reference), *others = models.items()
+    for other, scores in others:
+        missing, extra = sorted(set(reference) - set(scores)), sorted(set(scores) - set(reference))
+        if missing or extra:
+            raise ValueError(
+                f"{name} and {other} are not scored on the same pairs: {other} lacks {len(missing)} of {len(reference)}"
+                f" (first {missing[:1]}) and has {len(extra)} others (first {extra[:1]}); an unscored pair is None, "
+                "not absent"
+            )
+    return list(reference)
+
+
+def judge_repeat_variance(judgements: Sequence[Judgement]) -> dict[str, RepeatVariance]:
+    """How far one judge repeats itself on one model and benchmark: "weighted" and each dimension."""
+    found = {"weighted": variance_of_repeats(scores_by_pair(judgements))}
+    return found | {name: variance_of_repeats(scores_by_pair(judgements, name)) for name in DIMENSIONS}
+
+
+def dimension_correlations(
+    judgements: Sequence[Judgement], *, draws: int = 2000, seed: int = 0
+) -> dict[tuple[str, str], dict[str, Estimate]]:
+    """Pearson and Spearman correlation of each two dimensions over the pairs of one model, benchmark and judge (means
+    of the repeats). Pairs with an unscored dimension are left out: `n` of the estimates is what remains."""
+    means = {name: mean_scores(judgements, name) for name in DIMENSIONS}
+    whole = [pair for pair in means[DIMENSIONS[0]] if all(means[name][pair] is not None for name in DIMENSIONS)]
+    if not whole:
+        nothing = Estimate(None, None, 0)
+        return {pair: {"pearson": nothing, "spearman": nothing} for pair in combinations(DIMENSIONS, 2)}
+    return correlations({name: [means[name][pair] for pair in whole] for name in DIMENSIONS}, draws=draws, seed=seed)

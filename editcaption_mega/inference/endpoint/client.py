@@ -1,0 +1,238 @@
+"""The one client of every model endpoint: requests in, replies out, each kept before it is handed on.
+
+Generation, judging and whatever else asks a model over HTTP call `complete`."""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from editcaption_mega.words import one_line
+
+from .address import Endpoint, EndpointError
+from .cache import CacheError, CallLog, ReplyCache, read_calls
+from .messages import STATUSES, Message, Picture, Reply, Request, Usage
+from .openai_protocol import body_bytes, cache_key, checked, read_answer
+from .outcome import Outcome
+from .picture_limits import PictureLimits
+from .scheduler import Exchange, Job
+from .secret import Secret
+from .transport import Response
+
+__all__ = [
+    "STATUSES",
+    "CacheError",
+    "Endpoint",
+    "EndpointError",
+    "Message",
+    "Picture",
+    "Reply",
+    "Request",
+    "Usage",
+    "complete",
+    "read_calls",
+]
+
+_BATCH = 32  # requests looked up in the cache at once
+_BATCH_SECONDS = 0.005
+# What is kept: definite answers, and the words of those that are asked for again by a later run, once.
+_KEPT = ("ok", "refused", "malformed")
+
+_log = logging.getLogger(__name__)
+
+
+def complete(
+    endpoint: Endpoint,
+    requests: Iterable[Request],
+    cache: Path | None,
+    *,
+    progress: Callable[..., Iterable] = lambda items, *_: items,
+    total: int | None = None,
+) -> Iterator[Reply]:
+    """The reply of each request, in order of completion; every request gets one, whatever happens to it.
+
+    `requests` is consumed as places become free, so pictures of waiting requests only are in memory. `cache` is a
+    folder: a reply that is ok or refused is in its responses.sqlite before it is yielded, a later call yields it from
+    there; every attempt is a line of its calls.jsonl. Requests that ask the same are asked once. A malformed reply is
+    kept too, and a later call asks for it once more, not `max_attempts` times. None: nothing is kept.
+
+    A request that can't be sent (a damaged picture, more than max_request_mib) ends as failed, without a call.
+
+    Raises ValueError for a missing key (at once), an id that comes twice or an unusable cache; EndpointError when
+    the endpoint as a whole is of no use (nobody there, key refused, unknown model, 50 requests failed in a row, 20 in a
+    row answered in no usable form)."""
+    secret = endpoint.secret()
+    return iter(progress(_replies(endpoint, secret, requests, cache), total, endpoint.model))
+
+
+def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], folder: Path | None) -> Iterator[Reply]:
+    with contextlib.ExitStack() as stack:
+        cache = log = None
+        if folder is not None:
+            cache = stack.enter_context(contextlib.closing(ReplyCache(folder)))
+            log = stack.enter_context(contextlib.closing(CallLog(folder)))
+        exchange = stack.enter_context(Exchange(endpoint, secret, _Chat(endpoint, secret, cache), log))
+        limits = PictureLimits(endpoint.min_pixels, endpoint.max_pixels)
+        versions = _Versions(endpoint, cache)
+        source = _distinct(requests)
+        asked: dict[str, list[Request]] = {}  # keys in flight, with the requests that wait for the same answer
+        waiting: deque[Request] = deque()  # those of them whose turn it is
+        while True:
+            batch = _take(exchange, waiting, source)
+            if not batch and not exchange.held:
+                return
+            keys = [cache_key(endpoint, request) if cache is not None else request.id for request in batch]
+            rows = cache.get(keys) if cache is not None and keys else {}
+            for key, request in zip(keys, batch, strict=True):
+                if key in asked:
+                    exchange.held += 1
+                    asked[key].append(request)
+                elif key in rows and (kept := _kept_reply(cache, rows[key], request)) is not None:
+                    exchange.trust.answers_in_form = True
+                    yield kept
+                else:
+                    try:
+                        fitted = replace(request, messages=limits.fit(request.messages))
+                    except ValueError as error:
+                        yield _unsendable(request, error)
+                        continue
+                    asked[key] = []
+                    exchange.submit(key, fitted, known=rows.get(key, {}).get("status") == "malformed")
+            if not batch or exchange.pending():
+                for key, reply in exchange.receive():
+                    same = asked.pop(key)
+                    exchange.held -= len(same)
+                    waiting.extend(same)
+                    versions.see(reply.model)
+                    yield reply
+
+
+class _Chat:
+    """Chat completions, as the exchange sees them."""
+
+    path = "/chat/completions"
+    max_reply_mib = 2.0
+
+    def __init__(self, endpoint: Endpoint, secret: Secret, cache: ReplyCache | None):
+        self._endpoint, self._secret, self._cache = endpoint, secret, cache
+
+    def write(self, request: Request) -> tuple[bytes, str]:
+        return body_bytes(self._endpoint, request), "application/json"
+
+    async def read(self, request: Request, answer: Response) -> Outcome:
+        return checked(read_answer(answer, quotes=request.quotes), request, self._secret)
+
+    def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Reply]:
+        replies = [self._reply(job, outcome) for job, outcome in done]
+        kept = [
+            (job.key, _kept_fields(reply))
+            for (job, _), reply in zip(done, replies, strict=True)
+            if reply.status in _KEPT
+        ]
+        if self._cache is not None and kept:
+            self._cache.put(self._endpoint.model, self._endpoint.identity, kept)
+        return replies
+
+    def _reply(self, job: Job, outcome: Outcome) -> Reply:
+        return Reply(
+            id=job.request.id,
+            status=outcome.status,
+            text=outcome.text,
+            reason=outcome.reason,
+            model=outcome.model,
+            prompt_tokens=job.prompt_tokens,
+            completion_tokens=job.completion_tokens,
+            cost=self._endpoint.cost(job.prompt_tokens, job.completion_tokens),
+            attempts=job.attempts,
+            cached=False,
+            thought=outcome.thought,
+            ending=outcome.ending,
+        )
+
+
+def _kept_fields(reply: Reply) -> dict[str, Any]:
+    return {name: value for name, value in vars(reply).items() if name not in ("id", "cached")}
+
+
+def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]) -> list[Request]:
+    """What there is room for, of those that wait and then of the source: some at a time, and fewer of a slow source, so
+    that neither replies nor the endpoint wait for it."""
+    batch: list[Request] = []
+    begin = time.monotonic()
+    while exchange.has_room(len(batch)) and len(batch) < _BATCH and time.monotonic() - begin < _BATCH_SECONDS:
+        request = waiting.popleft() if waiting else next(source, None)
+        if request is None:
+            break
+        batch.append(request)
+    return batch
+
+
+def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Reply | None:
+    """The reply in a row of the cache, None where it must be asked for. What one `require` refused another one may take
+    (another mode of judging), and the other way round."""
+    if not _is_reply(row):
+        raise CacheError(f"{cache.path} holds a reply of another form: use another folder")
+    if row["status"] == "malformed" and (not row["text"] or request.require is None):
+        return None
+    if row["status"] in ("ok", "malformed") and request.require is not None:
+        try:
+            request.require(row["text"])
+        except ValueError:
+            return None
+        row = row | {"status": "ok", "reason": ""}
+    return Reply(id=request.id, cached=True, **row)
+
+
+_FIELDS = {
+    "status": str, "text": str, "reason": str, "model": str, "prompt_tokens": int, "completion_tokens": int,
+    "cost": int | float, "attempts": int, "thought": str, "ending": str,
+}  # fmt: skip
+_ADDED = {"thought", "ending"}  # later: older replies have none
+
+
+def _is_reply(row: Any) -> bool:
+    if not isinstance(row, dict) or row.keys() - _FIELDS.keys() or _FIELDS.keys() - row.keys() - _ADDED:
+        return False
+    if not all(isinstance(value, _FIELDS[name]) for name, value in row.items()):
+        return False
+    return row["status"] in _KEPT
+
+
+def _distinct(requests: Iterable[Request]) -> Iterator[Request]:
+    """Raises ValueError, naming the request, for an id that was there before."""
+    ids = set()
+    for request in requests:
+        if request.id in ids:
+            raise ValueError(f"two requests have the id {request.id}: each needs its own")
+        ids.add(request.id)
+        yield request
+
+
+def _unsendable(request: Request, error: ValueError) -> Reply:
+    nothing = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+    return Reply(request.id, "failed", reason=one_line(str(error)), attempts=0, cached=False, **nothing)
+
+
+class _Versions:
+    """Says once when the server's version of the model is another one than that of kept replies."""
+
+    def __init__(self, endpoint: Endpoint, cache: ReplyCache | None):
+        self._model, self._said = endpoint.model, False
+        self._seen = cache.served(endpoint.model, endpoint.identity) if cache is not None else set()
+
+    def see(self, version: str) -> None:
+        if not version or version in self._seen:
+            return
+        if self._seen and not self._said:
+            self._said = True
+            _log.warning(
+                "%s: the server now says it serves %s; kept replies are of %s, so this run mixes versions",
+                self._model,
+                version,
+                ", ".join(sorted(self._seen)),
+            )
+        self._seen.add(version)

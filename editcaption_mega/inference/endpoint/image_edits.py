@@ -1,0 +1,224 @@
+"""An image-editing endpoint (the OpenAI images form): a picture and an instruction in, a picture out."""
+
+import asyncio
+import base64
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from editcaption_mega.data.images.decode import decode_image, encode_png
+from editcaption_mega.files import read_json, write_atomically
+
+from .address import Endpoint
+from .cache import CallLog
+from .failures import cleaned, read_object, token_count
+from .messages import Picture
+from .outcome import Outcome
+from .scheduler import Exchange, Job
+from .secret import Secret
+from .transport import Response
+
+MAX_PIXELS = 2048 * 2048  # of a result; a decoder may take twelve times as many bytes
+
+_SMALLER = "have the editor make smaller ones (editor.size), or raise editor.max_pixels"
+_PLAIN_LETTERS = str.maketrans("-_", "+/")
+_ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What to do to a picture. id: unique within one call of `edit_pictures`, and the name of the file it makes."""
+
+    id: str
+    source: bytes
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Edited:
+    id: str
+    path: Path | None  # the picture, a PNG without transparency; None when there is none
+    reason: str = ""  # why there is none
+
+
+def edit_pictures(
+    endpoint: Endpoint, edits: Iterable[Edit], folder: Path, *, size: str = "", max_pixels: int = MAX_PIXELS,
+    log: Path | None = None, progress: Callable[..., Iterable] = lambda items, *_: items, total: int | None = None,
+) -> Iterator[Edited]:  # fmt: skip
+    """Execute each edit once, in order of completion. The picture is in `folder` before its `Edited` is yielded; what
+    is there from an earlier run (of the same editor, source and instruction) is not asked for again. What the editor
+    sends is decoded first: a damaged picture, or none, is the edit's `reason` and nothing of it is kept.
+
+    max_pixels: of a result, at most. log: the folder whose calls.jsonl gets a line per attempt.
+
+    Raises ValueError for a missing key at once; EndpointError when the endpoint as a whole is of no use."""
+    secret = endpoint.secret()
+    folder.mkdir(parents=True, exist_ok=True)
+    service = _Edits(endpoint, secret, folder, size, max_pixels)
+    return iter(progress(_edited(service, endpoint, secret, edits, log), total, endpoint.model))
+
+
+def _edited(
+    service: "_Edits", endpoint: Endpoint, secret: Secret, edits: Iterable[Edit], log: Path | None
+) -> Iterator[Edited]:
+    waiting = _distinct(edits)
+    with ExitStack() as stack:
+        calls = stack.enter_context(closing(CallLog(log))) if log is not None else None
+        exchange = stack.enter_context(Exchange(endpoint, secret, service, calls))
+        while True:
+            # A picture or two for each that is in flight, so that few are in memory.
+            while exchange.held < 2 * endpoint.max_concurrency and (edit := next(waiting, None)) is not None:
+                if (kept := service.kept(edit)) is not None:
+                    yield kept
+                else:
+                    exchange.submit(edit.id, edit)
+            if not exchange.held:
+                return
+            for _, edited in exchange.receive():
+                yield edited
+
+
+def _distinct(edits: Iterable[Edit]) -> Iterator[Edit]:
+    """Raises ValueError for an id that was there before, or that names no file."""
+    ids = set()
+    for edit in edits:
+        if edit.id in ids or not edit.id or Path(edit.id).name != edit.id:
+            raise ValueError(f"edit {edit.id!r}: its id names the file of the picture, so it must be one of its own")
+        ids.add(edit.id)
+        yield edit
+
+
+class _Edits:
+    """Image edits, as the exchange sees them, and what is kept of them:
+
+    FOLDER/ID.png    the picture
+    FOLDER/ID.json   what was asked, and the picture's digest"""
+
+    path = "/images/edits"
+    max_reply_mib = 12.0
+
+    def __init__(self, endpoint: Endpoint, secret: Secret, folder: Path, size: str, max_pixels: int):
+        self._endpoint, self._secret, self._folder = endpoint, secret, folder
+        self._size, self._max_pixels = size, max_pixels
+        self._decoding = asyncio.Lock()  # one picture at a time is in memory as pixels
+
+    def kept(self, edit: Edit) -> Edited | None:
+        """The picture of an earlier run that asked the same, unless it was damaged since."""
+        path, mark = self._folder / f"{edit.id}.png", self._folder / f"{edit.id}.json"
+        try:
+            told, data = read_json(mark), path.read_bytes()
+            same = told["asked"] == self._asked(edit) and told["sha256"] == sha256(data).hexdigest()
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return Edited(edit.id, path) if same else None
+
+    def _asked(self, edit: Edit) -> dict[str, Any]:
+        return {
+            "server": self._endpoint.identity,
+            "model": self._endpoint.model,
+            "size": self._size,
+            "source": Picture(edit.source).sha256,
+            "instruction": edit.instruction,
+            "extra": dict(self._endpoint.extra),
+        }
+
+    def write(self, edit: Edit) -> tuple[bytes, str]:
+        return _form(self._endpoint, edit, self._size)
+
+    async def read(self, edit: Edit, answer: Response) -> Outcome:
+        async with self._decoding:
+            return cleaned(await asyncio.to_thread(read_edit, answer, self._max_pixels), self._secret)
+
+    def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Edited]:
+        return [self._edited(job, outcome) for job, outcome in done]
+
+    def _edited(self, job: Job, outcome: Outcome) -> Edited:
+        edit: Edit = job.request
+        if outcome.status != "ok":
+            after = f" (after {job.attempts} attempts)" if job.attempts > 1 else ""
+            return Edited(edit.id, None, outcome.reason + after)
+        path = self._folder / f"{edit.id}.png"
+        write_atomically(path, outcome.picture)
+        mark = {"asked": self._asked(edit), "sha256": sha256(outcome.picture).hexdigest()}
+        write_atomically(self._folder / f"{edit.id}.json", json.dumps(mark))
+        return Edited(edit.id, path)
+
+
+def read_edit(answer: Response, max_pixels: int = MAX_PIXELS) -> Outcome:
+    """What an answer means, with its picture decoded and encoded anew: so it is sound, opaque, and holds nothing beside
+    its pixels."""
+    data = read_object(answer, "data")
+    answer.body.clear()  # it may be large, and what counts has been read
+    if isinstance(data, Outcome):
+        return data
+    usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
+    outcome = Outcome(
+        "failed",
+        http=answer.http,
+        may_pass=True,
+        prompt_tokens=token_count(usage.get("input_tokens")),
+        completion_tokens=token_count(usage.get("output_tokens")),
+    )
+    items = data["data"]
+    item = items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else {}
+    encoded = item.get("b64_json")
+    if not isinstance(encoded, str):
+        outcome.reason = "the reply holds no data[0].b64_json"
+        if item.get("url"):
+            outcome.reason += ", but an address, which is not fetched: have the server send b64_json"
+            outcome.may_pass = False
+        return outcome
+    try:
+        picture = _decoded(encoded)
+    except ValueError:
+        outcome.reason = "the reply's data[0].b64_json is not base64"
+        return outcome
+    del data, items, item, encoded  # as large as the picture itself
+    try:
+        outcome.picture = encode_png(decode_image(picture, max_pixels=max_pixels, where="the editor's picture"))
+    except ValueError as error:
+        # Nobody can shrink what the editor is yet to send.
+        outcome.reason = re.sub("shrink the image.*", _SMALLER, str(error))
+        return outcome
+    outcome.status, outcome.may_pass = "ok", False
+    return outcome
+
+
+def _decoded(encoded: str) -> bytes:
+    """base64 as servers write it: in lines, with the letters of addresses, without its padding, or as a data URL.
+
+    Raises ValueError for what is none."""
+    if encoded.startswith("data:"):
+        encoded = encoded.partition(",")[2]
+    encoded = "".join(encoded.split()).translate(_PLAIN_LETTERS).rstrip("=")
+    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+
+
+def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:
+    """The multipart form -> its bytes and content type. Raises ValueError for a source that is no picture."""
+    boundary = uuid.uuid4().hex
+    mime = Picture(edit.source).mime
+    fields = {"model": endpoint.model, "prompt": edit.instruction, "n": "1", "response_format": "b64_json"}
+    fields |= ({"size": size} if size else {}) | dict(endpoint.extra)
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{_written(value)}\r\n'.encode()
+        for name, value in fields.items()
+        if value is not None
+    ]
+    parts.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="source.{_ENDINGS[mime]}"\r\n'
+        f"Content-Type: {mime}\r\n\r\n".encode()
+        + edit.source
+        + b"\r\n"
+    )
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

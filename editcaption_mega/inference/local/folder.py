@@ -1,0 +1,41 @@
+"""What a Hugging Face model folder must hold before anything is loaded from it."""
+
+from pathlib import Path
+
+from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles, weight_index
+
+MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The folder as a Path; ValueError in one sentence when it isn't a complete Qwen3-VL folder."""
+    files = SideFiles.read(folder).require(CONFIG, "the model's configuration")
+    path = files.folder
+    kind = files.json(CONFIG).get("model_type")
+    if kind not in MODEL_TYPES:
+        raise ValueError(f"{path}/config.json: `model_type` must be one of {MODEL_TYPES}, found {kind!r:.60}")
+    if weight_index(path) is None and not (path / SINGLE_WEIGHTS).is_file():
+        raise ValueError(
+            f"{path}: expected weights as {SINGLE_WEIGHTS}, or as {WEIGHT_INDEX} with its files, found neither"
+        )
+    if not any(name in files.contents for name in TOKENIZER_FILES):
+        raise ValueError(
+            f"{path}: expected a tokenizer (tokenizer.json, or vocab.json with merges.txt), found none; "
+            "copy it from the model's original folder"
+        )
+    files.json("tokenizer_config.json")
+    files.image_processor()
+    files.end_ids()
+    return path
+
+
+def check_model(folder: str | Path) -> Path:
+    """As `check_folder`, for a model that runs in this process: every weight must be there, and be a number.
+
+    transformers would draw a missing tensor at random and go on."""
+    from editcaption_mega.conversion.hugging_face import FolderReader
+
+    path = check_folder(folder)
+    FolderReader(path)
+    return path

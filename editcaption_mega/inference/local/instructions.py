@@ -1,0 +1,79 @@
+"""Instructions for the pairs of a set of shards, written by one model in process."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from editcaption_mega.data.batching.packing import EncodedSample
+from editcaption_mega.data.batching.stream import PairDataset
+from editcaption_mega.inference.endpoint.answer import Answer, as_instruction, read_answer
+
+from .generator import Generator
+
+
+@dataclass(frozen=True)
+class PairPrompt:
+    """A pair as a prompt (the form that `Generator.generate` takes)."""
+
+    input_ids: list[int]
+    pixel_values: torch.Tensor
+    grid_thw: list[tuple[int, int, int]]
+
+
+def write_instructions(
+    generator: Generator,
+    dataset: PairDataset,
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 16,
+    first: int = 0,
+) -> Iterator[dict]:
+    """One object per pair in order: id, tokens, finished, and the answer as `answer.read_answer` reads it: status,
+    instruction ("" where there is none), reason, thought. Pictures are held for one batch at a time. A pair with a
+    picture that cannot be used has the status failed, and the others go on.
+
+    What is drawn for a pair depends on the seed and its id: not on which other pairs there are. first: where to begin;
+    at a multiple of batch_size the texts are those that a run from 0 gives, to the rounding of the last bit."""
+    for start in range(first, len(dataset), batch_size):
+        prompts: dict[int, PairPrompt] = {}
+        failed: dict[int, str] = {}
+        batch = range(start, min(start + batch_size, len(dataset)))
+        for i in batch:
+            try:
+                prompts[i] = _prompt(dataset.prompt(i))
+            except ValueError as error:
+                failed[i] = str(error)
+        answers = generator.generate(
+            list(prompts.values()), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+            batch_size=batch_size, numbers=[_number(dataset.id(i)) for i in prompts],
+        )  # fmt: skip
+        made = dict(zip(prompts, answers, strict=True))
+        for i in batch:
+            if i in failed:
+                answer, tokens, finished = Answer("failed", reason=failed[i]), 0, False
+            else:
+                answer = as_instruction(read_answer(made[i].text, "stop" if made[i].finished else "length"))
+                tokens, finished = made[i].token_count, made[i].finished
+            yield {
+                "id": dataset.id(i),
+                "status": answer.status,
+                "instruction": answer.text,
+                "reason": answer.reason,
+                "thought": answer.thought,
+                "tokens": tokens,
+                "finished": finished,
+            }
+
+
+def _prompt(sample: EncodedSample) -> PairPrompt:
+    patches = torch.cat([sample.patches(k) for k in range(len(sample.grids))])
+    return PairPrompt(list(sample.prompt_ids), patches, list(sample.grids))
+
+
+def _number(name: str) -> int:
+    """An id as a number that no other id is likely to have."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
