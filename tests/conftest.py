@@ -30,3 +30,12 @@ def qwen_tokenizer_dir(tmp_path_factory) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder
+
+
+DATA_FILES = Path(__file__).resolve().parent / "data_files"
+
+
+@pytest.fixture(scope="session", params=["cut", "real"])
+def any_qwen_tokenizer_dir(request) -> Path:
+    """Qwen's tokenizer twice: cut to its first merges, which is in the repository, and the real one where it is."""
+    return DATA_FILES / "qwen_cut" if request.param == "cut" else request.getfixturevalue("qwen_tokenizer_dir")

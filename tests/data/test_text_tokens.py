@@ -42,8 +42,8 @@ def test_no_text_holds_a_control_token_and_every_text_comes_back(text):
 
 
 @pytest.fixture(scope="module")
-def qwen(qwen_tokenizer_dir):
-    return load_tokenizer(qwen_tokenizer_dir)
+def qwen(any_qwen_tokenizer_dir):
+    return load_tokenizer(any_qwen_tokenizer_dir)
 
 
 def test_every_control_token_of_qwen_is_text(qwen):
