@@ -21,7 +21,7 @@ from editcaption_mega.inference.local.instructions import write_instructions
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import CandidateSettings, EvaluationSettings
 from editcaption_mega.training import run_sft
-from editcaption_mega.training.job import open_dataset
+from editcaption_mega.training.setup import open_dataset
 
 SMALL = ["2B", "8B", "235B-A22B"]  # one file and tied; an index and a head of its own; experts
 

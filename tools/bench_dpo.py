@@ -39,11 +39,12 @@ from editcaption_mega.settings import (
     ReferenceSettings,
     TrainingSettings,
 )
-from editcaption_mega.training.dpo import ResidentReference, StoredReference, pair_facts, read_reference
-from editcaption_mega.training.job import open_dataset, row_settings
+from editcaption_mega.training.dpo import pair_facts
+from editcaption_mega.training.log_probs import fingerprint_of, write_log_probs
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_trainer
-from editcaption_mega.training.score import fingerprint_of, write_log_probs
+from editcaption_mega.training.reference import ResidentReference, StoredReference, read_reference
+from editcaption_mega.training.setup import open_dataset, row_settings
 
 BETA, LEARNING_RATE = 0.1, 1e-4
 CANVAS = 288  # pixels: 81 tokens per picture

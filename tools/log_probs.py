@@ -31,9 +31,9 @@ def main(argv):
     parser.add_argument("--prompt", default="", metavar="FILE", help="another prompt file, as in training")
     arguments = parser.parse_args(argv)
     settings = settings_from(arguments)
-    from editcaption_mega.training.score import score
+    from editcaption_mega.training.log_probs import log_probs_of_shards
 
-    score(settings, arguments.output, with_tokens=arguments.with_tokens, progress=cli.progress)
+    log_probs_of_shards(settings, arguments.output, with_tokens=arguments.with_tokens, progress=cli.progress)
 
 
 def settings_from(arguments: argparse.Namespace) -> JobSettings:

@@ -6,27 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron.core import parallel_state
-
 from editcaption_mega import platform, signals
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.stream import (
     Answers,
     PairDataset,
-    RowSettings,
     StepStream,
-    open_pairs,
     prefetched_steps,
 )
 from editcaption_mega.data.text.prompt import trained_side_files
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.model import Architecture, build_model
-from editcaption_mega.model.build import check_layout
-from editcaption_mega.model.layers import check_backend
 from editcaption_mega.objectives import Objective, SFTObjective
-from editcaption_mega.settings import JobSettings, ParallelSettings
+from editcaption_mega.settings import JobSettings
 
 from .checkpoint import load_optimizer, load_random_state, save_checkpoint
 from .experts import ExpertLoad
@@ -35,47 +29,7 @@ from .loop import Stopped, stop_if_asked, train
 from .metrics import RunLog
 from .optimizer import build_trainer, freeze, trainable_table
 from .run_folder import Resumed, first_lines, keep_settings, record_failure, where_to_start
-
-
-def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> PairDataset:
-    """The job's pairs as token sequences. Raises ValueError for folders, tokenizer or prompt that cannot be used."""
-    return open_pairs(
-        settings.data.shards,
-        settings.model.folder,
-        min_pixels=settings.data.min_pixels,
-        max_pixels=settings.data.max_pixels,
-        prompt=settings.data.prompt,
-        answers=answers,
-        shared_prompt=settings.data.shared_prompt,
-    )
-
-
-def row_settings(settings: JobSettings) -> RowSettings:
-    """What this rank needs of each step's rows. After `platform.initialize`."""
-    parallel = settings.parallel
-    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
-    return RowSettings(
-        global_batch_size=settings.training.global_batch_size,
-        sequence_length=settings.data.sequence_length,
-        packing=settings.data.packing,
-        data_parallel_size=parallel_state.get_data_parallel_world_size(),
-        data_parallel_rank=parallel_state.get_data_parallel_rank(),
-        row_multiple=parallel.pipeline_model_parallel_size if interleaved else 1,
-        length_multiple=parallel.tensor_model_parallel_size,
-        with_images=parallel_state.is_pipeline_first_stage(),
-        num_vision_ranks=parallel.tensor_model_parallel_size if parallel.use_sequence_parallel else 1,
-        vision_rank=parallel_state.get_tensor_model_parallel_rank() if parallel.use_sequence_parallel else 0,
-    )
-
-
-def layout_of(parallel: ParallelSettings) -> platform.Layout:
-    return platform.Layout(
-        tensor=parallel.tensor_model_parallel_size,
-        pipeline=parallel.pipeline_model_parallel_size,
-        virtual_pipeline=parallel.virtual_pipeline_model_parallel_size,
-        expert=parallel.expert_model_parallel_size,
-        expert_tensor=parallel.expert_tensor_parallel_size,
-    )
+from .setup import check_samples, layout_of, open_architecture, open_dataset, row_settings
 
 
 def total_steps(settings: JobSettings, num_samples: int) -> int:
@@ -118,10 +72,7 @@ def run_job(settings: JobSettings, answers: Answers, make_objective: ObjectiveMa
 
     A signal (`signals.STOPPING`) ends it after the present step with a checkpoint, and at once before the first."""
     with signals.listening():
-        architecture = Architecture.from_folder(settings.model.folder)
-        check_backend(settings.model.backend)
-        check_layout(architecture, settings.parallel)
-        settings.parallel.data_parallel_size(platform.world_size())
+        architecture = open_architecture(settings)
         dataset = open_dataset(settings, answers)
         parts = identity(settings, dataset, architecture, objective)
         platform.initialize(layout_of(settings.parallel), settings.training.seed)
@@ -265,12 +216,3 @@ def _start_weights(settings: JobSettings) -> WeightSource:
     """What a new run starts from; `load_weights` checks that a checkpoint is of this model."""
     checkpoint = find_checkpoint(settings.model.checkpoint) if settings.model.checkpoint else None
     return WeightSource(Path(settings.model.folder), checkpoint)
-
-
-def check_samples(dataset: PairDataset, sequence_length: int) -> None:
-    """Every sample can be used and fits, before any work. Collective: the ranks share it, and all raise alike."""
-    problems = dataset.check(range(platform.rank(), len(dataset), platform.world_size()), sequence_length)
-    found = [problem for part in platform.gather(problems) for problem in part]
-    if found:
-        more = f" (and {len(found) - 1} more such samples)" if len(found) > 1 else ""
-        raise ValueError(found[0] + more)

@@ -28,7 +28,7 @@ from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.job import Ending
-from editcaption_mega.training.score import rows_to_keep
+from editcaption_mega.training.log_probs import rows_to_keep
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch/train_dpo.sh"
 STEPS, BATCH, BETA = 20, 4, 0.5

@@ -20,13 +20,11 @@ from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.packing import EncodedSample, plan_rows
 from editcaption_mega.data.batching.stream import PairDataset, StepStream
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole
-from editcaption_mega.model import Architecture, build_model
-from editcaption_mega.model.build import check_layout
-from editcaption_mega.model.layers import check_backend
+from editcaption_mega.model import build_model
 from editcaption_mega.settings import JobSettings
 
-from .job import check_samples, layout_of, open_dataset, row_settings
 from .loop import run_pipeline, stop_if_asked
+from .setup import check_samples, layout_of, open_architecture, open_dataset, row_settings
 
 ANSWERS = ("chosen", "rejected")
 BATCH = 64  # pairs between two writes
@@ -36,21 +34,18 @@ def no_progress(items: Iterable, *_) -> Iterable:
     return items
 
 
-def score(
+def log_probs_of_shards(
     settings: JobSettings, output: Path, *, with_tokens: bool, progress: Callable[..., Iterable] = no_progress
 ) -> None:
     """Write one JSON object per sample, in the order of the shards, after a first line with the fingerprint.
 
     settings.model.checkpoint is a Megatron checkpoint, a run folder, or a Hugging Face folder. Collective; rank 0
-    writes. The file appears when it is complete. Raises ValueError before any work for what cannot be scored."""
+    writes. The file appears when it is complete. Raises ValueError before any work for what has no log-probs."""
     if output.exists():
         raise ValueError(f"{output} exists already: choose another file, nothing was written")
     source = WeightSource.of(settings.model.checkpoint)
     settings.model.folder = str(source.folder)
-    architecture = Architecture.from_folder(settings.model.folder)
-    check_backend(settings.model.backend)
-    check_layout(architecture, settings.parallel)
-    settings.parallel.data_parallel_size(platform.world_size())
+    architecture = open_architecture(settings)
     dataset = open_dataset(settings, "either")
     for note in dataset.notes:
         platform.print_once(note)

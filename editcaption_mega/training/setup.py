@@ -1,0 +1,70 @@
+"""What training and computing log-probs share before they begin: the sizes of the model, data, rows and ranks."""
+
+from megatron.core import parallel_state
+
+from editcaption_mega import platform
+from editcaption_mega.data.batching.stream import Answers, PairDataset, RowSettings, open_pairs
+from editcaption_mega.model import Architecture
+from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.layers import check_backend
+from editcaption_mega.settings import JobSettings, ParallelSettings
+
+
+def open_architecture(settings: JobSettings) -> Architecture:
+    """The sizes of the model of `model.folder`. Raises ValueError when backend, layout or ranks do not fit it."""
+    architecture = Architecture.from_folder(settings.model.folder)
+    check_backend(settings.model.backend)
+    check_layout(architecture, settings.parallel)
+    settings.parallel.data_parallel_size(platform.world_size())
+    return architecture
+
+
+def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> PairDataset:
+    """The job's pairs as token sequences. Raises ValueError for folders, tokenizer or prompt that cannot be used."""
+    return open_pairs(
+        settings.data.shards,
+        settings.model.folder,
+        min_pixels=settings.data.min_pixels,
+        max_pixels=settings.data.max_pixels,
+        prompt=settings.data.prompt,
+        answers=answers,
+        shared_prompt=settings.data.shared_prompt,
+    )
+
+
+def row_settings(settings: JobSettings) -> RowSettings:
+    """What this rank needs of each step's rows. After `platform.initialize`."""
+    parallel = settings.parallel
+    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
+    return RowSettings(
+        global_batch_size=settings.training.global_batch_size,
+        sequence_length=settings.data.sequence_length,
+        packing=settings.data.packing,
+        data_parallel_size=parallel_state.get_data_parallel_world_size(),
+        data_parallel_rank=parallel_state.get_data_parallel_rank(),
+        row_multiple=parallel.pipeline_model_parallel_size if interleaved else 1,
+        length_multiple=parallel.tensor_model_parallel_size,
+        with_images=parallel_state.is_pipeline_first_stage(),
+        num_vision_ranks=parallel.tensor_model_parallel_size if parallel.use_sequence_parallel else 1,
+        vision_rank=parallel_state.get_tensor_model_parallel_rank() if parallel.use_sequence_parallel else 0,
+    )
+
+
+def layout_of(parallel: ParallelSettings) -> platform.Layout:
+    """The same sizes as `platform.initialize` takes them."""
+    return platform.Layout(
+        tensor=parallel.tensor_model_parallel_size,
+        pipeline=parallel.pipeline_model_parallel_size,
+        virtual_pipeline=parallel.virtual_pipeline_model_parallel_size,
+        expert=parallel.expert_model_parallel_size,
+        expert_tensor=parallel.expert_tensor_parallel_size,
+    )
+
+
+def check_samples(dataset: PairDataset, sequence_length: int) -> None:
+    """Every sample can be used and fits, before any work. Collective: the ranks share it, and all raise alike."""
+    mine = dataset.check(platform.share(range(len(dataset))), sequence_length)
+    problems = [problem for part in platform.gather(mine) for problem in part]
+    if problems:
+        more = f" (and {len(problems) - 1} more such samples)" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
