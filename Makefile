@@ -54,16 +54,16 @@ bench: setup
 	$(BIN)/python tools/bench.py $(BENCH_ARGS)
 
 parity: setup
-	$(BIN)/python tests/parity_matrix.py --write docs/parity.md
+	$(BIN)/python -m tests.parity --write docs/parity.md
 
 sanitize: setup
 	$(BIN)/python -m pytest -m slow tests/kernels/test_sanitizers.py $(PYTEST_ARGS)
 
 chaos: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos $(CHAOS_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 fuzz: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz $(FUZZ_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 hostile: setup
 	$(BIN)/python -m pytest -m slow -q tests/inference/test_hostile_endpoint.py $(PYTEST_ARGS)

@@ -1,15 +1,12 @@
 """Fixtures that several rooms' tests use."""
 
-import sys
 import tarfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # tests import each other's helpers by bare name
-
-from shared_data import shared_path, write_real_pairs  # noqa: E402
+from tests.helpers.shared_data import shared_path, write_real_pairs
 
 # The same inputs in every run, and no clock: what is green here is green on a busy machine. `make fuzz` draws anew.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-import small_job
 
 from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.text.prompt import load_tokenizer
+from tests.helpers import small_job
 
 PIXELS = 128 * 128
 

@@ -5,8 +5,6 @@ import json
 import shutil
 
 import pytest
-import released
-import small_job
 import torch
 from safetensors.torch import load_file
 
@@ -22,6 +20,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.settings import CandidateSettings, EvaluationSettings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.setup import open_dataset
+from tests.helpers import released, small_job
 
 SMALL = ["2B", "8B", "235B-A22B"]  # one file and tied; an index and a head of its own; experts
 

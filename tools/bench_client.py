@@ -12,7 +12,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from editcaption_mega.inference.endpoint.client import Endpoint, Message, Request, Usage, complete  # noqa: E402
-from tests.scripted_server import QUICK, SLOW, server_process  # noqa: E402
+from tests.helpers.scripted_server import QUICK, SLOW, server_process  # noqa: E402
 
 MIB = 1 << 20
 

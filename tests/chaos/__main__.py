@@ -1,6 +1,6 @@
 """Kills, signals, full disks, second jobs and flipped bits against small jobs with real ranks: `make chaos`.
 
-    python tests/chaos --hits 30 --seed 1 --cases sft1,sft2,dpo1,dpo2 --seconds 600
+    python -m tests.chaos --hits 30 --seed 1 --cases sft1,sft2,dpo1,dpo2 --seconds 600
 
 A trial starts a job again and again, and each start is hit by something drawn from the seed, until the job is done.
 Then its losses must be those of an undisturbed run, and nothing half-written and no process may be left.
@@ -18,20 +18,17 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from faults import KILLS_AND_SIGNALS, KINDS, Faults  # noqa: E402
-from starts import Job, orphans, prepare, start  # noqa: E402
+from .faults import KILLS_AND_SIGNALS, KINDS, Faults
+from .starts import ROOT, Job, orphans, prepare, start
 
 HITS_PER_TRIAL = 4
 STEPS, EVERY = 8, 2
 PREPARE = """if True:
     import sys
     from pathlib import Path
-    sys.path.insert(0, sys.argv[1])
-    import preference_job, small_job
+    from tests.helpers import preference_job, small_job
     from editcaption_mega.settings import save_settings
-    folder = Path(sys.argv[2])
+    folder = Path(sys.argv[1])
     small_job.write_folder(folder / "model")
     small_job.write_shards(folder / "sft-shards", 12)
     preference_job.write_shards(folder / "dpo-shards", 130)
@@ -39,8 +36,8 @@ PREPARE = """if True:
         for name in ("whole", "run"):
             for ranks in (1, 2):
                 job = module.job(folder / "model", folder / f"{kind}-shards", folder / f"{kind}{ranks}-{name}",
-                                 steps=int(sys.argv[3]), global_batch_size=4, log_every=1)
-                job.checkpoint.every = int(sys.argv[4])
+                                 steps=int(sys.argv[2]), global_batch_size=4, log_every=1)
+                job.checkpoint.every = int(sys.argv[3])
                 save_settings(job, folder / f"{kind}{ranks}-{name}.yaml")
 """
 
@@ -140,8 +137,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        script = [sys.executable, "-c", PREPARE, str(Path(__file__).resolve().parents[1]), str(folder)]
-        subprocess.run([*script, str(STEPS), str(EVERY)], check=True, stderr=subprocess.DEVNULL)
+        script = [sys.executable, "-c", PREPARE, str(folder)]
+        subprocess.run([*script, str(STEPS), str(EVERY)], check=True, stderr=subprocess.DEVNULL, cwd=ROOT)
         prepare()
         how = arguments.how.split(",")
         cases = [

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from starts import Job, Started, start
+from .starts import Job, Started, start
 
 CHANGES = (88, 8)  # of files, in an undisturbed run: by rank 0, by each other one
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)

@@ -24,7 +24,6 @@ _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 def prepare() -> None:
     """Import what ranks need, and become the parent of every process that loses its own."""
-    sys.path.insert(0, str(ROOT / "tests"))
     import tensorboard.compat  # noqa: F401
     import transformers.models.qwen2.tokenization_qwen2  # noqa: F401
 

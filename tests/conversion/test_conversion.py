@@ -4,9 +4,6 @@ import json
 import shutil
 
 import pytest
-import small_job
-import small_store
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +17,7 @@ from editcaption_mega.conversion import (
 )
 from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
 from editcaption_mega.model import Architecture
+from tests.helpers import small_job, small_store, tiny
 
 KINDS = [("dense", True), ("dense", False), ("moe", True), ("moe", False)]
 

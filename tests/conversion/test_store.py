@@ -6,11 +6,9 @@ import random
 import stat
 
 import pytest
-import small_store
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ranks import on_ranks
 from safetensors.torch import load_file, save_file
 
 from editcaption_mega.conversion import (
@@ -22,6 +20,8 @@ from editcaption_mega.conversion import (
     verify_checkpoint,
 )
 from editcaption_mega.conversion.tensor_file import DTYPES, sha256_of, write_tensors
+from tests.helpers import small_store
+from tests.helpers.ranks import on_ranks
 
 
 @pytest.fixture

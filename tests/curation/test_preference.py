@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_job
 
 from editcaption_mega.curation import preference
 from editcaption_mega.curation.preference import SamplingSettings, sample_rejected, verdict
@@ -16,6 +15,7 @@ from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
+from tests.helpers import small_job
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/curate.py"
 SETTINGS = SamplingSettings(samples=3, temperature=1.0, batch_size=4, max_new_tokens=8)

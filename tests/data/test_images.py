@@ -5,7 +5,6 @@ import zlib
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies
-from image_bytes import encoded, photo, png_header_only
 from PIL import GifImagePlugin, Image, PngImagePlugin, TiffImagePlugin
 
 from editcaption_mega.data.images.decode import (
@@ -16,6 +15,7 @@ from editcaption_mega.data.images.decode import (
     image_size,
     read_picture,
 )
+from tests.helpers.image_bytes import encoded, photo, png_header_only
 
 
 @pytest.mark.parametrize("kind, extension", [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])

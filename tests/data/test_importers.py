@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from image_bytes import encoded, photo, png_header_only
 from PIL import Image, PngImagePlugin
 
 from editcaption_mega.data import open_shards
@@ -17,6 +16,7 @@ from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.importers.rows import InputError
 from editcaption_mega.data.shards.reader import ShardError, rebuild_index, verify
 from editcaption_mega.evaluation.report.thumbnails import shrunk
+from tests.helpers.image_bytes import encoded, photo, png_header_only
 
 NOTHING = ImportOptions()
 

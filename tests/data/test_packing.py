@@ -2,11 +2,11 @@ import math
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 
 from editcaption_mega.data.batching.packing import plan_rows, sample_positions
 from editcaption_mega.data.batching.vision import _positions, assign_images
+from tests.helpers import tiny
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 4, 6])

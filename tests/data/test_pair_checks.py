@@ -7,9 +7,7 @@ import resource
 
 import numpy as np
 import pytest
-from image_bytes import encoded
 from PIL import Image
-from shared_data import shared_path
 
 from editcaption_mega.cli import exit_code
 from editcaption_mega.data import open_shards
@@ -19,6 +17,8 @@ from editcaption_mega.data.shards.pair_checks import Look, PairChecks
 from editcaption_mega.data.shards.reader import ShardError, ShardWriter, verify
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.records import EditPair
+from tests.helpers.image_bytes import encoded
+from tests.helpers.shared_data import shared_path
 
 
 def picture(seed, size=(64, 48)):

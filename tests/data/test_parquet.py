@@ -7,12 +7,12 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
-from image_bytes import encoded, photo
 
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.importers import FORMATS, Candidate, ImportOptions, Rejected
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.importers.rows import InputError
+from tests.helpers.image_bytes import encoded, photo
 
 PICTURE = {"bytes": encoded(photo()), "path": None}
 

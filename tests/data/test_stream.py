@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-import small_job
 
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.stream import PairDataset, RowSettings, StepStream, open_pairs, prefetched_steps
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
+from tests.helpers import small_job
 
 
 @pytest.fixture(scope="module")

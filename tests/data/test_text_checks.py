@@ -2,9 +2,9 @@ import json
 import time
 
 import pytest
-from shared_data import shared_path
 
 from editcaption_mega.data.text.checks import doubts
+from tests.helpers.shared_data import shared_path
 
 INSTRUCTIONS = """
 Add a red hat to the cat.

@@ -1,10 +1,10 @@
 """Benchmarks: lists of ids, ground truth of their own, and joins that are exact."""
 
 import pytest
-import small_job
 
 from editcaption_mega.evaluation.benchmarks import Benchmark, read_ids
 from editcaption_mega.records import Changes
+from tests.helpers import small_job
 
 
 @pytest.fixture(scope="module")

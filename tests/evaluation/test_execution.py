@@ -4,9 +4,7 @@ import io
 
 import numpy as np
 import pytest
-import small_job
 import torch
-from image_bytes import encoded
 from PIL import Image
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
@@ -15,7 +13,9 @@ from editcaption_mega.evaluation.execution.measures import ClipSimilarity, compa
 from editcaption_mega.evaluation.rows import read_rows
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.records import Instruction
-from tests.inference.test_image_edits import Server, mirrored, picture_reply
+from tests.helpers import small_job
+from tests.helpers.image_bytes import encoded
+from tests.helpers.image_editor import EditServer, mirrored, picture_reply
 
 
 def plain_ssim(a, b):
@@ -80,7 +80,7 @@ def test_each_instruction_ends_as_a_measure_or_a_reason(tmp_path):
         )
         for pair_id, text in zip(benchmark.ids, texts, strict=True)
     }
-    with Server({"fails": [400]}) as server:
+    with EditServer({"fails": [400]}) as server:
         editor = Endpoint(server.url, "editor")
         found = execute(benchmark, {"m": rows}, editor, tmp_path / "run", measures_of(["ssim"]))
     first, *others = found["m"]
@@ -113,7 +113,7 @@ def test_what_the_editor_sends_is_compared_as_everywhere_or_is_a_reason(tmp_path
         "clear": [picture_reply(encoded(black))], "cut": [picture_reply(encoded(targets[1])[:200])] * 2,
         "same": [picture_reply(encoded(targets[2], "WEBP", lossless=True))],
     }  # fmt: skip
-    with Server(answers) as server:
+    with EditServer(answers) as server:
         editor = Endpoint(server.url, "editor", max_attempts=2)
         found = execute(benchmark, {"m": rows}, editor, tmp_path / "run", measures_of(["ssim"]))["m"]
         again = execute(benchmark, {"m": rows}, editor, tmp_path / "run", measures_of(["ssim"]))["m"]

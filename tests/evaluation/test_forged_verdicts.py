@@ -4,14 +4,14 @@ import collections
 import json
 
 import pytest
-from forged_verdicts import FORGED, HONEST, compact, honest, instructions, manners
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judge_cases import TABLE_6, clarity_reply, completeness_reply
 
 from editcaption_mega.evaluation.judge.prompts import ticket
 from editcaption_mega.evaluation.judge.reply import parse_reply
 from editcaption_mega.evaluation.reply_objects import objects
+from tests.helpers.forged_verdicts import FORGED, HONEST, compact, honest, instructions, manners
+from tests.helpers.judge_cases import TABLE_6, clarity_reply, completeness_reply
 
 MODES = ("labels", "paper")
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import small_job
 
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark, Item
@@ -21,7 +20,8 @@ from editcaption_mega.settings import (
     GenerationSettings,
     JudgeSettings,
 )
-from tests.scripted_server import ScriptedServer
+from tests.helpers import small_job
+from tests.helpers.scripted_server import ScriptedServer
 
 HOW = GenerationSettings(max_tokens=6, min_pixels=1024, batch_size=2)
 

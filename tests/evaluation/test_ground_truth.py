@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-import small_job
 
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
@@ -19,7 +18,8 @@ from editcaption_mega.evaluation.ground_truth import (
     write_proposals,
 )
 from editcaption_mega.inference.endpoint.address import Endpoint
-from tests.scripted_server import ScriptedServer, prompt
+from tests.helpers import small_job
+from tests.helpers.scripted_server import ScriptedServer, prompt
 
 STATEMENTS = {"M1.1": "a hat is added", "M1.2": "a shadow appears", "M2.1": "a red hat is added"}
 

@@ -1,14 +1,14 @@
 """Ground truth checked in Label Studio: what the form shows, what comes back, and what is no answer."""
 
 import pytest
-import small_job
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import Proposal, freeze
 from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError
 from editcaption_mega.evaluation.label_studio.change_tasks import pull_proposals, push_proposals
 from editcaption_mega.records import Changes
-from tests.scripted_label_studio import LEGACY_TOKEN, scripted_label_studio
+from tests.helpers import small_job
+from tests.helpers.scripted_label_studio import LEGACY_TOKEN, scripted_label_studio
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import stat
 
-import human_study
 import pytest
 
 from editcaption_mega.evaluation.human.tasks import Key, checklist, export_tasks, read_tasks
@@ -17,6 +16,7 @@ from editcaption_mega.evaluation.human.verdicts import (
 )
 from editcaption_mega.evaluation.rows import write_rows
 from editcaption_mega.records import HumanVerdict
+from tests.helpers import human_study
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from judge_cases import (
-    judge_run,
-    rule_reply,
-    texts_of,
-    write_synthetic,
-)
 
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
@@ -26,7 +20,13 @@ from editcaption_mega.evaluation.judge.prompts import judge_prompt
 from editcaption_mega.evaluation.rubric.scores import weighted
 from editcaption_mega.inference.endpoint.client import Endpoint, Usage
 from editcaption_mega.records import DIMENSIONS, EditPair, Instruction
-from tests.scripted_server import ScriptedServer, always, at_random, each_prompt, server_process
+from tests.helpers.judge_cases import (
+    judge_run,
+    rule_reply,
+    texts_of,
+    write_synthetic,
+)
+from tests.helpers.scripted_server import ScriptedServer, always, at_random, each_prompt, server_process
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 6
@@ -286,14 +286,14 @@ def test_settings_that_cannot_be(setting):
 def kill_and_resume(tmp_path, kills, pairs):
     """Kill a run at random calls, each time starting it again, let it end, and compare with one that was left alone."""
     shards = write_synthetic(tmp_path / "shards", pairs)
-    arguments = ["--latency", "0.02", "--reply", "tests.judge_cases:rule_reply"]
+    arguments = ["--latency", "0.02", "--reply", "tests.helpers.judge_cases:rule_reply"]
     with server_process(*arguments) as server:
         judge_run(shards, server.url, tmp_path / "whole_cache", tmp_path / "whole.jsonl")
         once = sum(server.counts().values())
     points, output = sorted(random.Random(kills).sample(range(once * 9 // 10), kills)), tmp_path / "killed.jsonl"
     killed = 0
     with server_process(*arguments) as server:
-        command = [sys.executable, "-m", "tests.judge_cases", shards, server.url, tmp_path / "cache", output]
+        command = [sys.executable, "-m", "tests.helpers.judge_cases", shards, server.url, tmp_path / "cache", output]
         for point in points:
             run = subprocess.Popen([str(part) for part in command], cwd=ROOT)
             while sum(server.counts().values()) <= point and run.poll() is None:

@@ -4,7 +4,6 @@ import io
 
 import numpy as np
 import pytest
-from judge_cases import TABLE_6, rule_reply, write_synthetic
 from PIL import Image
 
 from editcaption_mega.data.images.decode import decode_image
@@ -27,7 +26,8 @@ from editcaption_mega.evaluation.judge.rule_judge import judge
 from editcaption_mega.evaluation.judge.validation import Check, check_judge, passed
 from editcaption_mega.inference.endpoint.client import Endpoint
 from editcaption_mega.records import EditPair
-from tests.scripted_server import ScriptedServer, at_random
+from tests.helpers.judge_cases import TABLE_6, rule_reply, write_synthetic
+from tests.helpers.scripted_server import ScriptedServer, at_random
 
 PAIRS = 240  # so that each test has the 16 pairs that a verdict takes
 

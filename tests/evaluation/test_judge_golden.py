@@ -3,10 +3,10 @@
 Where the paper contradicts itself the case names the resolution (numbers of docs/rubric.md)."""
 
 import pytest
-from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply, scored
 
 from editcaption_mega.evaluation.judge import rule_judge
 from editcaption_mega.records import Change, Changes
+from tests.helpers.judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply, scored
 
 RED_CIRCLE = {"colour": "red", "shape": "circle"}
 RECOLOUR = {"action": "recolour", "object": RED_CIRCLE, "to": "blue"}

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
 
 from editcaption_mega.evaluation.judge.reply import parse_reply
+from tests.helpers.judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
 
 COMPLETE = completeness_reply(["p1"])
 

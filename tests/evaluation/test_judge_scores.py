@@ -1,12 +1,12 @@
 """Labels to scores, rule by rule (S, A, C, L: the rules of listings 1 to 3, tables 5 and 7)."""
 
 import pytest
-from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply, scored
 
 from editcaption_mega.evaluation.judge import rule_judge
 from editcaption_mega.evaluation.rubric.flags import flags, redundancies, unverifiable_measures
 from editcaption_mega.evaluation.rubric.scores import weighted_score
 from editcaption_mega.records import Change, Changes
+from tests.helpers.judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply, scored
 
 
 def truth(primary, secondary=0):

@@ -6,10 +6,7 @@ import base64
 import re
 import xml.etree.ElementTree as ElementTree
 
-import human_study
 import pytest
-from label_studio_work import annotate, box, check_work, choices, work
-from scripted_label_studio import LEGACY_TOKEN, PERSONAL_TOKEN, scripted_label_studio
 
 from editcaption_mega.evaluation.human.tasks import Key, checklist, export_tasks, read_tasks
 from editcaption_mega.evaluation.label_studio import project as label_studio_project
@@ -21,6 +18,9 @@ from editcaption_mega.evaluation.label_studio.verdict_tasks import (
     push_tasks,
     region_share,
 )
+from tests.helpers import human_study
+from tests.helpers.label_studio_work import annotate, box, check_work, choices, work
+from tests.helpers.scripted_label_studio import LEGACY_TOKEN, PERSONAL_TOKEN, scripted_label_studio
 
 
 @pytest.fixture(scope="module")

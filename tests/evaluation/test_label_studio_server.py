@@ -10,10 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import human_study
 import pytest
-from label_studio_work import check_work, work
-from scripted_label_studio import LEGACY_TOKEN
 
 from editcaption_mega.evaluation.ground_truth import Proposal, freeze
 from editcaption_mega.evaluation.human.tasks import Key, export_tasks, read_tasks
@@ -21,6 +18,9 @@ from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudi
 from editcaption_mega.evaluation.label_studio.change_tasks import pull_proposals, push_proposals
 from editcaption_mega.evaluation.label_studio.verdict_tasks import push_tasks
 from editcaption_mega.records import Changes
+from tests.helpers import human_study
+from tests.helpers.label_studio_work import check_work, work
+from tests.helpers.scripted_label_studio import LEGACY_TOKEN
 
 
 @pytest.fixture(scope="module")

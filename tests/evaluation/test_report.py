@@ -20,7 +20,7 @@ from editcaption_mega.evaluation.report.plots import floor_of, score_plot
 from editcaption_mega.evaluation.report.samples import script_json
 from editcaption_mega.evaluation.report.thumbnails import LEAST_BYTES, MOST_BYTES, SIDE, byte_budget, shrunk
 from editcaption_mega.evaluation.report.write import write_report
-from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
+from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 
 EVIL = "</script><img src=x onerror=alert(1)><!--<script>\u2028\u2029 {{ 7 * 7 }}"
 

@@ -11,8 +11,8 @@ from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.report.write import write_report
 from editcaption_mega.records import CATEGORIES, Assertion, Instruction, Judgement
-from tests.chromium import Page, executable
-from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
+from tests.helpers.chromium import Page, executable
+from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="needs Chromium or Chrome")
 

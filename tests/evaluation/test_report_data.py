@@ -7,7 +7,7 @@ from editcaption_mega.evaluation.report.numbers import evaluate, places
 from editcaption_mega.evaluation.rubric.opinions import merge
 from editcaption_mega.evaluation.rubric.scores import weighted_score
 from editcaption_mega.records import Assertion, HumanVerdict, Instruction, Judgement
-from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
+from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from editcaption_mega.evaluation.report.table_forms import (
 )
 from editcaption_mega.evaluation.report.tables import tables_of
 from editcaption_mega.evaluation.rubric.paper_tables import paper_tables, same_name
-from tests.evaluation.report_samples import judged, people, synthetic_benchmark, written
+from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 
 SFT = "Qwen3-VL-32B-Instruct (SFT)"
 ABLATION = {"Qwen3-VL-32B": {"base": "base", "SFT only": SFT}}

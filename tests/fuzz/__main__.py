@@ -1,4 +1,4 @@
-"""Thousands of damaged and hostile inputs on every reader: `make fuzz`, or `python tests/fuzz --inputs 2000`.
+"""Thousands of damaged and hostile inputs on every reader: `make fuzz`, or `python -m tests.fuzz --inputs 2000`.
 
 A line for each reader and one for all; exit code 1 if there is any fault. Each fault is printed with what makes it
 again: `--only READER:NUMBER --seed SEED`.
@@ -7,12 +7,9 @@ again: `--only READER:NUMBER --seed SEED`.
 import argparse
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from fuzz_driver import Tally, fuzz
-from fuzz_readers import READERS
+from .driver import Tally, fuzz
+from .readers import READERS
 
 
 def main() -> int:

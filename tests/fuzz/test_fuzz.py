@@ -1,17 +1,14 @@
 """The short form of `make fuzz`, and what the harness itself notices."""
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
 from editcaption_mega.data.shards.reader import ShardError
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from fuzz_driver import Reader, fault_of, fuzz, try_one  # noqa: E402
-from fuzz_readers import READERS  # noqa: E402
+from . import driver
+from .driver import Reader, fault_of, fuzz, try_one
+from .readers import READERS
 
 
 @pytest.mark.parametrize("reader", READERS, ids=[reader.name for reader in READERS])
@@ -61,7 +58,7 @@ def test_the_harness_notices_what_is_no_error_of_ours(monkeypatch):
         refused, _, _, faults = try_one(Reader("x", raises(error)), 0, 0)
         assert refused and faults == []
     assert fault_of(OSError("no words of the system")) is not None
-    monkeypatch.setattr("fuzz_driver.MOST_BYTES", 50 << 20)
+    monkeypatch.setattr(driver, "MOST_BYTES", 50 << 20)
     assert "MB of memory" in try_one(Reader("x", grows), 0, 0)[3][0]
 
 

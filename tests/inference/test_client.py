@@ -14,8 +14,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from hostile_server import HostileServer, good, http
-from image_bytes import encoded, photo
 from PIL import Image
 
 from editcaption_mega import cli
@@ -35,7 +33,9 @@ from editcaption_mega.inference.endpoint.client import (
     read_calls,
 )
 from editcaption_mega.inference.endpoint.openai_protocol import cache_key
-from tests.scripted_server import (
+from tests.helpers.hostile_server import HostileServer, good, http
+from tests.helpers.image_bytes import encoded, photo
+from tests.helpers.scripted_server import (
     QUICK,
     SLOW,
     ScriptedServer,

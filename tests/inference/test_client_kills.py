@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from editcaption_mega.inference.endpoint.client import read_calls
-from tests.scripted_server import server_process
+from tests.helpers.scripted_server import server_process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONCURRENCY = 8
 
 
 def worker(url, folder, output, prefix, count):
-    command = [sys.executable, "-m", "tests.client_worker", url, str(folder), str(output), prefix, str(count)]
+    command = [sys.executable, "-m", "tests.helpers.client_worker", url, str(folder), str(output), prefix, str(count)]
     return subprocess.Popen([*command, str(CONCURRENCY)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hostile_server import KEY, HostileServer, answers
-from image_bytes import encoded, photo
 
 from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError
 from editcaption_mega.evaluation.label_studio.verdict_tasks import pull_answers
 from editcaption_mega.inference.endpoint import concurrency
 from editcaption_mega.inference.endpoint.client import Endpoint, EndpointError, Message, Request, complete
 from editcaption_mega.inference.endpoint.image_edits import Edit, edit_pictures
+from tests.helpers.hostile_server import KEY, HostileServer, answers
+from tests.helpers.image_bytes import encoded, photo
 
 ANSWERS = answers()
 TIMEOUT, ATTEMPTS = 0.4, 2

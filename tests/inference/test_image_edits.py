@@ -3,79 +3,20 @@
 import base64
 import io
 import json
-import threading
-from collections import Counter
-from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hostile_server import HostileServer, http
-from image_bytes import encoded, photo, png_header_only
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from editcaption_mega.inference.endpoint import concurrency
 from editcaption_mega.inference.endpoint.address import Endpoint, EndpointError
 from editcaption_mega.inference.endpoint.image_edits import Edit, edit_pictures, read_edit
 from editcaption_mega.inference.endpoint.transport import Response
+from tests.helpers.hostile_server import HostileServer, http
+from tests.helpers.image_bytes import encoded, photo, png_header_only
+from tests.helpers.image_editor import EditServer, mirrored, picture_reply
 
 KEY = "sk-planted-0123456789"
 SOURCE = encoded(photo())
-
-
-def mirrored(data):
-    out = io.BytesIO()
-    ImageOps.mirror(Image.open(io.BytesIO(data)).convert("RGB")).save(out, "PNG")
-    return out.getvalue()
-
-
-class Server(ThreadingHTTPServer):
-    """Mirrors each picture. faults: prompt -> what its first answers are."""
-
-    def __init__(self, faults=None):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.faults, self.calls, self.fields = faults or {}, Counter(), []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def __exit__(self, *_):
-        self.shutdown()
-        self.server_close()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        form = message_from_bytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + body)
-        fields = {
-            part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
-            for part in form.get_payload()
-        }
-        prompt = fields["prompt"].decode()
-        faults = self.server.faults.get(prompt, ())
-        fault = faults[self.server.calls[prompt]] if self.server.calls[prompt] < len(faults) else None
-        self.server.calls[prompt] += 1
-        self.server.fields.append(fields)
-        picture = base64.b64encode(mirrored(fields["image"])).decode()
-        content = json.dumps({"data": [{"b64_json": picture}]})
-        if fault == "drop":
-            return self.connection.close()
-        if fault in (400, 429, 500):
-            content = json.dumps({"error": {"message": f"no: {self.headers['Authorization']}"}})
-        elif fault:
-            content = fault
-        content = content.encode()
-        self.send_response(fault if isinstance(fault, int) else 200)
-        if fault == 429:
-            self.send_header("Retry-After", "0")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
 
 
 def run(server, folder, *edits, **options):
@@ -86,7 +27,7 @@ def run(server, folder, *edits, **options):
 
 
 def test_pictures_are_edited_once_and_kept(tmp_path):
-    with Server() as server:
+    with EditServer() as server:
         found = run(server, tmp_path, ("a", "Mirror it."), ("b", "Mirror it, too."))
         assert found["a"].path.read_bytes() == mirrored(SOURCE) and not found["a"].reason
         again = run(server, tmp_path, ("a", "Mirror it."), ("b", "Another text."))
@@ -103,7 +44,7 @@ def test_faults_that_pass_are_tried_again_and_others_are_reasons(tmp_path, monke
         "passes": [500, 429, "drop", "not json"], "stays": ["{}"] * 9, "refused": [400],
         "no picture": [json.dumps({"data": [{"b64_json": base64.b64encode(b"text").decode()}]})] * 9,
     }  # fmt: skip
-    with Server(faults) as server:
+    with EditServer(faults) as server:
         found = run(server, tmp_path, *((text, text) for text in faults), max_attempts=5)
     assert found["passes"].path and server.calls["passes"] == 5
     assert found["stays"].reason == "the answer has no data (after 5 attempts)"
@@ -114,7 +55,7 @@ def test_faults_that_pass_are_tried_again_and_others_are_reasons(tmp_path, monke
 
 def test_the_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("EDITOR_KEY", KEY)
-    with Server({"x": [400]}) as server:
+    with EditServer({"x": [400]}) as server:
         (one,) = run(server, tmp_path, ("x", "x"), api_key_env="EDITOR_KEY").values()
         run(server, tmp_path, ("y", "y"), api_key_env="EDITOR_KEY")
     assert "no: Bearer [key]" in one.reason and KEY not in one.reason
@@ -122,10 +63,6 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch):
     monkeypatch.delenv("EDITOR_KEY")
     with pytest.raises(ValueError, match="EDITOR_KEY is missing or empty"):
         run(server, tmp_path, ("z", "z"), api_key_env="EDITOR_KEY")
-
-
-def picture_reply(data):
-    return json.dumps({"data": [{"b64_json": base64.b64encode(data).decode()}]})
 
 
 def test_a_bad_picture_is_a_reason_and_nothing_of_it_is_kept(tmp_path, monkeypatch):
@@ -137,7 +74,7 @@ def test_a_bad_picture_is_a_reason_and_nothing_of_it_is_kept(tmp_path, monkeypat
         "large": picture_reply(png_header_only(60_000, 60_000)),
         "address": json.dumps({"data": [{"url": "http://127.0.0.1:1/x.png"}]}),
     }
-    with Server({name: [reply] * 2 for name, reply in bad.items()}) as server:
+    with EditServer({name: [reply] * 2 for name, reply in bad.items()}) as server:
         found = run(server, tmp_path / "run", *((name, name) for name in (*bad, "good")), max_attempts=2)
         assert {path.name for path in (tmp_path / "run").iterdir()} == {"good.png", "good.json"}
         again = run(server, tmp_path / "run", *((name, name) for name in (*bad, "good")), max_attempts=2)
@@ -177,7 +114,7 @@ def test_a_picture_is_kept_upright_on_white_and_without_anything_else(tmp_path):
         "sideways": encoded(photo(32, 16), "JPEG", exif=exif),
         "grey": encoded(photo(32, 32, "L"), "WEBP", lossless=True),
     }  # fmt: skip
-    with Server({name: [picture_reply(data)] for name, data in sent.items()}) as server:
+    with EditServer({name: [picture_reply(data)] for name, data in sent.items()}) as server:
         found = run(server, tmp_path / "run", *((name, name) for name in sent))
     kept = {name: one.path.read_bytes() for name, one in found.items()}
     pictures = {name: Image.open(io.BytesIO(data)) for name, data in kept.items()}
@@ -187,7 +124,7 @@ def test_a_picture_is_kept_upright_on_white_and_without_anything_else(tmp_path):
 
 
 def test_what_is_kept_is_that_editors_and_undamaged(tmp_path):
-    with Server() as server, Server() as other:
+    with EditServer() as server, EditServer() as other:
         run(server, tmp_path / "run", ("a", "x"))
         run(other, tmp_path / "run", ("a", "x"))
         assert server.calls == other.calls == {"x": 1}, "another address is another editor"
@@ -212,7 +149,7 @@ def test_an_editor_that_is_of_no_use_ends_the_run(tmp_path, monkeypatch):
     edits = [(f"{n}", f"{n}") for n in range(60)]
     with pytest.raises(EndpointError, match="can't be used for editor: no connection"):
         run(Gone, tmp_path / "gone", *edits)
-    with Server({text: [500] * 9 for _, text in edits}) as server:
+    with EditServer({text: [500] * 9 for _, text in edits}) as server:
         with pytest.raises(EndpointError, match="failed 50 requests in a row, the last with: HTTP 500"):
             run(server, tmp_path / "down", *edits, max_attempts=1)
     with HostileServer(http([{"error": {"code": 400, "message": "API key not valid."}}], 400)) as server:
@@ -222,7 +159,7 @@ def test_an_editor_that_is_of_no_use_ends_the_run(tmp_path, monkeypatch):
 
 
 def test_ids_are_names_of_files(tmp_path):
-    with Server() as server:
+    with EditServer() as server:
         for ids in (("a", "a"), ("../a",), ("",), ("a/b",)):
             with pytest.raises(ValueError, match="its id names the file"):
                 run(server, tmp_path / "run", *((name, "x") for name in ids))

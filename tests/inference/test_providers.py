@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from hostile_server import HostileServer, http
-from provider_answers import ROWS
 
 from editcaption_mega.inference.endpoint import concurrency
 from editcaption_mega.inference.endpoint.client import Endpoint, EndpointError, Message, Request, complete
 from editcaption_mega.inference.endpoint.openai_protocol import read_answer
 from editcaption_mega.inference.endpoint.transport import Response
+from tests.helpers.hostile_server import HostileServer, http
+from tests.helpers.provider_answers import ROWS
 
 
 def body_of(row):

@@ -14,7 +14,6 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hostile_server import HEAD, HostileServer, bomb, chunked, endless, hang, http, packed, twice
 
 from editcaption_mega.inference.endpoint.client import Endpoint, Message, Request, complete
 from editcaption_mega.inference.endpoint.secret import Secret
@@ -27,6 +26,7 @@ from editcaption_mega.inference.endpoint.transport import (
     proxy_of,
     wait_for,
 )
+from tests.helpers.hostile_server import HEAD, HostileServer, bomb, chunked, endless, hang, http, packed, twice
 
 KEY = Secret("sk-planted-0123456789")
 

@@ -4,12 +4,12 @@ import copy
 import json
 
 import pytest
-import released
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editcaption_mega.conversion import rules_for
 from editcaption_mega.model import Architecture
+from tests.helpers import released
 
 CONFIGS = [released.config("8B"), released.config("235B-A22B")]
 PLACES = [

@@ -4,13 +4,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-import tiny
 import torch
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import load_weights
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.settings import ModelSettings, ParallelSettings
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module", params=["dense", "moe"])

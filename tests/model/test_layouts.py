@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
-import tiny
 
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.settings import ParallelSettings
+from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")

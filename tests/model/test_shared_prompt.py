@@ -1,13 +1,13 @@
 """Shared-prompt rows against two plain sequences: response log-probs and every parameter's gradient, by layout."""
 
-import parity_matrix
 import pytest
-import tiny
 import torch
-from parity_worker import possible, slug_of
 from safetensors.torch import load_file
 
 from editcaption_mega.conversion import StoreReader
+from tests.helpers import tiny
+from tests.parity import matrix
+from tests.parity.worker import possible, slug_of
 
 BAR = 2e-5
 FAST = {1: ["1 rank"], 2: ["TP2+SP"]}
@@ -19,7 +19,7 @@ SLOW = {
 
 def measure(work, launches) -> None:
     for ranks, layouts in launches.items():
-        parity_matrix.launch(ranks, [work, *layouts], "shared_prompt_worker.py")
+        matrix.launch(ranks, [work, *layouts], "shared_prompt_worker")
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import errno
 import socket
 
 import pytest
-from ranks import on_ranks
 
 from editcaption_mega import platform
+from tests.helpers.ranks import on_ranks
 
 HOST = socket.gethostname()
 

@@ -17,16 +17,16 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import small_job
 import yaml
 
 from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import truth_hash
 from editcaption_mega.lock import FolderLock
-from tests.inference.test_image_edits import Server
-from tests.judge_cases import rule_reply
-from tests.scripted_server import ScriptedServer
+from tests.helpers import small_job
+from tests.helpers.image_editor import EditServer
+from tests.helpers.judge_cases import rule_reply
+from tests.helpers.scripted_server import ScriptedServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 5
@@ -315,7 +315,7 @@ def test_people_see_no_model_and_their_answers_come_back(root, written, tmp_path
 
 
 def test_an_editor_executes_what_was_written(root, written, tmp_path):
-    with Server() as server:
+    with EditServer() as server:
         editor = {"url": server.url, "model": "mirror"}
         config = settings(root, tmp_path / "run", written, editor=editor)
         done = evaluate("run", config)

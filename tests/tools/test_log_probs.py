@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_job
 import torch
 
 from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
+from tests.helpers import small_job
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/log_probs.py"
 

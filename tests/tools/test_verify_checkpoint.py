@@ -4,9 +4,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import small_store
 
 from editcaption_mega import cli
+from tests.helpers import small_store
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/verify_checkpoint.py"
 

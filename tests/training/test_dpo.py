@@ -12,10 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import parity_matrix
-import preference_job
 import pytest
-import small_job
 import torch
 from hypothesis import given
 from hypothesis import settings as settings_of
@@ -29,6 +26,8 @@ from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.job import Ending
 from editcaption_mega.training.log_probs import rows_to_keep
+from tests.helpers import preference_job, small_job
+from tests.parity import matrix
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch/train_dpo.sh"
 STEPS, BATCH, BETA = 20, 4, 0.5
@@ -99,7 +98,7 @@ def plain_losses(base, job) -> list[float]:
     order = SampleOrder(len(dataset), job.training.seed)
     found = []
     for step in range(job.training.steps):
-        rate = options.learning_rate * parity_matrix.schedule(step, options.warmup_steps, job.training.steps)
+        rate = options.learning_rate * matrix.schedule(step, options.warmup_steps, job.training.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-import small_job
 
 from editcaption_mega.launcher import children
 from editcaption_mega.settings import save_settings
+from tests.helpers import small_job
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch/pretrain_sft.sh"

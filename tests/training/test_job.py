@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import small_job
 
 from editcaption_mega import signals
 from editcaption_mega.conversion import StoreReader
@@ -19,6 +18,7 @@ from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.job import Ending
+from tests.helpers import small_job
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch/pretrain_sft.sh"
 

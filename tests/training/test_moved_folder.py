@@ -4,12 +4,11 @@ import json
 import shutil
 
 import pytest
-import released
-import small_job
 from safetensors import safe_open
 
 from editcaption_mega.conversion.convert import megatron_to_hf
 from editcaption_mega.training import job, run_sft
+from tests.helpers import released, small_job
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,15 @@
 import json
 
 import pytest
-import small_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ranks import on_ranks
 
 from editcaption_mega.conversion import DamagedCheckpointError, find_checkpoint
 from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
 from editcaption_mega.training.identity import check_identity
 from editcaption_mega.training.resume import read_state, resume_point, strangers, tidy
+from tests.helpers import small_store
+from tests.helpers.ranks import on_ranks
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_job
-import small_store
 
 from editcaption_mega.conversion import DamagedCheckpointError, store
 from editcaption_mega.settings import save_settings
@@ -19,6 +17,7 @@ from editcaption_mega.training import run_sft
 from editcaption_mega.training.line_file import LineFile
 from editcaption_mega.training.metrics import RunLog
 from editcaption_mega.training.resume import resume_point
+from tests.helpers import small_job, small_store
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch/pretrain_sft.sh"
 

@@ -1,6 +1,6 @@
 """Runs on every rank under torchrun: one layout after another, numbers into one JSON file per launch.
 
-Usage: parity_worker.py WORK LAYOUT [LAYOUT ...]; see parity_matrix.py, which starts it and owns the references.
+Usage: -m tests.parity.worker WORK LAYOUT [LAYOUT ...]; see matrix.py, which starts it and owns the references.
 """
 
 import json
@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import tiny
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -32,6 +31,7 @@ from editcaption_mega.settings import ModelSettings, OptimizerSettings, Parallel
 from editcaption_mega.training.checkpoint import load_optimizer, load_random_state, save_checkpoint
 from editcaption_mega.training.loop import run_pipeline, train_step
 from editcaption_mega.training.optimizer import build_trainer
+from tests.helpers import tiny
 
 LAYOUTS = {
     "1 rank": dict(),

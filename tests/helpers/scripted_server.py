@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # Faults that a script names. Of the first group a gateway answers at once (`fault_latency`); the others take as long as
 # a reply. "429 1.5" is a 429 that asks to come back in 1.5 s; "429 date 2" asks so by an HTTP date.
@@ -233,7 +233,7 @@ class ServerProcess:
 @contextlib.contextmanager
 def server_process(*arguments: str) -> Iterator[ServerProcess]:
     """The server as a process with these command-line arguments (see `main`)."""
-    command = [sys.executable, "-m", "tests.scripted_server", *arguments]
+    command = [sys.executable, "-m", "tests.helpers.scripted_server", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         yield ServerProcess(process.stdout.readline().strip())
@@ -251,7 +251,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--model", default="scripted-1")
-    parser.add_argument("--reply", default="tests.scripted_server:echo", help="MODULE:FUNCTION from a body to a text")
+    parser.add_argument(
+        "--reply", default="tests.helpers.scripted_server:echo", help="MODULE:FUNCTION from a body to a text"
+    )
     arguments = parser.parse_args()
     module, _, function = arguments.reply.partition(":")
     server = ScriptedServer(

@@ -1,7 +1,7 @@
 """Table 6 of the paper as a ground truth, replies about it as a judge would write them, and a judge for the scripted
 server that knows the synthetic world.
 
-    python -m tests.judge_cases SHARDS URL CACHE OUTPUT     one judge run, for tests that kill it
+    python -m tests.helpers.judge_cases SHARDS URL CACHE OUTPUT     one judge run, for tests that kill it
 """
 
 import json

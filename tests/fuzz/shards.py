@@ -11,16 +11,17 @@ from random import Random
 
 import pyarrow
 import pyarrow.parquet
-from fuzz_driver import Attempt, Reader
-from fuzz_mutate import mutated, mutated_json
-from fuzz_pictures import pictures
-from image_bytes import encoded, photo
 
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.shards.reader import ShardWriter, open_shards, rebuild_index, verify
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair
+from tests.helpers.image_bytes import encoded, photo
+
+from .driver import Attempt, Reader
+from .mutate import mutated, mutated_json
+from .pictures import pictures
 
 RECORD = {
     "schema": 1, "id": "a", "category": "semantic", "edit_type": "add", "instruction": "Add a hat.",

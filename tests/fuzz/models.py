@@ -6,16 +6,16 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-import small_store
-from fuzz_driver import Attempt, Reader
-from fuzz_mutate import mutated, mutated_json
-
 from editcaption_mega.conversion.store import StoreReader
 from editcaption_mega.conversion.verify import verify_folder
 from editcaption_mega.data.batching.vision import ImageSettings
 from editcaption_mega.data.text.side_files import SideFiles, weight_index
 from editcaption_mega.model.architecture import Architecture
 from editcaption_mega.training.resume import read_state
+from tests.helpers import small_store
+
+from .driver import Attempt, Reader
+from .mutate import mutated, mutated_json
 
 
 @cache

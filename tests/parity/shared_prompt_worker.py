@@ -1,7 +1,8 @@
 """Runs on every rank under torchrun: log-probs and gradients of preference pairs, with and without shared prompts.
 
-Usage: shared_prompt_worker.py WORK LAYOUT [LAYOUT ...]; see model/test_shared_prompt.py, which starts it. Each case
-leaves `WORK/gradients/SLUG` (a store) and `WORK/log_probs/SLUG.RANK` (safetensors) for each way of making rows.
+Usage: -m tests.parity.shared_prompt_worker WORK LAYOUT [LAYOUT ...]; tests/model/test_shared_prompt.py starts it.
+Each case leaves `WORK/gradients/SLUG` (a store) and `WORK/log_probs/SLUG.RANK` (safetensors) for each way of making
+rows.
 """
 
 import sys
@@ -9,16 +10,17 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import tiny
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.utils import get_model_config
-from parity_worker import Case, finish, in_child, possible, rows_of, slug_of
 from safetensors.torch import save_file
 
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.training.loop import run_pipeline
+from tests.helpers import tiny
+
+from .worker import Case, finish, in_child, possible, rows_of, slug_of
 
 # Tokens: any two pairs fit as four plain sequences, and the second half, which is another rank's under sequence
 # parallelism, begins between a shared prompt and its chosen answer (row 2).

@@ -1,9 +1,9 @@
 """What annotators file in Label Studio, good and bad, and what the importer has to make of it."""
 
-import human_study
 import pytest
 
 from editcaption_mega.evaluation.label_studio.verdict_tasks import pull_verdicts
+from tests.helpers import human_study
 
 
 def choices(name, *values):

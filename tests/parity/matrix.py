@@ -1,22 +1,23 @@
 """The parity matrix: every layout against plain transformers + torch AdamW, measured and written as a table.
 
-`make parity` runs this with --write docs/parity.md; tests/test_parity.py asserts the same numbers.
+`make parity` writes docs/parity.md from it; test_parity.py asserts the same numbers.
 """
 
-import argparse
 import json
 import math
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import parity_worker
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers import tiny
+
+from . import worker
+
+ROOT = Path(__file__).resolve().parents[2]
 LAUNCHES = {
     1: ["1 rank", "1 rank, full recompute", "1 rank, selective recompute"],
     2: [
@@ -43,7 +44,7 @@ def measure(work: Path, launches: dict[int, list[str]] = LAUNCHES) -> dict[str, 
         model.save_pretrained(work / kind)
         logits = {}
         with torch.no_grad():
-            for sample in parity_worker.step_samples(0):
+            for sample in worker.step_samples(0):
                 logits[sample.id] = model(**tiny.hf_inputs(sample), use_cache=False).logits[0].contiguous()
         save_file(logits, work / f"{kind}-logits.safetensors")
         references[kind] = reference_losses(model)
@@ -52,27 +53,27 @@ def measure(work: Path, launches: dict[int, list[str]] = LAUNCHES) -> dict[str, 
         launch(ranks, [work, *layouts])
     for layout in (layout for layouts in launches.values() for layout in layouts):
         for kind in ("dense", "moe"):
-            parts = sorted((work / "parts").glob(f"{parity_worker.slug_of(kind, layout)}.*.json"))
+            parts = sorted((work / "parts").glob(f"{worker.slug_of(kind, layout)}.*.json"))
             if parts:
                 results[f"{kind}/{layout}"] = {k: v for part in parts for k, v in json.loads(part.read_text()).items()}
     for name, numbers in results.items():
         kind, layout = name.split("/")
         one = results[f"{kind}/1 rank"]
         numbers["loss_error"] = largest(numbers["losses"], references[kind])
-        numbers["resume_error"] = largest(numbers["resumed"], numbers["losses"][parity_worker.STEPS // 2 :])
+        numbers["resume_error"] = largest(numbers["resumed"], numbers["losses"][worker.STEPS // 2 :])
         if "moved" in numbers:
-            numbers["moved_error"] = largest(numbers["moved"], one["losses"][parity_worker.STEPS // 2 :])
+            numbers["moved_error"] = largest(numbers["moved"], one["losses"][worker.STEPS // 2 :])
         if "aux_losses" in numbers:
             numbers["aux_error"] = largest(numbers["aux_losses"], one["aux_losses"])
             numbers["aux_effect"] = largest(one["aux_losses"], one["losses"][: len(one["aux_losses"])])
-        slug = parity_worker.slug_of(kind, layout)
+        slug = worker.slug_of(kind, layout)
         numbers["round_trip"] = round_trip(work / kind, work / "stores" / slug, work / "folders" / slug)
     return results
 
 
 def reference_losses(model) -> list[float]:
     """Twenty steps of a plain transformers + AdamW loop over the same samples."""
-    settings = parity_worker.OPTIMIZER
+    settings = worker.OPTIMIZER
     decay = [p for n, p in model.named_parameters() if p.dim() > 1 and not n.endswith(".bias")]
     rest = [p for n, p in model.named_parameters() if p.dim() == 1 or n.endswith(".bias")]
     optimizer = torch.optim.AdamW(
@@ -82,11 +83,11 @@ def reference_losses(model) -> list[float]:
         eps=settings.eps,
     )
     losses = []
-    for step in range(parity_worker.STEPS):
-        rate = settings.learning_rate * schedule(step, settings.warmup_steps, parity_worker.STEPS)
+    for step in range(worker.STEPS):
+        rate = settings.learning_rate * schedule(step, settings.warmup_steps, worker.STEPS)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        samples = parity_worker.step_samples(step)
+        samples = worker.step_samples(step)
         count = sum(len(sample.answer_ids) for sample in samples)
         total = 0.0
         optimizer.zero_grad()
@@ -133,13 +134,12 @@ def largest(a: list[float], b: list[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def launch(ranks: int, arguments: list, worker: str = "parity_worker.py") -> None:
+def launch(ranks: int, arguments: list, worker: str = "worker") -> None:
     """Run the worker under torchrun; its output is shown when it fails."""
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += [str(Path(__file__).parent / worker), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command += ["-m", f"tests.parity.{worker}", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{ranks} ranks failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
 
@@ -176,18 +176,3 @@ def table(results: dict[str, dict]) -> str:
         ]
         lines.append(f"| {kind} | {layout} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, help="file for the table; without it the table is printed")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        text = table(measure(Path(work)))
-    if arguments.write:
-        arguments.write.write_text(text, encoding="utf-8")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

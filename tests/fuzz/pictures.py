@@ -6,13 +6,14 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from fuzz_driver import Attempt, Reader
-from fuzz_mutate import mutated
-from image_bytes import encoded, photo
 from PIL import Image
 
 from editcaption_mega.data.images.decode import image_size, read_picture
 from editcaption_mega.data.shards.pair_checks import Look
+from tests.helpers.image_bytes import encoded, photo
+
+from .driver import Attempt, Reader
+from .mutate import mutated
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 

@@ -1,10 +1,11 @@
 """Numbers of the parity matrix, asserted. One measurement serves all tests of a set of layouts."""
 
-import parity_matrix
 import pytest
 
-FAST = [layout for layouts in parity_matrix.FAST.values() for layout in layouts]
-ALL = [layout for layouts in parity_matrix.LAUNCHES.values() for layout in layouts]
+from . import matrix
+
+FAST = [layout for layouts in matrix.FAST.values() for layout in layouts]
+ALL = [layout for layouts in matrix.LAUNCHES.values() for layout in layouts]
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +16,8 @@ def measured(tmp_path_factory):
     def numbers(name: str) -> dict:
         layout = name.split("/")[1]
         if name not in known:
-            launches = parity_matrix.FAST if layout in FAST else parity_matrix.LAUNCHES
-            known.update(parity_matrix.measure(tmp_path_factory.mktemp("parity"), launches))
+            launches = matrix.FAST if layout in FAST else matrix.LAUNCHES
+            known.update(matrix.measure(tmp_path_factory.mktemp("parity"), launches))
         return known[name]
 
     return numbers
@@ -42,12 +43,12 @@ EACH = pytest.mark.parametrize("name", cases("dense") + cases("moe"))
 
 @EACH
 def test_logits_equal_transformers(results, name):
-    assert results[name]["logits"] <= parity_matrix.LOGITS_BAR
+    assert results[name]["logits"] <= matrix.LOGITS_BAR
 
 
 @EACH
 def test_twenty_steps_equal_a_plain_loop(results, name):
-    assert results[name]["loss_error"] <= parity_matrix.LOSS_BAR
+    assert results[name]["loss_error"] <= matrix.LOSS_BAR
 
 
 @EACH
@@ -59,7 +60,7 @@ def test_resumed_run_is_bitwise_equal(results, name):
 def test_checkpoint_moves_to_another_layout(results, name):
     if name.endswith("/1 rank"):
         pytest.skip("the origin of the moved checkpoints")
-    assert results[name]["moved_error"] <= parity_matrix.MOVED_BAR
+    assert results[name]["moved_error"] <= matrix.MOVED_BAR
 
 
 @EACH
@@ -71,7 +72,7 @@ def test_round_trip_is_bitwise(results, name):
 def test_router_loss_agrees_with_one_rank(results, name):
     numbers = results[name]
     assert numbers["aux_effect"] > 1e-4, "the router loss must change the run, or this test shows nothing"
-    assert numbers["aux_error"] <= parity_matrix.LOSS_BAR / 10
+    assert numbers["aux_error"] <= matrix.LOSS_BAR / 10
 
 
 def test_training_moves_the_loss(measured):

@@ -1,14 +1,9 @@
-"""Readers of what servers, judges and people send. See fuzz_driver.Reader."""
+"""Readers of what servers, judges and people send. See driver.Reader."""
 
 import base64
 import json
 from pathlib import Path
 from random import Random
-
-from fuzz_driver import Attempt, Reader
-from fuzz_mutate import mutated, mutated_json
-from image_bytes import encoded, photo
-from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
 
 from editcaption_mega.evaluation.ground_truth import (
     read_description,
@@ -26,6 +21,11 @@ from editcaption_mega.inference.endpoint import image_edits
 from editcaption_mega.inference.endpoint.openai_protocol import read_answer
 from editcaption_mega.inference.endpoint.transport import Response
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
+from tests.helpers.image_bytes import encoded, photo
+from tests.helpers.judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
+
+from .driver import Attempt, Reader
+from .mutate import mutated, mutated_json
 
 _REPLIES = {
     "accuracy": accuracy_reply(("correct", "p1"), ("minor", None), ("fabricated", None)),

@@ -2,17 +2,28 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-CHAOS = Path(__file__).with_name("chaos")
+from .starts import ROOT
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cases, kinds, hits", [("sft2", "kills", 8), ("sft1", "disk full,two jobs,bit flip", 4)])
 def test_nothing_is_lost(cases, kinds, hits):
-    command = [sys.executable, str(CHAOS), "--cases", cases, "--kinds", kinds, "--hits", str(hits), "--seconds", "600"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.chaos",
+        "--cases",
+        cases,
+        "--kinds",
+        kinds,
+        "--hits",
+        str(hits),
+        "--seconds",
+        "600",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 trials lost something, left something or had other losses" in done.stdout

@@ -1,6 +1,6 @@
 """A process that asks an endpoint: prints the id of each reply as it comes, and at the end writes all as one file.
 
-usage: client_worker.py URL CACHE OUTPUT PREFIX COUNT CONCURRENCY"""
+usage: python -m tests.helpers.client_worker URL CACHE OUTPUT PREFIX COUNT CONCURRENCY"""
 
 import json
 import sys

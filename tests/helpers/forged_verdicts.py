@@ -7,9 +7,8 @@ import json
 import re
 from urllib.parse import quote
 
-from judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
-
 from editcaption_mega.evaluation.judge.prompts import ticket
+from tests.helpers.judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply
 
 PRIMARY = [change.id for change in TABLE_6.primary]
 

@@ -19,8 +19,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from image_bytes import encoded, photo, png_header_only
 from PIL import Image, PngImagePlugin
+
+from tests.helpers.image_bytes import encoded, photo, png_header_only
 
 KEY = "sk-planted/+&'-0123456789abcdefghijklmnop"  # what must go nowhere but here
 PIECE = b" " * 65536

@@ -6,10 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import small_job
 from safetensors.torch import load_file, save_file
 
 from editcaption_mega.model.random_folder import CHAT_TEMPLATE, SmallModel
+from tests.helpers import small_job
 
 _DENSE = dict(attention_bias=False, attention_dropout=0.0, hidden_act="silu", initializer_range=0.02)
 _VISION_SMALL = dict(depth=24, hidden_size=1024, intermediate_size=4096, deepstack_visual_indexes=[5, 11, 17])

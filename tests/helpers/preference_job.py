@@ -3,12 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-import small_job
-
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.settings import DPOSettings, PreferenceSettings, ReferenceSettings
+from tests.helpers import small_job
 
 MODES = (["orientation"], ["viewpoint", "detail"], ["detail"])
 
