@@ -115,11 +115,13 @@ def make_model(folder: Path) -> None:
 
 
 def report(out: Path, ranks: int) -> None:
+    from editcaption_mega.evaluation.record_files import read_records
     from editcaption_mega.evaluation.report.demo import write_report
-    from editcaption_mega.evaluation.rows import read_rows
     from editcaption_mega.records import Instruction
 
-    rows = {model: read_rows(out / f"evaluation/instructions/{model}/synthetic.jsonl", Instruction) for model in MODELS}
+    rows = {
+        model: read_records(out / f"evaluation/instructions/{model}/synthetic.jsonl", Instruction) for model in MODELS
+    }
     instructions = {model: {row.id: row.instruction or "" for row in found} for model, found in rows.items()}
     runs = {"SFT": out / "sft/metrics.jsonl", "SFT + DPO": out / "sft_dpo/metrics.jsonl"}
     runs["DPO only"] = out / "dpo_only/metrics.jsonl"

@@ -157,14 +157,14 @@ def judged(settings, benchmarks, texts):
 
 
 def execute(settings, arguments) -> None:
-    from editcaption_mega.evaluation.execution.execute import summarise
+    from editcaption_mega.evaluation.execution.execute import summarize
     from editcaption_mega.evaluation.run import execute_all, without_success, written_instructions
 
     benchmarks = prepared(settings, judging=False)
     texts = written_instructions(settings, benchmarks)
     found = execute_all(settings, benchmarks, texts, cli.progress)
     for benchmark, by_model in found.items():
-        for one in summarise(by_model, settings.seed):
+        for one in summarize(by_model, settings.seed):
             low, high = one.interval
             print(f"{benchmark}, {one.model}: {one.measure} {one.mean:.4f} ({low:.4f} .. {high:.4f}), "
                   f"{one.executed:,} executed, {one.failed:,} not")  # fmt: skip

@@ -55,7 +55,7 @@ def human_export(settings, benchmark, arguments) -> None:
 def human_import(settings, benchmark, arguments) -> int:
     from editcaption_mega.evaluation.human.tasks import Key
     from editcaption_mega.evaluation.human.verdicts import adjudicate, import_answers, read_answers, severity_table
-    from editcaption_mega.evaluation.rows import write_rows
+    from editcaption_mega.evaluation.record_files import write_records
 
     if bool(arguments.label_studio) == bool(arguments.answers):
         raise cli.ArgumentError("give --answers FILE.jsonl or --label-studio URL, one of the two")
@@ -68,9 +68,9 @@ def human_import(settings, benchmark, arguments) -> int:
         answers = read_answers(arguments.answers)
     found = import_answers(answers, key)
     accepted = [verdict for verdict in found.accepted if verdict.benchmark == arguments.benchmark]
-    write_rows(arguments.output, accepted)
+    write_records(arguments.output, accepted)
     refused = arguments.output.with_name(arguments.output.name + ".refused")
-    write_rows(refused, found.refused)
+    write_records(refused, found.refused)
     for one in found.refused[:10]:
         print(printable(f"refused: {one.where}, task {one.task}, annotator {one.annotator}: {one.reason}"))
     told = f"; {len(found.refused):,} refused, all in {refused}" if found.refused else ""

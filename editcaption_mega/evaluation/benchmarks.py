@@ -14,7 +14,7 @@ from editcaption_mega.records import Changes, EditPair
 
 
 @dataclass(frozen=True)
-class Item:
+class BenchmarkPair:
     """One pair of a benchmark: its record and its pictures as encoded bytes."""
 
     pair: EditPair
@@ -55,12 +55,12 @@ class Benchmark:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[BenchmarkPair]:
         return (self.item(i) for i in range(len(self)))
 
-    def item(self, i: int) -> Item:
+    def item(self, i: int) -> BenchmarkPair:
         sample = self.reader[self._positions[i]]
-        return Item(self._with_truth(sample.pair), sample.source_bytes, sample.target_bytes)
+        return BenchmarkPair(self._with_truth(sample.pair), sample.source_bytes, sample.target_bytes)
 
     def first(self, count: int) -> "Benchmark":
         """The first pairs alone."""

@@ -21,7 +21,7 @@ from editcaption_mega.records import Instruction, RecordError
 from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
 
 from .benchmarks import Benchmark
-from .rows import read_lines
+from .record_files import read_lines
 
 _log = logging.getLogger(__name__)
 

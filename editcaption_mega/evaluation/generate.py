@@ -21,7 +21,7 @@ from editcaption_mega.settings import CandidateSettings, GenerationSettings
 
 from .benchmarks import Benchmark
 from .engines import Progress, at_endpoint, endpoint_of, given, in_process, in_vllm
-from .rows import write_rows
+from .record_files import write_records
 from .texts import MadeTexts, is_definite
 
 _ENGINES = {"folder": in_process, "endpoint": at_endpoint, "vllm": in_vllm}
@@ -106,7 +106,7 @@ def collect(
     rows = [made.get(benchmark.key(i)) for i in range(len(benchmark))]
     if None in rows:
         return None
-    write_rows(path, rows)
+    write_records(path, rows)
     return rows
 
 

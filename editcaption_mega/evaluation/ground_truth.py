@@ -20,13 +20,13 @@ from editcaption_mega.files import read_json_object, write_atomically
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.client import Message, Picture, Request, complete
 from editcaption_mega.records import Changes
-from editcaption_mega.records.evaluation import Row
+from editcaption_mega.records.evaluation import EvaluationRecord
 from editcaption_mega.records.pair import Text
 from editcaption_mega.words import one_line
 
 from .benchmarks import Benchmark
+from .record_files import read_records, write_records
 from .reply_objects import last_object
-from .rows import read_rows, write_rows
 
 SCHEMA_VERSION = 1
 MAX_TOKENS = 2048
@@ -48,7 +48,7 @@ Answer with one JSON object: {"primary": [{"text": "...", "from": ["M1.1"]}], "s
 ["M2.3"]}], "overall": "one sentence", "dropped": [{"from": ["M2.4"], "why": "..."}]}"""
 
 
-class Proposal(Row):
+class Proposal(EvaluationRecord):
     """The proposed truth of one pair, and what a person made of it."""
 
     id: Text
@@ -240,8 +240,8 @@ def _proposal(pair_id: str, merged: dict, statements: dict[str, str], models: li
 
 
 def write_proposals(path: Path, rows: list[Proposal]) -> None:
-    write_rows(path, rows)
+    write_records(path, rows)
 
 
 def read_proposals(path: Path) -> list[Proposal]:
-    return read_rows(path, Proposal)
+    return read_records(path, Proposal)

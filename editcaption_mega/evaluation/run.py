@@ -38,7 +38,7 @@ from .benchmarks import Benchmark, read_ids
 from .engines import GIVEN_MEND, NOT_GIVEN, endpoint_of
 from .generate import Part, collect, instructions_path, make
 from .ground_truth import read_ground_truth
-from .rows import read_rows, write_rows
+from .record_files import read_records, write_records
 
 Progress = Callable[..., Iterable]
 Texts = dict[str, dict[str, Instruction]]  # model -> pair id -> instruction
@@ -107,7 +107,7 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
                     f"first: {bare[0]}. Make it with tools/evaluate.py ground-truth, or leave judges out"
                 )
     for path in settings.human:
-        read_rows(path, HumanVerdict)
+        read_records(path, HumanVerdict)
     if settings.editor.url:
         editor_of(settings).secret()
         measures_of(settings.editor.measures, settings.editor.clip)
@@ -253,7 +253,7 @@ def judge_all(
         function = judge_function(judge, settings, progress, usages[judge.name])
         for benchmark in benchmarks:
             for model, own in function(benchmark, texts[benchmark.name]).items():
-                write_rows(judgements_path(Path(settings.output), judge.name, model, benchmark.name), own)
+                write_records(judgements_path(Path(settings.output), judge.name, model, benchmark.name), own)
                 rows += own
     return rows, usages
 
@@ -269,7 +269,7 @@ def written_judgements(
             path = judgements_path(Path(settings.output), judge.name, model.name, benchmark.name)
             if not path.is_file():
                 raise ValueError(f"{path} does not exist: run tools/evaluate.py judge first, with the same settings")
-            own = read_rows(path, Judgement)
+            own = read_records(path, Judgement)
             written = texts[benchmark.name][model.name]
             other = [
                 row.id
@@ -320,7 +320,7 @@ def written_executions(
         for path in paths.values():
             if not path.is_file():
                 raise ValueError(f"{path} does not exist: run tools/evaluate.py execute first, with the same settings")
-        found[benchmark.name] = {name: read_rows(path, Execution) for name, path in paths.items()}
+        found[benchmark.name] = {name: read_records(path, Execution) for name, path in paths.items()}
     return found
 
 
@@ -335,7 +335,7 @@ def report(
 ) -> dict:
     """Write OUTPUT/report -> its numbers."""
     table = execution_table(executions or {}, settings.seed)
-    verdicts = [row for path in settings.human for row in read_rows(path, HumanVerdict)]
+    verdicts = [row for path in settings.human for row in read_records(path, HumanVerdict)]
     rows = [row for models in texts.values() for by_id in models.values() for row in by_id.values()]
     numbers = write_report(
         Path(settings.output) / "report", benchmarks, rows, judgements, verdicts, title=title,

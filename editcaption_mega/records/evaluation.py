@@ -19,13 +19,13 @@ Severity = Literal["P0", "P1", "P2", "correct"]
 PairId = Annotated[str, StringConstraints(min_length=1)]  # joined letter by letter, so blanks count
 
 
-class Row(Record):
+class EvaluationRecord(Record):
     """A record that is one line of a file."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Instruction(Row):
+class Instruction(EvaluationRecord):
     """What a model wrote for a pair, or why it wrote nothing (refused, no answer, failed). A text without words is
     none."""
 
@@ -43,7 +43,7 @@ class Instruction(Row):
         return self
 
 
-class Assertion(Row):
+class Assertion(EvaluationRecord):
     """One thing that an instruction claims, as the judge labels it (listing 1)."""
 
     text: str
@@ -53,7 +53,7 @@ class Assertion(Row):
     change: str | None = None  # id of the ground-truth change that it is about
 
 
-class Judgement(Row):
+class Judgement(EvaluationRecord):
     """One judge's labels for one instruction, and the scores that code computed from them (`evaluation.rubric`).
 
     A dimension that could not be judged is absent from `scores` and has a reason in `unscored`: never 0, never dropped.
@@ -86,7 +86,7 @@ class Judgement(Row):
         return self
 
 
-class HumanVerdict(Row):
+class HumanVerdict(EvaluationRecord):
     """A person's verdict on one instruction: one severity, and the rows of the checklist (table 5) that it rests on."""
 
     benchmark: Text

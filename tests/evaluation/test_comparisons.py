@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from editcaption_mega.evaluation.stats.comparisons import (
-    compare,
+    compare_models,
     dimension_correlations,
     judge_repeat_variance,
     mean_scores,
@@ -40,7 +40,7 @@ def test_the_better_model_is_found_per_group():
     groups = {pair: "orientation" if i < 60 else "detail" for i, pair in enumerate(ids)}
     first = {pair: hard[pair] + generator.normal(0, 0.1) + 0.2 * (groups[pair] == "orientation") for pair in ids}
     second = {pair: hard[pair] + generator.normal(0, 0.1) for pair in ids}
-    found = compare({"a": first, "b": second, "c": second}, groups)
+    found = compare_models({"a": first, "b": second, "c": second}, groups)
     assert set(found) == {"all", "orientation", "detail"} and all(len(rows) == 3 for rows in found.values())
     row = {(r.first, r.second): r for r in found["orientation"]}
     assert row["a", "b"].apart and row["a", "b"].difference == pytest.approx(0.2, abs=0.05)
@@ -49,22 +49,22 @@ def test_the_better_model_is_found_per_group():
     assert row["b", "c"].p == row["b", "c"].p_adjusted == 1 and not row["b", "c"].apart
     assert row["a", "b"].p_adjusted == pytest.approx(3 * row["a", "b"].p), "Holm over the three pairs of models"
     assert not any(r.apart for r in found["detail"])
-    assert found == compare({"a": first, "b": second, "c": second}, groups)
+    assert found == compare_models({"a": first, "b": second, "c": second}, groups)
     assert row["a", "b"].to_json()["apart"] is True
 
 
 def test_unscored_pairs_are_left_out_and_counted():
-    found = compare({"a": {"p": 5, "q": None, "r": 3}, "b": {"p": 4, "q": 2, "r": None}})["all"][0]
+    found = compare_models({"a": {"p": 5, "q": None, "r": 3}, "b": {"p": 4, "q": 2, "r": None}})["all"][0]
     assert (found.pairs, found.left_out, found.difference) == (1, 2, 1)
-    nothing = compare({"a": {"p": None}, "b": {"p": 4}})["all"][0]
+    nothing = compare_models({"a": {"p": None}, "b": {"p": 4}})["all"][0]
     assert (nothing.difference, nothing.interval, nothing.p, nothing.p_adjusted, nothing.left_out) == (None,) * 4 + (1,)
 
 
 def test_models_of_other_pairs_are_refused():
     with pytest.raises(ValueError, match=r"b lacks 1 of 2 \(first \['q'\]\) and has 1 others \(first \['x'\]\)"):
-        compare({"a": {"p": 1, "q": 2}, "b": {"p": 1, "x": 2}})
+        compare_models({"a": {"p": 1, "q": 2}, "b": {"p": 1, "x": 2}})
     with pytest.raises(ValueError, match="pair q has no group"):
-        compare({"a": {"p": 1, "q": 2}}, {"p": "g"})
+        compare_models({"a": {"p": 1, "q": 2}}, {"p": "g"})
 
 
 def test_correlations_of_the_dimensions():

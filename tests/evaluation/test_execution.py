@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.execution.execute import COPY, execute, summarise
-from editcaption_mega.evaluation.execution.measures import ClipSimilarity, compare, measures_of, ssim
-from editcaption_mega.evaluation.rows import read_rows
+from editcaption_mega.evaluation.execution.execute import COPY, execute, summarize
+from editcaption_mega.evaluation.execution.measures import ClipSimilarity, measure_images, measures_of, ssim
+from editcaption_mega.evaluation.record_files import read_records
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.records import Instruction
 from tests.helpers import small_job
@@ -89,8 +89,8 @@ def test_each_instruction_ends_as_a_measure_or_a_reason(tmp_path):
     assert first.measures == {"ssim": pytest.approx(ssim(a, b), abs=1e-9)}
     assert [row.reason and row.reason[:8] for row in others] == ["HTTP 400", "refused:", "refused:"]
     assert all(row.measures for row in found[COPY])
-    assert read_rows(tmp_path / "run/executions/m/set.jsonl", type(first)) == found["m"]
-    one, copy = summarise(found)
+    assert read_records(tmp_path / "run/executions/m/set.jsonl", type(first)) == found["m"]
+    one, copy = summarize(found)
     assert (one.model, one.executed, one.failed) == ("m", 1, 3) and (copy.model, copy.executed) == (COPY, 4)
 
 
@@ -117,7 +117,7 @@ def test_what_the_editor_sends_is_compared_as_everywhere_or_is_a_reason(tmp_path
         editor = Endpoint(server.url, "editor", max_attempts=2)
         found = execute(benchmark, {"m": rows}, editor, tmp_path / "run", measures_of(["ssim"]))["m"]
         again = execute(benchmark, {"m": rows}, editor, tmp_path / "run", measures_of(["ssim"]))["m"]
-    expected = compare(encoded(white), benchmark.item(0).target, {"ssim": ssim})["ssim"]
+    expected = measure_images(encoded(white), benchmark.item(0).target, {"ssim": ssim})["ssim"]
     assert found[0].measures["ssim"] == pytest.approx(expected, abs=1e-9) and expected < 1
     assert found[1].measures is None and "truncated or damaged image" in found[1].reason
     assert found[2].measures["ssim"] == pytest.approx(1.0, abs=1e-9)
@@ -131,4 +131,4 @@ def test_a_result_of_another_size_is_brought_to_the_target():
         Image.new("RGB", size, (90, 20, 200)).save(out, "PNG")
         return out.getvalue()
 
-    assert compare(png((40, 20)), png((80, 60)), {"ssim": ssim})["ssim"] == pytest.approx(1.0, abs=1e-6)
+    assert measure_images(png((40, 20)), png((80, 60)), {"ssim": ssim})["ssim"] == pytest.approx(1.0, abs=1e-6)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from editcaption_mega.data.shards.reader import ShardWriter
-from editcaption_mega.evaluation.benchmarks import Benchmark, Item
+from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair
 from editcaption_mega.evaluation.generate import Part, generate, instructions_path
 from editcaption_mega.evaluation.run import check_before_work
 from editcaption_mega.inference.local.generator import own_device
@@ -368,7 +368,7 @@ def test_every_ending_of_vllm(root, benchmark, tmp_path, monkeypatch):
 class Damaged(Benchmark):
     def item(self, i):
         item = super().item(i)
-        return item if i != 1 else Item(item.pair, item.source[:60], item.target)
+        return item if i != 1 else BenchmarkPair(item.pair, item.source[:60], item.target)
 
 
 @pytest.mark.parametrize("engine", ["vllm", "endpoint"])

@@ -14,7 +14,7 @@ from editcaption_mega.evaluation.human.verdicts import (
     read_answers,
     severity_table,
 )
-from editcaption_mega.evaluation.rows import write_rows
+from editcaption_mega.evaluation.record_files import write_records
 from editcaption_mega.records import HumanVerdict
 from tests.helpers import human_study
 
@@ -253,7 +253,7 @@ def test_every_line_of_a_file_ends_somewhere(study):
     assert set(told) == {f"line {i}" for i in (1, 3, 4, 5, 6, 7)}
     assert "not valid JSON" in told["line 3"] and "not UTF-8" in told["line 4"]
     assert told["line 5"] == "expected a JSON object, found list" and "H1: one verdict" in told["line 7"]
-    write_rows(root / "refused.jsonl", found.refused)
+    write_records(root / "refused.jsonl", found.refused)
     assert len((root / "refused.jsonl").read_text().splitlines()) == 6
 
 

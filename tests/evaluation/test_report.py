@@ -15,10 +15,10 @@ from PIL import Image
 from editcaption_mega.cli import progress
 from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.evaluation.report.agreement_table import agreement_table
-from editcaption_mega.evaluation.report.numbers import Mean, Scores
+from editcaption_mega.evaluation.report.numbers import Mean, ModelScores
 from editcaption_mega.evaluation.report.plots import floor_of, score_plot
 from editcaption_mega.evaluation.report.samples import script_json
-from editcaption_mega.evaluation.report.thumbnails import LEAST_BYTES, MOST_BYTES, SIDE, byte_budget, shrunk
+from editcaption_mega.evaluation.report.thumbnails import LEAST_BYTES, MOST_BYTES, THUMBNAIL_SIDE, byte_budget, shrunk
 from editcaption_mega.evaluation.report.write import write_report
 from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 
@@ -158,7 +158,7 @@ def test_pictures_keep_their_budget():
     for budget in (24_000, 9_000):
         mime, small = shrunk(data, budget)
         size = decode_image(small).size
-        assert mime == "image/webp" and len(small) <= budget and max(size) <= SIDE
+        assert mime == "image/webp" and len(small) <= budget and max(size) <= THUMBNAIL_SIDE
         assert size[0] / size[1] == pytest.approx(0.75, abs=0.02)
     assert max(decode_image(shrunk(data, 10)[1]).size) == 128  # never smaller, whatever the budget
 
@@ -176,7 +176,7 @@ def test_json_that_is_safe_in_a_script_element():
 def test_everything_that_is_drawn_lies_on_its_axis():
     far = Mean(3.0, (2.9, 3.1), 9, 1, (2.6, 3.2))
     near = Mean(4.0, (3.9, 4.1), 9, 0, (4.0, 4.0))
-    scores = [Scores({"weighted": mean}, None, {}, {}, None, {}, 1, 0, {}) for mean in (far, near)]
+    scores = [ModelScores({"weighted": mean}, None, {}, {}, None, {}, 1, 0, {}) for mean in (far, near)]
     assert floor_of(scores) == 2.5 and floor_of(scores, [2.2]) == 2.0 and floor_of(scores[1:], [3.48]) == 3.0
     plot = score_plot("s", {"A 1": far, "b": near}, floor_of(scores, [2.2]), {"a1": 2.2})
     one, two = plot.marks

@@ -11,8 +11,8 @@ from editcaption_mega.evaluation.report.table_forms import (
     CSV_COLUMNS,
     Cell,
     Column,
-    Row,
     Table,
+    TableRow,
     to_csv,
     to_latex,
     to_markdown,
@@ -111,7 +111,7 @@ def test_the_ablation_names_models_that_are_there(evaluation, tables):
 
 def nasty_table():
     columns = (Column("Model", is_label=True), Column("S_1", "50 % | set"))
-    rows = (Row((Cell(NASTY), Cell(4.5, (4.25, 4.75), 2, (4.1, 4.6), strong=True))),)
+    rows = (TableRow((Cell(NASTY), Cell(4.5, (4.25, 4.75), 2, (4.1, 4.6), strong=True))),)
     return Table("t", "A & B", columns, rows, ("100 %",))
 
 
@@ -128,7 +128,7 @@ def test_C5_no_cell_of_a_csv_is_a_formula(start):
     """A spreadsheet that opens the table runs nothing, whatever a model or a judge is called; numbers stay numbers."""
     name = f'{start}HYPERLINK("http://x","y")'
     columns = (Column(name, is_label=True), Column(name, name), Column(name, is_text=True))
-    table = Table("t", name, columns, (Row((Cell(name), Cell(-1.5, (-2.0, -1.0)), Cell(name))),))
+    table = Table("t", name, columns, (TableRow((Cell(name), Cell(-1.5, (-2.0, -1.0)), Cell(name))),))
     rows = list(csv.DictReader(io.StringIO(to_csv([table]), newline="")))
     assert [row["value"] for row in rows] == ["-1.5", f"'{name}"] and rows[0]["low"] == "-2.0"
     assert {row[field] for row in rows for field in ("table", "row", "column")} == {f"'{name}"}

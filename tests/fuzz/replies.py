@@ -16,7 +16,7 @@ from editcaption_mega.evaluation.human.tasks import Key
 from editcaption_mega.evaluation.human.verdicts import import_answers, read_answers
 from editcaption_mega.evaluation.judge.reply import parse_reply
 from editcaption_mega.evaluation.judge.reply_scores import score_reply
-from editcaption_mega.evaluation.rows import read_rows
+from editcaption_mega.evaluation.record_files import read_records
 from editcaption_mega.inference.endpoint import image_edits
 from editcaption_mega.inference.endpoint.openai_protocol import read_answer
 from editcaption_mega.inference.endpoint.transport import Response
@@ -105,7 +105,7 @@ def _rows(random: Random, folder: Path, attempt: Attempt) -> None:
     }
     kind = random.choice(list(kinds))
     (folder / "x.jsonl").write_bytes(mutated_json(random, kinds[kind]) + b"\n" + mutated_json(random, kinds[kind]))
-    attempt(read_rows, folder / "x.jsonl", kind)
+    attempt(read_records, folder / "x.jsonl", kind)
     answer = {"task": "t1", "annotator": "x", "severity": "P1", "rows": [1, 4], "remark": "no"}
     (folder / "answers.jsonl").write_bytes(b"\n".join(mutated_json(random, answer) for _ in range(3)))
     if answers := attempt(read_answers, folder / "answers.jsonl"):

@@ -18,7 +18,7 @@ from editcaption_mega.evaluation.judge.model_judge import judge_benchmark
 from editcaption_mega.evaluation.judge.perturbations import perturbations
 from editcaption_mega.evaluation.judge.reply import parse_reply
 from editcaption_mega.evaluation.judge.reply_scores import score_reply
-from editcaption_mega.evaluation.rows import write_rows
+from editcaption_mega.evaluation.record_files import write_records
 from editcaption_mega.inference.endpoint.client import Endpoint
 from editcaption_mega.records import Change, Changes
 
@@ -113,7 +113,7 @@ def judge_run(shards, url, cache, output):
     benchmark = Benchmark("synthetic", shards)
     endpoint = Endpoint(url, "judge", max_concurrency=8, max_attempts=4, timeout=5)
     rows = judge_benchmark(benchmark, perturbations(benchmark), endpoint, Path(cache), name="scripted", repeats=2)
-    write_rows(output, [row for own in rows.values() for row in own])
+    write_records(output, [row for own in rows.values() for row in own])
 
 
 if __name__ == "__main__":

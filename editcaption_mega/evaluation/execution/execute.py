@@ -10,19 +10,19 @@ from pathlib import Path
 
 from editcaption_mega.data.images.decode import ImageError
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.rows import write_rows
+from editcaption_mega.evaluation.record_files import write_records
 from editcaption_mega.evaluation.stats.intervals import bootstrap_interval
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.image_edits import MAX_PIXELS, Edit, edit_pictures
 from editcaption_mega.records import Instruction
-from editcaption_mega.records.evaluation import Row
+from editcaption_mega.records.evaluation import EvaluationRecord
 
-from .measures import Measure, compare
+from .measures import Measure, measure_images
 
 COPY = "copy"  # the name under which doing nothing is scored
 
 
-class Execution(Row):
+class Execution(EvaluationRecord):
     """How near to the target an instruction led: measure -> value. Without them, why."""
 
     benchmark: str
@@ -77,10 +77,10 @@ def execute(
             else:
                 row = _compared(who, one.path.read_bytes(), item.target, measures)
             found[model].append(row)
-        write_rows(executions_path(output, model, benchmark.name), found[model])
+        write_records(executions_path(output, model, benchmark.name), found[model])
     who = {"benchmark": benchmark.name, "model": COPY, "editor": COPY}
     found[COPY] = [_compared(who | {"id": item.pair.id}, item.source, item.target, measures) for item in benchmark]
-    write_rows(executions_path(output, COPY, benchmark.name), found[COPY])
+    write_records(executions_path(output, COPY, benchmark.name), found[COPY])
     return found
 
 
@@ -97,7 +97,7 @@ def _edits(benchmark: Benchmark, rows: Mapping[str, Instruction]) -> Iterator[Ed
 
 def _compared(who: dict, result: bytes, target: bytes, measures: Mapping[str, Measure]) -> Execution:
     try:
-        return Execution(**who, measures=compare(result, target, measures))
+        return Execution(**who, measures=measure_images(result, target, measures))
     except ImageError as error:
         return Execution(**who, reason=str(error))
 
@@ -114,7 +114,7 @@ class ExecutionMean:
     failed: int
 
 
-def summarise(found: Mapping[str, Sequence[Execution]], seed: int = 0) -> list[ExecutionMean]:
+def summarize(found: Mapping[str, Sequence[Execution]], seed: int = 0) -> list[ExecutionMean]:
     rows = []
     for model, executions in found.items():
         done = [row.measures for row in executions if row.measures is not None]

@@ -12,7 +12,7 @@ from editcaption_mega.data.images.decode import decode_image
 Measure = Callable[[Tensor, Tensor], float]
 
 
-def compare(result: bytes, target: bytes, measures: Mapping[str, Measure]) -> dict[str, float]:
+def measure_images(result: bytes, target: bytes, measures: Mapping[str, Measure]) -> dict[str, float]:
     """Every measure of the result against the target, both upright and on white; the result is resized to the target's
     size. Raises ImageError for bytes that are no picture."""
     wanted, got = decode_image(target, where="the target"), decode_image(result, where="the result")

@@ -16,7 +16,7 @@ from pydantic import Field
 from editcaption_mega.evaluation.stats.intervals import wilson_interval
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import SEVERITIES, HumanVerdict
-from editcaption_mega.records.evaluation import Row, Severity
+from editcaption_mega.records.evaluation import EvaluationRecord, Severity
 from editcaption_mega.records.pair import Text
 
 from .tasks import Key, checklist
@@ -30,7 +30,7 @@ def _severities_of_row() -> dict[int, tuple[str, ...]]:
     return {row["id"]: tuple(row["severities"]) for row in checklist()["rows"]}
 
 
-class Answer(Row):
+class AnnotatorAnswer(EvaluationRecord):
     """What an annotator files for a task."""
 
     task: Text
@@ -89,16 +89,18 @@ def import_answers(answers: Iterable[Filed], key: Key) -> Imported:
     An annotator's second answer to a task is refused when it says the same; when it says something else both are, for
     nobody but the annotator can tell which one is meant (H1). Raises nothing for a bad answer."""
     refused: list[Refused] = []
-    filed: dict[tuple[str, str], list[tuple[str, Answer]]] = {}
+    filed: dict[tuple[str, str], list[tuple[str, AnnotatorAnswer]]] = {}
     for where, row, reason in answers:
         try:
             if reason is not None:
                 raise ValueError(reason)
-            unknown = [name for name in row if name not in Answer.model_fields] if isinstance(row, dict) else []
+            unknown = (
+                [name for name in row if name not in AnnotatorAnswer.model_fields] if isinstance(row, dict) else []
+            )
             if unknown:
-                known = ", ".join(Answer.model_fields)
+                known = ", ".join(AnnotatorAnswer.model_fields)
                 raise ValueError(f"field {unknown[0]!r} is none of an answer's: {known} (a note is its 'remark')")
-            answer = Answer.from_json(row, where="answer")
+            answer = AnnotatorAnswer.from_json(row, where="answer")
             if answer.task not in key.tasks:
                 raise ValueError(f"task {answer.task!r} is not in the key: give the key of the export it belongs to")
         except ValueError as error:
@@ -128,7 +130,7 @@ def _refused(where: str, row: Any, reason: str) -> Refused:
     return Refused(where, None if task is None else str(task), None if annotator is None else str(annotator), reason)
 
 
-def _verdict(answer: Answer, key: Key) -> HumanVerdict:
+def _verdict(answer: AnnotatorAnswer, key: Key) -> HumanVerdict:
     for row in answer.rows:
         level = row.partition("-")[0] if isinstance(row, str) else answer.severity
         if level != answer.severity:

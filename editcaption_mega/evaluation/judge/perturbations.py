@@ -9,7 +9,7 @@ from typing import Any
 from PIL import ImageOps
 
 from editcaption_mega.data.images.decode import decode_image, encode_png
-from editcaption_mega.evaluation.benchmarks import Benchmark, Item
+from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair
 from editcaption_mega.records import Change, Changes, EditPair, Instruction
 
 TRUTH, SWAPPED, SHORTENED, VAGUE, UNRELATED = "truth", "sides swapped", "clause dropped", "vague degree", "unrelated"
@@ -79,9 +79,9 @@ class FlippedBenchmark(Benchmark):
     def pair(self, i: int) -> EditPair:
         return flipped_pair(self._whole.pair(self._at[i]))
 
-    def item(self, i: int) -> Item:
+    def item(self, i: int) -> BenchmarkPair:
         item = self._whole.item(self._at[i])
-        return Item(flipped_pair(item.pair), _mirrored(item.source), _mirrored(item.target))
+        return BenchmarkPair(flipped_pair(item.pair), _mirrored(item.source), _mirrored(item.target))
 
     def truths(self) -> dict[str, dict[str, Instruction]]:
         """The (swapped) truth of each pair, as `perturbations` gives it."""

@@ -14,7 +14,7 @@ from typing import Literal
 import yaml
 
 from editcaption_mega.data.text.quoting import escaped, quoted
-from editcaption_mega.evaluation.benchmarks import Item
+from editcaption_mega.evaluation.benchmarks import BenchmarkPair
 from editcaption_mega.inference.endpoint.client import Message, Picture
 from editcaption_mega.records import DIMENSIONS, Changes
 
@@ -36,7 +36,7 @@ class JudgePrompt:
         return f"v{self.version}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     def messages(
-        self, item: Item, instruction: str, *, candidate: str = CANDIDATE, role: Role = "system"
+        self, item: BenchmarkPair, instruction: str, *, candidate: str = CANDIDATE, role: Role = "system"
     ) -> tuple[Message, ...]:
         """The rules, pictures A and B, ground truth and instruction. role: who speaks the rules (listings: [SYSTEM]);
         with "user" they open the only message, for servers that know no system message."""

@@ -15,7 +15,7 @@ REVERSED_BY_DIRECTION = ("camera_zoom",)  # in or out
 
 
 @dataclass(frozen=True)
-class Judgement:
+class RuleJudgement:
     """Scores of one instruction (1 .. 5 each) and what they were computed from."""
 
     accuracy: int
@@ -42,7 +42,7 @@ class Judgement:
         return {mode for change in self.changes for mode in change.failure_modes}
 
 
-def judge(instruction: str, truth: Changes) -> Judgement:
+def judge(instruction: str, truth: Changes) -> RuleJudgement:
     """Raises ValueError when the truth has no facts: only the synthetic world's pairs have them.
 
     Clarity: 1 when no clause can be executed; else 5, or 4 where a clause leaves out an attribute that tells what is
@@ -61,7 +61,7 @@ def judge(instruction: str, truth: Changes) -> Judgement:
     if said_something:
         clarity = 4.0 if len(major) < len(mistakes) else 5.0
         clarity = min(clarity, rubric.clarity_ceiling(instruction))
-    return Judgement(
+    return RuleJudgement(
         accuracy=rubric.accuracy_score(
             len(hits), len(changes), fabricated=len(inventions), major_errors=len(major), unrelated=not about_it
         ),

@@ -7,7 +7,7 @@ from editcaption_mega.evaluation.human.verdicts import adjudicate
 from editcaption_mega.evaluation.stats.intervals import Estimate
 from editcaption_mega.records import HumanVerdict, Judgement
 
-from .table_forms import Cell, Column, Row, Table
+from .table_forms import Cell, Column, Table, TableRow
 
 _KAPPA, _ALPHA = "weighted kappa (quadratic)", "Krippendorff's alpha (ordinal)"
 
@@ -56,11 +56,11 @@ def as_numbers(table: Table | None) -> list[dict]:
     return found
 
 
-def _row(between: str, what: str, measure: str, agreement: Estimate, same: Estimate | None) -> Row:
+def _row(between: str, what: str, measure: str, agreement: Estimate, same: Estimate | None) -> TableRow:
     same_cell = Cell(None)
     if same is not None and same.value is not None:
         same_cell = Cell(
             100 * same.value, same.interval and tuple(100 * end for end in same.interval), digits=1, unit=" %"
         )
     value = Cell(agreement.value, agreement.interval, digits=2)
-    return Row((Cell(between), Cell(what), Cell(measure), value, same_cell, Cell(agreement.n)))
+    return TableRow((Cell(between), Cell(what), Cell(measure), value, same_cell, Cell(agreement.n)))

@@ -13,7 +13,7 @@ from jinja2 import Environment
 
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.shards.reader import ShardReader
-from editcaption_mega.evaluation.judge.rule_judge import Judgement, judge
+from editcaption_mega.evaluation.judge.rule_judge import RuleJudgement, judge
 from editcaption_mega.evaluation.stats.intervals import bootstrap_interval, wilson_interval
 from editcaption_mega.records.pair import FAILURE_MODES
 
@@ -55,7 +55,7 @@ class Scores:
         return means | {"interval": list(self.interval), "correct": self.correct.to_json(), "failures": failures}
 
 
-def scores(judgements: Sequence[Judgement]) -> Scores:
+def scores(judgements: Sequence[RuleJudgement]) -> Scores:
     weighted = [one.weighted for one in judgements]
     return Scores(
         accuracy=fmean(one.accuracy for one in judgements),
@@ -70,7 +70,7 @@ def scores(judgements: Sequence[Judgement]) -> Scores:
     )
 
 
-def judge_all(reader: ShardReader, instructions: dict[str, dict[str, str]]) -> dict[str, list[Judgement]]:
+def judge_all(reader: ShardReader, instructions: dict[str, dict[str, str]]) -> dict[str, list[RuleJudgement]]:
     """instructions: model -> pair id -> text -> a judgement per pair in the order of the shards, for each model.
 
     Raises ValueError when a model's ids are not exactly those of the shards."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from editcaption_mega.evaluation.execution.execute import COPY, Execution, summarise
+from editcaption_mega.evaluation.execution.execute import COPY, Execution, summarize
 
-from .table_forms import Cell, Column, Row, Table
+from .table_forms import Cell, Column, Table, TableRow
 
 
 def execution_table(found: Mapping[str, Mapping[str, Sequence[Execution]]], seed: int = 0) -> Table | None:
@@ -13,10 +13,10 @@ def execution_table(found: Mapping[str, Mapping[str, Sequence[Execution]]], seed
         return None
     rows = []
     for benchmark, by_model in found.items():
-        for one in summarise(by_model, seed):
+        for one in summarize(by_model, seed):
             mean = Cell(one.mean, interval=one.interval, digits=4)
             cells = (Cell(benchmark), Cell(one.model), Cell(one.measure), mean, Cell(one.executed), Cell(one.failed))
-            rows.append(Row(cells))
+            rows.append(TableRow(cells))
     columns = tuple(Column(name, is_label=True) for name in ("Test set", "Instructions of", "Measure"))
     columns += tuple(Column(name) for name in ("Result against target", "Executed", "Not executed"))
     notes = (

@@ -7,7 +7,7 @@ from itertools import combinations
 from editcaption_mega.evaluation.stats.comparisons import dimension_correlations, judge_repeat_variance
 from editcaption_mega.records import DIMENSIONS, Judgement
 
-from .table_forms import Cell, Column, Row, Table
+from .table_forms import Cell, Column, Table, TableRow
 
 _SHORT = {"accuracy": "Acc", "completeness": "Comp", "clarity": "Clar"}
 
@@ -28,7 +28,7 @@ def judge_table(judgements: Sequence[Judgement], *, draws: int = 500) -> Table |
             cells.append(Cell(one.value, interval=one.interval, digits=2))
         repeats = judge_repeat_variance(own)["weighted"]
         cells += [Cell(repeats.within_sd, digits=3), Cell(repeats.reliability, digits=3)]
-        rows.append(Row(tuple(cells)))
+        rows.append(TableRow(tuple(cells)))
     columns = (
         *(Column(name, is_label=True) for name in ("Judge", "Test set", "Model")),
         *(Column(f"{_SHORT[a]}, {_SHORT[b]}", "Spearman correlation") for a, b in combinations(DIMENSIONS, 2)),

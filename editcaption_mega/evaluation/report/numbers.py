@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from editcaption_mega.evaluation import rubric
 from editcaption_mega.evaluation.human.verdicts import most_frequent
 from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, WEIGHTED, Labels, can_tell
-from editcaption_mega.evaluation.stats.comparisons import EVERYTHING, Comparison, compare
+from editcaption_mega.evaluation.stats.comparisons import EVERYTHING, Comparison, compare_models
 from editcaption_mega.evaluation.stats.intervals import bootstrap_interval, repeat_variance, wilson_interval
 from editcaption_mega.records import DIMENSIONS, SEVERITIES, EditPair, HumanVerdict
 from editcaption_mega.records.pair import FAILURE_MODES
@@ -42,7 +42,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ModelScores:
     """One model on one benchmark by one judge."""
 
     means: dict[str, Mean]  # by measure: weighted, accuracy, completeness, clarity
@@ -88,7 +88,7 @@ class Evaluation:
     data_sets: dict[str, DataSet]
     models: list[str]
     judges: list[str]
-    scores: dict[str, dict[str, dict[str, Scores]]]  # judge -> benchmark -> model
+    scores: dict[str, dict[str, dict[str, ModelScores]]]  # judge -> benchmark -> model
     comparisons: dict[str, dict[str, list[Comparison]]]  # judge -> benchmark: every two models, paired
     people: dict[str, dict[str, People]]  # benchmark -> model
 
@@ -119,7 +119,7 @@ def evaluate(joined: Joined, *, draws: int = 2000, seed: int = 0) -> Evaluation:
             found = {m: _scores(labels, pairs[name], faults, interval) for m, labels in by_model.items()}
             scores.setdefault(judge, {})[name] = _ranked(found)
             weighted = {m: {i: one.scores.get(WEIGHTED) for i, one in ls.items()} for m, ls in by_model.items()}
-            compared = compare(weighted, draws=draws, seed=seed)
+            compared = compare_models(weighted, draws=draws, seed=seed)
             comparisons.setdefault(judge, {})[name] = compared.get(EVERYTHING, [])
     return Evaluation(
         data_sets={name: _data_set(joined, name, pairs[name]) for name in joined.benchmarks},
@@ -167,7 +167,7 @@ def _assuming(one: Labels, measure: str, value: float) -> float:
 
 def _scores(
     labels: Mapping[str, Labels], pairs: Sequence[EditPair], faults: Sequence[str], interval: Callable
-) -> Scores:
+) -> ModelScores:
     everything = list(labels.values())
     told = [one.correct for one in everything if one.correct is not None]
 
@@ -177,7 +177,7 @@ def _scores(
             found.setdefault(key(pair), []).append(labels[pair.id])
         return {name: mean(found[name], WEIGHTED, interval) for name in sorted(found)}
 
-    return Scores(
+    return ModelScores(
         means={measure: mean(everything, measure, interval) for measure in MEASURES},
         rank=None,
         by_category=groups(lambda pair: pair.category),
@@ -199,10 +199,10 @@ def _within(labels: Mapping[str, Labels], measure: str) -> float | None:
     return repeat_variance({pair_id: one.values.get(measure, []) for pair_id, one in labels.items()}).within_sd
 
 
-def _ranked(found: dict[str, Scores]) -> dict[str, Scores]:
+def _ranked(found: dict[str, ModelScores]) -> dict[str, ModelScores]:
     intervals = {name: one.means[WEIGHTED].interval for name, one in found.items() if one.means[WEIGHTED].interval}
     ranks = places(intervals)
-    return {name: Scores(**{**vars(one), "rank": ranks.get(name)}) for name, one in found.items()}
+    return {name: ModelScores(**{**vars(one), "rank": ranks.get(name)}) for name, one in found.items()}
 
 
 def _people(rows: Mapping[str, list[HumanVerdict]]) -> People:

@@ -8,7 +8,7 @@ from editcaption_mega.evaluation.rubric.opinions import WEIGHTED
 from editcaption_mega.evaluation.rubric.paper_tables import same_name
 from editcaption_mega.evaluation.stats.comparisons import Comparison
 
-from .numbers import Interval, Mean, Rate, Scores
+from .numbers import Interval, Mean, ModelScores, Rate
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def difference_plot(title: str, comparisons: Sequence[Comparison]) -> Plot:
     return Plot(title, tuple(marks), ticks, zero=place(0.0))
 
 
-def heat(scores: dict[str, Scores]) -> Heat:
+def heat(scores: dict[str, ModelScores]) -> Heat:
     kinds = sorted({kind for one in scores.values() for kind in one.by_edit_type})
     rows = []
     for kind in kinds:
@@ -109,7 +109,7 @@ def heat(scores: dict[str, Scores]) -> Heat:
     return Heat(tuple(scores), tuple(rows))
 
 
-def floor_of(scores: Iterable[Scores], printed: Iterable[float] = ()) -> float:
+def floor_of(scores: Iterable[ModelScores], printed: Iterable[float] = ()) -> float:
     """Where the axis of scores may begin: at the half step below everything that is drawn, at least 1."""
     lows = list(printed)
     for one in scores:

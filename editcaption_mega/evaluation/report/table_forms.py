@@ -56,7 +56,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     cells: tuple[Cell, ...]
     from_paper: bool = False
 
@@ -69,7 +69,7 @@ class Table:
     key: str
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -86,7 +86,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _printed(table: Table, row: Row) -> list[Cell]:
+def _printed(table: Table, row: TableRow) -> list[Cell]:
     """The row's cells, its last label saying whose row it is."""
     last = max((i for i, column in enumerate(table.columns) if column.is_label), default=-1)
     return [replace(cell, value=row.label(cell)) if i == last else cell for i, cell in enumerate(row.cells)]

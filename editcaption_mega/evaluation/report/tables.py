@@ -7,8 +7,8 @@ from editcaption_mega.evaluation.rubric.opinions import MEASURES, WEIGHTED
 from editcaption_mega.evaluation.rubric.paper_tables import PaperBenchmark, PaperTables, bare_name, same_name
 from editcaption_mega.records import SEVERITIES
 
-from .numbers import Evaluation, Rate, Scores
-from .table_forms import Cell, Column, Row, Table
+from .numbers import Evaluation, ModelScores, Rate
+from .table_forms import Cell, Column, Table, TableRow
 
 PAPER = "EditCaption, arXiv 2604.08213"
 IN_HOUSE = "eval400"  # the set of the paper's table 3
@@ -86,7 +86,9 @@ def _data_sets(found: Evaluation, paper: PaperTables | None) -> Table:
         printed = theirs.samples if theirs else None
         truth = "all" if one.with_truth == one.pairs else one.with_truth
         characteristics = f"{kinds}; {len(one.edit_types)} edit types"
-        rows.append(Row(tuple(map(Cell, (name, one.pairs, printed, characteristics, truth, one.fingerprint[:12])))))
+        rows.append(
+            TableRow(tuple(map(Cell, (name, one.pairs, printed, characteristics, truth, one.fingerprint[:12]))))
+        )
     columns = (
         Column("Dataset", is_label=True),
         Column("#Samples"),
@@ -113,7 +115,7 @@ def _scores(found: Evaluation, judge: str, paper: PaperTables | None) -> Table:
             one = by_benchmark[name].get(model)
             cells.append(Cell(_places(one.rank) if one and one.rank else None))
             cells += _mean_cells(one)
-        rows.append(Row(tuple(cells)))
+        rows.append(TableRow(tuple(cells)))
         theirs = {name: _named(printed[name], model) for name in groups}
         if any(theirs.values()):
             matched.add(bare_name(model))
@@ -145,7 +147,7 @@ def _places(rank: tuple[int, int]) -> str:
     return str(rank[0]) if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}"
 
 
-def _mean_cells(one: Scores | None) -> list[Cell]:
+def _mean_cells(one: ModelScores | None) -> list[Cell]:
     """The bounds stand at the weighted score alone: a pair without it lacks a dimension, and there are never more."""
     cells = [Cell(m.value, m.interval, m.unscored) for measure in MEASURES if one and (m := one.means[measure])]
     if not cells:
@@ -153,18 +155,18 @@ def _mean_cells(one: Scores | None) -> list[Cell]:
     return [replace(cells[0], bounds=one.means[WEIGHTED].bounds), *cells[1:]]
 
 
-def _paper_row(label: str, by_benchmark: Mapping[str, Mapping[str, float]]) -> Row:
+def _paper_row(label: str, by_benchmark: Mapping[str, Mapping[str, float]]) -> TableRow:
     cells = [Cell(label)]
     for scores in by_benchmark.values():
         cells += [Cell(None), *_paper_cells(scores)]
-    return Row(tuple(cells), from_paper=True)
+    return TableRow(tuple(cells), from_paper=True)
 
 
 def _paper_cells(scores: Mapping[str, float]) -> list[Cell]:
     return [Cell(scores.get(measure), digits=3 if measure == WEIGHTED else 2) for measure in MEASURES]
 
 
-def _bold(rows: Iterable[Row]) -> tuple[Row, ...]:
+def _bold(rows: Iterable[TableRow]) -> tuple[TableRow, ...]:
     """In each column with intervals: the highest of ours, and every one whose interval overlaps with its."""
     rows = list(rows)
     for i in range(len(rows[0].cells) if rows else 0):
@@ -189,13 +191,15 @@ def _people(found: Evaluation, benchmark: str, paper: PaperTables | None) -> Tab
     )
     printed, rows = _printed_people(paper, benchmark), []
 
-    def paper_row(model: str) -> Row:
+    def paper_row(model: str) -> TableRow:
         shares = (Cell(printed[model].get(name), digits=2, unit=" %") for name in order)
-        return Row((Cell(model), Cell(None), Cell(None), *shares), from_paper=True)
+        return TableRow((Cell(model), Cell(None), Cell(None), *shares), from_paper=True)
 
     models = found.people[benchmark]
     for model, one in models.items():
-        rows.append(Row((Cell(model), Cell(one.pairs), Cell(one.annotators), *(_share(one.shares[n]) for n in order))))
+        rows.append(
+            TableRow((Cell(model), Cell(one.pairs), Cell(one.annotators), *(_share(one.shares[n]) for n in order)))
+        )
         rows += [paper_row(theirs) for theirs in printed if same_name(theirs, model)]
     rows += [paper_row(theirs) for theirs in printed if not any(same_name(theirs, model) for model in models)]
     notes = [
@@ -214,18 +218,18 @@ def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: PaperTab
     columns = [Column("Test set", is_label=True), Column("Training", is_label=True)]
     columns += [Column(_SHORT[measure], scale) for scale in ablation for measure in MEASURES]
     trainings = list(dict.fromkeys(training for models in ablation.values() for training in models))
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for name, by_model in found.scores[judge].items():
-        block: list[Row] = []
+        block: list[TableRow] = []
         for training in trainings:
             cells = [Cell(name), Cell(training)]
             theirs = [Cell(name), Cell(training)]
             for scale, models in ablation.items():
                 cells += _mean_cells(by_model.get(models.get(training)))
                 theirs += _paper_cells(_printed_ablation(paper, name, scale, training))
-            block.append(Row(tuple(cells)))
+            block.append(TableRow(tuple(cells)))
             if any(cell.value is not None for cell in theirs[2:]):
-                block.append(Row(tuple(theirs), from_paper=True))
+                block.append(TableRow(tuple(theirs), from_paper=True))
         rows += _bold(block)
     title = f"Table 4: what each stage of training adds (judge: {judge})"
     return Table("table-4", title, tuple(columns), tuple(rows), (_NOT_RANKED,))

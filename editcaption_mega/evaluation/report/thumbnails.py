@@ -12,7 +12,7 @@ from PIL import Image
 from editcaption_mega.data.images.decode import decode_image, image_size
 from editcaption_mega.evaluation.benchmarks import Benchmark
 
-SIDE = 384  # pixels of the longer side
+THUMBNAIL_SIDE = 384  # pixels of the longer side
 MOST_BYTES, LEAST_BYTES = 24_000, 4_000  # of one picture
 _QUALITIES = (84, 70, 60, 50, 40)
 _SMALLEST_SIDE = 128
@@ -24,7 +24,7 @@ def byte_budget(pictures: int, file_bytes: int) -> int:
     return max(LEAST_BYTES, min(MOST_BYTES, int(file_bytes * 3 / 4 / max(1, pictures))))
 
 
-def shrunk(data: bytes, budget: int, *, side: int = SIDE, where: str = "image") -> tuple[str, bytes]:
+def shrunk(data: bytes, budget: int, *, side: int = THUMBNAIL_SIDE, where: str = "image") -> tuple[str, bytes]:
     """(MIME type, bytes) of a picture: its own bytes where they are few and small enough, else a WebP that is.
 
     Quality falls first, then the side; at _SMALLEST_SIDE the last one is taken whatever its size. Raises ImageError."""

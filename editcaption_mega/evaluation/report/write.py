@@ -20,18 +20,18 @@ from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from .agreement_table import agreement_table, as_numbers
 from .join import Joined, join
 from .judge_table import judge_table
-from .numbers import Evaluation, Scores, evaluate
+from .numbers import Evaluation, ModelScores, evaluate
 from .plots import Heat, Plot, difference_plot, floor_of, heat, score_plot, share_plot
 from .samples import chunks, overview, script_json
 from .table_forms import Table, to_csv, to_latex, to_markdown
 from .tables import Ablation, printed_scores, tables_of
-from .thumbnails import SIDE, byte_budget, pairs_as_text
+from .thumbnails import THUMBNAIL_SIDE, byte_budget, pairs_as_text
 
 FILE_BYTES = 56_000_000  # what a report of few thousand pairs stays below: page, data and pictures
 DISAGREE = 1.0  # points of the weighted score from which models are said to disagree
 _STYLES = ("report.css", "report_browser.css")
 _SCRIPTS = ("report_state.js", "report_list.js", "report_compare.js", "report_detail.js", "report_main.js")
-_BANDS = (2.0, 3.0, 4.0, 4.75)  # of scores, for colours
+_BANDS = (2.0, 3.0, 4.0, 4.75)  # of scores, for colors
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Panel:
     faults: list[Plot]
     heat: Heat
     differences: Plot
-    repeats: list[tuple[str, Scores]]  # of models that were judged more than once
+    repeats: list[tuple[str, ModelScores]]  # of models that were judged more than once
 
 
 def write_report(
@@ -120,7 +120,7 @@ def _page(
         has_ablation=has_ablation, has_people=any(found.people.values()),
         from_paper=any(mark.paper is not None for panel in panels for mark in panel.overall.marks),
         style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script),
-        side=SIDE, budget=budget, pictures=pictures,
+        side=THUMBNAIL_SIDE, budget=budget, pictures=pictures,
         chunks=map(Markup, samples), overview=Markup(script_json(overview(joined, disagree=DISAGREE))),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from editcaption_mega.records import DIMENSIONS, Judgement
 from .intervals import Estimate, RepeatVariance, bootstrap_interval, correlations, holm, permutation_test
 from .intervals import repeat_variance as variance_of_repeats
 
-Scores = Mapping[str, float | None]  # pair id -> score; None: unscored
+ScoreByPair = Mapping[str, float | None]  # pair id -> score; None: unscored
 EVERYTHING = "all"  # the group that holds every pair
 
 
@@ -71,8 +71,8 @@ def mean_scores(judgements: Iterable[Judgement], measure: str) -> dict[str, floa
     return {pair: merge(repeats).scores.get(measure) for pair, repeats in rows.items()}
 
 
-def compare(
-    models: Mapping[str, Scores], groups: Mapping[str, str] | None = None, *, draws: int = 2000, seed: int = 0
+def compare_models(
+    models: Mapping[str, ScoreByPair], groups: Mapping[str, str] | None = None, *, draws: int = 2000, seed: int = 0
 ) -> dict[str, list[Comparison]]:
     """Every two of the models on one benchmark: under "all", and under each group of pairs (pair id -> its category).
 
@@ -87,7 +87,7 @@ def compare(
     return {group: _compare(models, pairs, draws, seed) for group, pairs in members.items()}
 
 
-def _compare(models: Mapping[str, Scores], pairs: Sequence[str], draws: int, seed: int) -> list[Comparison]:
+def _compare(models: Mapping[str, ScoreByPair], pairs: Sequence[str], draws: int, seed: int) -> list[Comparison]:
     found = []
     for first, second in combinations(models, 2):
         a, b = models[first], models[second]
@@ -106,7 +106,7 @@ def _compare(models: Mapping[str, Scores], pairs: Sequence[str], draws: int, see
     return [Comparison(*row, p_adjusted=adjusted.get(row[:2])) for row in found]
 
 
-def _same_ids(models: Mapping[str, Scores]) -> list[str]:
+def _same_ids(models: Mapping[str, ScoreByPair]) -> list[str]:
     if not models:
         return []
     (name, reference), *others = models.items()

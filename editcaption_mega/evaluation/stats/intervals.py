@@ -37,9 +37,9 @@ def wilson_interval(hits: int, total: int, z: float = 1.959964) -> tuple[float, 
     if total == 0:
         return 0.0, 1.0
     share = hits / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    center = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def bootstrap_interval(values: Sequence[float], *, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
@@ -56,7 +56,7 @@ def bootstrap_estimate(statistic: Statistic, n: int, *, draws: int = 2000, seed:
     """A statistic of n units with its BCa interval (Efron 1987), from `draws` resamples of the units.
 
     BCa, because the percentile interval of the mean of 100 scores that are mostly 5 covers 91 to 94 % only, and a
-    studentised one ends beyond the scale. It is widened as Hesterberg (2015) says, for the 1 / n in place of
+    studentized one ends beyond the scale. It is widened as Hesterberg (2015) says, for the 1 / n in place of
     1 / (n - 1) in a bootstrap's variance and for the normal in place of Student's quantile.
     Resamples for which the statistic is not defined (nan) are left out; where the statistic itself or half of them is
     not, the interval is None. Units that are all alike give an interval of no width."""

@@ -1,4 +1,4 @@
-"""Rows of the evaluation as files: one JSON object per line."""
+"""Files of the evaluation's records: one JSON object per line."""
 
 import json
 import os
@@ -8,22 +8,22 @@ from typing import Any, Protocol
 
 from editcaption_mega.files import parse_json, replacing
 from editcaption_mega.records import RecordError
-from editcaption_mega.records.evaluation import Row
+from editcaption_mega.records.evaluation import EvaluationRecord
 
 
 class Writable(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
-def write_rows(path: str | Path, rows: Iterable[Writable]) -> None:
+def write_records(path: str | Path, rows: Iterable[Writable]) -> None:
     """Write all rows, or nothing: a reader never sees half a file. Equal rows give equal bytes."""
     os.makedirs(Path(path).parent, exist_ok=True)
     with replacing(path) as file:
         file.writelines(json.dumps(row.to_json()) + "\n" for row in rows)
 
 
-def read_rows[R: Row](path: str | Path, kind: type[R]) -> list[R]:
-    """Read what `write_rows` wrote. Raises ValueError (RecordError) that names the file, the line and the problem."""
+def read_records[R: EvaluationRecord](path: str | Path, kind: type[R]) -> list[R]:
+    """What `write_records` wrote. Raises ValueError (RecordError) that names the file, the line and the problem."""
     return [kind.from_json(row, where=where) for where, row in read_lines(path, kind.__name__)]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from editcaption_mega.evaluation.rows import read_rows, write_rows
+from editcaption_mega.evaluation.record_files import read_records, write_records
 from editcaption_mega.records import Instruction, Judgement
 
 WHO = {"benchmark": "b", "model": "m", "judge": "j"}
@@ -13,16 +13,16 @@ ROWS = [
 
 
 def test_rows_come_back(tmp_path):
-    write_rows(tmp_path / "a/rows.jsonl", ROWS)
-    assert read_rows(tmp_path / "a/rows.jsonl", Judgement) == ROWS
+    write_records(tmp_path / "a/rows.jsonl", ROWS)
+    assert read_records(tmp_path / "a/rows.jsonl", Judgement) == ROWS
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["rows.jsonl"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    write_rows(tmp_path / "rows.jsonl", ROWS[:1])
+    write_records(tmp_path / "rows.jsonl", ROWS[:1])
     with pytest.raises(ZeroDivisionError):
-        write_rows(tmp_path / "rows.jsonl", (ROWS[i // (i - 1)] for i in range(3)))
-    assert read_rows(tmp_path / "rows.jsonl", Judgement) == ROWS[:1]
+        write_records(tmp_path / "rows.jsonl", (ROWS[i // (i - 1)] for i in range(3)))
+    assert read_records(tmp_path / "rows.jsonl", Judgement) == ROWS[:1]
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_rows_that_cannot_be_read_are_told(tmp_path, text, told):
     if text is not None:
         (tmp_path / "rows.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError) as error:
-        read_rows(tmp_path / "rows.jsonl", Instruction)
+        read_records(tmp_path / "rows.jsonl", Instruction)
     assert told in str(error.value)
