@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.helpers.shared_data import shared_path, write_real_pairs
+from tests.helpers.shared_data import DATA_FILES, shared_path, write_real_pairs
 
 # The same inputs in every run, and no clock: what is green here is green on a busy machine. `make fuzz` draws anew.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
@@ -27,9 +27,6 @@ def qwen_tokenizer_dir(tmp_path_factory) -> Path:
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder
-
-
-DATA_FILES = Path(__file__).resolve().parent / "data_files"
 
 
 @pytest.fixture(scope="session", params=["cut", "real"])

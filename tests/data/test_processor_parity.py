@@ -4,7 +4,6 @@ from itertools import chain
 
 import pytest
 import torch
-from conftest import DATA_FILES
 
 from editcaption_mega.data.batching.stream import PairDataset
 from editcaption_mega.data.batching.vision import ImageSettings, image_patches
@@ -13,6 +12,7 @@ from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.shards.reader import open_shards
 from editcaption_mega.data.text.prompt import ChatEncoder, Prompt, load_tokenizer
+from tests.helpers.shared_data import DATA_FILES
 
 PIXELS = ImageSettings(patch_size=16, merge_size=2, temporal_patch_size=2, min_pixels=4096, max_pixels=256 * 256)
 

@@ -1,10 +1,12 @@
-"""Third-party test data: a folder `shared` beside the checkout (never inside it), absent on most machines."""
+"""Third-party test data: a little in tests/data_files, more in a folder `shared` beside the checkout (never inside it),
+which is absent on most machines."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+DATA_FILES = Path(__file__).resolve().parents[1] / "data_files"
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
