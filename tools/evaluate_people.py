@@ -93,7 +93,7 @@ def title_of(arguments) -> str:
 
 def ground_truth(settings, benchmark, arguments) -> None:
     from editcaption_mega.evaluation import ground_truth as builder
-    from editcaption_mega.evaluation.engines import endpoint_of
+    from editcaption_mega.inference.endpoint.address import Endpoint
 
     if arguments.step == "freeze":
         if not arguments.output:
@@ -103,7 +103,7 @@ def ground_truth(settings, benchmark, arguments) -> None:
     if arguments.step in ("push", "pull"):
         return check_in_label_studio(benchmark, arguments)
     served = {
-        model.name: endpoint_of(model.endpoint, settings.generation)
+        model.name: Endpoint.of(model.endpoint, settings.generation)
         for model in settings.models
         if model.origin == "endpoint"
     }

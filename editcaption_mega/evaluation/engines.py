@@ -5,7 +5,7 @@ Each engine hands what it gets to `inference.answer`, so a row holds an answer o
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from editcaption_mega.inference.endpoint.client import Message, Picture, Request
 from editcaption_mega.inference.endpoint.openai_protocol import data_url, messages_json
 from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
 from editcaption_mega.records import Instruction, RecordError
-from editcaption_mega.settings import CandidateSettings, EndpointSettings, GenerationSettings
+from editcaption_mega.settings import CandidateSettings, GenerationSettings
 
 from .benchmarks import Benchmark
 from .record_files import read_lines
@@ -28,13 +28,6 @@ _log = logging.getLogger(__name__)
 Progress = Callable[..., Iterable]
 NOT_GIVEN = "the file has none: "  # how reasons of given rows begin
 GIVEN_MEND = "put texts into the file of its instructions"
-
-
-def endpoint_of(settings: EndpointSettings, pictures: GenerationSettings) -> Endpoint:
-    """pictures: whose pixel limits hold, so that an endpoint gets the pictures that models in process get."""
-    names = [one.name for one in fields(Endpoint) if one.name not in ("min_pixels", "max_pixels")]
-    values = {name: getattr(settings, name) for name in names}
-    return Endpoint(**values, min_pixels=pictures.min_pixels, max_pixels=pictures.max_pixels)
 
 
 def row_of(model: str, benchmark: str, pair_id: str, answer: Answer, **about: Any) -> Instruction:
@@ -183,7 +176,7 @@ def at_endpoint(
                 temperature=settings.temperature, seed=settings.seed,
             )  # fmt: skip
 
-    endpoint = endpoint_of(model.endpoint, settings)
+    endpoint = Endpoint.of(model.endpoint, settings)
     for reply in complete(endpoint, requests(), cache, progress=progress, total=len(missing)):
         answer = Answer(reply.status, reply.text, reply.reason, reply.thought, reply.ending)
         yield row_of(model.name, benchmark.name, reply.id, answer, served=reply.model, tokens=reply.completion_tokens)

@@ -15,12 +15,13 @@ from pathlib import Path
 from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import read_json_object, write_atomically
+from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.local.folder import check_folder
 from editcaption_mega.records import Instruction
 from editcaption_mega.settings import CandidateSettings, GenerationSettings
 
 from .benchmarks import Benchmark
-from .engines import Progress, at_endpoint, endpoint_of, given, in_process, in_vllm
+from .engines import Progress, at_endpoint, given, in_process, in_vllm
 from .record_files import write_records
 from .texts import MadeTexts, is_definite
 
@@ -121,7 +122,7 @@ def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict:
         "max_pixels": settings.max_pixels,
     }
     if model.origin == "endpoint":
-        endpoint = endpoint_of(model.endpoint, settings)
+        endpoint = Endpoint.of(model.endpoint, settings)
         return shared | {"model": endpoint.model, "extra": endpoint.extra, "server": endpoint.identity}
     from editcaption_mega.conversion import WeightSource
 

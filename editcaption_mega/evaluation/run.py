@@ -11,7 +11,7 @@ Each step takes what the one before left there; killed at any point, the same co
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,7 +20,6 @@ from editcaption_mega.data.batching.stream import read_folder
 from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.evaluation.execution.execute import COPY, Execution, execute, executions_path
 from editcaption_mega.evaluation.execution.measures import measures_of
-from editcaption_mega.evaluation.judge.model_judge import JudgeSettings as JudgeOptions
 from editcaption_mega.evaluation.judge.model_judge import judge_benchmark, judged_digest, rule_judge_benchmark
 from editcaption_mega.evaluation.judge.validation import JudgeFunction
 from editcaption_mega.evaluation.report.execution_table import execution_table
@@ -35,7 +34,7 @@ from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
 from .benchmarks import Benchmark, read_ids
-from .engines import GIVEN_MEND, NOT_GIVEN, endpoint_of
+from .engines import GIVEN_MEND, NOT_GIVEN
 from .generate import Part, collect, instructions_path, make
 from .ground_truth import read_ground_truth
 from .record_files import read_records, write_records
@@ -60,16 +59,17 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
     """Raises ValueError for what would stop the run later: keys, folders, files, ground truth, measures."""
     Prompt.load(settings.generation.prompt)
     candidates = {
-        f"model {one.name}": endpoint_of(one.endpoint, settings.generation)
+        f"model {one.name}": Endpoint.of(one.endpoint, settings.generation)
         for one in settings.models
         if one.origin == "endpoint"
     }
     judges = {
-        f"judge {one.name}": endpoint_of(one.endpoint, settings.generation)
+        f"judge {one.name}": Endpoint.of(one.endpoint, settings.generation)
         for one in settings.judges
         if one.kind == "model"
     }
-    shaping = ("rules_role", "show_model", "max_tokens", "temperature")  # repeats and modes share their replies
+    # Of a judge's requests; repeats and modes share their replies.
+    shaping = ("rules_role", "show_model", "max_tokens", "temperature", "top_p")
     asking = {f"judge {one.name}": {name: getattr(one, name) for name in shaping} for one in settings.judges}
     refuse_mixed(candidates, judges, asking)
     for endpoint in (*candidates.values(), *(judges.values() if judging else ())):
@@ -88,9 +88,6 @@ def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark],
                     raise ValueError(f"model {model.name}: {path} does not exist; instructions= names a folder of such")
     if not judging:
         return
-    for judge in settings.judges:
-        if judge.kind == "model":
-            how_to_judge(judge)
     for benchmark in benchmarks if settings.judges else ():
         pairs = benchmark.pairs()
         for judge in settings.judges:
@@ -213,25 +210,16 @@ def written_instructions(settings: EvaluationSettings, benchmarks: list[Benchmar
     return found
 
 
-def how_to_judge(judge: JudgeSettings) -> JudgeOptions:
-    """Raises ValueError for a choice that there is not."""
-    names = [field.name for field in fields(JudgeOptions)]
-    return JudgeOptions(**{name: getattr(judge, name) for name in names if hasattr(judge, name)})
-
-
 def judge_function(
     judge: JudgeSettings, settings: EvaluationSettings, progress: Progress, usage: Usage | None = None
 ) -> JudgeFunction:
     if judge.kind == "rule":
         return partial(rule_judge_benchmark, name=judge.name)
 
-    endpoint = endpoint_of(judge.endpoint, settings.generation)
-
     def ask(benchmark: Benchmark, instructions: Mapping) -> dict[str, list[Judgement]]:
         return judge_benchmark(
-            benchmark, instructions, endpoint, Path(settings.output) / "cache", name=judge.name,
-            repeats=judge.repeats, mode=judge.mode, seed=settings.seed, settings=how_to_judge(judge),
-            progress=progress, usage=usage,
+            benchmark, instructions, judge, Path(settings.output) / "cache", pictures=settings.generation,
+            seed=settings.seed, progress=progress, usage=usage,
         )  # fmt: skip
 
     return ask
@@ -288,7 +276,7 @@ def written_judgements(
 
 
 def editor_of(settings: EvaluationSettings) -> Endpoint:
-    return endpoint_of(settings.editor, settings.generation)
+    return Endpoint.of(settings.editor, settings.generation)
 
 
 def execute_all(

@@ -21,6 +21,7 @@ from .job import (
 )
 from .load import load_settings, save_settings
 from .paths import check_paths
+from .pictures import PixelLimits
 
 __all__ = [
     "BenchmarkSettings",
@@ -37,6 +38,7 @@ __all__ = [
     "ModelSettings",
     "OptimizerSettings",
     "ParallelSettings",
+    "PixelLimits",
     "PreferenceSettings",
     "ReferenceSettings",
     "TrainingSettings",

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from .job import JobSettings, _at_least, _choice
+from .checks import at_least, choice
+from .job import JobSettings
 
 # Names of kernels.Preference; a test holds the two lists together.
 LOSSES = ("sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "simpo")
@@ -23,18 +24,18 @@ class PreferenceSettings:
     failure_mode_metrics: bool = True  # metrics per failure mode too; every pair must then say its failure_modes
 
     def validate(self) -> None:
-        _choice("preference.loss", self.loss, LOSSES)
+        choice("preference.loss", self.loss, LOSSES)
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"preference.beta={self.beta} must be above 0 and finite: the paper's loss has no other")
-        _at_least("preference.label_smoothing", self.label_smoothing, 0)
+        at_least("preference.label_smoothing", self.label_smoothing, 0)
         if self.label_smoothing >= 0.5:
             raise ValueError(f"preference.label_smoothing={self.label_smoothing} must be below 0.5")
         if self.label_smoothing and self.loss in ("hinge", "ipo"):
             raise ValueError(
                 f"preference.label_smoothing={self.label_smoothing} has no meaning for {self.loss}: set it to 0"
             )
-        _at_least("preference.severity_margin", self.severity_margin, 0)
-        _at_least("preference.nll_weight", self.nll_weight, 0)
+        at_least("preference.severity_margin", self.severity_margin, 0)
+        at_least("preference.nll_weight", self.nll_weight, 0)
 
 
 @dataclass
@@ -49,7 +50,7 @@ class ReferenceSettings:
     file: str = ""  # stored: written by tools/log_probs.py; "": training.output/reference.jsonl, written by the job
 
     def validate(self) -> None:
-        _choice("reference.mode", self.mode, ("stored", "resident", "none"))
+        choice("reference.mode", self.mode, ("stored", "resident", "none"))
         if self.file and self.mode != "stored":
             raise ValueError(f"reference.file={self.file} is read with reference.mode=stored only, found {self.mode}")
         if self.checkpoint and self.mode == "none":

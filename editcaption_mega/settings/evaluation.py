@@ -1,31 +1,41 @@
 """What an evaluation run is: the benchmarks, the models, the judges, and how the models are asked."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-from .job import _at_least, _choice, _within
+from .checks import at_least, choices, within
+from .pictures import PixelLimits
 
 _HOTTEST = 10.0  # of temperatures; servers mostly take up to 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")  # it becomes a folder
 
+JudgeMode = Literal["labels", "paper"]  # the judge labels and code scores, or the judge's own numbers count, checked
+CompletenessTable = Literal["listing2", "listing2_any_hit", "table8"]  # which numbers the rubric of completeness has
+# Whose list of forbidden terms: the lexicon's (the same for every judge), the judge's, both or what they share.
+TermSource = Literal["lexicon", "judge", "union", "intersection"]
+RulesRole = Literal["system", "user"]  # who speaks the rules of a judge's prompt
+
 
 @dataclass
 class EndpointSettings:
-    """A model behind an OpenAI-compatible address; `inference.Endpoint` says more."""
+    """A model behind an OpenAI-compatible address: where it is, its limits and prices. `inference` checks them."""
 
-    url: str = ""  # address up to and with /v1
-    model: str = ""  # the server's name of the model
-    api_key_env: str = ""  # environment variable with the key; "": none
-    max_concurrency: int = 32
+    url: str = ""  # base address up to and with /v1: requests go to {url}/chat/completions
+    model: str = ""  # the server's name for the model
+    api_key_env: str = ""  # name of the environment variable that holds the key; "": no key
+    max_concurrency: int = 32  # requests in flight, at most
     timeout: float = 300.0  # seconds per attempt, from the connection to the last byte
-    max_attempts: int = 6
-    prompt_price: float = 0.0  # per million tokens
+    max_attempts: int = 6  # for faults that may pass
+    prompt_price: float = 0.0  # per million tokens, in any currency
     completion_price: float = 0.0
     max_request_mib: float = 18.0  # a larger request is not sent: its row fails. Anthropic takes 32 MB, Gemini 20 MB
     max_reply_mib: float = 0.0  # a larger answer is not read; 0: 2 for chat, 12 for an editor's pictures
-    extra: dict[str, Any] = field(default_factory=dict)  # more fields of the request
-    cache_as: str = ""  # replies are kept under this in the place of the address, such as that of a server which moved
+    # More fields of the request, part of the cache key; null takes a field out ({"max_tokens": None}).
+    extra: dict[str, Any] = field(default_factory=dict)
+    # What replies are kept under in the place of the address: that of a server which moved, or a mark of the weights
+    # that an address serves today ("step 2000"). "": the address.
+    cache_as: str = ""
 
 
 @dataclass
@@ -61,31 +71,53 @@ class CandidateSettings:
 
 @dataclass
 class JudgeSettings:
+    """Who judges, how often, how it is asked, and how its labels are scored; all but the name is a model's alone."""
+
     name: str = ""
-    kind: str = "model"  # model (an endpoint) | rule (synthetic pairs, from their facts)
+    kind: Literal["model", "rule"] = "model"  # model: an endpoint | rule: synthetic pairs, from their facts
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
-    mode: str = "labels"  # labels: the judge labels, code scores | paper: the judge's own numbers, checked
+    mode: JudgeMode = "labels"
     repeats: int = 1  # judgements per instruction
-    # How labels are scored and judges asked; evaluation/judge.py says what each choice means
-    table: str = "listing2"
-    forbidden: str = "lexicon"
-    rules_role: str = "system"
-    show_model: bool = False
-    max_tokens: int = 8192
+    table: CompletenessTable = "listing2"  # evaluation/rubric/scores.py has them
+    forbidden: TermSource = "lexicon"  # whose list of forbidden terms sets the ceiling of clarity
+    rules_role: RulesRole = "system"
+    show_model: bool = False  # the paper's prompts show the model's name; it can sway a judge
+    max_tokens: int = 8192  # of a reply, thinking included
     temperature: float = 0.0
+    top_p: float = 1.0
+
+    def validate(self) -> None:
+        """Whatever the judge is asked about. Raises ValueError."""
+        where = f"judge {self.name}"
+        choices(f"{where}: ", self)
+        at_least(f"{where}: repeats", self.repeats, 1)
+        at_least(f"{where}: max_tokens", self.max_tokens, 1)
+        within(f"{where}: temperature", self.temperature, 0, _HOTTEST)
+        within(f"{where}: top_p", self.top_p, 0, 1)
+        if (self.kind == "model") != bool(self.endpoint.url):
+            raise ValueError(
+                f"{where}: kind {self.kind} with endpoint.url={self.endpoint.url!r}; a model needs an endpoint, and "
+                "rule has none"
+            )
+        if self.kind == "rule":
+            default = JudgeSettings(self.name, self.kind)
+            changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
+            if changed:
+                raise ValueError(
+                    f"{where}: {', '.join(changed)} is for judges of kind model alone, and kind rule asks no model: "
+                    "leave it out"
+                )
 
 
 @dataclass
-class GenerationSettings:
-    """The same for every model."""
+class GenerationSettings(PixelLimits):
+    """The same for every model. The pixel limits are of pictures in process (as in training) and behind an endpoint;
+    judges see the same."""
 
     prompt: str = ""  # prompt file; "": the built-in one
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
-    # Of a picture as a model sees it, in process (as in training) and behind an endpoint; judges see the same
-    min_pixels: int = 4 * 32 * 32
-    max_pixels: int = 1280 * 32 * 32
     batch_size: int = 16  # in process: pairs at once
 
 
@@ -137,28 +169,15 @@ class EvaluationSettings:
             if model.endpoint.url and not model.endpoint.model:
                 raise ValueError(f"model {model.name}: endpoint.model is empty; give the server's name of the model")
         for judge in self.judges:
-            _choice(f"judge {judge.name}: kind", judge.kind, ("model", "rule"))
-            _choice(f"judge {judge.name}: mode", judge.mode, ("labels", "paper"))
-            _at_least(f"judge {judge.name}: repeats", judge.repeats, 1)
-            _at_least(f"judge {judge.name}: max_tokens", judge.max_tokens, 1)
-            _within(f"judge {judge.name}: temperature", judge.temperature, 0, _HOTTEST)
-            if (judge.kind == "model") != bool(judge.endpoint.url):
-                raise ValueError(
-                    f"judge {judge.name}: kind {judge.kind} with endpoint.url={judge.endpoint.url!r}; a model needs an "
-                    "endpoint, and rule has none"
-                )
+            judge.validate()
         known = {model.name for model in self.models}
         for size, trainings in self.ablation.items():
             for training, name in trainings.items():
                 if name not in known:
                     raise ValueError(f"ablation.{size}.{training} is {name!r}, which is none of the models")
-        _at_least("editor.max_pixels", self.editor.max_pixels, 1)
+        at_least("editor.max_pixels", self.editor.max_pixels, 1)
         generation = self.generation
-        _at_least("generation.max_tokens", generation.max_tokens, 1)
-        _within("generation.temperature", generation.temperature, 0, _HOTTEST)
-        _at_least("generation.batch_size", generation.batch_size, 1)
-        if not 0 < generation.min_pixels <= generation.max_pixels:
-            raise ValueError(
-                f"generation.min_pixels={generation.min_pixels} must be above 0 and at most "
-                f"max_pixels={generation.max_pixels}"
-            )
+        at_least("generation.max_tokens", generation.max_tokens, 1)
+        within("generation.temperature", generation.temperature, 0, _HOTTEST)
+        at_least("generation.batch_size", generation.batch_size, 1)
+        generation.check_pixels("generation")

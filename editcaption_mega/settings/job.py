@@ -5,6 +5,9 @@ Messages name the setting, what was found and the mend.
 
 from dataclasses import dataclass, field
 
+from .checks import at_least, choice
+from .pictures import PixelLimits
+
 
 @dataclass
 class ModelSettings:
@@ -20,15 +23,15 @@ class ModelSettings:
     def validate(self) -> None:
         if not self.folder:
             raise ValueError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
-        _choice("model.backend", self.backend, ("torch", "transformer_engine"))
-        _choice("model.recompute", self.recompute, ("none", "selective", "full"))
-        _at_least("model.router_aux_loss", self.router_aux_loss, 0)
+        choice("model.backend", self.backend, ("torch", "transformer_engine"))
+        choice("model.recompute", self.recompute, ("none", "selective", "full"))
+        at_least("model.router_aux_loss", self.router_aux_loss, 0)
         if self.max_logits_gib <= 0:
             raise ValueError(f"model.max_logits_gib={self.max_logits_gib} must be above 0")
 
 
 @dataclass
-class DataSettings:
+class DataSettings(PixelLimits):
     """Which shards, and how samples become rows."""
 
     shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py
@@ -36,8 +39,6 @@ class DataSettings:
     packing: bool = True  # several samples in one row; false: one sample per row
     shared_prompt: bool = True  # a preference pair is [prompt | chosen | rejected]; false: two whole sequences
     shuffle: bool = True
-    min_pixels: int = 4 * 32 * 32  # an image is resized to at least this many pixels (4 tokens of 32 x 32)
-    max_pixels: int = 1280 * 32 * 32  # and at most this many (1,280 tokens); ours, not Qwen's default of 16,384 tokens
     prompt: str = ""  # YAML file with another prompt; "" for the built-in one (editcaption_mega/data/text/prompt.yaml)
     prefetch_steps: int = 2  # steps prepared ahead by background threads
     workers: int = 2  # threads per rank that decode images
@@ -45,12 +46,10 @@ class DataSettings:
     def validate(self) -> None:
         if not self.shards:
             raise ValueError("data.shards is empty: name at least one folder written by tools/make_shards.py")
-        _at_least("data.sequence_length", self.sequence_length, 16)
-        _at_least("data.min_pixels", self.min_pixels, 1)
-        if self.max_pixels < self.min_pixels:
-            raise ValueError(f"data.max_pixels={self.max_pixels} is below data.min_pixels={self.min_pixels}: raise it")
-        _at_least("data.prefetch_steps", self.prefetch_steps, 1)
-        _at_least("data.workers", self.workers, 1)
+        at_least("data.sequence_length", self.sequence_length, 16)
+        self.check_pixels("data")
+        at_least("data.prefetch_steps", self.prefetch_steps, 1)
+        at_least("data.workers", self.workers, 1)
 
 
 @dataclass
@@ -74,7 +73,7 @@ class ParallelSettings:
     def validate(self) -> None:
         for name in ("tensor_model", "pipeline_model", "expert_model", "context"):
             setting = f"{name}_parallel_size"
-            _at_least(f"parallel.{setting}", getattr(self, setting), 1)
+            at_least(f"parallel.{setting}", getattr(self, setting), 1)
         if self.context_parallel_size != 1:
             raise ValueError(
                 f"parallel.context_parallel_size={self.context_parallel_size} is not supported: set it to 1 and "
@@ -84,14 +83,14 @@ class ParallelSettings:
             raise ValueError("parallel.sequence_parallel=true needs tensor_model_parallel_size > 1: set it to null")
         virtual = self.virtual_pipeline_model_parallel_size
         if virtual is not None:
-            _at_least("parallel.virtual_pipeline_model_parallel_size", virtual, 1)
+            at_least("parallel.virtual_pipeline_model_parallel_size", virtual, 1)
             if self.pipeline_model_parallel_size == 1:
                 raise ValueError(
                     f"parallel.virtual_pipeline_model_parallel_size={virtual} needs pipeline_model_parallel_size > 1: "
                     "set it to null"
                 )
         if self.expert_tensor_parallel_size is not None:
-            _at_least("parallel.expert_tensor_parallel_size", self.expert_tensor_parallel_size, 1)
+            at_least("parallel.expert_tensor_parallel_size", self.expert_tensor_parallel_size, 1)
 
     @property
     def use_sequence_parallel(self) -> bool:
@@ -134,7 +133,7 @@ class OptimizerSettings:
             if getattr(self, name) <= 0:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)} must be above 0")
         for name in ("min_learning_rate", "warmup_steps", "weight_decay", "clip_grad", *self.multipliers()):
-            _at_least(f"optimizer.{name}", getattr(self, name), 0)
+            at_least(f"optimizer.{name}", getattr(self, name), 0)
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
                 f"optimizer.min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}"
@@ -158,8 +157,8 @@ class CheckpointSettings:
     fallback: bool = False  # when the newest checkpoint is damaged, go on from the newest sound one before it
 
     def validate(self) -> None:
-        _at_least("checkpoint.every", self.every, 1)
-        _at_least("checkpoint.keep", self.keep, 0)
+        at_least("checkpoint.every", self.every, 1)
+        at_least("checkpoint.keep", self.keep, 0)
         if self.fallback and not self.verify:
             raise ValueError(
                 "checkpoint.fallback=true needs checkpoint.verify=true, which finds what is damaged: set it, too"
@@ -180,12 +179,12 @@ class TrainingSettings:
     def validate(self) -> None:
         if not self.output:
             raise ValueError("training.output is empty: name the run folder")
-        _at_least("training.steps", self.steps, 0)
+        at_least("training.steps", self.steps, 0)
         if self.steps == 0 and self.epochs <= 0:
             raise ValueError(f"training.epochs={self.epochs} must be above 0 when training.steps is 0")
-        _at_least("training.global_batch_size", self.global_batch_size, 1)
-        _choice("training.precision", self.precision, ("bf16", "fp32"))
-        _at_least("training.log_every", self.log_every, 1)
+        at_least("training.global_batch_size", self.global_batch_size, 1)
+        choice("training.precision", self.precision, ("bf16", "fp32"))
+        at_least("training.log_every", self.log_every, 1)
 
 
 @dataclass
@@ -201,18 +200,3 @@ class JobSettings:
         """Raise ValueError for the first setting that cannot work, before anything is read or built."""
         for part in (self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training):
             part.validate()
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:  # NaN is not at least anything
-        raise ValueError(f"{name}={value} must be at least {least}")
-
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise ValueError(f"{name}={value} must lie in {least:g} .. {most:g}")

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from pathlib import Path
-from typing import Any, Protocol, get_args, get_origin
+from typing import Any, Literal, Protocol, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from editcaption_mega.files import plain_file
 
+from .checks import choice
 from .job import JobSettings
 
 _ROWS = (
@@ -139,6 +140,8 @@ def _check_keys(kind: type, values: dict, where: str, prefix: str = "") -> None:
                 raise ValueError(f"{where}: '{prefix}{key}' must be a list of sections, found {value!r}")
             for number, one in enumerate(value):
                 _check_keys(part, one, where, f"{prefix}{key}[{number}].")
+        elif get_origin(known[key]) is Literal and not str(value).startswith("${"):
+            choice(f"{where}: {prefix}{key}", value, get_args(known[key]))
 
 
 def _mend(known: dict[str, Any], key: str, prefix: str) -> str:

@@ -14,12 +14,13 @@ import pytest
 
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.judge.model_judge import JudgeSettings, judge_benchmark, rule_judge_benchmark
+from editcaption_mega.evaluation.judge.model_judge import judge_benchmark, rule_judge_benchmark
 from editcaption_mega.evaluation.judge.perturbations import perturbations
 from editcaption_mega.evaluation.judge.prompts import judge_prompt
 from editcaption_mega.evaluation.rubric.scores import weighted
-from editcaption_mega.inference.endpoint.client import Endpoint, Usage
+from editcaption_mega.inference.endpoint.client import Usage
 from editcaption_mega.records import DIMENSIONS, EditPair, Instruction
+from editcaption_mega.settings import EndpointSettings, JudgeSettings
 from tests.helpers.judge_cases import (
     judge_run,
     rule_reply,
@@ -51,14 +52,14 @@ def instructions(benchmark, model="secret-model-9", text=None):
     }
 
 
-def endpoint(server, **settings):
-    more = {"max_attempts": 3, "timeout": 5, "max_concurrency": 8, "cache_as": "scripted"} | settings
-    return Endpoint(server.url, "judge", **more)
+def judge(server, endpoint=None, **settings):
+    limits = {"max_attempts": 3, "timeout": 5, "max_concurrency": 8, "cache_as": "scripted"} | (endpoint or {})
+    return JudgeSettings("scripted", endpoint=EndpointSettings(server.url, "judge", **limits), **settings)
 
 
-def ask(benchmark, given, reply=rule_reply, script=None, cache=None, **options):
+def ask(benchmark, given, reply=rule_reply, script=None, cache=None, **settings):
     with ScriptedServer(reply, script or always(None)) as server:
-        rows = judge_benchmark(benchmark, given, endpoint(server), cache, name="scripted", **options)
+        rows = judge_benchmark(benchmark, given, judge(server, **settings), cache)
     return rows, server
 
 
@@ -97,8 +98,9 @@ def test_what_a_judge_is_asked(benchmark):
 
 
 def test_the_paper_s_way_of_asking(benchmark):
-    settings = JudgeSettings(show_model=True, rules_role="user", temperature=0.7)
-    _, server = ask(benchmark, instructions(benchmark), settings=settings, repeats=2)
+    settings = dict(show_model=True, rules_role="user", temperature=0.7, top_p=0.9, repeats=2)
+    _, server = ask(benchmark, instructions(benchmark), **settings)
+    assert {(body["temperature"], body["top_p"]) for body in server.bodies} == {(0.7, 0.9)}
     assert {len(body["messages"]) for body in server.bodies} == {1}
     assert all("by secret-model-9," in texts_of(body) for body in server.bodies)
     assert collections.Counter(body["seed"] for body in server.bodies) == {0: PAIRS * 3, 1: PAIRS * 3}
@@ -109,8 +111,7 @@ def test_the_order_is_shuffled_over_models_and_pairs_and_repeatable(benchmark):
     orders = []
     for seed in (0, 0, 1):
         with ScriptedServer(rule_reply) as server:
-            serial = endpoint(server, max_concurrency=1)
-            rows = judge_benchmark(benchmark, given, serial, None, name="j", seed=seed)
+            rows = judge_benchmark(benchmark, given, judge(server, {"max_concurrency": 1}), None, seed=seed)
         orders.append(["Do nothing" in texts_of(body) for body in server.bodies])
         assert list(rows) == ["one", "two"] and [row.id for row in rows["two"]] == benchmark.ids
     assert orders[0] == orders[1] != orders[2]
@@ -127,8 +128,7 @@ def test_paper_mode_takes_the_judge_s_numbers_at_no_further_cost(benchmark, tmp_
     given, usage = instructions(benchmark, text="Zoom the camera in, slightly"), Usage()
     labels, server = ask(benchmark, given, cache=tmp_path)
     with ScriptedServer(rule_reply) as second:
-        options = dict(name="scripted", mode="paper", usage=usage)
-        paper = judge_benchmark(benchmark, given, endpoint(second), tmp_path, **options)
+        paper = judge_benchmark(benchmark, given, judge(second, mode="paper"), tmp_path, usage=usage)
     assert second.calls == 0 and usage.cached == usage.calls == PAIRS * 3
     for ours, own in zip(labels["secret-model-9"], paper["secret-model-9"], strict=True):
         assert own.scores == own.judge_scores and own.scores["accuracy"] == own.scores["completeness"] == 4
@@ -218,7 +218,7 @@ def test_one_call_in_five_faulty_ends_every_row_with_scores_or_a_reason(benchmar
     given = perturbations(benchmark)
     whole, _ = ask(benchmark, given, repeats=2)
     with ScriptedServer(rule_reply, at_random(0.2, 1, kinds)) as server:
-        rows = judge_benchmark(benchmark, given, endpoint(server, max_attempts=5), None, name="scripted", repeats=2)
+        rows = judge_benchmark(benchmark, given, judge(server, {"max_attempts": 5}, repeats=2), None)
     faulty = 0
     for model, own in rows.items():
         assert [(row.id, row.repeat) for row in own] == [(row.id, row.repeat) for row in whole[model]]
@@ -265,19 +265,17 @@ def test_ids_that_do_not_fit_are_refused(benchmark):
 @pytest.mark.parametrize(
     "options, told",
     [
+        ({"table": "x"}, "table is 'x', expected one of listing2, "),
+        ({"forbidden": "x"}, "forbidden is 'x', expected one of lexicon, "),
+        ({"rules_role": "x"}, "rules_role is 'x', expected one of system, user"),
         ({"repeats": 0}, "repeats=0 must be at least 1"),
-        ({"mode": "label"}, "mode is 'label', expected 'labels'"),
+        ({"mode": "label"}, "mode is 'label', expected one of labels"),
+        ({"top_p": 2}, "judge scripted: top_p=2 must lie in 0 .. 1"),
     ],
 )
 def test_options_that_cannot_be(benchmark, options, told):
     with pytest.raises(ValueError, match=told):
         ask(benchmark, instructions(benchmark), **options)
-
-
-@pytest.mark.parametrize("setting", ["table", "forbidden", "rules_role"])
-def test_settings_that_cannot_be(setting):
-    with pytest.raises(ValueError, match=f"{setting} is 'x', expected one of "):
-        JudgeSettings(**{setting: "x"})
 
 
 # ---- a run that is killed --------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from editcaption_mega.evaluation.judge.perturbations import (
 )
 from editcaption_mega.evaluation.judge.rule_judge import judge
 from editcaption_mega.evaluation.judge.validation import Check, check_judge, passed
-from editcaption_mega.inference.endpoint.client import Endpoint
 from editcaption_mega.records import EditPair
+from editcaption_mega.settings import EndpointSettings, JudgeSettings
 from tests.helpers.judge_cases import TABLE_6, rule_reply, write_synthetic
 from tests.helpers.scripted_server import ScriptedServer, at_random
 
@@ -124,10 +124,11 @@ def test_a_judge_model_is_checked_the_same_way(tmp_path):
     """Through the client, with faults: what stays unscored is counted and no verdict is made of it."""
     shards = write_synthetic(tmp_path / "shards", 20)
     with ScriptedServer(rule_reply, at_random(0.1, 0, ("refusal",)), keep_bodies=False) as server:
-        endpoint = Endpoint(server.url, "judge", max_concurrency=16)
+        endpoint = EndpointSettings(server.url, "judge", max_concurrency=16)
+        settings = JudgeSettings("scripted", endpoint=endpoint, repeats=2)
 
         def judged(benchmark, instructions):
-            return judge_benchmark(benchmark, instructions, endpoint, tmp_path / "cache", name="scripted", repeats=2)
+            return judge_benchmark(benchmark, instructions, settings, tmp_path / "cache")
 
         checks = {check.name: check for check in check_judge(Benchmark("synthetic", shards), judged)}
     assert all(check.held == check.total for check in checks.values())

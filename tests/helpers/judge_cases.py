@@ -19,8 +19,8 @@ from editcaption_mega.evaluation.judge.perturbations import perturbations
 from editcaption_mega.evaluation.judge.reply import parse_reply
 from editcaption_mega.evaluation.judge.reply_scores import score_reply
 from editcaption_mega.evaluation.record_files import write_records
-from editcaption_mega.inference.endpoint.client import Endpoint
 from editcaption_mega.records import Change, Changes
+from editcaption_mega.settings import EndpointSettings, JudgeSettings
 
 TABLE_6 = Changes.model_validate(
     {
@@ -111,8 +111,9 @@ def rule_reply(body):
 def judge_run(shards, url, cache, output):
     """One whole run: five "models", two repeats, rows in one file."""
     benchmark = Benchmark("synthetic", shards)
-    endpoint = Endpoint(url, "judge", max_concurrency=8, max_attempts=4, timeout=5)
-    rows = judge_benchmark(benchmark, perturbations(benchmark), endpoint, Path(cache), name="scripted", repeats=2)
+    endpoint = EndpointSettings(url, "judge", max_concurrency=8, max_attempts=4, timeout=5)
+    judge = JudgeSettings("scripted", endpoint=endpoint, repeats=2)
+    rows = judge_benchmark(benchmark, perturbations(benchmark), judge, Path(cache))
     write_records(output, [row for own in rows.values() for row in own])
 
 

@@ -1,8 +1,13 @@
 """Settings of an evaluation run: lists of sections, and what cannot be meant."""
 
-import pytest
+import dataclasses
 
-from editcaption_mega.settings import EvaluationSettings, load_settings, save_settings
+import pytest
+import yaml
+
+from editcaption_mega.evaluation.rubric import COMPLETENESS_TABLES
+from editcaption_mega.inference.endpoint.address import Endpoint
+from editcaption_mega.settings import EndpointSettings, EvaluationSettings, PixelLimits, load_settings, save_settings
 
 GOOD = """
 output: runs/eval
@@ -51,9 +56,38 @@ def test_lists_of_sections_become_settings(tmp_path):
         (("top_k: 1", "top_k: .nan"), "models.1.endpoint.extra.top_k=nan is no number"),
         (("kind: rule", "kind: rule, temperature: .nan"), "judges.0.temperature=nan is no number"),
         (("kind: rule", "kind: rule, temperature: -1"), "judge rule: temperature=-1.0 must lie in 0 .. 10"),
+        (
+            ("kind: rule", "kind: rule, top_p: 0.5, repeats: 2"),
+            "judge rule: repeats, top_p is for judges of kind",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_told(tmp_path, change, told):
     with pytest.raises(ValueError) as error:
         load(tmp_path, GOOD.replace(*change))
     assert told in str(error.value)
+
+
+def test_every_field_of_an_endpoint_is_reached_from_a_file(tmp_path):
+    """A field that the client has and no setting sets would keep its default, and nothing would say so."""
+    values = {"url": "http://h/v1", "model": "m", "api_key_env": "A_KEY", "extra": {"top_k": 1}, "cache_as": "step 1"}
+    for part in dataclasses.fields(EndpointSettings):
+        if part.type in (int, float):
+            values[part.name] = part.type(part.default + 1)
+    pixels = {"min_pixels": 2048, "max_pixels": 4096}
+    document = yaml.safe_load(GOOD) | {"generation": pixels}
+    document["models"][1]["endpoint"] = values
+    settings = load(tmp_path, yaml.safe_dump(document))
+    endpoint = Endpoint.of(settings.models[1].endpoint, settings.generation)
+    assert dataclasses.asdict(endpoint) == values | pixels
+    untouched = Endpoint("http://h", "x")
+    assert not [name for name, value in vars(endpoint).items() if value == getattr(untouched, name)]
+    assert isinstance(settings.generation, PixelLimits) and len(values) >= 12
+
+
+def test_the_rubric_has_the_tables_that_settings_name(tmp_path):
+    for table in COMPLETENESS_TABLES:
+        judge = f"kind: model, table: {table}, endpoint: {{url: 'http://h/v1', model: m}}"
+        assert load(tmp_path, GOOD.replace("kind: rule", judge)).judges[0].table == table
+    with pytest.raises(ValueError, match=f"table is 'x', expected one of {', '.join(COMPLETENESS_TABLES)}$"):
+        load(tmp_path, GOOD.replace("kind: rule", "kind: rule, table: x"))

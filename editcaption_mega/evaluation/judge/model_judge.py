@@ -6,49 +6,28 @@ labels; `judge_scores` makes scores of them. Whatever could not be judged is `un
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from editcaption_mega.evaluation import rubric
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.rubric.flags import flags
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.client import Reply, Request, Usage, complete
 from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes, Instruction, Judgement
+from editcaption_mega.settings import JudgeSettings, PixelLimits
+from editcaption_mega.settings.evaluation import JudgeMode
 
 from . import rule_judge
-from .prompts import CANDIDATE, Role, judge_prompt
-from .reply import Mode, ParsedReply, parse_reply
-from .reply_scores import Scored, TermSource, accuracy_of, score_reply
+from .prompts import CANDIDATE, judge_prompt
+from .reply import ParsedReply, parse_reply
+from .reply_scores import Scored, accuracy_of, score_reply
 
 Instructions = Mapping[str, Mapping[str, Instruction]]  # model -> id -> what it wrote
 RULE_JUDGE = "rules"
 _LONGEST_REPLY = 4000  # characters of a judge's words that a row keeps; the cache has all of them
-
-
-@dataclass(frozen=True)
-class JudgeSettings:
-    """How a judge is asked and how its labels are scored; the defaults are the evaluation's own."""
-
-    table: rubric.CompletenessTable = "listing2"
-    forbidden: TermSource = "lexicon"  # whose list of forbidden terms sets the ceiling of clarity
-    rules_role: Role = "system"  # who speaks the rules of the prompt
-    show_model: bool = False  # the paper's prompts show the model's name; it can sway a judge
-    max_tokens: int = 8192  # of a reply, thinking included
-    temperature: float = 0.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        for field, allowed in (
-            ("table", tuple(rubric.COMPLETENESS_TABLES)),
-            ("forbidden", get_args(TermSource)),
-            ("rules_role", get_args(Role)),
-        ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
@@ -71,42 +50,37 @@ class _Heard:
 def judge_benchmark(
     benchmark: Benchmark,
     instructions: Instructions,
-    endpoint: Endpoint,
+    judge: JudgeSettings,
     cache: Path | None,
     *,
-    name: str,
-    repeats: int = 1,
-    mode: Mode = "labels",
+    pictures: PixelLimits | None = None,
     seed: int = 0,
-    settings: JudgeSettings | None = None,
     progress: Callable[..., Iterable] | None = None,
     usage: Usage | None = None,
 ) -> dict[str, list[Judgement]]:
     """model -> its judgements in the benchmark's order, the repeats of a pair side by side.
 
-    name: the judge's, in the rows. mode "labels": scores are computed from the judge's labels; "paper": its own numbers
-    count. Both modes ask the same, so the other one costs nothing with the same cache. seed: of the order in which
-    (model, pair) are asked. usage: where calls, tokens and cost are added up. Equal replies give equal rows; nothing in
-    them depends on time or order.
+    judge: of kind model. Its mode "labels": scores are computed from the judge's labels; "paper": its own numbers
+    count. Both modes ask the same, so the other one costs nothing with the same cache. pictures: how large the judge
+    sees them; None: the defaults. seed: of the order in which (model, pair) are asked. usage: where calls, tokens and
+    cost are added up. Equal replies give equal rows; nothing in them depends on time or order.
 
-    Raises ValueError before any call: pairs without ground truth, ids that do not fit the benchmark, no model."""
-    settings = settings or JudgeSettings()
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats} must be at least 1")
-    if mode not in ("labels", "paper"):
-        raise ValueError(f"mode is {mode!r}, expected 'labels' or 'paper'")
+    Raises ValueError before any call: settings that cannot be, pairs without ground truth, ids that do not fit the
+    benchmark, no model."""
+    judge.validate()
+    endpoint = Endpoint.of(judge.endpoint, pictures or PixelLimits())
     tasks = _tasks(benchmark, instructions)
     asked = [task for own in tasks.values() for task in own if task.instruction.instruction is not None]
     random.Random(seed).shuffle(asked)
-    total = len(asked) * repeats * len(DIMENSIONS)
+    total = len(asked) * judge.repeats * len(DIMENSIONS)
     options = {} if progress is None else {"progress": progress}
     heard: dict[str, _Heard] = {}
-    by_key = {_key(task, repeat, d): (task, d) for task in asked for repeat in range(repeats) for d in DIMENSIONS}
-    requests = _requests(benchmark, asked, repeats, mode, settings)
+    by_key = {_key(task, repeat, d): (task, d) for task in asked for repeat in range(judge.repeats) for d in DIMENSIONS}
+    requests = _requests(benchmark, asked, judge)
     for reply in complete(endpoint, requests, cache, total=total, **options):
         if usage is not None:
             usage.add(reply)
-        heard[reply.id] = _heard(reply, *by_key[reply.id], mode, settings)
+        heard[reply.id] = _heard(reply, *by_key[reply.id], judge)
 
     def row(task: _Task, repeat: int) -> Judgement:
         found = {d: heard.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
@@ -114,9 +88,11 @@ def judge_benchmark(
         for field in ("served", "repairs", "reasoning", "replies"):
             told = {d: one.about[field] for d, one in found.items() if one.about.get(field)}
             about |= {field: told} if told else {}
-        return _judgement(task, name, repeat, mode, {d: one.outcome for d, one in found.items()}, about)
+        return _judgement(task, judge, repeat, {d: one.outcome for d, one in found.items()}, about)
 
-    return {model: [row(task, repeat) for task in own for repeat in range(repeats)] for model, own in tasks.items()}
+    return {
+        model: [row(task, repeat) for task in own for repeat in range(judge.repeats)] for model, own in tasks.items()
+    }
 
 
 def rule_judge_benchmark(
@@ -165,41 +141,39 @@ def _key(task: _Task, repeat: int, dimension: str) -> str:
     return f"{task.instruction.model}/{task.instruction.id}/{repeat}/{dimension}"
 
 
-def _requests(benchmark: Benchmark, tasks: Sequence[_Task], repeats: int, mode: Mode, settings: JudgeSettings):
+def _requests(benchmark: Benchmark, tasks: Sequence[_Task], judge: JudgeSettings) -> Iterator[Request]:
     """Lazily, in the order of `tasks`: the pictures of one pair are read when its turn comes."""
     for task in tasks:
         item = benchmark.item(task.position)
-        candidate = task.instruction.model if settings.show_model else CANDIDATE
+        candidate = task.instruction.model if judge.show_model else CANDIDATE
         for dimension in DIMENSIONS:
             prompt = judge_prompt(dimension)
-            messages = prompt.messages(
-                item, task.instruction.instruction, candidate=candidate, role=settings.rules_role
-            )
-            for repeat in range(repeats):
+            messages = prompt.messages(item, task.instruction.instruction, candidate=candidate, role=judge.rules_role)
+            for repeat in range(judge.repeats):
                 yield Request(
                     id=_key(task, repeat, dimension),
                     messages=messages,
-                    max_tokens=settings.max_tokens,
-                    temperature=settings.temperature,
-                    top_p=settings.top_p,
-                    seed=repeat if settings.temperature else None,
+                    max_tokens=judge.max_tokens,
+                    temperature=judge.temperature,
+                    top_p=judge.top_p,
+                    seed=repeat if judge.temperature else None,
                     repeat=repeat,
                     quotes=True,
-                    require=partial(_parsed, task=task, dimension=dimension, mode=mode),
+                    require=partial(_parsed, task=task, dimension=dimension, mode=judge.mode),
                 )
 
 
-def _parsed(text: str, task: _Task, dimension: str, mode: Mode) -> ParsedReply:
+def _parsed(text: str, task: _Task, dimension: str, mode: JudgeMode) -> ParsedReply:
     return parse_reply(text, dimension, task.truth, instruction=task.instruction.instruction, mode=mode)
 
 
-def _heard(reply: Reply, task: _Task, dimension: str, mode: Mode, settings: JudgeSettings) -> _Heard:
+def _heard(reply: Reply, task: _Task, dimension: str, judge: JudgeSettings) -> _Heard:
     about = {"served": reply.model}
     if reply.status != "ok":
         return _Heard(f"{reply.status}: {reply.reason}", about | {"replies": reply.text[:_LONGEST_REPLY]})
-    parsed = _parsed(reply.text, task, dimension, mode)  # `require` has held it to this
+    parsed = _parsed(reply.text, task, dimension, judge.mode)  # `require` has held it to this
     text = task.instruction.instruction
-    scored = score_reply(parsed.reply, task.truth, text, table=settings.table, terms=settings.forbidden)
+    scored = score_reply(parsed.reply, task.truth, text, table=judge.table, terms=judge.forbidden)
     about |= {"repairs": list(parsed.repairs), "reasoning": parsed.reply.reasoning[:_LONGEST_REPLY]}
     return _Heard(scored, about)
 
@@ -210,13 +184,13 @@ def _unasked(task: _Task) -> _Heard:
 
 
 def _judgement(
-    task: _Task, name: str, repeat: int, mode: Mode, found: Mapping[str, Scored | str], about: dict
+    task: _Task, judge: JudgeSettings, repeat: int, found: Mapping[str, Scored | str], about: dict
 ) -> Judgement:
     scored = {dimension: one for dimension, one in found.items() if isinstance(one, Scored)}
     labels = {field: value for one in scored.values() for field, value in one.labels.items()}
-    paper = mode == "paper"
+    paper = judge.mode == "paper"
     provenance = {
-        "mode": mode,
+        "mode": judge.mode,
         "judged": judged_digest(task.instruction, task.truth),
         "prompts": {dimension: judge_prompt(dimension).fingerprint for dimension in found},
         **about,
@@ -228,7 +202,7 @@ def _judgement(
         benchmark=task.instruction.benchmark,
         id=task.instruction.id,
         model=task.instruction.model,
-        judge=name,
+        judge=judge.name,
         repeat=repeat,
         scores={dimension: one.judge_score if paper else one.score for dimension, one in scored.items()},
         unscored={dimension: one for dimension, one in found.items() if isinstance(one, str)},

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Template
-from typing import Literal
 
 import yaml
 
@@ -17,8 +16,8 @@ from editcaption_mega.data.text.quoting import escaped, quoted
 from editcaption_mega.evaluation.benchmarks import BenchmarkPair
 from editcaption_mega.inference.endpoint.client import Message, Picture
 from editcaption_mega.records import DIMENSIONS, Changes
+from editcaption_mega.settings.evaluation import RulesRole
 
-Role = Literal["system", "user"]
 CANDIDATE = "candidate"  # in place of the model's name, which could sway the judge (the paper shows the name)
 
 
@@ -36,7 +35,7 @@ class JudgePrompt:
         return f"v{self.version}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     def messages(
-        self, item: BenchmarkPair, instruction: str, *, candidate: str = CANDIDATE, role: Role = "system"
+        self, item: BenchmarkPair, instruction: str, *, candidate: str = CANDIDATE, role: RulesRole = "system"
     ) -> tuple[Message, ...]:
         """The rules, pictures A and B, ground truth and instruction. role: who speaks the rules (listings: [SYSTEM]);
         with "user" they open the only message, for servers that know no system message."""

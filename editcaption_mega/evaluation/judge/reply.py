@@ -18,11 +18,10 @@ from editcaption_mega.evaluation.reply_objects import Found, ending, last_object
 from editcaption_mega.inference.endpoint.answer import last_closed
 from editcaption_mega.records import Assertion, Changes
 from editcaption_mega.records.record import first_sentence
+from editcaption_mega.settings.evaluation import JudgeMode
 
 from .prompts import judge_prompt, ticket
 from .quoted_verdicts import Shown, shown_texts
-
-Mode = Literal["labels", "paper"]  # whether the labels count or the judge's own numbers
 
 # The judge's own number; in labels mode only clarity's counts, the others are computed from labels.
 OwnScore = Annotated[float, Field(ge=1, le=5, strict=True)]
@@ -75,7 +74,7 @@ class ParsedReply:
 
 
 def parse_reply(
-    text: str, dimension: str, truth: Changes, *, instruction: str = "", mode: Mode = "labels"
+    text: str, dimension: str, truth: Changes, *, instruction: str = "", mode: JudgeMode = "labels"
 ) -> ParsedReply:
     """The one verdict about `dimension` in a reply. What else stands there (the steps that the prompt asks for, quotes,
     drafts without the ticket) does not matter; a code fence and text after the verdict are told in `repairs`.
@@ -98,7 +97,7 @@ def parse_reply(
     return ParsedReply(reply, _repairs(text, verdict.end))
 
 
-def _with_ticket(text: str, key: str, dimension: str, mode: Mode) -> Found:
+def _with_ticket(text: str, key: str, dimension: str, mode: JudgeMode) -> Found:
     """Only the judge knows the ticket: what has it is the judge's, and nothing else is."""
     found = objects(text, re.compile(rf'\{{\s*(?:"dimension"\s*:\s*"\w{{1,20}}"\s*,\s*)?"ticket"\s*:\s*"{key}"'))
     if not _verdicts(found):
@@ -113,7 +112,7 @@ def _with_ticket(text: str, key: str, dimension: str, mode: Mode) -> Found:
     return last
 
 
-def _without(text: str, shown: Shown, dimension: str, mode: Mode) -> Found:
+def _without(text: str, shown: Shown, dimension: str, mode: JudgeMode) -> Found:
     """A judge that leaves the ticket out must give one verdict only, which nobody else can have written."""
     found = objects(text)
     own = _verdicts(found)
@@ -155,7 +154,7 @@ def _example(dimension: str) -> dict[str, Any] | None:
     return _without_its_ticket(last_object(judge_prompt(dimension).user)) if dimension in _KINDS else None
 
 
-def _agreed(text: str, found: Sequence[Found], own: Sequence[Found], dimension: str, mode: Mode) -> Found:
+def _agreed(text: str, found: Sequence[Found], own: Sequence[Found], dimension: str, mode: JudgeMode) -> Found:
     """The last of the judge's verdicts about a dimension, which must all say the same."""
     if not own:
         broken = [one for one in found if not one.value and _MENTION.search(text[one.start : one.end])]
@@ -173,7 +172,7 @@ def _agreed(text: str, found: Sequence[Found], own: Sequence[Found], dimension: 
     return about[-1]
 
 
-def _counted(value: Mapping[str, Any], dimension: str, mode: Mode) -> str:
+def _counted(value: Mapping[str, Any], dimension: str, mode: JudgeMode) -> str:
     """What counts of a verdict, in one form: equal ones say the same, however they are written."""
 
     def plain(one: Any) -> Any:
@@ -186,7 +185,7 @@ def _counted(value: Mapping[str, Any], dimension: str, mode: Mode) -> str:
     return json.dumps([list(map(plain, one)) if isinstance(one, list) else plain(one) for one in values])
 
 
-def _stands_in(shown: Shown, value: Mapping[str, Any], dimension: str, mode: Mode) -> bool:
+def _stands_in(shown: Shown, value: Mapping[str, Any], dimension: str, mode: JudgeMode) -> bool:
     own = _counted(value, dimension, mode)
     try:
         if any(_dimension(one) == dimension and _counted(one, dimension, mode) == own for one in shown.objects):
@@ -207,7 +206,7 @@ def _between(text: str, found: Sequence[Found], start: int) -> str:
     return "\n".join((*pieces, text[start:]))
 
 
-def _used(value: Mapping[str, Any], dimension: str, mode: Mode) -> dict[str, Any]:
+def _used(value: Mapping[str, Any], dimension: str, mode: JudgeMode) -> dict[str, Any]:
     """The fields of a verdict that count, and of the others what is of the right form."""
     values = dict(value) | {"dimension": dimension}
     needed = {"score", "reasoning"} if mode == "paper" else {"score"} & set(_LABELS[dimension])

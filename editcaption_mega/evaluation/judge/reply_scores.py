@@ -8,17 +8,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from editcaption_mega.evaluation import rubric
 from editcaption_mega.records import Assertion, Changes
+from editcaption_mega.settings.evaluation import TermSource
 
 from .reply import AccuracyReply, ClarityReply, CompletenessReply
 
 _MOST_INVENTED = 10  # terms that a judge makes up, each a sentence
-
-# Whose list of forbidden terms sets the ceiling: the lexicon's (the same for every judge), the judge's, both or common.
-TermSource = Literal["lexicon", "judge", "union", "intersection"]
 
 
 @dataclass(frozen=True)

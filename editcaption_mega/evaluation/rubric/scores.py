@@ -7,11 +7,11 @@ choice is said beside the function.
 import re
 from functools import cache
 from importlib import resources
-from typing import Literal
 
 import yaml
 
 from editcaption_mega.records import Judgement
+from editcaption_mega.settings.evaluation import CompletenessTable
 
 WEIGHTS = (0.4, 0.4, 0.2)  # accuracy, completeness, clarity (eq. 4)
 
@@ -21,8 +21,11 @@ LISTING_2 = ((1.0, 5.0), (0.75, 4.5), (0.6, 4.0), (0.5, 3.0), (0.2, 2.0))
 LISTING_2_ANY_HIT = (*LISTING_2, (1e-6, 2.0))
 # Table 8's own thresholds, for comparison: the prompt that the judge runs is listing 2.
 TABLE_8 = ((0.9, 5.0), (0.7, 4.0), (0.5, 3.0), (0.3, 2.0))
-COMPLETENESS_TABLES = {"listing2": LISTING_2, "listing2_any_hit": LISTING_2_ANY_HIT, "table8": TABLE_8}
-CompletenessTable = Literal["listing2", "listing2_any_hit", "table8"]
+COMPLETENESS_TABLES: dict[CompletenessTable, tuple[tuple[float, float], ...]] = {
+    "listing2": LISTING_2,
+    "listing2_any_hit": LISTING_2_ANY_HIT,
+    "table8": TABLE_8,
+}
 SECONDARY_BONUS = 0.5
 CEILINGS = (5.0, 3.0, 2.5, 2.0)  # of clarity, by the number of forbidden terms (listing 3); 3 and more alike
 # Listing 3: more words than this with fewer points of information than this cost clarity (it does not say how much).

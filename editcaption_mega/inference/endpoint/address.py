@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
+
+from editcaption_mega.settings import EndpointSettings, PixelLimits
 
 from .secret import Secret
 from .transport import check_address
@@ -34,29 +36,17 @@ class EndpointError(RuntimeError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Raises ValueError at construction for what can never work. The key itself is never in here."""
+@dataclass
+class Endpoint(EndpointSettings, PixelLimits):
+    """An endpoint that can be asked: its settings, checked, and the limits of the pictures that it is sent, upright and
+    opaque: as a Qwen3-VL in process sees them. Raises ValueError at construction for what can never work. Not to be
+    changed then. The key itself is never in here."""
 
-    url: str  # base address up to and with /v1: requests go to {url}/chat/completions
-    model: str  # the server's name for the model
-    api_key_env: str = ""  # name of the environment variable that holds the key; empty: no key
-    max_concurrency: int = 32  # requests in flight, at most
-    timeout: float = 300.0  # seconds per attempt, from the connection to the last byte
-    max_attempts: int = 6  # for faults that may pass
-    prompt_price: float = 0.0  # per million tokens, in any currency
-    completion_price: float = 0.0
-    # Further fields of the request body, part of the cache key; null takes a field out ({"max_tokens": None}).
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    # What replies are kept under in the place of the address: that of a server which moved, or a mark of the weights
-    # that an address serves today ("step 2000"). Empty: the address.
-    cache_as: str = ""
-    # Pictures are sent within these, upright and opaque: as a Qwen3-VL in process sees them.
-    min_pixels: int = 4 * 32 * 32
-    max_pixels: int = 1280 * 32 * 32
-    # A larger request is not sent: its row fails, with a sentence. Anthropic takes 32 MB, Gemini 20 MB.
-    max_request_mib: float = 18.0
-    max_reply_mib: float = 0.0  # a larger answer is not read; 0: 2 for chat, 12 for pictures
+    @classmethod
+    def of(cls, settings: EndpointSettings, pictures: PixelLimits) -> "Endpoint":
+        """pictures: whose limits hold, so that an endpoint gets the pictures that models in process get."""
+        values = {part.name: getattr(settings, part.name) for part in fields(EndpointSettings)}
+        return cls(**values, min_pixels=pictures.min_pixels, max_pixels=pictures.max_pixels)
 
     def __post_init__(self) -> None:
         check_address(self.url, "an endpoint's url")
@@ -70,11 +60,7 @@ class Endpoint:
         for name, (least, most) in _RANGES.items():
             if not least <= getattr(self, name) <= most:  # NaN is in no range
                 raise ValueError(f"endpoint {self.url}: {name}={getattr(self, name)} must lie in {least:g} .. {most:g}")
-        if not 0 < self.min_pixels <= self.max_pixels:
-            raise ValueError(
-                f"endpoint {self.url}: min_pixels={self.min_pixels} must be above 0 and at most max_pixels="
-                f"{self.max_pixels}"
-            )
+        self.check_pixels(f"endpoint {self.url}: pictures")
         if "messages" in self.extra or "stream" in self.extra or "n" in self.extra:
             raise ValueError(f"endpoint {self.url}: extra must not hold messages, stream or n: the client sets them")
         try:
