@@ -66,4 +66,4 @@ fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 hostile: setup
-	$(BIN)/python -m pytest -m slow -q tests/inference/test_hostile_endpoint.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow -q tests/inference/endpoint/test_hostile_endpoint.py $(PYTEST_ARGS)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import ROOT
+
 PACKAGE = "editcaption_mega"
-ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
     "platform",
     "settings",

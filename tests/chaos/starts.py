@@ -16,7 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
+
 SCRIPTS = {"sft": ROOT / "launch/pretrain_sft.sh", "dpo": ROOT / "launch/train_dpo.sh"}
 RANK = str(Path(__file__).with_name("rank.py"))
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from .starts import ROOT
+from tests.helpers import ROOT
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +14,9 @@ from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
-from tests.helpers import small_job
+from tests.helpers import ROOT, small_job
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/curate.py"
+TOOL = ROOT / "tools/curate.py"
 SETTINGS = SamplingSettings(samples=3, temperature=1.0, batch_size=4, max_new_tokens=8)
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.helpers import ROOT
+
 MOST_SECONDS, MOST_BYTES = 5.0, 1 << 30
 _HANGS = 300.0  # seconds of wall time after which a worker is given up; busy machines are slow
 _ROOM = 6 << 30  # address space beyond what a worker has at its start, so that no input takes the machine
-PACKAGE = Path(__file__).resolve().parents[2] / "editcaption_mega"
+PACKAGE = ROOT / "editcaption_mega"
 
 Attempt = Callable[..., Any]  # attempt(function, *arguments, **options) -> the result, None after an error of ours
 

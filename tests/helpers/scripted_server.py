@@ -19,10 +19,9 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
 
 # Faults that a script names. Of the first group a gateway answers at once (`fault_latency`); the others take as long as
 # a reply. "429 1.5" is a 429 that asks to come back in 1.5 s; "429 date 2" asks so by an HTTP date.

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-DATA_FILES = Path(__file__).resolve().parents[1] / "data_files"
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+from tests.helpers import ROOT
+
+DATA_FILES = ROOT / "tests/data_files"
+SHARED = ROOT.parent / "shared"
 
 
 def shared_path(name: str) -> Path:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from editcaption_mega.kernels import available_backends, backends, compiled
+from tests.helpers import ROOT
 
 HERE = Path(__file__).parent
-CSRC = HERE.parents[1] / "csrc"
+CSRC = ROOT / "csrc"
 NATIVE = [name for name in available_backends() if name != "cuda"]
 EMULATED = "cuda, emulated"
 

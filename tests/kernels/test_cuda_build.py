@@ -4,14 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from editcaption_mega.kernels import compiled
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc isn't here")
 
 

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.helpers import tiny
+from tests.helpers import ROOT, tiny
 
 from . import worker
 
-ROOT = Path(__file__).resolve().parents[2]
 LAUNCHES = {
     1: ["1 rank", "1 rank, full recompute", "1 rank, selective recompute"],
     2: [

@@ -2,7 +2,6 @@
 
 import random
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -10,8 +9,9 @@ import yaml
 from editcaption_mega.kernels.preference import LOSSES as KERNEL_LOSSES
 from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings
 from editcaption_mega.settings.dpo import LOSSES
+from tests.helpers import ROOT
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 
 
 def names(pattern):

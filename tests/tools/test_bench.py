@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "tools/bench.py"
+from tests.helpers import ROOT
+
+BENCH = ROOT / "tools/bench.py"
 
 
 def bench(folder, *arguments):

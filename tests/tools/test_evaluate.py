@@ -23,12 +23,11 @@ from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import truth_hash
 from editcaption_mega.lock import FolderLock
-from tests.helpers import small_job
+from tests.helpers import ROOT, small_job
 from tests.helpers.image_editor import EditServer
 from tests.helpers.judge_cases import rule_reply
 from tests.helpers.scripted_server import ScriptedServer
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 5
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +12,9 @@ from editcaption_mega.data.batching.stream import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
-from tests.helpers import small_job
+from tests.helpers import ROOT, small_job
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/log_probs.py"
+TOOL = ROOT / "tools/log_probs.py"
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from editcaption_mega.cli import ArgumentError, argument_parser, exit_code, progress
 from editcaption_mega.data import open_shards
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
 
 
 def tool(name, *arguments, cwd=None):

@@ -1,14 +1,13 @@
 """tools/verify_checkpoint.py: exit 0 when every file is as its checksum says, 1 with the names of the others."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 
 from editcaption_mega import cli
-from tests.helpers import small_store
+from tests.helpers import ROOT, small_store
 
-TOOL = Path(__file__).resolve().parents[2] / "tools/verify_checkpoint.py"
+TOOL = ROOT / "tools/verify_checkpoint.py"
 
 
 @pytest.fixture

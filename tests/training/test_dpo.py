@@ -26,10 +26,10 @@ from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.job import Ending
 from editcaption_mega.training.log_probs import rows_to_keep
-from tests.helpers import preference_job, small_job
+from tests.helpers import ROOT, preference_job, small_job
 from tests.parity import matrix
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch/train_dpo.sh"
+LAUNCH = ROOT / "launch/train_dpo.sh"
 STEPS, BATCH, BETA = 20, 4, 0.5
 
 

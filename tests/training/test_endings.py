@@ -13,15 +13,15 @@ import pytest
 
 from editcaption_mega.launcher import children
 from editcaption_mega.settings import save_settings
-from tests.helpers import small_job
+from tests.helpers import ROOT, small_job
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "launch/pretrain_sft.sh"
 pytestmark = pytest.mark.slow
 
 # What a file system that is slow, and a defect in one rank, look like: Python runs a sitecustomize.py by itself.
 SITE = """
 import os, sys, time
+from tests.helpers import ROOT
 fsync = os.fsync
 def slow(descriptor):
     if os.environ.get("SLOW_DISK") and "RANK" in os.environ:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -18,9 +17,9 @@ from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.job import Ending
-from tests.helpers import small_job
+from tests.helpers import ROOT, small_job
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch/pretrain_sft.sh"
+LAUNCH = ROOT / "launch/pretrain_sft.sh"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import resource
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,9 +16,9 @@ from editcaption_mega.training import run_sft
 from editcaption_mega.training.line_file import LineFile
 from editcaption_mega.training.metrics import RunLog
 from editcaption_mega.training.resume import resume_point
-from tests.helpers import small_job, small_store
+from tests.helpers import ROOT, small_job, small_store
 
-LAUNCH = Path(__file__).resolve().parents[2] / "launch/pretrain_sft.sh"
+LAUNCH = ROOT / "launch/pretrain_sft.sh"
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from editcaption_mega.data.shards.pair_checks import Look, PairChecks
 from editcaption_mega.data.shards.reader import ShardError, ShardWriter, verify
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.records import EditPair
+from tests.helpers import ROOT
 from tests.helpers.image_bytes import encoded
 from tests.helpers.shared_data import shared_path
 
@@ -236,9 +237,8 @@ def test_strict_and_most_rejected_leave_no_set(rows):
 
 def tool(name):
     import importlib.util
-    from pathlib import Path
 
-    path = Path(__file__).resolve().parents[2] / "tools" / f"{name}.py"
+    path = ROOT / "tools" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from editcaption_mega.inference.endpoint.client import read_calls
+from tests.helpers import ROOT
 from tests.helpers.scripted_server import server_process
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CONCURRENCY = 8
 
 

@@ -24,6 +24,7 @@ from editcaption_mega.data.images.decode import ImageError, encode_png
 from editcaption_mega.data.shards.index import content_fingerprint, load_index
 from editcaption_mega.data.shards.reader import DuplicateIdError, ShardError, ShardWriter, rebuild_index, verify
 from editcaption_mega.records import EditPair, RecordError
+from tests.helpers import ROOT
 
 
 def pair(identity, **more):
@@ -296,13 +297,12 @@ def test_make_shards_killed_at_any_moment_ends_with_the_same_set(tmp_path):
         sys.executable, "tools/make_shards.py", "--format", "synthetic", "--input", "default", "--count", "400",
         "--samples-per-shard", "20", "--output",
     ]  # fmt: skip
-    root = Path(__file__).resolve().parents[2]
-    run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True)
+    run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
     began = time.monotonic()
     assert run([*command, tmp_path / "whole"]).returncode == 0
     seconds = time.monotonic() - began
     for number in range(8):
-        process = subprocess.Popen([*command, tmp_path / "out"], cwd=root, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, tmp_path / "out"], cwd=ROOT, stderr=subprocess.DEVNULL)
         time.sleep(seconds * (0.4 + 0.07 * number))
         process.kill()
         process.wait()
@@ -313,7 +313,7 @@ def test_make_shards_killed_at_any_moment_ends_with_the_same_set(tmp_path):
     assert done.returncode == 0 or "not empty (it holds index.json" in done.stderr
     assert open_shards(tmp_path / "out").fingerprint == open_shards(tmp_path / "whole").fingerprint
     assert problems(tmp_path / "out") == [] and not list((tmp_path / "out").glob("*.partial"))
-    both = [subprocess.Popen([*command, tmp_path / "both"], cwd=root, stderr=subprocess.PIPE) for _ in range(2)]
+    both = [subprocess.Popen([*command, tmp_path / "both"], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
     ends = sorted((process.wait(), process.stderr.read()) for process in both)
     assert [code for code, _ in ends] == [0, 1] and b"error: " in ends[1][1]
     assert open_shards(tmp_path / "both").fingerprint == open_shards(tmp_path / "whole").fingerprint

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -21,6 +20,7 @@ from editcaption_mega.evaluation.rubric.scores import weighted
 from editcaption_mega.inference.endpoint.client import Usage
 from editcaption_mega.records import DIMENSIONS, EditPair, Instruction
 from editcaption_mega.settings import EndpointSettings, JudgeSettings
+from tests.helpers import ROOT
 from tests.helpers.judge_cases import (
     judge_run,
     rule_reply,
@@ -29,7 +29,6 @@ from tests.helpers.judge_cases import (
 )
 from tests.helpers.scripted_server import ScriptedServer, always, at_random, each_prompt, server_process
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 6
 
 
