@@ -59,7 +59,7 @@ def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def layout(arguments: argparse.Namespace) -> ParallelSettings:
-    """The settings behind those flags. Raises ArgumentError for sizes that can never work."""
+    """The settings behind those flags. Raises SettingsError for sizes that can never work."""
     settings = ParallelSettings(
         tensor_model_parallel_size=arguments.tp,
         pipeline_model_parallel_size=arguments.pp,
@@ -67,10 +67,7 @@ def layout(arguments: argparse.Namespace) -> ParallelSettings:
         expert_tensor_parallel_size=arguments.etp,
         context_parallel_size=arguments.cp,
     )
-    try:
-        settings.validate()
-    except ValueError as error:
-        raise ArgumentError(str(error)) from None
+    settings.validate()
     return settings
 
 

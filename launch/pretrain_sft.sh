@@ -16,30 +16,7 @@ script="$root/launch/pretrain_sft.sh"
 exit
 ':'''
 
-import sys
-
-from editcaption_mega import cli
-
-
-def main(argv):
-    parser = cli.argument_parser(
-        "Fine-tune Qwen3-VL on shards of image pairs with instructions.",
-        example="torchrun --nproc-per-node 2 launch/pretrain_sft.sh configs/sft_demo.yaml training.steps=100",
-    )
-    parser.add_argument("config", help="YAML file of settings (configs/sft_*.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-    arguments = parser.parse_intermixed_args(argv)
-    from editcaption_mega.settings import check_paths, load_settings
-
-    try:
-        settings = load_settings(arguments.config, arguments.overrides)
-        check_paths(settings)
-    except ValueError as error:
-        raise cli.ArgumentError(str(error)) from None
-    from editcaption_mega.training import run_sft
-
-    return cli.stopped_code(run_sft(settings).signal)
-
+from editcaption_mega.train import sft  # Python reads this file from here
 
 if __name__ == "__main__":
-    cli.run_job(main, sys.argv[1:])
+    sft()

@@ -16,30 +16,7 @@ script="$root/launch/train_dpo.sh"
 exit
 ':'''
 
-import sys
-
-from editcaption_mega import cli
-
-
-def main(argv):
-    parser = cli.argument_parser(
-        "Train Qwen3-VL to prefer chosen over rejected instructions (DPO and its variants).",
-        example="torchrun --nproc-per-node 2 launch/train_dpo.sh configs/dpo_demo.yaml training.steps=100",
-    )
-    parser.add_argument("config", help="YAML file of settings (configs/dpo_*.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-    arguments = parser.parse_intermixed_args(argv)
-    from editcaption_mega.settings import DPOSettings, check_paths, load_settings
-
-    try:
-        settings = load_settings(arguments.config, arguments.overrides, DPOSettings)
-        check_paths(settings)
-    except ValueError as error:
-        raise cli.ArgumentError(str(error)) from None
-    from editcaption_mega.training import run_dpo
-
-    return cli.stopped_code(run_dpo(settings, cli.progress).signal)
-
+from editcaption_mega.train import dpo  # Python reads this file from here
 
 if __name__ == "__main__":
-    cli.run_job(main, sys.argv[1:])
+    dpo()

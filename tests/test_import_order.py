@@ -49,7 +49,16 @@ FORBIDDEN_CALLS = {"records": {"open"}}
 MOST_FLOORS = 5  # of any room or folder in it
 MOST_ARROWS = {"evaluation": 40}  # between the files and folders of a room
 # Files of the package's root, and whether rooms may import them; `cli` serves the tools alone.
-ROOT_MODULES = {"cli": False, "files": True, "launcher": False, "lock": True, "signals": True, "words": True}
+ROOT_MODULES = {
+    "cli": False,
+    "files": True,
+    "launcher": False,
+    "lock": True,
+    "progress": True,
+    "signals": True,
+    "train": False,
+    "words": True,
+}
 
 
 def imported_names(tree: ast.AST, module: tuple[str, ...], is_package: bool) -> list[tuple[int, tuple[str, ...]]]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.settings import PixelLimits
 
 
 def main(argv):
@@ -26,8 +27,9 @@ def main(argv):
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     command.add_argument("--batch-size", type=int, default=32, metavar="N", help="pairs answered at once (default 32)")
-    command.add_argument("--min-pixels", type=int, default=4 * 32 * 32, metavar="N", help="as in training")
-    command.add_argument("--max-pixels", type=int, default=1280 * 32 * 32, metavar="N", help="as in training")
+    pixels = PixelLimits()
+    command.add_argument("--min-pixels", type=int, default=pixels.min_pixels, metavar="N", help="as in training")
+    command.add_argument("--max-pixels", type=int, default=pixels.max_pixels, metavar="N", help="as in training")
     command.add_argument("--prompt", default="", metavar="FILE", help="another prompt file, as in training")
     arguments = parser.parse_args(argv)
     sample_rejected(arguments)
@@ -37,12 +39,9 @@ def sample_rejected(arguments) -> None:
     from editcaption_mega.curation.preference import SamplingSettings
     from editcaption_mega.curation.preference import sample_rejected as sample
 
-    try:
-        settings = SamplingSettings(
-            arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size
-        )
-    except ValueError as error:
-        raise cli.ArgumentError(str(error)) from None
+    settings = SamplingSettings(
+        arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size
+    )
     from editcaption_mega.conversion import WeightSource
     from editcaption_mega.data.batching.stream import open_pairs
     from editcaption_mega.inference import Generator

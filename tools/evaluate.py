@@ -6,7 +6,7 @@ from pathlib import Path
 from evaluate_people import add_people_arguments, ground_truth, human_export, human_import
 
 from editcaption_mega import cli
-from editcaption_mega.settings import EvaluationSettings, load_settings
+from editcaption_mega.settings import EvaluationSettings, before_work, load_settings
 
 COMMANDS = {
     "run": "everything: generate, judge, execute (where an editor is named) and report",
@@ -46,10 +46,7 @@ def main(argv):
     arguments = parser.parse_args(argv)
     if arguments.command == "check-paper":
         return check_paper()
-    try:
-        settings = load_settings(arguments.config, arguments.overrides, EvaluationSettings)
-    except ValueError as error:
-        raise cli.ArgumentError(str(error)) from None
+    settings = load_settings(arguments.config, arguments.overrides, EvaluationSettings)
     commands = {
         "run": run, "generate": generate, "judge": judge, "execute": execute, "report": report,
         "check-judge": check_judge,
@@ -70,11 +67,9 @@ def prepared(settings, *, judging: bool):
     """The benchmarks, once all that can be checked before any work is."""
     from editcaption_mega.evaluation.run import check_before_work, open_benchmarks
 
-    try:
+    with before_work():
         benchmarks = open_benchmarks(settings)
         check_before_work(settings, benchmarks, judging=judging)
-    except ValueError as error:
-        raise cli.ArgumentError(str(error)) from None
     return benchmarks
 
 

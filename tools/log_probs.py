@@ -49,10 +49,7 @@ def settings_from(arguments: argparse.Namespace) -> JobSettings:
         parallel=cli.layout(arguments),
         training=TrainingSettings(output="-", precision=arguments.precision),
     )
-    try:
-        settings.validate()
-    except ValueError as error:
-        raise cli.ArgumentError(str(error)) from None
+    settings.validate()
     return settings
 
 

@@ -1,7 +1,7 @@
 """The two conversions as whole jobs: folder -> checkpoint, checkpoint -> folder."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from editcaption_mega import platform
 from editcaption_mega.data.text.side_files import CONFIG, SideFiles
 from editcaption_mega.files import rename_whole
 from editcaption_mega.model import Architecture
+from editcaption_mega.progress import Progress, no_progress
 
 from .hugging_face import FolderReader, hf_tensors, with_dtype, write_folder
 from .rules import Box, rules_for, unique_rules
@@ -25,7 +26,7 @@ def refuse_existing(output: Path) -> None:
         raise ValueError(f"{output} already holds something: choose another folder, nothing was written")
 
 
-def hf_to_megatron(folder: Path, output: Path, *, progress: Callable[..., Iterable] = lambda items, *_: items) -> None:
+def hf_to_megatron(folder: Path, output: Path, *, progress: Progress = no_progress) -> None:
     """Write the folder's weights as a store of whole canonical tensors, with `hf/` beside them.
 
     Under torchrun, rank r writes every world-size-th tensor. Memory: one tensor and one output file per rank."""
@@ -59,7 +60,7 @@ def megatron_to_hf(
     output: Path,
     *,
     max_file_bytes: int = 5 << 30,
-    progress: Callable[..., Iterable] = lambda items, *_: items,
+    progress: Progress = no_progress,
 ) -> None:
     """Write a folder that transformers loads, in the layout and with the config of the folder that training began
     with. Memory: one tensor and one output file, whatever the model."""

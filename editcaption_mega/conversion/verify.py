@@ -1,11 +1,12 @@
 """Does every file of a checkpoint have the bytes that were written? The ranks share the reading."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from editcaption_mega import platform
 from editcaption_mega.model import Architecture
+from editcaption_mega.progress import Progress, no_progress
 
 from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, read_manifest
 from .rules import rules_for
@@ -71,7 +72,7 @@ def needed_files(manifest: Manifest, tensors: str | None = "") -> set[str]:
     return {name for name in manifest.files if holding.get(name, True)}
 
 
-def verify_folder(path: Path, progress: Callable[..., Iterable] = lambda items, *_: items) -> tuple[str, list[str]]:
+def verify_folder(path: Path, progress: Progress = no_progress) -> tuple[str, list[str]]:
     """Check a checkpoint, or every one of a run folder, to the end -> (what was checked, a sentence for each problem).
 
     Raises ValueError for a folder that is neither."""

@@ -6,7 +6,7 @@ truth need people; they are refused here.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from editcaption_mega.data.synthetic.named_changes import named_changes, wrong_c
 from editcaption_mega.files import parse_json, write_atomically
 from editcaption_mega.inference import Generator
 from editcaption_mega.inference.local.instructions import write_instructions
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Changes
 from editcaption_mega.records.pair import FAILURE_MODES
+from editcaption_mega.settings import SettingsError
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         for name in ("samples", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+                raise SettingsError(f"{name}={getattr(self, name)} must be at least 1")
         if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} must be 0 or more")
+            raise SettingsError(f"temperature={self.temperature} must be 0 or more")
         if self.temperature == 0 and self.samples > 1:
-            raise ValueError(
+            raise SettingsError(
                 f"samples={self.samples} at temperature 0 would be one text {self.samples} times: set a temperature"
             )
 
@@ -75,7 +77,7 @@ def sample_rejected(
     settings: SamplingSettings,
     *,
     model: str,
-    progress: Callable[..., Iterable] = lambda items, *_: items,
+    progress: Progress = no_progress,
 ) -> Counter:
     """Shards of preference pairs in `output`, from what the model writes for each pair of `dataset`.
 

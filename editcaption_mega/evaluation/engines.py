@@ -4,7 +4,7 @@ Each engine hands what it gets to `inference.answer`, so a row holds an answer o
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import batched
 from pathlib import Path
@@ -17,6 +17,7 @@ from editcaption_mega.inference.endpoint.answer import RAISE, Answer, as_instruc
 from editcaption_mega.inference.endpoint.client import Message, Picture, Request, complete
 from editcaption_mega.inference.endpoint.openai_protocol import data_url, messages_json
 from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
+from editcaption_mega.progress import Progress
 from editcaption_mega.records import Instruction, RecordError
 from editcaption_mega.settings import CandidateSettings, GenerationSettings
 
@@ -25,7 +26,6 @@ from .record_files import read_lines
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[..., Iterable]
 NOT_GIVEN = "the file has none: "  # how reasons of given rows begin
 GIVEN_MEND = "put texts into the file of its instructions"
 

@@ -17,11 +17,12 @@ from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import read_json_object, write_atomically
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.local.folder import check_folder
+from editcaption_mega.progress import Progress
 from editcaption_mega.records import Instruction
 from editcaption_mega.settings import CandidateSettings, GenerationSettings
 
 from .benchmarks import Benchmark
-from .engines import Progress, at_endpoint, given, in_process, in_vllm
+from .engines import at_endpoint, given, in_process, in_vllm
 from .record_files import write_records
 from .texts import MadeTexts, is_definite
 

@@ -9,7 +9,7 @@ The hash is in the provenance of all that is judged with it."""
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from editcaption_mega.data.text.quoting import quoted
 from editcaption_mega.files import read_json_object, write_atomically
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.client import Message, Picture, Request, complete
+from editcaption_mega.progress import Progress
 from editcaption_mega.records import Changes
 from editcaption_mega.records.evaluation import EvaluationRecord
 from editcaption_mega.records.pair import Text
@@ -66,7 +67,7 @@ def propose(
     describers: dict[str, Endpoint],
     merger: Endpoint,
     cache: Path,
-    progress: Callable[..., Iterable],
+    progress: Progress,
 ) -> list[Proposal]:
     """One proposal per pair in the benchmark's order; with a reason instead of changes where a model gave no answer.
 

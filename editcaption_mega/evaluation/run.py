@@ -10,7 +10,7 @@
 Each step takes what the one before left there; killed at any point, the same command goes on."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -30,6 +30,7 @@ from editcaption_mega.inference.endpoint.address import Endpoint, refuse_mixed
 from editcaption_mega.inference.endpoint.messages import Usage
 from editcaption_mega.inference.local.folder import check_folder, check_model
 from editcaption_mega.lock import FolderLock, HeldError
+from editcaption_mega.progress import Progress
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from editcaption_mega.settings import BenchmarkSettings, EvaluationSettings, JudgeSettings, save_settings
 
@@ -39,7 +40,6 @@ from .generate import Part, collect, instructions_path, make
 from .ground_truth import read_ground_truth
 from .record_files import read_records, write_records
 
-Progress = Callable[..., Iterable]
 Texts = dict[str, dict[str, Instruction]]  # model -> pair id -> instruction
 
 

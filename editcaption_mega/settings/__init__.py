@@ -1,5 +1,6 @@
 """Typed settings: one dataclass per concern, read from YAML with dotted overrides."""
 
+from .checks import SettingsError, before_work
 from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
 from .evaluation import (
     BenchmarkSettings,
@@ -41,7 +42,9 @@ __all__ = [
     "PixelLimits",
     "PreferenceSettings",
     "ReferenceSettings",
+    "SettingsError",
     "TrainingSettings",
+    "before_work",
     "check_paths",
     "load_settings",
     "save_settings",

@@ -1,7 +1,24 @@
-"""What a setting may be; each check raises ValueError that names the setting, what was found and what was expected."""
+"""What a setting may be; each check raises SettingsError that names the setting, what it is and what was expected."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin
+
+
+class SettingsError(ValueError):
+    """Settings that cannot work, found before any work was done: exit code 2, which no second start would mend."""
+
+    exit_code = 2
+
+
+@contextmanager
+def before_work() -> Iterator[None]:
+    """Whatever a check refuses before any work is done is for the settings to mend: a ValueError is a SettingsError."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def choices(section: str, settings: Any) -> None:
@@ -13,14 +30,14 @@ def choices(section: str, settings: Any) -> None:
 
 def choice(name: str, value: str, expected: tuple[str, ...]) -> None:
     if value not in expected:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(expected)}")
+        raise SettingsError(f"{name} is {value!r}, expected one of {', '.join(expected)}")
 
 
 def at_least(name: str, value: float, least: float) -> None:
     if not value >= least:  # NaN is not at least anything
-        raise ValueError(f"{name}={value} must be at least {least}")
+        raise SettingsError(f"{name}={value} must be at least {least}")
 
 
 def within(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:  # NaN is in no range
-        raise ValueError(f"{name}={value} must lie in {least:g} .. {most:g}")
+        raise SettingsError(f"{name}={value} must lie in {least:g} .. {most:g}")

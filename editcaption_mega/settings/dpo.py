@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from .checks import at_least, choice
+from .checks import SettingsError, at_least, choice
 from .job import JobSettings
 
 # Names of kernels.Preference; a test holds the two lists together.
@@ -26,12 +26,14 @@ class PreferenceSettings:
     def validate(self) -> None:
         choice("preference.loss", self.loss, LOSSES)
         if not 0 < self.beta < float("inf"):
-            raise ValueError(f"preference.beta={self.beta} must be above 0 and finite: the paper's loss has no other")
+            raise SettingsError(
+                f"preference.beta={self.beta} must be above 0 and finite: the paper's loss has no other"
+            )
         at_least("preference.label_smoothing", self.label_smoothing, 0)
         if self.label_smoothing >= 0.5:
-            raise ValueError(f"preference.label_smoothing={self.label_smoothing} must be below 0.5")
+            raise SettingsError(f"preference.label_smoothing={self.label_smoothing} must be below 0.5")
         if self.label_smoothing and self.loss in ("hinge", "ipo"):
-            raise ValueError(
+            raise SettingsError(
                 f"preference.label_smoothing={self.label_smoothing} has no meaning for {self.loss}: set it to 0"
             )
         at_least("preference.severity_margin", self.severity_margin, 0)
@@ -52,9 +54,11 @@ class ReferenceSettings:
     def validate(self) -> None:
         choice("reference.mode", self.mode, ("stored", "resident", "none"))
         if self.file and self.mode != "stored":
-            raise ValueError(f"reference.file={self.file} is read with reference.mode=stored only, found {self.mode}")
+            raise SettingsError(
+                f"reference.file={self.file} is read with reference.mode=stored only, found {self.mode}"
+            )
         if self.checkpoint and self.mode == "none":
-            raise ValueError("reference.checkpoint is set and reference.mode is none: choose stored or resident")
+            raise SettingsError("reference.checkpoint is set and reference.mode is none: choose stored or resident")
 
 
 @dataclass
@@ -69,7 +73,7 @@ class DPOSettings(JobSettings):
         self.preference.validate()
         self.reference.validate()
         if (self.preference.loss == "simpo") != (self.reference.mode == "none"):
-            raise ValueError(
+            raise SettingsError(
                 f"preference.loss={self.preference.loss} with reference.mode={self.reference.mode}: simpo has no "
                 "reference (reference.mode=none) and every other loss needs one (stored or resident)"
             )

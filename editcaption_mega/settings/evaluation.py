@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from .checks import at_least, choices, within
+from .checks import SettingsError, at_least, choices, within
 from .pictures import PixelLimits
 
 _HOTTEST = 10.0  # of temperatures; servers mostly take up to 2
@@ -63,7 +63,7 @@ class CandidateSettings:
         found = [name for name, value in given.items() if value]
         if len(found) != 1:
             told = " and ".join(found) or "none"
-            raise ValueError(
+            raise SettingsError(
                 f"model {self.name!r}: give exactly one of folder, vllm, endpoint.url, instructions; found {told}"
             )
         return found[0]
@@ -87,7 +87,7 @@ class JudgeSettings:
     top_p: float = 1.0
 
     def validate(self) -> None:
-        """Whatever the judge is asked about. Raises ValueError."""
+        """Whatever the judge is asked about. Raises SettingsError."""
         where = f"judge {self.name}"
         choices(f"{where}: ", self)
         at_least(f"{where}: repeats", self.repeats, 1)
@@ -95,7 +95,7 @@ class JudgeSettings:
         within(f"{where}: temperature", self.temperature, 0, _HOTTEST)
         within(f"{where}: top_p", self.top_p, 0, 1)
         if (self.kind == "model") != bool(self.endpoint.url):
-            raise ValueError(
+            raise SettingsError(
                 f"{where}: kind {self.kind} with endpoint.url={self.endpoint.url!r}; a model needs an endpoint, and "
                 "rule has none"
             )
@@ -103,7 +103,7 @@ class JudgeSettings:
             default = JudgeSettings(self.name, self.kind)
             changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
             if changed:
-                raise ValueError(
+                raise SettingsError(
                     f"{where}: {', '.join(changed)} is for judges of kind model alone, and kind rule asks no model: "
                     "leave it out"
                 )
@@ -149,32 +149,32 @@ class EvaluationSettings:
 
     def validate(self) -> None:
         if not self.output:
-            raise ValueError("output is empty: name the folder of the run")
+            raise SettingsError("output is empty: name the folder of the run")
         for kind, items in (("benchmarks", self.benchmarks), ("models", self.models), ("judges", self.judges)):
             if not items and kind != "judges":
-                raise ValueError(f"{kind} is empty: give at least one")
+                raise SettingsError(f"{kind} is empty: give at least one")
             names = [item.name for item in items]
             for name in names:
                 if not _NAME.fullmatch(name):
-                    raise ValueError(
+                    raise SettingsError(
                         f"{kind}: a name is {name!r}, expected letters, digits, spaces and . _ + - (it names a folder)"
                     )
             if len(set(names)) != len(names):
-                raise ValueError(f"{kind}: names must differ, found {', '.join(names)}")
+                raise SettingsError(f"{kind}: names must differ, found {', '.join(names)}")
         for benchmark in self.benchmarks:
             if not benchmark.shards:
-                raise ValueError(f"benchmark {benchmark.name}: shards is empty; name a folder of shards")
+                raise SettingsError(f"benchmark {benchmark.name}: shards is empty; name a folder of shards")
         for model in self.models:
             model.origin  # noqa: B018 (raises)
             if model.endpoint.url and not model.endpoint.model:
-                raise ValueError(f"model {model.name}: endpoint.model is empty; give the server's name of the model")
+                raise SettingsError(f"model {model.name}: endpoint.model is empty; give the server's name of the model")
         for judge in self.judges:
             judge.validate()
         known = {model.name for model in self.models}
         for size, trainings in self.ablation.items():
             for training, name in trainings.items():
                 if name not in known:
-                    raise ValueError(f"ablation.{size}.{training} is {name!r}, which is none of the models")
+                    raise SettingsError(f"ablation.{size}.{training} is {name!r}, which is none of the models")
         at_least("editor.max_pixels", self.editor.max_pixels, 1)
         generation = self.generation
         at_least("generation.max_tokens", generation.max_tokens, 1)

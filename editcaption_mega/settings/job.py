@@ -5,7 +5,7 @@ Messages name the setting, what was found and the mend.
 
 from dataclasses import dataclass, field
 
-from .checks import at_least, choice
+from .checks import SettingsError, at_least, choice
 from .pictures import PixelLimits
 
 
@@ -22,12 +22,12 @@ class ModelSettings:
 
     def validate(self) -> None:
         if not self.folder:
-            raise ValueError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
+            raise SettingsError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
         choice("model.backend", self.backend, ("torch", "transformer_engine"))
         choice("model.recompute", self.recompute, ("none", "selective", "full"))
         at_least("model.router_aux_loss", self.router_aux_loss, 0)
         if self.max_logits_gib <= 0:
-            raise ValueError(f"model.max_logits_gib={self.max_logits_gib} must be above 0")
+            raise SettingsError(f"model.max_logits_gib={self.max_logits_gib} must be above 0")
 
 
 @dataclass
@@ -45,7 +45,7 @@ class DataSettings(PixelLimits):
 
     def validate(self) -> None:
         if not self.shards:
-            raise ValueError("data.shards is empty: name at least one folder written by tools/make_shards.py")
+            raise SettingsError("data.shards is empty: name at least one folder written by tools/make_shards.py")
         at_least("data.sequence_length", self.sequence_length, 16)
         self.check_pixels("data")
         at_least("data.prefetch_steps", self.prefetch_steps, 1)
@@ -75,17 +75,17 @@ class ParallelSettings:
             setting = f"{name}_parallel_size"
             at_least(f"parallel.{setting}", getattr(self, setting), 1)
         if self.context_parallel_size != 1:
-            raise ValueError(
+            raise SettingsError(
                 f"parallel.context_parallel_size={self.context_parallel_size} is not supported: set it to 1 and "
                 "use tensor_model_parallel_size with sequence_parallel for long rows"
             )
         if self.sequence_parallel and self.tensor_model_parallel_size == 1:
-            raise ValueError("parallel.sequence_parallel=true needs tensor_model_parallel_size > 1: set it to null")
+            raise SettingsError("parallel.sequence_parallel=true needs tensor_model_parallel_size > 1: set it to null")
         virtual = self.virtual_pipeline_model_parallel_size
         if virtual is not None:
             at_least("parallel.virtual_pipeline_model_parallel_size", virtual, 1)
             if self.pipeline_model_parallel_size == 1:
-                raise ValueError(
+                raise SettingsError(
                     f"parallel.virtual_pipeline_model_parallel_size={virtual} needs pipeline_model_parallel_size > 1: "
                     "set it to null"
                 )
@@ -131,18 +131,18 @@ class OptimizerSettings:
     def validate(self) -> None:
         for name in ("learning_rate", "eps"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)} must be above 0")
+                raise SettingsError(f"optimizer.{name}={getattr(self, name)} must be above 0")
         for name in ("min_learning_rate", "warmup_steps", "weight_decay", "clip_grad", *self.multipliers()):
             at_least(f"optimizer.{name}", getattr(self, name), 0)
         if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
+            raise SettingsError(
                 f"optimizer.min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}"
             )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)} must lie in [0, 1)")
+                raise SettingsError(f"optimizer.{name}={getattr(self, name)} must lie in [0, 1)")
         if not any(self.multipliers().values()):
-            raise ValueError("optimizer: vision, merger, language and router are all 0, so nothing would be trained")
+            raise SettingsError("optimizer: vision, merger, language and router are all 0, so nothing would be trained")
 
     def multipliers(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in ("vision", "merger", "language", "router")}
@@ -160,7 +160,7 @@ class CheckpointSettings:
         at_least("checkpoint.every", self.every, 1)
         at_least("checkpoint.keep", self.keep, 0)
         if self.fallback and not self.verify:
-            raise ValueError(
+            raise SettingsError(
                 "checkpoint.fallback=true needs checkpoint.verify=true, which finds what is damaged: set it, too"
             )
 
@@ -178,10 +178,10 @@ class TrainingSettings:
 
     def validate(self) -> None:
         if not self.output:
-            raise ValueError("training.output is empty: name the run folder")
+            raise SettingsError("training.output is empty: name the run folder")
         at_least("training.steps", self.steps, 0)
         if self.steps == 0 and self.epochs <= 0:
-            raise ValueError(f"training.epochs={self.epochs} must be above 0 when training.steps is 0")
+            raise SettingsError(f"training.epochs={self.epochs} must be above 0 when training.steps is 0")
         at_least("training.global_batch_size", self.global_batch_size, 1)
         choice("training.precision", self.precision, ("bf16", "fp32"))
         at_least("training.log_every", self.log_every, 1)
@@ -197,6 +197,6 @@ class JobSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def validate(self) -> None:
-        """Raise ValueError for the first setting that cannot work, before anything is read or built."""
+        """Raise SettingsError for the first setting that cannot work, before anything is read or built."""
         for part in (self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training):
             part.validate()

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from editcaption_mega.files import plain_file
 
-from .checks import choice
+from .checks import SettingsError, choice
 from .job import JobSettings
 
 _ROWS = (
@@ -48,27 +48,27 @@ def load_settings[Kind: Settings](
 ) -> Kind:
     """Read `path` (None: defaults), apply overrides such as `optimizer.learning_rate=1e-5`, validate. -> a `kind`.
 
-    Raises ValueError with one sentence for a missing file, bad YAML, an unknown key or a wrong value."""
+    Raises SettingsError with one sentence for a missing file, bad YAML, an unknown key or a wrong value."""
     merged = OmegaConf.structured(kind)
     if path is not None:
         try:
             document = OmegaConf.load(plain_file(path))
         except FileNotFoundError:
-            raise ValueError(f"{path} does not exist: name a YAML file such as configs/sft_demo.yaml") from None
+            raise SettingsError(f"{path} does not exist: name a YAML file such as configs/sft_demo.yaml") from None
         except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
+            raise SettingsError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
         if not isinstance(document, DictConfig):
-            raise ValueError(f"{path} holds no settings: expected sections such as model:, data:, training:")
+            raise SettingsError(f"{path} holds no settings: expected sections such as model:, data:, training:")
         merged = _merge(kind, merged, document, str(path))
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals or not key:
-            raise ValueError(f"override {override!r} is not of the form key=value, such as training.steps=100")
+            raise SettingsError(f"override {override!r} is not of the form key=value, such as training.steps=100")
         merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {override!r}")
     try:
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from None
+        raise SettingsError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from None
     _refuse_endless(values)
     settings = _construct(kind, values)
     settings.validate()
@@ -76,10 +76,10 @@ def load_settings[Kind: Settings](
 
 
 def _refuse_endless(value: Any, where: str = "") -> None:
-    """Raises ValueError for a number that is none (nan) or has no end (inf), wherever it stands: comparisons let it
+    """Raises SettingsError for a number that is none (nan) or has no end (inf), wherever it stands: comparisons let it
     through, and JSON has no form for it."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}={value} is no number to work with: give a finite one")
+        raise SettingsError(f"{where}={value} is no number to work with: give a finite one")
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, part in parts:
         _refuse_endless(part, f"{where}.{name}" if where else str(name))
@@ -105,7 +105,7 @@ def _merge(kind: type, base: DictConfig, more: DictConfig, where: str) -> DictCo
         return OmegaConf.merge(base, OmegaConf.create(_completed(kind, values)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
-        raise ValueError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
+        raise SettingsError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
 
 
 def _completed(kind: type, values: dict) -> dict:
@@ -130,14 +130,14 @@ def _check_keys(kind: type, values: dict, where: str, prefix: str = "") -> None:
     known = {f.name: f.type for f in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in known:
-            raise ValueError(f"{where}: unknown setting '{prefix}{key}': {_mend(known, str(key), prefix)}")
+            raise SettingsError(f"{where}: unknown setting '{prefix}{key}': {_mend(known, str(key), prefix)}")
         if dataclasses.is_dataclass(known[key]):
             if not isinstance(value, dict):
-                raise ValueError(f"{where}: '{prefix}{key}' must be a section of settings, found {value!r}")
+                raise SettingsError(f"{where}: '{prefix}{key}' must be a section of settings, found {value!r}")
             _check_keys(known[key], value, where, f"{prefix}{key}.")
         elif part := _part_of_list(known[key]):
             if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-                raise ValueError(f"{where}: '{prefix}{key}' must be a list of sections, found {value!r}")
+                raise SettingsError(f"{where}: '{prefix}{key}' must be a list of sections, found {value!r}")
             for number, one in enumerate(value):
                 _check_keys(part, one, where, f"{prefix}{key}[{number}].")
         elif get_origin(known[key]) is Literal and not str(value).startswith("${"):

@@ -3,26 +3,27 @@
 import os
 from pathlib import Path
 
+from .checks import SettingsError
 from .dpo import DPOSettings
 from .job import JobSettings
 
 
 def check_paths(settings: JobSettings) -> None:
-    """Raise ValueError for the first path that cannot be what its setting needs. What is in the files is not read."""
+    """Raise SettingsError for the first path that cannot be what its setting needs. No file is read."""
     _check_model_folder(settings.model.folder)
     if settings.model.checkpoint and not Path(settings.model.checkpoint).is_dir():
-        raise ValueError(
+        raise SettingsError(
             f"model.checkpoint={settings.model.checkpoint}: no such folder; expected a checkpoint or a run folder"
         )
     if (Path(settings.model.checkpoint or "nowhere") / "preprocessor_config.json").is_file():
-        raise ValueError(
+        raise SettingsError(
             f"model.checkpoint={settings.model.checkpoint} is a Hugging Face folder: give it as model.folder and leave "
             "model.checkpoint empty"
         )
     for folder in settings.data.shards:
         _check_shards(folder)
     if settings.data.prompt and not Path(settings.data.prompt).is_file():
-        raise ValueError(f"data.prompt={settings.data.prompt}: no such file; leave it empty for the built-in prompt")
+        raise SettingsError(f"data.prompt={settings.data.prompt}: no such file; leave it empty for the built-in prompt")
     if isinstance(settings, DPOSettings):
         _check_reference(settings)
     _check_output(settings.training.output)
@@ -32,39 +33,39 @@ def _check_model_folder(name: str) -> None:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ValueError(f"model.folder={name} holds no config.json: expected a Hugging Face Qwen3-VL folder")
+            raise SettingsError(f"model.folder={name} holds no config.json: expected a Hugging Face Qwen3-VL folder")
         return
     if folder.exists():
-        raise ValueError(f"model.folder={name} is a file: expected a Hugging Face Qwen3-VL folder")
+        raise SettingsError(f"model.folder={name} is a file: expected a Hugging Face Qwen3-VL folder")
     mend = ""
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):  # OWNER/NAME
         mend = f"; if this is a name on the Hugging Face hub, run: hf download {name} --local-dir {folder.name}"
-    raise ValueError(f"model.folder={name}: no such folder; expected a Hugging Face Qwen3-VL folder{mend}")
+    raise SettingsError(f"model.folder={name}: no such folder; expected a Hugging Face Qwen3-VL folder{mend}")
 
 
 def _check_shards(name: str) -> None:
     folder = Path(name)
     if folder.is_file():
-        raise ValueError(
+        raise SettingsError(
             f"data.shards: {name} is a file, expected a folder of shards: make one with tools/make_shards.py --input "
             f"{name} --output DIR"
         )
     if not folder.is_dir():
         several = "; several folders are written as data.shards=[A,B]" if "," in name else ""
-        raise ValueError(f"data.shards: {name}: no such folder of shards{several}")
+        raise SettingsError(f"data.shards: {name}: no such folder of shards{several}")
     if not (folder / "index.json").is_file():
-        raise ValueError(f"data.shards: {name} has no index.json: make the folder with tools/make_shards.py")
+        raise SettingsError(f"data.shards: {name} has no index.json: make the folder with tools/make_shards.py")
 
 
 def _check_reference(settings: DPOSettings) -> None:
     reference = settings.reference
     if reference.file and not Path(reference.file).is_file():
-        raise ValueError(
+        raise SettingsError(
             f"reference.file={reference.file} does not exist: write it with tools/log_probs.py, or leave "
             "reference.file empty and the job writes its own"
         )
     if reference.checkpoint and not Path(reference.checkpoint).is_dir():
-        raise ValueError(
+        raise SettingsError(
             f"reference.checkpoint={reference.checkpoint}: no such folder; expected a checkpoint, a run folder or a "
             "Hugging Face folder"
         )
@@ -74,11 +75,11 @@ def _check_output(name: str) -> None:
     """The run folder can be made and written."""
     path = Path(name)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"training.output={name} is a file: name a folder")
+        raise SettingsError(f"training.output={name} is a file: name a folder")
     for folder in (path, *path.absolute().parents):
         if folder.exists():
             break
     if not folder.is_dir():
-        raise ValueError(f"training.output={name}: {folder} is a file, so no folder can be made in it")
+        raise SettingsError(f"training.output={name}: {folder} is a file, so no folder can be made in it")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"training.output={name}: {folder} cannot be written by this user: choose another folder")
+        raise SettingsError(f"training.output={name}: {folder} cannot be written by this user: choose another folder")

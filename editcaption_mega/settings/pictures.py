@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .checks import SettingsError
+
 
 @dataclass(kw_only=True)
 class PixelLimits:
@@ -12,9 +14,9 @@ class PixelLimits:
     max_pixels: int = 1280 * 32 * 32
 
     def check_pixels(self, section: str) -> None:
-        """section: whose limits these are, as messages name it. Raises ValueError."""
+        """section: whose limits these are, as messages name it. Raises SettingsError."""
         if not 0 < self.min_pixels <= self.max_pixels:
-            raise ValueError(
+            raise SettingsError(
                 f"{section}.max_pixels={self.max_pixels} must be at least {section}.min_pixels={self.min_pixels}, and "
                 "that above 0"
             )

@@ -1,19 +1,18 @@
 """A preference job: the SFT job with another objective, and the reference's log-probs that it needs."""
 
 import math
-from collections.abc import Callable, Iterable
 
 from editcaption_mega.data.batching.stream import PairDataset
 from editcaption_mega.kernels import Preference
 from editcaption_mega.objectives import Agreement, DPOObjective, Objective, PairFacts
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import DPOSettings, PreferenceSettings
 
 from .job import Ending, Start, run_job
-from .log_probs import no_progress
 from .reference import resident_reference, stored_reference
 
 
-def run_dpo(settings: DPOSettings, progress: Callable[..., Iterable] = no_progress) -> Ending:
+def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
     """Train on chosen and rejected answers as the settings say; resumes by itself.
 
     Raises ValueError before any work when something cannot fit, and at the first step when policy and reference are

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from editcaption_mega.data.batching.packing import EncodedSample, plan_rows
 from editcaption_mega.data.batching.stream import PairDataset, StepStream
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import build_model
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
 from .loop import run_pipeline, stop_if_asked
@@ -30,12 +31,8 @@ ANSWERS = ("chosen", "rejected")
 BATCH = 64  # pairs between two writes
 
 
-def no_progress(items: Iterable, *_) -> Iterable:
-    return items
-
-
 def log_probs_of_shards(
-    settings: JobSettings, output: Path, *, with_tokens: bool, progress: Callable[..., Iterable] = no_progress
+    settings: JobSettings, output: Path, *, with_tokens: bool, progress: Progress = no_progress
 ) -> None:
     """Write one JSON object per sample, in the order of the shards, after a first line with the fingerprint.
 
@@ -68,7 +65,7 @@ def write_log_probs(
     fingerprint: dict[str, str],
     *,
     with_tokens: bool = False,
-    progress: Callable[..., Iterable] = no_progress,
+    progress: Progress = no_progress,
 ) -> None:
     """The file of log-probs of every sample of the stream's data, under the weights in `chunks`. Collective.
 

@@ -4,7 +4,7 @@ The paper names this as missing. It measures what the rubric's clarity asks for:
 somebody who never saw the target. The editor's own skill is in the numbers too, so they compare models under one
 editor; `copy` (the untouched source compared with the target) is what doing nothing scores."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from editcaption_mega.evaluation.record_files import write_records
 from editcaption_mega.evaluation.stats.intervals import bootstrap_interval
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.image_edits import MAX_PIXELS, Edit, edit_pictures
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Instruction
 from editcaption_mega.records.evaluation import EvaluationRecord
 
@@ -42,7 +43,7 @@ def execute(
     *,
     size: str = "",
     max_pixels: int = MAX_PIXELS,
-    progress: Callable[..., Iterable] = lambda items, *_: items,
+    progress: Progress = no_progress,
 ) -> dict[str, list[Execution]]:
     """model -> one row per pair in the benchmark's order, and the same under `copy`.
 

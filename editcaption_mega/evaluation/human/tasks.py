@@ -5,7 +5,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Instruction
 
 TASKS_FILE, PICTURES = "tasks.jsonl", "pictures"
@@ -75,7 +76,7 @@ def export_tasks(
     key_file: str | Path,
     *,
     ids: Sequence[str] | None = None,
-    progress: Callable[..., Iterable] = lambda items, *_: items,
+    progress: Progress = no_progress,
 ) -> Exported:
     """Write `folder`: tasks.jsonl ({"task", "source", "target", "instruction"}, pictures relative to the file), the
     pictures, and form.json (the question, the severities, the checklist). The key is made, or grows, at `key_file`.

@@ -6,7 +6,7 @@ labels; `judge_scores` makes scores of them. Whatever could not be judged is `un
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.rubric.flags import flags
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.client import Reply, Request, Usage, complete
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes, Instruction, Judgement
 from editcaption_mega.settings import JudgeSettings, PixelLimits
 from editcaption_mega.settings.evaluation import JudgeMode
@@ -55,7 +56,7 @@ def judge_benchmark(
     *,
     pictures: PixelLimits | None = None,
     seed: int = 0,
-    progress: Callable[..., Iterable] | None = None,
+    progress: Progress = no_progress,
     usage: Usage | None = None,
 ) -> dict[str, list[Judgement]]:
     """model -> its judgements in the benchmark's order, the repeats of a pair side by side.
@@ -73,11 +74,10 @@ def judge_benchmark(
     asked = [task for own in tasks.values() for task in own if task.instruction.instruction is not None]
     random.Random(seed).shuffle(asked)
     total = len(asked) * judge.repeats * len(DIMENSIONS)
-    options = {} if progress is None else {"progress": progress}
     heard: dict[str, _Heard] = {}
     by_key = {_key(task, repeat, d): (task, d) for task in asked for repeat in range(judge.repeats) for d in DIMENSIONS}
     requests = _requests(benchmark, asked, judge)
-    for reply in complete(endpoint, requests, cache, total=total, **options):
+    for reply in complete(endpoint, requests, cache, total=total, progress=progress):
         if usage is not None:
             usage.add(reply)
         heard[reply.id] = _heard(reply, *by_key[reply.id], judge)

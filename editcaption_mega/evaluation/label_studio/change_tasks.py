@@ -1,12 +1,13 @@
 """Proposed ground truth checked in Label Studio: the proposal stands in the form, a person edits and approves it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import Proposal
 from editcaption_mega.inference.endpoint.messages import Picture
 from editcaption_mega.inference.endpoint.openai_protocol import data_url
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Changes
 
 from .api import LabelStudio
@@ -25,7 +26,7 @@ def push_proposals(
     title: str,
     benchmark: Benchmark,
     rows: Iterable[Proposal],
-    progress: Callable[..., Iterable] = lambda items, *_: items,
+    progress: Progress = no_progress,
 ) -> Pushed:
     """The proposals as tasks of that project, made if there is none; those that are there are not pushed again.
 

@@ -4,7 +4,7 @@ Plain HTTP: seven calls need no SDK, whose version would have to follow the serv
 comes back is checked by `human.import_answers`, for Label Studio takes contradictory answers."""
 
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from editcaption_mega.evaluation.human.tasks import Key, checklist, read_tasks
 from editcaption_mega.evaluation.human.verdicts import Filed, Imported, import_answers
 from editcaption_mega.inference.endpoint.messages import Picture
 from editcaption_mega.inference.endpoint.openai_protocol import data_url
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.words import one_line
 
 from .api import LabelStudio
@@ -38,7 +39,7 @@ def push_tasks(
     *,
     annotators: int = 1,
     document_root: str | Path | None = None,
-    progress: Callable[..., Iterable] = lambda items, *_: items,
+    progress: Progress = no_progress,
 ) -> Pushed:
     """The tasks of an export (`human_tasks.export_tasks`) as the project of that title, which is made if there is none.
     A task that is there already is not pushed again, so a push that was cut off is simply repeated.

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,6 +15,7 @@ from markupsafe import Markup
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.rubric.opinions import WEIGHTED
 from editcaption_mega.evaluation.rubric.paper_tables import PaperTables, same_name
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 
 from .agreement_table import agreement_table, as_numbers
@@ -62,7 +63,7 @@ def write_report(
     ablation: Ablation | None = None,
     more_tables: Sequence[Table] = (),
     draws: int = 2000,
-    progress: Callable[..., Iterable] = lambda items, total, label: items,
+    progress: Progress = no_progress,
 ) -> dict:
     """Write report.html, tables.md, tables.csv, tables.tex and numbers.json into the folder `output`; the numbers are
     returned too. Each file is whole or not there.
@@ -98,7 +99,7 @@ def _page(
     title: str,
     facts,
     has_ablation: bool,
-    progress: Callable[..., Iterable],
+    progress: Progress,
 ) -> Iterator[str]:
     """The HTML in pieces; pictures are read and reduced while it is written."""
     style, script = _inline(_STYLES), "(() => {\n'use strict';\n" + _inline(_SCRIPTS) + "\n})();"

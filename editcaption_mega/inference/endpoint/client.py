@@ -6,11 +6,12 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.words import one_line
 
 from .address import Endpoint, EndpointError
@@ -50,7 +51,7 @@ def complete(
     requests: Iterable[Request],
     cache: Path | None,
     *,
-    progress: Callable[..., Iterable] = lambda items, *_: items,
+    progress: Progress = no_progress,
     total: int | None = None,
 ) -> Iterator[Reply]:
     """The reply of each request, in order of completion; every request gets one, whatever happens to it.

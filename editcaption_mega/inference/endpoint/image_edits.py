@@ -5,7 +5,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,6 +14,7 @@ from typing import Any
 
 from editcaption_mega.data.images.decode import decode_image, encode_png
 from editcaption_mega.files import read_json, write_atomically
+from editcaption_mega.progress import Progress, no_progress
 
 from .address import Endpoint
 from .cache import CallLog
@@ -49,7 +50,7 @@ class Edited:
 
 def edit_pictures(
     endpoint: Endpoint, edits: Iterable[Edit], folder: Path, *, size: str = "", max_pixels: int = MAX_PIXELS,
-    log: Path | None = None, progress: Callable[..., Iterable] = lambda items, *_: items, total: int | None = None,
+    log: Path | None = None, progress: Progress = no_progress, total: int | None = None,
 ) -> Iterator[Edited]:  # fmt: skip
     """Execute each edit once, in order of completion. The picture is in `folder` before its `Edited` is yielded; what
     is there from an earlier run (of the same editor, source and instruction) is not asked for again. What the editor
