@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 def requests(count: int):
     for i in range(count):
-        yield Request(f"row {i}", (Message("user", (f"prompt {i}",)),), max_tokens=64, require=well_formed)
+        yield Request(f"row {i}", (Message("user", (f"prompt {i}",)),), max_tokens=64, parse=well_formed)
 
 
 def well_formed(text: str) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,12 +79,12 @@ def propose(
     silent: dict[str, list[str]] = {pair_id: [] for pair_id in benchmark.ids}
     for name, endpoint in describers.items():
         requests = (
-            Request(item.pair.id, _messages(DESCRIBE, item.source, item.target), MAX_TOKENS, require=read_description)
+            Request(item.pair.id, _messages(DESCRIBE, item.source, item.target), MAX_TOKENS, parse=read_description)
             for item in benchmark
         )
         for reply in complete(endpoint, requests, cache, progress=progress, total=len(benchmark)):
-            if reply.status == "ok":
-                described[reply.id][name] = read_description(reply.text)
+            if reply.value is not None:
+                described[reply.id][name] = reply.value
             else:
                 silent[reply.id].append(f"{name} gave no description ({reply.status}: {reply.reason})")
     statements = {pair_id: _statements(found) for pair_id, found in described.items() if len(found) >= 2}
@@ -93,8 +94,8 @@ def propose(
     for reply in complete(
         merger, _merge_requests(benchmark, ready, statements), cache, progress=progress, total=len(ready)
     ):
-        if reply.status == "ok":
-            merged[reply.id] = read_merged(reply.text, statements[reply.id])
+        if reply.value is not None:
+            merged[reply.id] = reply.value
         else:
             failed[reply.id] = f"merging {reply.status}: {reply.reason}"
     return [
@@ -220,7 +221,7 @@ def _merge_requests(benchmark: Benchmark, positions: list[int], statements: dict
         listed = "\n".join(f"{name}: {quoted(text)}" for name, text in mine.items())
         yield Request(
             item.pair.id, _messages(MERGE.replace("{statements}", listed), item.source, item.target), MAX_TOKENS,
-            require=lambda text, mine=mine: read_merged(text, mine),
+            parse=partial(read_merged, statements=mine),
         )  # fmt: skip
 
 

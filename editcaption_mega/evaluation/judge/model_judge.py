@@ -19,7 +19,6 @@ from editcaption_mega.inference.endpoint.client import Reply, Request, Usage, co
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes, Instruction, Judgement
 from editcaption_mega.settings import JudgeSettings, PixelLimits
-from editcaption_mega.settings.evaluation import JudgeMode
 
 from . import rule_judge
 from .prompts import CANDIDATE, judge_prompt
@@ -41,7 +40,7 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Result:
     """What one request came to."""
 
     outcome: Scored | str  # a dimension, or why it has no score
@@ -74,16 +73,16 @@ def judge_benchmark(
     asked = [task for own in tasks.values() for task in own if task.instruction.instruction is not None]
     random.Random(seed).shuffle(asked)
     total = len(asked) * judge.repeats * len(DIMENSIONS)
-    heard: dict[str, _Heard] = {}
-    by_key = {_key(task, repeat, d): (task, d) for task in asked for repeat in range(judge.repeats) for d in DIMENSIONS}
+    results: dict[str, _Result] = {}
+    by_key = {_key(task, repeat, d): task for task in asked for repeat in range(judge.repeats) for d in DIMENSIONS}
     requests = _requests(benchmark, asked, judge)
     for reply in complete(endpoint, requests, cache, total=total, progress=progress):
         if usage is not None:
             usage.add(reply)
-        heard[reply.id] = _heard(reply, *by_key[reply.id], judge)
+        results[reply.id] = _result(reply, by_key[reply.id], judge)
 
     def row(task: _Task, repeat: int) -> Judgement:
-        found = {d: heard.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
+        found = {d: results.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
         about: dict[str, Any] = {"judge_model": endpoint.model}
         for field in ("served", "repairs", "reasoning", "replies"):
             told = {d: one.about[field] for d, one in found.items() if one.about.get(field)}
@@ -159,28 +158,29 @@ def _requests(benchmark: Benchmark, tasks: Sequence[_Task], judge: JudgeSettings
                     seed=repeat if judge.temperature else None,
                     repeat=repeat,
                     quotes=True,
-                    require=partial(_parsed, task=task, dimension=dimension, mode=judge.mode),
+                    parse=partial(
+                        parse_reply,
+                        dimension=dimension,
+                        truth=task.truth,
+                        instruction=task.instruction.instruction,
+                        mode=judge.mode,
+                    ),
                 )
 
 
-def _parsed(text: str, task: _Task, dimension: str, mode: JudgeMode) -> ParsedReply:
-    return parse_reply(text, dimension, task.truth, instruction=task.instruction.instruction, mode=mode)
-
-
-def _heard(reply: Reply, task: _Task, dimension: str, judge: JudgeSettings) -> _Heard:
+def _result(reply: Reply[ParsedReply], task: _Task, judge: JudgeSettings) -> _Result:
     about = {"served": reply.model}
-    if reply.status != "ok":
-        return _Heard(f"{reply.status}: {reply.reason}", about | {"replies": reply.text[:_LONGEST_REPLY]})
-    parsed = _parsed(reply.text, task, dimension, judge.mode)  # `require` has held it to this
+    if (parsed := reply.value) is None:
+        return _Result(f"{reply.status}: {reply.reason}", about | {"replies": reply.text[:_LONGEST_REPLY]})
     text = task.instruction.instruction
     scored = score_reply(parsed.reply, task.truth, text, table=judge.table, terms=judge.forbidden)
     about |= {"repairs": list(parsed.repairs), "reasoning": parsed.reply.reasoning[:_LONGEST_REPLY]}
-    return _Heard(scored, about)
+    return _Result(scored, about)
 
 
-def _unasked(task: _Task) -> _Heard:
+def _unasked(task: _Task) -> _Result:
     """An instruction that does not exist has no score."""
-    return _Heard(f"no instruction: {task.instruction.reason}", {})
+    return _Result(f"no instruction: {task.instruction.reason}", {})
 
 
 def _judgement(

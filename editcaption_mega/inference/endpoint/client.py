@@ -46,14 +46,14 @@ _KEPT = ("ok", "refused", "malformed")
 _log = logging.getLogger(__name__)
 
 
-def complete(
+def complete[Value](
     endpoint: Endpoint,
-    requests: Iterable[Request],
+    requests: Iterable[Request[Value]],
     cache: Path | None,
     *,
     progress: Progress = no_progress,
     total: int | None = None,
-) -> Iterator[Reply]:
+) -> Iterator[Reply[Value]]:
     """The reply of each request, in order of completion; every request gets one, whatever happens to it.
 
     `requests` is consumed as places become free, so pictures of waiting requests only are in memory. `cache` is a
@@ -152,11 +152,12 @@ class _Chat:
             cached=False,
             thought=outcome.thought,
             ending=outcome.ending,
+            value=outcome.value,
         )
 
 
 def _kept_fields(reply: Reply) -> dict[str, Any]:
-    return {name: value for name, value in vars(reply).items() if name not in ("id", "cached")}
+    return {name: value for name, value in vars(reply).items() if name not in ("id", "cached", "value")}
 
 
 def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]) -> list[Request]:
@@ -173,19 +174,20 @@ def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]
 
 
 def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Reply | None:
-    """The reply in a row of the cache, None where it must be asked for. What one `require` refused another one may take
+    """The reply in a row of the cache, None where it must be asked for. What one `parse` refused another one may take
     (another mode of judging), and the other way round."""
     if not _is_reply(row):
         raise CacheError(f"{cache.path} holds a reply of another form: use another folder")
-    if row["status"] == "malformed" and (not row["text"] or request.require is None):
+    if row["status"] == "malformed" and (not row["text"] or request.parse is None):
         return None
-    if row["status"] in ("ok", "malformed") and request.require is not None:
+    value = None
+    if row["status"] in ("ok", "malformed") and request.parse is not None:
         try:
-            request.require(row["text"])
+            value = request.parse(row["text"])
         except ValueError:
             return None
         row = row | {"status": "ok", "reason": ""}
-    return Reply(id=request.id, cached=True, **row)
+    return Reply(id=request.id, cached=True, value=value, **row)
 
 
 _FIELDS = {

@@ -41,7 +41,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Request:
+class Request[Value]:
     id: str  # unique within one call of `complete`
     messages: tuple[Message, ...]
     max_tokens: int
@@ -49,24 +49,24 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     repeat: int = 0  # part of the cache key, so n repeats are n calls
-    # Raises ValueError(why) when the text is of no use: then it is asked for again, up to `max_attempts` times. Not
-    # part of the cache key; a kept reply that it refuses is asked for anew.
-    require: Callable[[str], None] | None = None
+    # What a text is worth (`Reply.value`). Raises ValueError(why) when it is of no use: then it is asked for again, up
+    # to `max_attempts` times. Not part of the cache key; a kept reply that it refuses is asked for anew.
+    parse: Callable[[str], Value] | None = None
     # The reply may quote a text of somebody else, so a mark of a thought inside it means nothing (`answer.py`).
     quotes: bool = False
 
 
 @dataclass(frozen=True)
-class Reply:
+class Reply[Value]:
     """How a request ended.
 
     ok; truncated: cut off at max_tokens; refused: by the model or a content filter; malformed: there is no answer in it
-    (`answer.py`), or `require` refuses it, at every attempt; failed: no usable answer came, or the server would not
+    (`answer.py`), or `parse` refuses it, at every attempt; failed: no usable answer came, or the server would not
     have the request."""
 
     id: str
     status: str  # one of STATUSES
-    text: str  # of an ok or truncated reply, and of one that `require` refuses (the last attempt's); else ""
+    text: str  # of an ok or truncated reply, and of one that `parse` refuses (the last attempt's); else ""
     reason: str  # one sentence, unless ok
     model: str  # the version that the server says it served
     # Over all attempts that this reply took; of a cached reply, when it was made.
@@ -77,6 +77,7 @@ class Reply:
     cached: bool
     thought: str = ""  # what the model wrote before its answer
     ending: str = ""  # the server's word for why the text ends; "" where it gave none
+    value: Value | None = None  # what `parse` made of the text of an ok reply; None without a `parse`
 
 
 @dataclass

@@ -104,13 +104,13 @@ def _completion(data: dict, quotes: bool) -> Outcome:
 
 
 def checked(outcome: Outcome, request: Request, secret: Secret) -> Outcome:
-    """The outcome (changed in place) without the key, wherever the server echoed it, and held to what the request
-    requires."""
+    """The outcome (changed in place) without the key, wherever the server echoed it, and with the value of its text, or
+    the reason why it has none."""
     outcome.text, outcome.thought = secret.redact(outcome.text), secret.redact(outcome.thought)
-    if outcome.status == "ok" and request.require is not None:
+    if outcome.status == "ok" and request.parse is not None:
         try:
-            request.require(outcome.text)
+            outcome.value = request.parse(outcome.text)
         except ValueError as error:
             outcome.status, outcome.reason, outcome.may_pass = "malformed", str(error) or "unusable", True
-    outcome.unusable = outcome.status == "malformed" or (outcome.status == "truncated" and request.require is not None)
+    outcome.unusable = outcome.status == "malformed" or (outcome.status == "truncated" and request.parse is not None)
     return cleaned(outcome, secret)

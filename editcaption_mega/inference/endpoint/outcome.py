@@ -1,6 +1,7 @@
 """What one attempt to ask an endpoint came to, whatever service it is."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -12,6 +13,7 @@ class Outcome:
     text: str = ""
     thought: str = ""
     ending: str = ""
+    value: Any = None  # what the request's `parse` made of the text
     picture: bytes = b""  # of an image edit
     model: str = ""
     prompt_tokens: int = 0

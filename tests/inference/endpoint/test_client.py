@@ -66,6 +66,11 @@ def ask(server, asked, cache=None, **more):
 def starts_with_reply(text):
     if not text.startswith("reply"):
         raise ValueError(f"expected a reply, found {text!r}")
+    return text.split()
+
+
+def never(text):
+    raise ValueError("never good")
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +161,7 @@ def test_each_fault_ends_with_a_named_reason(tmp_path, fault, status, reason, at
     with ScriptedServer(script=lambda call, of_prompt: None if call == 0 else fault) as server:
         (good,) = ask(server, [request("good")]).values()
         timeout = 0.2 if fault == "hang" else 60.0  # a machine that stops for a while is no fault
-        found = ask(server, requests(6, require=starts_with_reply), tmp_path, max_attempts=3, timeout=timeout)
+        found = ask(server, requests(6, parse=starts_with_reply), tmp_path, max_attempts=3, timeout=timeout)
     assert good.status == "ok" and len(found) == 6
     for reply in found.values():
         assert reply.status == status and re.search(reason, reply.reason), reply
@@ -169,7 +174,7 @@ def test_each_fault_ends_with_a_named_reason(tmp_path, fault, status, reason, at
 @pytest.mark.parametrize("fault", ["500", "429", "hang", "drop", "cut", "not json", "no choices", "empty", "malformed"])
 def test_each_fault_that_passes_ends_well(fault):
     with ScriptedServer(script=each_prompt(fault, fault)) as server:
-        found = ask(server, requests(12, require=starts_with_reply), timeout=1.0 if fault == "hang" else 60.0)
+        found = ask(server, requests(12, parse=starts_with_reply), timeout=1.0 if fault == "hang" else 60.0)
     assert {(reply.status, reply.attempts) for reply in found.values()} == {("ok", 3)}
     assert set(server.counts.values()) == {3}
 
@@ -179,7 +184,7 @@ def test_a_burst_and_one_in_five(tmp_path):
         found = ask(server, requests(200))
     assert {reply.status for reply in found.values()} == {"ok"}
     with ScriptedServer(script=at_random(0.2, 7, [*QUICK, *SLOW, "hang"]), latency=0.005) as server:
-        found = ask(server, requests(300, require=starts_with_reply), tmp_path, max_attempts=10, timeout=0.3)
+        found = ask(server, requests(300, parse=starts_with_reply), tmp_path, max_attempts=10, timeout=0.3)
     assert {reply.status for reply in found.values()} == {"ok"} and len(found) == 300
     assert sum(reply.attempts for reply in found.values()) == server.calls == len(list(read_calls(tmp_path)))
     usage = Usage()
@@ -338,13 +343,32 @@ def test_the_same_question_is_asked_once_and_repeats_are_calls(tmp_path):
 def test_a_kept_reply_that_is_now_refused_is_asked_for_anew(tmp_path):
     with ScriptedServer() as server:
         ask(server, [request("a")], tmp_path)
-        assert ask(server, [request("a", require=starts_with_reply)], tmp_path)["a"].cached
+        assert ask(server, [request("a", parse=starts_with_reply)], tmp_path)["a"].cached
 
-        def never(text):
-            raise ValueError("never good")
-
-        reply = ask(server, [request("a", require=never)], tmp_path, max_attempts=2)["a"]
+        reply = ask(server, [request("a", parse=never)], tmp_path, max_attempts=2)["a"]
         assert (reply.status, reply.reason, reply.attempts) == ("malformed", "never good", 2) and server.calls == 3
+
+
+def test_a_reply_is_parsed_once_and_what_parse_makes_of_it_is_its_value(tmp_path):
+    parsed = []
+
+    def words(text):
+        parsed.append(text)
+        return starts_with_reply(text)
+
+    with ScriptedServer(script=each_prompt("malformed")) as server:
+        for cached in (False, True):
+            parsed.clear()
+            reply = ask(server, [request("a", parse=words)], tmp_path)["a"]
+            assert (reply.value, reply.cached) == (["reply", "to", "prompt", "a"], cached)
+            # Each text once: that of the first attempt, which is of no use, and the reply's own; or the kept one.
+            assert len(parsed) == (1 if cached else 2) and parsed[-1] == reply.text
+        assert ask(server, [request("a")], tmp_path)["a"].value is None
+        with pytest.raises(EndpointError, match="none in a form"):
+            ask(server, [request(str(i), parse=never) for i in range(30)], max_attempts=1)
+    with sqlite3.connect(tmp_path / "responses.sqlite") as cache:
+        ((kept,),) = cache.execute("SELECT reply FROM replies").fetchall()
+    assert "value" not in json.loads(kept)
 
 
 def test_requests_are_taken_as_places_become_free():
@@ -424,7 +448,7 @@ def test_bad_input_is_refused(tmp_path):
             raise KeyError("a defect")
 
         with pytest.raises(KeyError):
-            ask(server, [request("a", require=broken)])
+            ask(server, [request("a", parse=broken)])
 
 
 def test_pictures_are_sent_as_a_model_in_process_sees_them(tmp_path):
@@ -548,7 +572,7 @@ def test_one_in_five_faulty_keeps_four_fifths_of_the_rate():
     for faults in ((), ("--faulty", "0.2", "--fault-latency", "0", "--seed", "3")):
         with server_process("--latency", "0.1", *faults) as server:
             begin = time.monotonic()
-            found = ask(server.url, requests(10_000, require=starts_with_reply), max_concurrency=64)
+            found = ask(server.url, requests(10_000, parse=starts_with_reply), max_concurrency=64)
             rates.append(len(found) / (time.monotonic() - begin))
             assert all(reply.status == "ok" or reply.reason for reply in found.values())
     assert rates[1] >= 0.8 * rates[0], rates
@@ -566,7 +590,7 @@ def refusing(text):
 
 
 def held_to(form, count, **fields):
-    return [replace(one, require=form, **fields) for one in requests(count)]
+    return [replace(one, parse=form, **fields) for one in requests(count)]
 
 
 def test_B4_a_model_that_never_answers_in_form_stops_the_run_and_shows_what_it_wrote(tmp_path):
@@ -615,14 +639,14 @@ def test_counts_of_tokens_that_are_none_cost_nothing_and_end_nothing(tmp_path, c
 
 
 def test_whatever_fails_on_our_side_reaches_the_caller(tmp_path):
-    """A full disk, a defect in `require`, in what keeps replies: an exception, never a run that waits for ever."""
+    """A full disk, a defect in `parse`, in what keeps replies: an exception, never a run that waits for ever."""
 
     def defect(text):
         raise OverflowError("int too large to convert to float")
 
     with ScriptedServer() as server:
         with pytest.raises(OverflowError):
-            ask(server, requests(20, require=defect))
+            ask(server, requests(20, parse=defect))
         replies = complete(Endpoint(server.url, "m"), requests(200), tmp_path)
         next(replies)
         (tmp_path / "calls.jsonl").unlink()

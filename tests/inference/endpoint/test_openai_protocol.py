@@ -109,7 +109,7 @@ def test_nothing_that_a_server_sends_raises():
 def test_the_key_of_a_request():
     endpoint = Endpoint("http://h/v1", "m")
     one = Request("a", (Message("user", ("x", Picture(b"\xff\xd8\xff1"))),), 8)
-    same = Request("b", (Message("user", ("x", Picture(b"\xff\xd8\xff1"))),), 8, require=print)
+    same = Request("b", (Message("user", ("x", Picture(b"\xff\xd8\xff1"))),), 8, parse=print)
     assert cache_key(endpoint, one) == cache_key(Endpoint("HTTP://H:80/v1/", "m", timeout=1), same)
     moved = Endpoint("http://other/v1", "m", cache_as="http://h/v1")
     assert cache_key(endpoint, one) == cache_key(moved, one)
