@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from editcaption_mega.data.batching.stream import open_pairs
+from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.text.prompt import load_tokenizer

@@ -19,10 +19,11 @@ from bench_kernels import _peak, _reset_peak
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights, local_shards, rules_for
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.batching.packing import EncodedSample, collate
-from editcaption_mega.data.batching.stream import Step, StepStream
-from editcaption_mega.data.batching.vision import ImageSettings
+from editcaption_mega.data.batching.loader import StepStream
+from editcaption_mega.data.batching.packing import Packer
+from editcaption_mega.data.batching.sample import EncodedSample
 from editcaption_mega.data.images.decode import encode_png
+from editcaption_mega.data.images.patches import Grid, ImageSettings
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, corpus_texts, render_pair
 from editcaption_mega.kernels import Preference
@@ -44,7 +45,7 @@ from editcaption_mega.training.log_probs import fingerprint_of, write_log_probs
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_trainer
 from editcaption_mega.training.reference import ResidentReference, StoredReference, read_reference
-from editcaption_mega.training.setup import open_dataset, row_settings
+from editcaption_mega.training.setup import measure_samples, open_dataset, open_reader
 
 BETA, LEARNING_RATE = 0.1, 1e-4
 CANVAS = 288  # pixels: 81 tokens per picture
@@ -120,6 +121,17 @@ def measure_rows(prompt: int, response: int, repeats: int, say: Callable[[str], 
             platform.destroy()
 
 
+@dataclass(frozen=True)
+class ImageInMemory:
+    """A picture of a sample that is in no shard."""
+
+    grid: Grid
+    patches: torch.Tensor
+
+    def load(self) -> torch.Tensor:
+        return self.patches
+
+
 def _random_pair(architecture: Architecture, prompt: int, response: int) -> EncodedSample:
     """Two pictures fill nearly the whole prompt, as in training."""
     generator = torch.Generator().manual_seed(0)
@@ -137,16 +149,14 @@ def _random_pair(architecture: Architecture, prompt: int, response: int) -> Enco
         ids += [architecture.image_token_id] * (grid[1] * grid[2] // 4) + tokens(4)
     ids += tokens(prompt - len(ids))
     answers = (tuple(tokens(response)), tuple(tokens(response)))
-    return EncodedSample("pair", tuple(ids), answers, grids, patches.__getitem__)
+    return EncodedSample("pair", tuple(ids), answers, tuple(map(ImageInMemory, grids, patches)))
 
 
 def _row(pairs: list[EncodedSample], architecture: Architecture, folder: Path):
     images = ImageSettings.from_folder(folder, min_pixels=1024, max_pixels=1 << 24)
-    return collate(
-        pairs, sum(pair.num_tokens for pair in pairs), image_settings=images,
-        image_token_id=architecture.image_token_id, pad_token_id=0, table_side=architecture.vision.position_grid,
-        with_images=True,
-    )  # fmt: skip
+    length = sum(pair.num_tokens for pair in pairs)
+    packer = Packer(images, architecture.image_token_id, 0, architecture.vision.position_grid, length)
+    return packer.collate(pairs, length)
 
 
 # ---- step ------------------------------------------------------------------------------------------------------------
@@ -229,17 +239,17 @@ class OurSteps:
         )
         architecture = Architecture.from_folder(folder)
         dataset = open_dataset(settings, "preference")
-        self.stream = StepStream(
-            dataset, SampleOrder(pairs, 0), row_settings(settings), table_side=architecture.vision.position_grid
-        )
+        lengths = measure_samples(dataset, settings.data.sequence_length)
+        reader = open_reader(settings, dataset, lengths, architecture)
+        self.stream = StepStream(reader, SampleOrder(pairs, 0), pairs)
         self.number = 0
-        self.tokens = sum(sample.num_tokens for row in self.stream.plan(0) for sample in row)
+        self.tokens = int(lengths.num_tokens[self.stream.samples(0)].sum())
         chunks = self._model(architecture)
         if reference == "stored":
             path = root / f"reference-{time.monotonic_ns()}.jsonl"
             fingerprint = fingerprint_of(WeightSource(folder, None), dataset, "fp32")
-            write_log_probs(chunks, self.stream, path, fingerprint)
-            made = StoredReference(read_reference(path, dataset, fingerprint))
+            write_log_probs(chunks, reader, path, fingerprint)
+            made = StoredReference(read_reference(path, reader, fingerprint))
         else:
             made = ResidentReference(self._model(architecture))
         shards = local_shards(chunks, rules_for(architecture))
@@ -256,9 +266,7 @@ class OurSteps:
         return chunks
 
     def __call__(self) -> float:
-        rows, length, responses = self.stream.tasks(self.number)
-        made = [self.stream.collate(row, length) for row in rows]
-        step = Step(self.number, made, length, responses, self.settings.training.global_batch_size)
+        (step,) = self.stream.steps(self.number, self.number + 1)
         self.number += 1
         return train_step(self.trainer, self.objective, step)["loss"]
 

@@ -43,7 +43,7 @@ def sample_rejected(arguments) -> None:
         arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size
     )
     from editcaption_mega.conversion import WeightSource
-    from editcaption_mega.data.batching.stream import open_pairs
+    from editcaption_mega.data.batching.dataset import open_pairs
     from editcaption_mega.inference import Generator
     from editcaption_mega.inference.local.folder import check_model
 

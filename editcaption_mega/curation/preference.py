@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from editcaption_mega.data.batching.stream import PairDataset
+from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.shards.writer import ShardWriter, refuse_used
 from editcaption_mega.data.synthetic.named_changes import named_changes, wrong_claims
 from editcaption_mega.files import parse_json, write_atomically

@@ -10,7 +10,7 @@ from itertools import batched
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.batching.stream import PairDataset, open_pairs
+from editcaption_mega.data.batching.dataset import PairDataset, open_pairs
 from editcaption_mega.data.text.prompt import END_OF_TURN, Prompt
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.answer import RAISE, Answer, as_instruction, read_answer

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from editcaption_mega.data.batching.stream import read_folder
+from editcaption_mega.data.batching.dataset import read_folder
 from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.evaluation.execution.execute import COPY, Execution, execute, executions_path
 from editcaption_mega.evaluation.execution.measures import measures_of

@@ -2,7 +2,7 @@
 
 import math
 
-from editcaption_mega.data.batching.stream import PairDataset
+from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.kernels import Preference
 from editcaption_mega.objectives import Agreement, DPOObjective, Objective, PairFacts
 from editcaption_mega.progress import Progress, no_progress
@@ -23,7 +23,7 @@ def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
     )
 
     def make_objective(start: Start) -> tuple[Objective, dict]:
-        facts = pair_facts(start.stream.dataset, preference)
+        facts = pair_facts(start.stream.reader.dataset, preference)
         if settings.reference.mode == "none":
             return DPOObjective(how, None, facts, per_mode=preference.failure_mode_metrics), {}
         make = stored_reference if settings.reference.mode == "stored" else resident_reference

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from editcaption_mega.data.batching.stream import PairDataset
+from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings
 

@@ -9,12 +9,8 @@ from typing import Any
 from editcaption_mega import platform, signals
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights, local_shards, rules_for
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.batching.stream import (
-    Answers,
-    PairDataset,
-    StepStream,
-    prefetched_steps,
-)
+from editcaption_mega.data.batching.dataset import Answers, PairDataset
+from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.data.text.prompt import trained_side_files
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.lock import FolderLock
@@ -29,7 +25,7 @@ from .loop import Stopped, stop_if_asked, train
 from .metrics import RunLog
 from .optimizer import build_trainer, freeze, trainable_table
 from .run_folder import Resumed, first_lines, keep_settings, record_failure, where_to_start
-from .setup import check_samples, layout_of, open_architecture, open_dataset, row_settings
+from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
 
 
 def total_steps(settings: JobSettings, num_samples: int) -> int:
@@ -115,16 +111,15 @@ def _run(
         "fingerprint": dataset.fingerprint,
         "experts_in_out": platform.from_rank_zero(begin.experts_in_out),
     }
-    check_samples(dataset, settings.data.sequence_length)
+    lengths = measure_samples(dataset, settings.data.sequence_length)
     stop_if_asked(resumed.step, "while the samples were checked")
     rules = rules_for(architecture)
     steps = total_steps(settings, len(dataset))
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
     stream = StepStream(
-        dataset,
+        open_reader(settings, dataset, lengths, architecture),
         SampleOrder(len(dataset), settings.training.seed, shuffle=settings.data.shuffle),
-        row_settings(settings),
-        table_side=architecture.vision.position_grid,
+        settings.training.global_batch_size,
     )
     in_chunks: list[WeightSource] = []
 
@@ -193,9 +188,7 @@ def _run(
             *train(
                 trainer,
                 objective,
-                prefetched_steps(
-                    stream, resumed.step, steps, ahead=settings.data.prefetch_steps, workers=settings.data.workers
-                ),
+                stream.steps(resumed.step, steps, ahead=settings.data.prefetch_steps, workers=settings.data.workers),
                 on_step=log.step if log else lambda numbers: None,
                 on_stop=lock.stopping if log else lambda: None,
                 save=save,

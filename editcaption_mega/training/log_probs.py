@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -17,15 +17,16 @@ from torch import Tensor
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
-from editcaption_mega.data.batching.packing import EncodedSample, plan_rows
-from editcaption_mega.data.batching.stream import PairDataset, StepStream
+from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.batching.loader import SequenceReader
+from editcaption_mega.data.batching.sample import EncodedSample
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import build_model
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
 from .loop import run_pipeline, stop_if_asked
-from .setup import check_samples, layout_of, open_architecture, open_dataset, row_settings
+from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
 
 ANSWERS = ("chosen", "rejected")
 BATCH = 64  # pairs between two writes
@@ -48,30 +49,32 @@ def log_probs_of_shards(
         platform.print_once(note)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
     try:
-        check_samples(dataset, settings.data.sequence_length)
+        lengths = measure_samples(dataset, settings.data.sequence_length)
         chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
         load_weights(chunks, architecture, source.folder, source.checkpoint)
-        stream = StepStream(dataset, None, row_settings(settings), table_side=architecture.vision.position_grid)
+        reader = open_reader(settings, dataset, lengths, architecture)
         fingerprint = fingerprint_of(source, dataset, settings.training.precision)
-        write_log_probs(chunks, stream, output, fingerprint, with_tokens=with_tokens, progress=progress)
+        write_log_probs(chunks, reader, output, fingerprint, with_tokens=with_tokens, progress=progress)
     finally:
         platform.destroy()
 
 
 def write_log_probs(
     chunks: list,
-    stream: StepStream,
+    reader: SequenceReader,
     output: Path,
     fingerprint: dict[str, str],
     *,
     with_tokens: bool = False,
     progress: Progress = no_progress,
 ) -> None:
-    """The file of log-probs of every sample of the stream's data, under the weights in `chunks`. Collective.
+    """The file of log-probs of every sample of the reader's data, under the weights in `chunks`. Collective.
 
     What a killed or stopped process wrote is kept in OUTPUT.partial, and the same call goes on from there. Raises
     Stopped between two batches after a signal that `signals` remembers."""
-    dataset = stream.dataset
+    dataset = reader.dataset
+    # The last batch is of any size, so its samples must be packed to feed all ranks.
+    reader = dataclasses.replace(reader, packer=dataclasses.replace(reader.packer, packing=True))
     for chunk in chunks:
         chunk.eval()
     temporary = output.with_name(output.name + PARTIAL)
@@ -84,11 +87,11 @@ def write_log_probs(
         starts = range(done, len(dataset), BATCH)
         for start in progress(starts, len(starts), "batches") if platform.is_rank_zero() else starts:
             stop_if_asked(0, f"after {start:,} of {len(dataset):,} samples of {output.name}")
-            samples = [dataset.sample(i) for i in range(start, min(start + BATCH, len(dataset)))]
-            values = _log_probs(chunks, stream, samples)
+            samples = range(start, min(start + BATCH, len(dataset)))
+            values = _log_probs(chunks, reader, samples)
             with platform.together():
                 if out is not None:
-                    rows = zip(samples, values, strict=True)
+                    rows = zip(map(dataset.sample, samples), values, strict=True)
                     out.write("".join(json.dumps(_row(*row, with_tokens)) + "\n" for row in rows))
                     out.flush()
         with platform.together():
@@ -142,34 +145,31 @@ def row_log_probs(chunks: list, rows: list[PackedBatch], row_length: int) -> lis
     return found
 
 
-def _log_probs(chunks: list, stream: StepStream, samples: list[EncodedSample]) -> list[list[list[float]]] | None:
+def _log_probs(chunks: list, reader: SequenceReader, samples: Sequence[int]) -> list[list[list[float]]] | None:
     """Log-probs of the tokens of each answer of each sample, on rank 0 (None elsewhere). Collective."""
-    settings = stream.rows
-    multiple = settings.data_parallel_size * settings.row_multiple
-    # Too few samples for every rank: the last one is scored again and dropped.
-    filled = samples + [samples[-1]] * max(0, multiple - len(samples))
-    # Numbered, because the last one may be there several times.
-    numbered = [dataclasses.replace(sample, id=str(i)) for i, sample in enumerate(filled)]
-    lengths = [sample.num_tokens for sample in numbered]
-    plan = plan_rows(lengths, settings.sequence_length, multiple)
-    longest = max(sum(lengths[i] for i in row) for row in plan)
-    length = -(-longest // settings.length_multiple) * settings.length_multiple
-    mine = plan[settings.data_parallel_rank :: settings.data_parallel_size]
-    rows = [stream.collate([numbered[i] for i in row], length).to(platform.device()) for row in mine]
-    found: dict[int, list[list[float]]] = {}
-    log_probs = row_log_probs(chunks, rows, length)
+    share = reader.packer.share
+    # Too few samples for every rank: the last one is computed again and dropped.
+    repeats = share.data_parallel_size * share.sequence_multiple - len(samples)
+    filled = [*samples, *[samples[-1]] * repeats]
+    plan = reader.plan(filled)
+    with platform.together():
+        batches = [reader.read([filled[k] for k in sequence], plan.length) for sequence in plan.sequences]
+    batches = [batch.to(platform.device()) for batch in batches]
+    log_probs = row_log_probs(chunks, batches, plan.length)
+    by_position: dict[int, list[list[float]]] = {}
     if parallel_state.get_tensor_model_parallel_rank() == 0:
-        for row, values in zip(rows, log_probs, strict=False):  # none before the last stage
-            values = values.tolist()
-            answers = (values[first:last] for first, last in pairwise(row.response_bounds))
-            for name in row.sample_ids:
-                found[int(name)] = [next(answers) for _ in filled[int(name)].answers]
+        # None before the last stage.
+        for sequence, batch, tensor in zip(plan.sequences, batches, log_probs, strict=False):
+            values = tensor.tolist()
+            answers = (values[first:last] for first, last in pairwise(batch.response_bounds))
+            for k in sequence:
+                by_position[k] = [next(answers) for _ in range(reader.lengths.num_answers(filled[k]))]
     gathered: list | None = [None] * platform.world_size() if platform.is_rank_zero() else None
-    dist.gather_object(found, gathered, dst=0)
+    dist.gather_object(by_position, gathered, dst=0)
     if gathered is None:
         return None
-    merged = {number: values for part in gathered for number, values in part.items()}
-    return [merged[i] for i in range(len(samples))]
+    merged = {k: values for part in gathered for k, values in part.items()}
+    return [merged[k] for k in range(len(samples))]
 
 
 def _row(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens: bool) -> dict:

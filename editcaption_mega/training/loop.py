@@ -14,7 +14,7 @@ from torch import Tensor
 
 from editcaption_mega import platform, signals
 from editcaption_mega.data.batching.batch import PackedBatch
-from editcaption_mega.data.batching.stream import Step
+from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.objectives import Objective, RowLoss
 
 from .optimizer import Trainer

@@ -9,7 +9,7 @@ from torch import Tensor
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
-from editcaption_mega.data.batching.stream import PairDataset
+from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.settings import DPOSettings
 
@@ -77,7 +77,8 @@ def resident_reference(settings: DPOSettings, start: Start, progress) -> Made:
 
 def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
     """Reads the file, which the job writes first when it is its own and not there yet."""
-    dataset, precision = start.stream.dataset, settings.training.precision
+    reader, precision = start.stream.reader, settings.training.precision
+    dataset = reader.dataset
     own = Path(settings.training.output) / "reference.jsonl"
     path = Path(settings.reference.file) if settings.reference.file else own
     exists = platform.from_rank_zero(path.is_file)
@@ -100,8 +101,8 @@ def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
     if not exists:
         start.load(source)
         platform.print_once(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
-        write_log_probs(start.chunks, start.stream, path, expected, progress=progress)
-    return StoredReference(read_reference(path, dataset, expected, sums=path == own)), weights, is_start
+        write_log_probs(start.chunks, reader, path, expected, progress=progress)
+    return StoredReference(read_reference(path, reader, expected, sums=path == own)), weights, is_start
 
 
 def _check_reference(start: Start, weights: str) -> None:
@@ -115,7 +116,7 @@ def _same(source: WeightSource, start: Start) -> bool:
 
 
 def read_reference(
-    path: Path, dataset: PairDataset, expected: dict[str, str], *, sums: bool = False
+    path: Path, reader: SequenceReader, expected: dict[str, str], *, sums: bool = False
 ) -> dict[str, Tensor]:
     """Token log-probs by sample id. Raises ValueError, naming what differs, for a file of another job or a part.
 
@@ -152,25 +153,25 @@ def read_reference(
                     "remove the file, and the job computes it again"
                 )
     checked = {}
-    for i in range(len(dataset)):
-        sample = dataset.sample(i)
-        if sample.id not in tensors:
+    for i, in_shards in enumerate(map(tuple, reader.lengths.answers.tolist())):
+        name = reader.dataset.id(i)
+        if name not in tensors:
             raise ValueError(
-                f"{path} is incomplete: it has no log-probs of sample {sample.id} ({len(tensors):,} samples there, "
-                f"{len(dataset):,} in data.shards); write it again with tools/log_probs.py"
+                f"{path} is incomplete: it has no log-probs of sample {name} ({len(tensors):,} samples there, "
+                f"{len(reader.dataset):,} in data.shards); write it again with tools/log_probs.py"
             )
-        values, lengths = tensors[sample.id]
-        if lengths != tuple(len(answer) for answer in sample.answers):
+        values, lengths = tensors[name]
+        if lengths != in_shards:
             raise ValueError(
-                f"{path}: sample {sample.id} has answers of {lengths} tokens there, and of "
-                f"{tuple(len(answer) for answer in sample.answers)} in data.shards; write it again"
+                f"{path}: sample {name} has answers of {lengths} tokens there, and of {in_shards} in data.shards; "
+                "write it again"
             )
         if not torch.isfinite(values).all():
             raise ValueError(
-                f"{path}: the reference log-probs of sample {sample.id} are not finite: the reference model gives one "
+                f"{path}: the reference log-probs of sample {name} are not finite: the reference model gives one "
                 "of its tokens no probability; remove the pair or use another reference"
             )
-        checked[sample.id] = values
+        checked[name] = values
     return checked
 
 

@@ -3,7 +3,9 @@
 from megatron.core import parallel_state
 
 from editcaption_mega import platform
-from editcaption_mega.data.batching.stream import Answers, PairDataset, RowSettings, open_pairs
+from editcaption_mega.data.batching.dataset import Answers, PairDataset, SampleLengths, open_pairs
+from editcaption_mega.data.batching.loader import SequenceReader
+from editcaption_mega.data.batching.packing import Packer, RankShare
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
@@ -32,17 +34,28 @@ def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> Pai
     )
 
 
-def row_settings(settings: JobSettings) -> RowSettings:
-    """What this rank needs of each step's rows. After `platform.initialize`."""
-    parallel = settings.parallel
-    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
-    return RowSettings(
-        global_batch_size=settings.training.global_batch_size,
+def open_reader(
+    settings: JobSettings, dataset: PairDataset, lengths: SampleLengths, architecture: Architecture
+) -> SequenceReader:
+    """Reads this rank's packed sequences. After `platform.initialize`."""
+    packer = Packer(
+        image_settings=dataset.images,
+        image_token_id=dataset.encoder.image_token_id,
+        pad_token_id=dataset.encoder.pad_token_id,
+        num_grid_per_side=architecture.vision.position_grid,
         sequence_length=settings.data.sequence_length,
         packing=settings.data.packing,
+        share=_rank_share(settings.parallel),
+    )
+    return SequenceReader(dataset, lengths, packer)
+
+
+def _rank_share(parallel: ParallelSettings) -> RankShare:
+    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
+    return RankShare(
         data_parallel_size=parallel_state.get_data_parallel_world_size(),
         data_parallel_rank=parallel_state.get_data_parallel_rank(),
-        row_multiple=parallel.pipeline_model_parallel_size if interleaved else 1,
+        sequence_multiple=parallel.pipeline_model_parallel_size if interleaved else 1,
         length_multiple=parallel.tensor_model_parallel_size,
         with_images=parallel_state.is_pipeline_first_stage(),
         num_vision_ranks=parallel.tensor_model_parallel_size if parallel.use_sequence_parallel else 1,
@@ -61,10 +74,13 @@ def layout_of(parallel: ParallelSettings) -> platform.Layout:
     )
 
 
-def check_samples(dataset: PairDataset, sequence_length: int) -> None:
-    """Every sample can be used and fits, before any work. Collective: the ranks share it, and all raise alike."""
-    mine = dataset.check(platform.share(range(len(dataset))), sequence_length)
-    problems = [problem for part in platform.gather(mine) for problem in part]
+def measure_samples(dataset: PairDataset, sequence_length: int) -> SampleLengths:
+    """The lengths of all samples, each of which can be used and fits: known before any work.
+
+    Collective: the ranks share the reading, and all raise the same ValueError."""
+    measured = platform.gather(dataset.measure(platform.share(range(len(dataset))), sequence_length))
+    problems = [problem for _, part in measured for problem in part]
     if problems:
         more = f" (and {len(problems) - 1} more such samples)" if len(problems) > 1 else ""
         raise ValueError(problems[0] + more)
+    return SampleLengths.interleaved([lengths for lengths, _ in measured])

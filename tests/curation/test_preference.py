@@ -10,7 +10,7 @@ import pytest
 from editcaption_mega.curation import preference
 from editcaption_mega.curation.preference import SamplingSettings, sample_rejected, verdict
 from editcaption_mega.data import open_shards
-from editcaption_mega.data.batching.stream import open_pairs
+from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair

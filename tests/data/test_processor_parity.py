@@ -5,9 +5,9 @@ from itertools import chain
 import pytest
 import torch
 
-from editcaption_mega.data.batching.stream import PairDataset
-from editcaption_mega.data.batching.vision import ImageSettings, image_patches
+from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.images.decode import decode_image
+from editcaption_mega.data.images.patches import ImageSettings, image_patches
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.shards.reader import open_shards

@@ -8,7 +8,7 @@ from random import Random
 
 from editcaption_mega.conversion.store import StoreReader
 from editcaption_mega.conversion.verify import verify_folder
-from editcaption_mega.data.batching.vision import ImageSettings
+from editcaption_mega.data.images.patches import ImageSettings
 from editcaption_mega.data.text.side_files import SideFiles, weight_index
 from editcaption_mega.model.architecture import Architecture
 from editcaption_mega.training.resume import read_state

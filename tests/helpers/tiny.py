@@ -1,11 +1,12 @@
 """Tiny random Qwen3-VL folders of true architecture, and rows to feed them. Used by tests and the parity matrix."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
-from editcaption_mega.data.batching.packing import EncodedSample, collate
-from editcaption_mega.data.batching.vision import ImageSettings
+from editcaption_mega.data.batching.packing import Packer, RankShare
+from editcaption_mega.data.batching.sample import EncodedSample
+from editcaption_mega.data.images.patches import ImageSettings
 
 VOCABULARY = 512
 IMAGE_TOKEN, VISION_START, VISION_END = 500, 502, 503
@@ -83,6 +84,17 @@ def hf_model(*, experts: bool, tied: bool = False, layers: int = 8, seed: int = 
     return model
 
 
+@dataclass(frozen=True)
+class ImageInMemory:
+    """A picture of a sample that is in no shard."""
+
+    grid: tuple[int, int, int]
+    patches: torch.Tensor
+
+    def load(self) -> torch.Tensor:
+        return self.patches
+
+
 def samples(
     count: int, seed: int = 1, *, picture_seed: int | None = None, text_only: tuple[int, ...] = ()
 ) -> list[EncodedSample]:
@@ -104,7 +116,8 @@ def samples(
         answer = tokens(4 + 3 * (i % 3))
         if text_only and i in text_only:
             prompt, grids, patches = tokens(9), (), []
-        out.append(EncodedSample(f"s{i}", tuple(prompt), (tuple(answer),), grids, patches.__getitem__))
+        images = tuple(map(ImageInMemory, grids, patches))
+        out.append(EncodedSample(f"s{i}", tuple(prompt), (tuple(answer),), images))
     return out
 
 
@@ -124,18 +137,9 @@ def unshared(chosen: list[EncodedSample]) -> list[EncodedSample]:
 
 
 def row(chosen: list[EncodedSample], length: int, *, with_images: bool = True, ranks: int = 1, rank: int = 0):
-    """One packed row of `length` tokens."""
-    return collate(
-        chosen,
-        length,
-        image_settings=IMAGES,
-        image_token_id=IMAGE_TOKEN,
-        pad_token_id=0,
-        table_side=TABLE_SIDE,
-        with_images=with_images,
-        num_vision_ranks=ranks,
-        vision_rank=rank,
-    )
+    """One packed sequence of `length` tokens."""
+    share = RankShare(with_images=with_images, num_vision_ranks=ranks, vision_rank=rank)
+    return Packer(IMAGES, IMAGE_TOKEN, 0, TABLE_SIDE, length, share=share).collate(chosen, length)
 
 
 def hf_inputs(sample: EncodedSample) -> dict[str, torch.Tensor]:
@@ -145,7 +149,7 @@ def hf_inputs(sample: EncodedSample) -> dict[str, torch.Tensor]:
         return dict(input_ids=ids)
     return dict(
         input_ids=ids,
-        pixel_values=torch.cat([sample.patches(i) for i in range(len(sample.grids))]),
+        pixel_values=torch.cat([image.load() for image in sample.images]),
         image_grid_thw=torch.tensor(sample.grids),
         mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
     )

@@ -23,7 +23,7 @@ from editcaption_mega.conversion import (
     local_shards,
     rules_for,
 )
-from editcaption_mega.data.batching.stream import Step
+from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import SFTObjective

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from editcaption_mega.data.batching.stream import open_pairs
+from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
@@ -60,7 +60,7 @@ def reference(base, shards, row_tokens, i):
     with torch.no_grad():
         logits = model(
             input_ids=ids,
-            pixel_values=torch.cat([sample.patches(0), sample.patches(1)]),
+            pixel_values=torch.cat([image.load() for image in sample.images]),
             image_grid_thw=torch.tensor(sample.grids),
             mm_token_type_ids=(ids == dataset.encoder.image_token_id).int(),
         ).logits[0]

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from editcaption_mega import signals
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.batching.stream import open_pairs
+from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.job import Ending
@@ -88,7 +88,7 @@ def plain_losses(base, job) -> list[float]:
         ids = torch.tensor([*sample.prompt_ids, *answer])[None]
         logits = model(
             input_ids=ids,
-            pixel_values=torch.cat([sample.patches(0), sample.patches(1)]),
+            pixel_values=torch.cat([image.load() for image in sample.images]),
             image_grid_thw=torch.tensor(sample.grids),
             mm_token_type_ids=(ids == dataset.encoder.image_token_id).int(),
             use_cache=False,

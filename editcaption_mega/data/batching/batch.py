@@ -1,4 +1,4 @@
-"""What a model sees of one packed row. Built on the host by `packing.collate`, moved once by `to`."""
+"""What a model sees of one packed sequence. Built on the host by `packing.Packer.collate`, moved once by `to`."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,19 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Grid = tuple[int, int, int]  # frames, patch rows, patch columns
-
 
 @dataclass
 class ImageBatch:
-    """The pictures that this rank computes, and where the tokens of all pictures of the row come from.
+    """The pictures that this rank computes, and where those of the sequence's tokens come from.
 
     pixel_values          [patches, patch_dim] fp32, this rank's images only (a dummy image if it has none)
     position_ids          [patches, 2] int64: row and column of each patch, in merge-block order
     interpolation_index   [patches, 4] int64 into the table of learned positions
     interpolation_weight  [patches, 4] fp32
     bounds, cu_seqlens    segment bounds of the images in patches: host ints, and int32 on the device
-    order                 [visual tokens of the row] int64: row of the all-gathered features of each visual token
+    order                 [visual tokens of the sequence] int64: where each stands among the all-gathered features
     """
 
     pixel_values: Tensor
@@ -38,20 +36,20 @@ class ImageBatch:
 
 @dataclass
 class PackedBatch:
-    """One row of packed samples, each with one answer (SFT) or two: chosen, then rejected (preference pairs).
+    """One packed sequence of samples, each with one answer (SFT) or two: chosen, then rejected (preference pairs).
 
     The prompt of a pair stands once, before its answers: [prompt | chosen | rejected]. A segment is then a run of
-    queries, [prompt, chosen] or [rejected], and its keys are gathered from the row: [prompt, chosen] and
-    [prompt, rejected]. Elsewhere the keys of a segment are its own tokens.
+    queries, [prompt, chosen] or [rejected], and its keys are gathered: [prompt, chosen] and [prompt, rejected].
+    Elsewhere the keys of a segment are its own tokens.
 
-    input_ids         [1, row] int64, padded at the end
-    position_ids      [3, 1, row] int64: time, height, width; both answers of a pair start at the same position
-    padding_mask      [1, row] bool, True on padding
+    input_ids         [1, length] int64, padded at the end
+    position_ids      [3, 1, length] int64: time, height, width; both answers of a pair start at the same position
+    padding_mask      [1, length] bool, True on padding
     bounds            host ints; segment i is tokens bounds[i] : bounds[i + 1]; the padding is a segment of its own
     key_bounds        host ints; the keys of segment i are key_bounds[i] : key_bounds[i + 1]; `bounds` unless prompts
                       are shared
     key_rows          [keys] int64: the token that each key comes from; None unless prompts are shared
-    visual_positions  [visual tokens] int64: their places in the row
+    visual_positions  [visual tokens] int64: where they stand in the sequence
     images            only on ranks that hold the vision tower
     target_rows       [responses] int64: the rows that predict a response token, answer after answer (also as host
                       ints); the last row of a shared prompt predicts the first token of both answers, so it is here
@@ -60,7 +58,7 @@ class PackedBatch:
     loss_weights      [responses] fp32
     response_bounds   host ints; the response tokens of answer i are response_bounds[i] : response_bounds[i + 1];
                       answers are those of sample 0, then of sample 1, ..: for pairs 2 k is chosen, 2 k + 1 rejected
-    sample_ids        ids of the samples in the row, in order; a pair is one sample
+    sample_ids        ids of the samples in the sequence, in order; a pair is one sample
     num_tokens        tokens without padding
     """
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,11 +24,15 @@ __all__ = [
     "ShardReader",
     "ShardSample",
     "ShardWriter",
+    "Side",
     "open_shards",
     "rebuild_index",
     "verify",
 ]
 
+Side = Literal["source", "target"]  # which picture of a pair
+SIDES: tuple[Side, ...] = get_args(Side)
+_JSON = MEMBERS.index("json")
 _MOST_OPEN_FILES = 256
 
 
@@ -38,6 +43,9 @@ class SampleMeta:
     id: str
     source_size: tuple[int, int]
     target_size: tuple[int, int]
+
+    def size(self, side: Side) -> tuple[int, int]:
+        return self.source_size if side == "source" else self.target_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +114,20 @@ class ShardReader:
         """Read one sample; negative indices count from the end. Raises IndexError, ShardError (truncated tar),
         RecordError (json that breaks the schema)."""
         i = self._index(i)
-        source, target = (self._read(i, member) for member in range(2))
+        source, target = (self.picture(i, side) for side in SIDES)
         meta = self.meta(i)
         return ShardSample(self.pair(i), source, target, meta.source_size, meta.target_size)
+
+    def picture(self, i: int, side: Side) -> bytes:
+        """One picture as encoded bytes, and nothing else of the sample is read. Raises IndexError, ShardError."""
+        return self._read(self._index(i), MEMBERS.index(side))
 
     def pair(self, i: int) -> EditPair:
         """The pair without its pictures; raises as indexing does."""
         i = self._index(i)
         where = f"{self._paths[self._shard[i]]}: json of sample {self.ids[i]!r}"
         try:
-            row = parse_json(self._read(i, 2))
+            row = parse_json(self._read(i, _JSON))
         except ShardError:
             raise
         except ValueError as error:

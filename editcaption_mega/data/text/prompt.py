@@ -205,6 +205,9 @@ class ChatEncoder:
         self.text = TextEncoder(tokenizer)
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
         self.end_token_id = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        # Any token will do behind the last sample, but one that stands for a part of a picture.
+        pad = tokenizer.pad_token_id
+        self.pad_token_id = self.end_token_id if pad in (None, self.image_token_id) else pad
         for field in _FIELDS:
             control = self.text.control_tokens_in(getattr(prompt, field))
             if control:

@@ -33,8 +33,8 @@ class PictureLimits:
 
     def _made_of(self, picture: Picture) -> Picture:
         # Only who sends pictures waits for Pillow and PyTorch.
-        from editcaption_mega.data.batching.vision import limit_picture
         from editcaption_mega.data.images.decode import LARGEST_MAX_PIXELS, encode_png, read_picture
+        from editcaption_mega.data.images.patches import limit_picture
 
         found = read_picture(picture.data, max_pixels=LARGEST_MAX_PIXELS, where="a picture of the request")
         limited = limit_picture(found.rgb, min_pixels=self.min_pixels, max_pixels=self.max_pixels)

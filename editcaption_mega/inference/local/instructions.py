@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from editcaption_mega.data.batching.packing import EncodedSample
-from editcaption_mega.data.batching.stream import PairDataset
+from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.batching.sample import EncodedSample
 from editcaption_mega.inference.endpoint.answer import Answer, as_instruction, read_answer
 
 from .generator import Generator
@@ -70,7 +70,7 @@ def write_instructions(
 
 
 def _prompt(sample: EncodedSample) -> PairPrompt:
-    patches = torch.cat([sample.patches(k) for k in range(len(sample.grids))])
+    patches = torch.cat([image.load() for image in sample.images])
     return PairPrompt(list(sample.prompt_ids), patches, list(sample.grids))
 
 

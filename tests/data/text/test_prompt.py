@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from editcaption_mega.data.batching.vision import ImageSettings, grid_tokens, image_grid, image_patches, limit_picture
+from editcaption_mega.data.images.patches import ImageSettings, grid_tokens, image_grid, image_patches, limit_picture
 from editcaption_mega.data.text.prompt import ChatEncoder, Prompt, load_tokenizer
 
 SIZES = [(96, 96), (640, 480), (333, 517), (37, 411), (1024, 768), (2000, 60), (8, 8)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.data.batching.vision import ImageSettings
+from editcaption_mega.data.images.patches import ImageSettings
 from editcaption_mega.data.text.prompt import ChatEncoder, Prompt, folder_notes, load_tokenizer, trained_side_files
 from editcaption_mega.data.text.side_files import CHAT_TEMPLATES, SideFiles, model_folder, weight_index
 from editcaption_mega.model.random_folder import CHAT_TEMPLATE, train_tokenizer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.data.batching.stream import open_pairs
+from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
@@ -81,7 +81,7 @@ def test_answers_from_shards(tmp_path):
     for answers, fields in (("instruction", ["instruction"]), ("preference", ["chosen", "rejected"])):
         dataset = open_pairs([str(tmp_path / "shards")], folder, answers=answers, **options)
         encoder = dataset.encoder
-        assert dataset.check(range(len(dataset)), 4096) == []
+        assert dataset.measure(range(len(dataset)), 4096)[1] == []
         for i in range(len(dataset)):
             sample, pair = dataset.sample(i), dataset.shards.pair(i)
             for answer, field in zip(sample.answers, fields, strict=True):

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from editcaption_mega import cli
-from editcaption_mega.data.batching.vision import limit_picture
 from editcaption_mega.data.images.decode import decode_image
+from editcaption_mega.data.images.patches import limit_picture
 from editcaption_mega.inference.endpoint import concurrency
 from editcaption_mega.inference.endpoint.address import refuse_mixed
 from editcaption_mega.inference.endpoint.cache import ReplyCache

@@ -1,24 +1,23 @@
-"""Picture -> patches of Qwen3-VL, their positions, and which rank computes which picture.
+"""Picture -> patches of Qwen3-VL: the size it is resized to, its grid, and its pixels in patch order.
 
-Resizing and patch order are those of transformers' Qwen2VLImageProcessor (equal to 1e-6, held by a test); positions
-and interpolation those of Qwen3VLVisionModel. All on the host.
+Resizing and patch order are those of transformers' Qwen2VLImageProcessor (equal to 1e-6, held by a test). All on the
+host.
 """
 
-import heapq
 import math
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from editcaption_mega.data.text.side_files import CONFIG, SideFiles
 
-from .batch import Grid, ImageBatch
+Grid = tuple[int, int, int]  # frames, patch rows, patch columns
 
 # Patches of every released Qwen3-VL.
 QWEN3_VL = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
@@ -30,7 +29,7 @@ _MODEL_KEYS = {
 }
 _HALF = (0.5, 0.5, 0.5)
 # What is done to every picture here, under the names of the image processor's file.
-_DONE = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3, "rescale_factor": 1 / 255}
+_PROCESSING = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3, "rescale_factor": 1 / 255}
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ class ImageSettings:
                     f"{path}: `{key}` is {config[key]}, config.json has {model_key} {model[model_key]!r:.60}: take the "
                     "file that belongs to the model"
                 )
-        for key, wanted in _DONE.items():
-            if config.get(key) not in (None, wanted):
-                raise ValueError(f"{path}: `{key}` is {config[key]!r:.80}, only {wanted!r} is supported")
+        for key, expected in _PROCESSING.items():
+            if config.get(key) not in (None, expected):
+                raise ValueError(f"{path}: `{key}` is {config[key]!r:.80}, only {expected!r} is supported")
         channels = {}
         for key in ("image_mean", "image_std"):
             values = config.get(key, _HALF)
@@ -139,13 +138,12 @@ def _resized(image: Image.Image, settings: ImageSettings) -> Tensor:
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
     rows, columns = smart_resize(image.height, image.width, settings)
     if (rows, columns) != (image.height, image.width):
-        bicubic = tvf.InterpolationMode.BICUBIC if hasattr(tvf, "InterpolationMode") else 3
-        pixels = tvf.resize(pixels, [rows, columns], interpolation=bicubic, antialias=True)
+        pixels = tvf.resize(pixels, [rows, columns], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return pixels
 
 
 def image_patches(image: Image.Image, settings: ImageSettings) -> Tensor:
-    """RGB picture -> [patches, patch_dim] fp32, in merge-block order, normalised."""
+    """RGB picture -> [patches, patch_dim] fp32, in merge-block order, normalized."""
     pixels = _resized(image, settings)
     rows, columns = pixels.shape[1:]
     mean = torch.tensor(settings.mean).view(3, 1, 1) * 255.0
@@ -156,84 +154,3 @@ def image_patches(image: Image.Image, settings: ImageSettings) -> Tensor:
     blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6)  # block row, block column, row, column, channel, y, x
     frames = blocks.unsqueeze(5).expand(-1, -1, -1, -1, -1, settings.temporal_patch_size, -1, -1)
     return frames.reshape(rows // patch * (columns // patch), -1)
-
-
-@lru_cache(maxsize=512)
-def _positions(grid: Grid, merge_size: int, table_side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Row and column [n, 2], interpolation indices [n, 4] and weights [n, 4] of one picture's patches."""
-    frames, height, width = grid
-    shape = (height // merge_size, merge_size, width // merge_size, merge_size)
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    row = row.reshape(shape).transpose(1, 2).flatten().repeat(frames)
-    column = column.reshape(shape).transpose(1, 2).flatten().repeat(frames)
-
-    def taps(place: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        # Corners of the table are corners of the picture (align_corners=True), for any picture size.
-        exact = place.float() * (table_side - 1) / max(size - 1, 1)
-        low = exact.floor().long()
-        high = (low + 1).clamp(max=table_side - 1)
-        return torch.stack((low, high), 1), torch.stack((1 - (exact - low), exact - low), 1)
-
-    row_taps, row_weights = taps(row, height)
-    column_taps, column_weights = taps(column, width)
-    index = (row_taps[:, :, None] * table_side + column_taps[:, None, :]).flatten(1)
-    weight = (row_weights[:, :, None] * column_weights[:, None, :]).flatten(1)
-    return torch.stack((row, column), 1), index, weight
-
-
-def assign_images(grids: list[Grid], num_ranks: int) -> list[list[int]]:
-    """Which rank computes which pictures: the largest first, each to the rank with the fewest patches so far."""
-    load = [(0, rank) for rank in range(num_ranks)]
-    picked: list[list[int]] = [[] for _ in range(num_ranks)]
-    for i in sorted(range(len(grids)), key=lambda i: (-math.prod(grids[i]), i)):
-        patches, rank = heapq.heappop(load)
-        picked[rank].append(i)
-        heapq.heappush(load, (patches + math.prod(grids[i]), rank))
-    return [sorted(mine) for mine in picked]
-
-
-def build_image_batch(
-    grids: list[Grid],
-    patches_of,
-    settings: ImageSettings,
-    *,
-    table_side: int,
-    num_ranks: int = 1,
-    rank: int = 0,
-) -> ImageBatch:
-    """Collect this rank's share of a row's pictures.
-
-    patches_of(i) -> [patches, patch_dim] of picture i; called for this rank's pictures only."""
-    shares = assign_images(grids, num_ranks)
-    tokens = [grid_tokens(grid, settings.merge_size) for grid in grids]
-    longest = max(1, *(sum(tokens[i] for i in share) for share in shares))
-    starts = [0] * len(grids)
-    for owner, share in enumerate(shares):
-        place = owner * longest
-        for i in share:
-            starts[i] = place
-            place += tokens[i]
-    order = [torch.arange(start, start + count) for start, count in zip(starts, tokens, strict=True)]
-    mine = [grids[i] for i in shares[rank]]
-    pixels = [patches_of(i) for i in shares[rank]]
-    is_dummy = not mine
-    if is_dummy:
-        side = settings.merge_size
-        mine = [(1, side, side)]
-        pixels = [torch.zeros(side * side, 3 * settings.temporal_patch_size * settings.patch_size**2)]
-    parts = [_positions(grid, settings.merge_size, table_side) for grid in mine]
-    bounds = [0]
-    for frames, height, width in mine:
-        bounds.extend(bounds[-1] + height * width * (frame + 1) for frame in range(frames))
-    return ImageBatch(
-        pixel_values=torch.cat(pixels),
-        position_ids=torch.cat([part[0] for part in parts]),
-        interpolation_index=torch.cat([part[1] for part in parts]),
-        interpolation_weight=torch.cat([part[2] for part in parts]),
-        bounds=tuple(bounds),
-        cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
-        order=torch.cat(order) if order else torch.zeros(0, dtype=torch.long),
-        tokens_per_rank=longest,
-        num_ranks=num_ranks,
-        is_dummy=is_dummy,
-    )

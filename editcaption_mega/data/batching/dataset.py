@@ -1,0 +1,187 @@
+"""Shards as a model sees them: pairs and their answers as tokens, whose counts are known before training begins."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from editcaption_mega.data.images.patches import ImageSettings, grid_tokens
+from editcaption_mega.data.shards.reader import SIDES, ShardReader, open_shards
+from editcaption_mega.data.text.prompt import ChatEncoder, Prompt, folder_notes, load_tokenizer
+from editcaption_mega.records import EditPair
+
+from .sample import EncodedSample, ImageRef
+
+# What answers the prompt: the instruction (SFT); chosen and rejected (preference); or chosen and rejected where a
+# pair has them and its instruction elsewhere (scoring).
+Answers = Literal["instruction", "preference", "either"]
+
+
+@dataclass(frozen=True)
+class SampleLengths:
+    """Token counts of samples, 12 bytes each, so that steps are planned without reading records again.
+
+    table  [N, 3] int32: what each sample takes of a packed sequence; its first answer; its second (0: it has none)
+    """
+
+    table: np.ndarray
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """[N] int32"""
+        return self.table[:, 0]
+
+    @property
+    def answers(self) -> np.ndarray:
+        """[N, 2] int32"""
+        return self.table[:, 1:]
+
+    def num_answers(self, i: int) -> int:
+        return int(np.count_nonzero(self.answers[i]))
+
+    @classmethod
+    def interleaved(cls, parts: Sequence["SampleLengths"]) -> "SampleLengths":
+        """Of all samples, from what n ranks measured: part r is of samples r, r + n, r + 2 n, .."""
+        table = np.empty((sum(len(part.table) for part in parts), 3), np.int32)
+        for first, part in enumerate(parts):
+            table[first :: len(parts)] = part.table
+        return cls(table)
+
+
+class PairDataset:
+    """Image pairs with their answers as token sequences: `sample(i)` reads one record and no picture."""
+
+    def __init__(
+        self,
+        shards: ShardReader,
+        encoder: ChatEncoder,
+        images: ImageSettings,
+        *,
+        answers: Answers = "instruction",
+        shared_prompt: bool = True,
+        notes: Iterable[str] = (),
+    ):
+        self.notes = list(notes)  # of the folder, for whoever tells the user
+        self.shards, self.encoder, self.images = shards, encoder, images
+        self.answers, self.shared_prompt = answers, shared_prompt
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the tokens and pictures of all samples depend on, part by part.
+
+        Not `answers` or `shared_prompt`: they choose from the same data and the same numbers come out."""
+        return {
+            "shards": self.shards.fingerprint,
+            **self.encoder.fingerprints,
+            "pictures": hashlib.sha256(json.dumps(self.images.to_json()).encode()).hexdigest(),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any of the `fingerprints` does."""
+        return hashlib.sha256(json.dumps(self.fingerprints).encode()).hexdigest()[:32]
+
+    def id(self, i: int) -> str:
+        return self.shards.meta(i).id
+
+    def prompt(self, i: int) -> EncodedSample:
+        """Sample i without its answer, for generation."""
+        return self._encoded(i, ())
+
+    def sample(self, i: int) -> EncodedSample:
+        """Sample i with its answers. Raises ValueError, naming the sample, when they cannot be trained on."""
+        pair = self.shards.pair(i)
+        preference = self.answers == "preference" or (self.answers == "either" and pair.chosen is not None)
+        answers = self._preference(pair) if preference else (self._instruction(pair),)
+        return self._encoded(i, answers)
+
+    def _instruction(self, pair: EditPair) -> tuple[int, ...]:
+        if not pair.instruction:
+            raise ValueError(
+                f"sample {pair.id} has no instruction to train on: remove it (make_shards leaves such rows out "
+                "unless --allow-missing-instruction is given) or write one"
+            )
+        return self._answer(pair.id, "instruction", pair.instruction)
+
+    def _preference(self, pair: EditPair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if pair.chosen is None or pair.rejected is None:
+            raise ValueError(
+                f"sample {pair.id} has no chosen and rejected answers to compare: remove it or write both "
+                "(an instruction alone is for SFT)"
+            )
+        chosen = self._answer(pair.id, "chosen answer", pair.chosen)
+        rejected = self._answer(pair.id, "rejected answer", pair.rejected)
+        if chosen == rejected:
+            raise ValueError(
+                f"sample {pair.id}: chosen and rejected are the same {len(chosen)} tokens ({pair.chosen!r}), expected "
+                "two different answers: remove the pair or change one of them"
+            )
+        return chosen, rejected
+
+    def _answer(self, name: str, what: str, text: str) -> tuple[int, ...]:
+        try:
+            return self.encoder.answer_ids(text)
+        except ValueError as error:
+            raise ValueError(
+                f"sample {name}: its {what} cannot be used ({error}): write some text or remove the sample"
+            ) from None
+
+    def measure(self, indices: Sequence[int], sequence_length: int) -> tuple[SampleLengths, list[str]]:
+        """Read the records of these samples -> their lengths, and one sentence for each that cannot be trained on."""
+        table = np.zeros((len(indices), 3), np.int32)
+        problems = []
+        for row, i in enumerate(indices):
+            try:
+                sample = self.sample(i)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            answers = [len(answer) for answer in sample.answers]
+            table[row, : 1 + len(answers)] = (sample.num_tokens, *answers)
+            if sample.num_tokens > sequence_length:
+                twice = len(sample.prompts_with_answers) > 1
+                problems.append(
+                    f"sample {sample.id} takes {sample.num_tokens} tokens, more than "
+                    f"data.sequence_length={sequence_length}: raise it or lower data.max_pixels"
+                    + (" (or set data.shared_prompt=true: the prompt is in there twice)" if twice else "")
+                )
+        return SampleLengths(table), problems
+
+    def _encoded(self, i: int, answers: tuple[tuple[int, ...], ...]) -> EncodedSample:
+        images = tuple(ImageRef.of(self.shards, i, side, self.images) for side in SIDES)
+        prompt = self.encoder.prompt_ids(*(grid_tokens(image.grid, self.images.merge_size) for image in images))
+        return EncodedSample(self.id(i), tuple(prompt), answers, images, self.shared_prompt)
+
+
+def open_pairs(
+    shards: list[str],
+    folder: str | Path,
+    *,
+    min_pixels: int,
+    max_pixels: int,
+    prompt: str | Path = "",
+    answers: Answers = "instruction",
+    shared_prompt: bool = True,
+) -> PairDataset:
+    """Shards as seen by the model of a Hugging Face folder: its tokenizer, its picture settings, one prompt.
+
+    `answers` says what a sample is: an instruction, or a preference pair, whose prompt its two answers share in one
+    sequence unless `shared_prompt` is false. Raises ValueError for shards, folder or prompt that cannot be used."""
+    encoder, images = read_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
+    notes = folder_notes(folder, encoder.tokenizer)
+    return PairDataset(open_shards(shards), encoder, images, answers=answers, shared_prompt=shared_prompt, notes=notes)
+
+
+def read_folder(
+    folder: str | Path, *, min_pixels: int, max_pixels: int, prompt: str | Path = ""
+) -> tuple[ChatEncoder, ImageSettings]:
+    """What makes tokens and patches of pairs for the model of a folder. Raises ValueError for what cannot be used."""
+    encoder = ChatEncoder(load_tokenizer(folder), Prompt.load(prompt))
+    return encoder, ImageSettings.from_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels)
