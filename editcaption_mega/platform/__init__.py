@@ -41,13 +41,14 @@ from .process import (  # noqa: E402
     threads_per_rank,
     world_size,
 )
-from .together import from_rank_zero, gather, raise_together, share, together  # noqa: E402
+from .together import each_together, from_rank_zero, gather, raise_together, share, together  # noqa: E402
 
 __all__ = [
     "Layout",
     "barrier",
     "destroy",
     "device",
+    "each_together",
     "from_rank_zero",
     "gather",
     "initialize",

@@ -7,7 +7,7 @@ instead of the reason. So work that may fail on some ranks only runs inside `tog
 import copy
 import pickle
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,19 @@ def together() -> Iterator[None]:
     except Exception as caught:
         error = caught
     raise_together(error)
+
+
+def each_together[Item](items: Iterable[Item]) -> Iterator[Item]:
+    """The items, of which every rank has as many; where one rank cannot make its next one, every rank raises.
+
+    Collective, once for each item and once at the end. Raises as `raise_together`."""
+    source, end = iter(items), object()
+    while True:
+        with together():
+            item = next(source, end)
+        if item is end:
+            return
+        yield item
 
 
 def from_rank_zero(function: Callable[[], Any]) -> Any:

@@ -149,7 +149,7 @@ def train(
     this checkpoint -> whether it was written. saved: the step of the newest checkpoint, 0 for none."""
     done, finished = 0, saved
     with signals.answered():
-        for step in steps:
+        for step in platform.each_together(steps):  # a picture may be broken on one rank alone
             began = time.monotonic()
             try:
                 numbers = train_step(trainer, objective, step)

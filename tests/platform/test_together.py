@@ -102,3 +102,23 @@ def test_without_process_groups_an_error_is_left_as_it_is():
         pass
     with pytest.raises(TwoArgumentsError):
         platform.from_rank_zero(lambda: fail(error))
+
+
+def test_items_of_which_one_rank_cannot_make_its_own(tmp_path):
+    """A step whose picture only one rank reads: the others learn of it before they wait in the step's collectives."""
+
+    def steps(rank):
+        yield 0
+        if rank == 1:
+            raise ValueError("sample x: its picture is broken")
+        yield 1
+
+    def work(rank):
+        begun = []
+        with pytest.raises(ValueError) as error:
+            for step in platform.each_together(steps(rank)):
+                begun.append(step)
+        return begun, str(error.value), list(platform.each_together(range(3)))
+
+    words = f"sample x: its picture is broken (rank 1 on {HOST})"
+    assert on_ranks(work, tmp_path) == [([0], words, [0, 1, 2])] * 2
