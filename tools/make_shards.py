@@ -7,6 +7,7 @@ from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, p
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.importers.quota import quota_lines
 from editcaption_mega.data.shards.writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
 from editcaption_mega.records import CATEGORIES
 
@@ -95,7 +96,7 @@ def main(argv):
         most_rejected=args.most_rejected,
     )
     print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
-    for line in report.quota():
+    for line in quota_lines(report.categories):
         print(f"  {line}")
     if report.re_encoded:
         print(f"{report.re_encoded} image(s) re-encoded as PNG; provenance.images of each pair says why")

@@ -6,6 +6,7 @@ import pytest
 
 from editcaption_mega.data.importers import FORMATS, ImportOptions, Rejected
 from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.importers.quota import quota_lines
 from editcaption_mega.data.synthetic import CATEGORY_OF, WorldSettings, edit_type_at
 from editcaption_mega.records import EditPair, RecordError
 
@@ -28,7 +29,7 @@ def test_D1_shards_say_their_quota_and_how_many_rows_were_dropped_for_which_reas
         Rejected(10, "y", "source image 'b.png' not found"),
     ]
     report = ingest(rows, tmp_path / "set")
-    assert report.quota() == [
+    assert quota_lines(report.categories) == [
         "semantic: 2 pairs, 25.0% (paper: 25%)",
         "stylistic: 2 pairs, 25.0% (paper: 25%)",
         "structural: 4 pairs, 50.0% (paper: 50%)",

@@ -1,7 +1,7 @@
 """What `make_shards --format` can read: one file per format, each yielding `Candidate` or `Rejected` rows."""
 
 from editcaption_mega.data.importers import jsonl, parquet, synthetic
-from editcaption_mega.data.importers.rows import Candidate, Importer, ImportOptions, Rejected
+from editcaption_mega.data.importers.candidates import Candidate, Importer, ImportOptions, Rejected
 
 FORMATS: dict[str, Importer] = {
     importer.name: importer for importer in (jsonl.IMPORTER, *parquet.IMPORTERS, synthetic.IMPORTER)

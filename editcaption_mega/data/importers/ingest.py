@@ -2,10 +2,7 @@
 
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,41 +21,9 @@ from editcaption_mega.data.shards.writer import (
 from editcaption_mega.files import naming
 from editcaption_mega.records import EditPair, RecordError
 
+from .report import ImportReport, kind_of
+
 NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"
-
-
-_LONGEST_REASON = 1000  # characters that a kind is looked for in
-# Shares of the categories that the paper's data has (section 4.1).
-QUOTA = {"semantic": 0.25, "stylistic": 0.25, "structural": 0.5}
-
-
-@dataclass
-class IngestReport:
-    """What became of the rows. `reasons` counts rejections by the kind of their cause, `warnings` those of accepted
-    pairs, `categories` accepted pairs; `warned` is how many pairs have a warning."""
-
-    accepted: int = 0
-    rejected: int = 0
-    warned: int = 0
-    re_encoded: int = 0
-    shards: int = 0
-    fingerprint: str = ""
-    reasons: Counter = field(default_factory=Counter)
-    warnings: Counter = field(default_factory=Counter)
-    categories: Counter = field(default_factory=Counter)
-
-    @property
-    def rejected_share(self) -> float:
-        rows = self.accepted + self.rejected
-        return self.rejected / rows if rows else 0.0
-
-    def quota(self) -> list[str]:
-        """One line per category: pairs, share, and the paper's share."""
-        lines = []
-        for name, wanted in QUOTA.items():
-            share = self.categories[name] / max(1, self.accepted)
-            lines.append(f"{name}: {self.categories[name]:,} pairs, {share:.1%} (paper: {wanted:.0%})")
-        return lines
 
 
 def ingest(
@@ -71,7 +36,7 @@ def ingest(
     bytes_per_shard: int = BYTES_PER_SHARD,
     strict: bool = False,
     most_rejected: float = 1.0,
-) -> IngestReport:
+) -> ImportReport:
     """Check every row, bake its images and write the accepted ones as shards to `output`.
 
     A row that can't be used goes to `output/rejected.jsonl` ({"line", "id", "reason"} a line) and the work goes on;
@@ -81,7 +46,7 @@ def ingest(
     Raises ShardError if `output` isn't empty; if no row was accepted, or a larger share rejected than `most_rejected`
     (0 .. 1), or `strict` and any row rejected or warned of: then only the two lists are left there.
     """
-    report = IngestReport()
+    report = ImportReport()
     with ShardWriter(output, samples_per_shard=samples_per_shard, bytes_per_shard=bytes_per_shard) as writer:
         with _Listed(Path(output)) as listed:
             importing = _Import(writer, require_instruction, max_pixels, report)
@@ -89,11 +54,11 @@ def ingest(
                 if isinstance(row, Candidate):
                     row = importing.add(row, listed)
                 if row is not None:
-                    report.rejected += row.rows
-                    report.reasons[row.kind or _kind(row.reason)] += row.rows
-                    listed.add(REJECTED_NAME, {"line": row.row, "id": row.id, "reason": row.reason})
+                    report.rejected += row.count
+                    report.reasons[row.kind or kind_of(row.reason)] += row.count
+                    listed.add(REJECTED_NAME, {"line": row.number, "id": row.id, "reason": row.reason})
             report.accepted = len(writer)
-            if problem := _refused_as_a_whole(report, Path(output), strict, most_rejected):
+            if problem := report.refusal(Path(output), strict, most_rejected):
                 raise ShardError(problem)
         index = writer.close()
     report.shards, report.fingerprint = len(index.shards), index.fingerprint
@@ -103,7 +68,7 @@ def ingest(
 class _Import:
     """Adds rows to a set, one at a time."""
 
-    def __init__(self, writer: ShardWriter, require_instruction: bool, max_pixels: int, report: IngestReport):
+    def __init__(self, writer: ShardWriter, require_instruction: bool, max_pixels: int, report: ImportReport):
         self.writer, self.require_instruction, self.max_pixels = writer, require_instruction, max_pixels
         self.report, self.checks = report, PairChecks()
 
@@ -126,7 +91,7 @@ class _Import:
                     changed[which] = {"notes": baked[-1].notes, "original_sha256": sha256(data).hexdigest()}
             remarks = self.checks.check(pair, *looks)
             if remarks and remarks[0].refused:
-                return Rejected(row.row, pair.id, remarks[0].text, kind=remarks[0].kind)
+                return Rejected(row.number, pair.id, remarks[0].text, kind=remarks[0].kind)
             if changed:
                 provenance, kept = _with_images(pair.provenance, changed)
                 pair = pair.model_copy(update={"provenance": provenance})
@@ -134,7 +99,7 @@ class _Import:
             (source, source_extension, _), (target, target_extension, _) = baked
             self.writer.add(pair, source, source_extension, target, target_extension)
         except (ImageError, DuplicateIdError, RecordError) as error:
-            return Rejected(row.row, pair.id, str(error))
+            return Rejected(row.number, pair.id, str(error))
         self.checks.keep(pair, *looks)
         self._count(row, pair, remarks, len(changed), listed)
         return None
@@ -145,7 +110,7 @@ class _Import:
         self.report.warned += bool(remarks)
         for remark in remarks:
             self.report.warnings[remark.kind] += 1
-            listed.add(WARNINGS_NAME, {"line": row.row, "id": pair.id, "warning": remark.text})
+            listed.add(WARNINGS_NAME, {"line": row.number, "id": pair.id, "warning": remark.text})
 
 
 class _Listed:
@@ -186,49 +151,3 @@ def _with_images(provenance: dict, images: dict) -> tuple[dict, list[Remark]]:
     kind = "provenance.images is needed for what an import does to pictures"
     remark = Remark(kind, f"{kind}: what it held is now provenance.{name}")
     return provenance | {name: provenance["images"], "images": images}, [remark]
-
-
-def _kind(reason: str) -> str:
-    """A reason without what is particular to its row: sizes, what stands in brackets, quoted paths, ids and texts."""
-    reason = _without_brackets(reason[:_LONGEST_REASON])
-    reason = re.sub(r"\b\d+ x \d+\b|\b\d+ pixels are\b", "image", reason, count=1)
-    return re.sub(r"'[^']*[/.][^']*'|(?<=id )'[^']*'", "...", reason)[:300]
-
-
-def _without_brackets(text: str) -> str:
-    """The text without what stands in round brackets, brackets within them included."""
-    kept, depth = "", 0
-    for part in re.split(r"(\s*\(|\))", text):
-        if part.endswith("("):
-            depth += 1
-        elif part == ")" and depth:
-            depth -= 1
-        elif not depth:
-            kept += part
-    return kept.rstrip()
-
-
-def _refused_as_a_whole(report: IngestReport, folder: Path, strict: bool, most_rejected: float) -> str | None:
-    """Why no set is to be written, in one sentence; None if one is."""
-    if not report.accepted and not report.rejected:
-        return "the input holds no rows, so no set was written"
-    rejected = f"{report.rejected} row(s) rejected: {_most(report.reasons)} (each is in {folder / REJECTED_NAME})"
-    if not report.accepted:
-        rows = f"none of the {report.rejected} rows was accepted, so no set was written"
-        return f"{rows}: {_most(report.reasons)} (each is in {folder / REJECTED_NAME})"
-    if report.rejected_share > most_rejected:
-        return (
-            f"{report.rejected_share:.1%} of the rows were rejected, more than {most_rejected:.1%}, so no set was "
-            f"written: {rejected}"
-        )
-    if strict and (report.rejected or report.warned):
-        parts = [rejected] if report.rejected else []
-        if report.warned:
-            kinds = _most(report.warnings)
-            parts.append(f"{report.warned} pair(s) with warnings: {kinds} (each is in {folder / WARNINGS_NAME})")
-        return f"not every row is free of remarks, so no set was written: {'; '.join(parts)}"
-    return None
-
-
-def _most(counts: Counter) -> str:
-    return "; ".join(f"{count} x {kind}" for kind, count in counts.most_common(3))

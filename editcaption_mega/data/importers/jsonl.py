@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from editcaption_mega.data.images.file_kinds import kind_of_file
-from editcaption_mega.data.importers.rows import (
+from editcaption_mega.data.importers.candidates import (
     Candidate,
     Importer,
     ImportOptions,
@@ -20,7 +20,7 @@ _BOM = b"\xef\xbb\xbf"
 _LOOKED_AT = 10_000  # characters of a line that are searched for what it seems to be
 
 
-def read_rows(path: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
+def read(path: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
     """Yield one row per line that isn't blank. Image paths are relative to the JSONL, or absolute.
 
     Rejected, with the line number: not UTF-8, not JSON, breaking the schema, an image path absent or unreadable.
@@ -30,7 +30,7 @@ def read_rows(path: str, options: ImportOptions) -> Iterator[Candidate | Rejecte
         yield _row(number, line, folder)
 
 
-def count_rows(path: str, options: ImportOptions) -> int:
+def count(path: str, options: ImportOptions) -> int:
     """The number of lines that aren't blank."""
     return sum(1 for _ in _lines(path))
 
@@ -116,6 +116,4 @@ def _path(row: dict, which: str) -> str:
     return value
 
 
-IMPORTER = Importer(
-    "jsonl", "a JSONL file, one pair a line, with 'source' and 'target' image paths", read_rows, count_rows
-)
+IMPORTER = Importer("jsonl", "a JSONL file, one pair a line, with 'source' and 'target' image paths", read, count)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.importers.rows import (
+from editcaption_mega.data.importers.candidates import (
     Candidate,
     Importer,
     ImportOptions,

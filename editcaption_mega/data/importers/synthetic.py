@@ -6,12 +6,19 @@ from collections.abc import Iterator
 import yaml
 
 from editcaption_mega.data.images.decode import encode_png
-from editcaption_mega.data.importers.rows import Candidate, Importer, ImportOptions, InputError, Rejected, input_file
+from editcaption_mega.data.importers.candidates import (
+    Candidate,
+    Importer,
+    ImportOptions,
+    InputError,
+    Rejected,
+    input_file,
+)
 
 DEFAULT_COUNT = 64
 
 
-def read_rows(settings: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
+def read(settings: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
     """Yield `options.count` rendered pairs (default 64) from index `first_index` (default 0) of world `seed` (0).
 
     `settings` is a YAML or JSON file with fields of `WorldSettings`, or the word "default". Images are PNG bytes. The
@@ -21,13 +28,13 @@ def read_rows(settings: str, options: ImportOptions) -> Iterator[Candidate | Rej
 
     world = _world_settings(settings)
     seed, first = options.seed or 0, options.first_index or 0
-    for row, index in enumerate(range(first, first + count_rows(settings, options)), start=1):
+    for number, index in enumerate(range(first, first + count(settings, options)), start=1):
         rendered = render_pair(world, seed, index)
-        yield Candidate(row, rendered.pair, encode_png(rendered.source), encode_png(rendered.target))
+        yield Candidate(number, rendered.pair, encode_png(rendered.source), encode_png(rendered.target))
 
 
-def count_rows(settings: str, options: ImportOptions) -> int:
-    """The number of pairs that `read_rows` will give."""
+def count(settings: str, options: ImportOptions) -> int:
+    """The number of pairs that `read` will give."""
     return DEFAULT_COUNT if options.count is None else options.count
 
 
@@ -53,6 +60,4 @@ def _world_settings(settings: str):
         raise InputError(f"{settings}: {error}") from None
 
 
-IMPORTER = Importer(
-    "synthetic", "a YAML or JSON file of world settings, or 'default'", read_rows, count_rows, takes_options=True
-)
+IMPORTER = Importer("synthetic", "a YAML or JSON file of world settings, or 'default'", read, count, takes_options=True)

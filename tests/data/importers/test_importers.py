@@ -12,8 +12,8 @@ from PIL import Image, PngImagePlugin
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.data.importers import FORMATS, Candidate, ImportOptions, Rejected
+from editcaption_mega.data.importers.candidates import InputError
 from editcaption_mega.data.importers.ingest import ingest
-from editcaption_mega.data.importers.rows import InputError
 from editcaption_mega.data.shards.reader import ShardError, rebuild_index, verify
 from editcaption_mega.evaluation.report.thumbnails import shrunk
 from tests.helpers.image_bytes import encoded, photo, png_header_only
@@ -55,7 +55,7 @@ def rejected_rows(folder):
 def test_rows_are_read_with_relative_and_absolute_paths(work, tmp_path):
     path = work(row(), b"", row("b", source=str(tmp_path / "good.png")), b"   ")
     rows = list(read(path))
-    assert all(isinstance(item, Candidate) for item in rows) and [item.row for item in rows] == [1, 3]
+    assert all(isinstance(item, Candidate) for item in rows) and [item.number for item in rows] == [1, 3]
     assert rows[1].source == rows[0].source == (tmp_path / "good.png").read_bytes()
     assert rows[0].pair.id == "a" and FORMATS["jsonl"].count(str(path), NOTHING) == 2
 
@@ -86,7 +86,7 @@ def test_a_byte_order_mark_is_no_error(work):
 def test_bad_rows_are_rejected_and_the_work_goes_on(work, line, identity, reason):
     good, bad, after = read(work(row(), line, row("b")))
     assert isinstance(good, Candidate) and isinstance(after, Candidate)
-    assert isinstance(bad, Rejected) and (bad.row, bad.id) == (2, identity)
+    assert isinstance(bad, Rejected) and (bad.number, bad.id) == (2, identity)
     with pytest.raises(ValueError, match=reason):
         raise ValueError(bad.reason)
 

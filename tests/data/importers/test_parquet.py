@@ -10,8 +10,8 @@ import pytest
 
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.importers import FORMATS, Candidate, ImportOptions, Rejected
+from editcaption_mega.data.importers.candidates import InputError
 from editcaption_mega.data.importers.ingest import ingest
-from editcaption_mega.data.importers.rows import InputError
 from tests.helpers.image_bytes import encoded, photo
 
 PICTURE = {"bytes": encoded(photo()), "path": None}
@@ -185,8 +185,8 @@ def test_a_damaged_row_group_is_rejected_rows_and_the_others_go_on(tmp_path):
     path.write_bytes(content)
     read_rows = read(str(path), "magicbrush", category="semantic")
     lost = [row for row in read_rows if isinstance(row, Rejected)]
-    assert [row.row for row in read_rows] == [1, 2, 3, 4, 5, 9, 10, 11, 12]
-    assert [(row.row, row.rows) for row in lost] == [(5, 4)]
+    assert [row.number for row in read_rows] == [1, 2, 3, 4, 5, 9, 10, 11, 12]
+    assert [(row.number, row.count) for row in lost] == [(5, 4)]
     assert lost[0].reason.startswith("4 row(s) of x.parquet can't be read (row group 1 is damaged: ")
     report = ingest(iter(read_rows), tmp_path / "out")
     assert (report.accepted, report.rejected, report.rejected_share) == (8, 4, 1 / 3)

@@ -1,13 +1,14 @@
-"""What importers yield, and what they share: reading a file or a pair so that a bad row is a reason, not a crash."""
+"""What importers yield: candidates for a set, or the reason why a row is none; and what they share in reading files."""
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from editcaption_mega.data.images.decode import LARGEST_FILE, ImageError
 from editcaption_mega.files import plain_file
+from editcaption_mega.records import EditPair
 
 
 class InputError(ValueError):
@@ -19,21 +20,21 @@ class InputError(ValueError):
 class Candidate(NamedTuple):
     """A row that could be read: its pair and both images as encoded bytes, not yet decoded."""
 
-    row: int
-    pair: Any  # EditPair
+    number: int  # of the row in its input, from 1
+    pair: EditPair
     source: bytes
     target: bytes
     paths: tuple[str, str] | None = None  # where they were read
 
 
 class Rejected(NamedTuple):
-    """A row that can't be used: its number (counted from 1), its id where known, and the reason in one sentence. It may
-    stand for several `rows` that are lost together; `kind` is the reason in words that are the same for every row."""
+    """A row that can't be used: its number (from 1), its id where known, and the reason in one sentence. It may
+    stand for `count` rows that are lost together; `kind` is the reason in words that are the same for every row."""
 
-    row: int
+    number: int
     id: str | None
     reason: str
-    rows: int = 1
+    count: int = 1
     kind: str | None = None
 
 
