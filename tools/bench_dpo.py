@@ -17,7 +17,7 @@ import torch
 from bench_kernels import _peak, _reset_peak
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import WeightSource, load_weights, local_shards, rules_for
+from editcaption_mega.conversion import WeightSource, load_weights, local_param_shards, rules_for
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.data.batching.packing import Packer
@@ -43,7 +43,7 @@ from editcaption_mega.settings import (
 from editcaption_mega.training.dpo import pair_facts
 from editcaption_mega.training.log_probs import fingerprint_of, write_log_probs
 from editcaption_mega.training.loop import train_step
-from editcaption_mega.training.optimizer import build_trainer
+from editcaption_mega.training.optimizer import build_train_state
 from editcaption_mega.training.reference import ResidentReference, StoredReference, read_reference
 from editcaption_mega.training.setup import measure_samples, open_dataset, open_reader
 
@@ -155,7 +155,7 @@ def _random_pair(architecture: Architecture, prompt: int, response: int) -> Enco
 def _row(pairs: list[EncodedSample], architecture: Architecture, folder: Path):
     images = ImageSettings.from_folder(folder, min_pixels=1024, max_pixels=1 << 24)
     length = sum(pair.num_tokens for pair in pairs)
-    packer = Packer(images, architecture.image_token_id, 0, architecture.vision.position_grid, length)
+    packer = Packer(images, architecture.image_token_id, 0, architecture.vision.num_grid_per_side, length)
     return packer.collate(pairs, length)
 
 
@@ -252,8 +252,8 @@ class OurSteps:
             made = StoredReference(read_reference(path, reader, fingerprint))
         else:
             made = ResidentReference(self._model(architecture))
-        shards = local_shards(chunks, rules_for(architecture))
-        self.trainer = build_trainer(chunks, shards, settings.optimizer, precision="fp32", total_steps=10**6)
+        shards = local_param_shards(chunks, rules_for(architecture))
+        self.trainer = build_train_state(chunks, shards, settings.optimizer, precision="fp32", total_steps=10**6)
         facts = pair_facts(dataset, settings.preference)
         self.objective = DPOObjective(Preference("sigmoid", BETA), made, facts, per_mode=False)
         for chunk in self.trainer.chunks:

@@ -4,9 +4,9 @@ from editcaption_mega import platform  # noqa: F401  isort: skip
 from .hugging_face import FolderReader, hf_tensors, write_folder
 from .load import WeightSource, load_weights
 from .manifest import DamagedCheckpointError
+from .param_shards import ParamShard, local_param_shards
 from .rules import Box, Rule, rules_for
 from .run_folder import find_checkpoint
-from .shards import LocalShard, local_shards
 from .store import WEIGHTS, StoreReader, StoreWriter
 from .verify import check_same_model, verify_checkpoint
 
@@ -15,7 +15,7 @@ __all__ = [
     "Box",
     "DamagedCheckpointError",
     "FolderReader",
-    "LocalShard",
+    "ParamShard",
     "Rule",
     "StoreReader",
     "StoreWriter",
@@ -24,7 +24,7 @@ __all__ = [
     "find_checkpoint",
     "hf_tensors",
     "load_weights",
-    "local_shards",
+    "local_param_shards",
     "rules_for",
     "verify_checkpoint",
     "write_folder",

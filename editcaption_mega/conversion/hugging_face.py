@@ -22,16 +22,22 @@ _DTYPES = ("F32", "BF16", "F16")  # names of safetensors
 
 
 class FolderReader:
-    """Reads canonical boxes out of a folder's safetensors files, touching only the slices that it needs."""
+    """Reads canonical boxes out of a folder's safetensors files, touching only the slices that it needs.
 
-    def __init__(self, folder: str | Path, architecture: Architecture | None = None):
+    Opening it compares every tensor with config.json, and tells how experts are stored (`experts_in_out`); where the
+    caller says that, somebody has done both, and no file is opened before it is read. Raises ValueError."""
+
+    def __init__(
+        self, folder: str | Path, architecture: Architecture | None = None, *, experts_in_out: bool | None = None
+    ):
         self.folder = Path(folder)
         self.architecture = architecture or Architecture.from_folder(folder)
         self._file_of = self._locate()
         self._open: dict[str, object] = {}
-        self.experts_in_out = self._experts_in_out()
+        self.experts_in_out = self._experts_in_out() if experts_in_out is None else experts_in_out
         self.rules = rules_for(self.architecture, experts_in_out=self.experts_in_out)
-        self._check()
+        if experts_in_out is None:
+            self._check()
 
     def read(self, rule: Rule, box: Box | None = None) -> Tensor:
         """A box (None: all) of a rule's canonical tensor, in the dtype of the folder."""

@@ -11,9 +11,9 @@ from editcaption_mega.model import Architecture
 
 from .hugging_face import FolderReader
 from .manifest import MANIFEST
+from .param_shards import ParamShard, local_param_shards
 from .rules import rules_for
 from .run_folder import find_checkpoint
-from .shards import LocalShard, local_shards
 from .store import WEIGHTS, StoreReader
 from .verify import check_same_model, verify_checkpoint, verify_side_files
 
@@ -76,23 +76,25 @@ def load_weights(
 ) -> None:
     """Fill every parameter from `checkpoint` (a store) or, without one, from the Hugging Face folder. Collective.
 
-    Reads only the boxes of this rank, and with `verify` first a share of the checkpoint's files for their checksums.
+    Reads only the boxes of this rank; first, with `verify`, a share of the checkpoint's files for their checksums. Rank
+    0 alone compares all tensors of a Hugging Face folder with its config.json.
     Raises ValueError, alike on every rank, when the source is of another model or damaged."""
-    shards = local_shards(chunks, rules_for(architecture))
+    param_shards = local_param_shards(chunks, rules_for(architecture))
     if checkpoint and verify:
         verify_checkpoint(checkpoint, tensors=WEIGHTS)
+    in_out = None if checkpoint else platform.from_rank_zero(lambda: FolderReader(folder, architecture).experts_in_out)
     with platform.together():
         if checkpoint:
             store = StoreReader(checkpoint)
             check_same_model(store, architecture)
-            for shard in shards:
+            for shard in param_shards:
                 _fill(shard, store.read(WEIGHTS + shard.rule.name, shard.box))
         else:
-            reader = FolderReader(folder, architecture)
-            for shard in shards:
+            reader = FolderReader(folder, architecture, experts_in_out=in_out)
+            for shard in param_shards:
                 _fill(shard, reader.read(shard.rule, shard.box))
 
 
-def _fill(shard: LocalShard, values: torch.Tensor) -> None:
+def _fill(shard: ParamShard, values: torch.Tensor) -> None:
     with torch.no_grad():
         shard.view(shard.parameter.data).copy_(values)

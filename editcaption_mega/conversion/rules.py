@@ -6,8 +6,11 @@ which Hugging Face tensor. Everything reads this one table: loading a folder int
 state, and writing a folder. Layout facts: docs/weights.md.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -118,9 +121,16 @@ class Rule:
     module: str = "language"  # vision | merger | language | router: for learning rates and freezing
     aliases: tuple[str, ...] = ()  # other parameters that hold the same weight (tied embeddings on the last stage)
 
+    @property
+    def size(self) -> int:
+        """Values of the whole tensor."""
+        return prod(self.shape)
 
-def rules_for(architecture: Architecture, *, experts_in_out: bool = False) -> dict[str, Rule]:
-    """Rules by parameter name (`Qwen3VLModel.named_parameters`, layer numbers global), aliases included.
+
+@lru_cache(maxsize=4)
+def rules_for(architecture: Architecture, *, experts_in_out: bool = False) -> Mapping[str, Rule]:
+    """Rules by parameter name (`Qwen3VLModel.named_parameters`, layer numbers global), aliases included. Made once for
+    an architecture; nobody can change it.
 
     experts_in_out: the folder stores expert weights as [expert, in, out], as the released models do; transformers 5
     reads both and writes [expert, out, in]."""
@@ -128,10 +138,10 @@ def rules_for(architecture: Architecture, *, experts_in_out: bool = False) -> di
     table = {rule.name: rule for rule in rules}
     for rule in rules:
         table.update(dict.fromkeys(rule.aliases, rule))
-    return table
+    return MappingProxyType(table)
 
 
-def unique_rules(rules: dict[str, Rule]) -> list[Rule]:
+def unique_rules(rules: Mapping[str, Rule]) -> list[Rule]:
     """Each rule once, without aliases, in the table's order."""
     return list({rule.name: rule for rule in rules.values()}.values())
 

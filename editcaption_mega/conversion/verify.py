@@ -29,7 +29,7 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
         platform.print_once(f"{store.folder} was written without checksums (format 1): its bytes cannot be verified")
         return store
     with platform.together():
-        _refuse_strangers(store.folder, store.manifest)
+        _refuse_foreign_side_files(store.folder, store.manifest)
     names = sorted(needed_files(store.manifest, tensors))
     mine = platform.share(names)
     problems = [problem for _, problem in check_files((store.folder, n, store.manifest.files[n]) for n in mine)]
@@ -47,14 +47,14 @@ def verify_side_files(folder: Path) -> None:
     manifest = read_manifest(folder)
     if not manifest.has_checksums:
         return
-    _refuse_strangers(folder, manifest)
+    _refuse_foreign_side_files(folder, manifest)
     for name in sorted(needed_files(manifest, None)):
         problem = file_problem(folder, name, manifest.files[name])
         if problem:
             raise DamagedCheckpointError(f"{problem}; {MEND}")
 
 
-def _refuse_strangers(folder: Path, manifest: Manifest) -> None:
+def _refuse_foreign_side_files(folder: Path, manifest: Manifest) -> None:
     """A tokenizer or template that was put into hf/ later would be taken for the model's own."""
     for path in sorted((folder / "hf").glob("[!.]*")):
         if path.relative_to(folder).as_posix() not in manifest.files:

@@ -39,7 +39,7 @@ class VisionArchitecture:
         return self.hidden_size * self.spatial_merge_size**2
 
     @property
-    def position_grid(self) -> int:
+    def num_grid_per_side(self) -> int:
         """Side of the square table of learned positions."""
         return round(self.num_position_embeddings**0.5)
 
@@ -178,7 +178,7 @@ class Architecture:
                 f"{where}: vision out_hidden_size {self.vision.out_hidden_size} differs from the language "
                 f"model's hidden_size {self.hidden_size}"
             )
-        if self.vision.position_grid**2 != self.vision.num_position_embeddings:
+        if self.vision.num_grid_per_side**2 != self.vision.num_position_embeddings:
             raise ValueError(f"{where}: num_position_embeddings {self.vision.num_position_embeddings} is no square")
         return self
 

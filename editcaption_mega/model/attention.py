@@ -23,8 +23,8 @@ class Segments(PackedSeqParams):
     """Where one row is cut for attention.
 
     Where prompts are shared, the keys of a row are not its tokens one by one: each answer attends to a copy of its
-    prompt's keys and values, made by `unshared` after rotary. A segment of queries is then the end of its segment of
-    keys (the causal mask is aligned to the bottom right).
+    prompt's keys and values, made by `expand_shared_prompt` after rotary. A segment of queries is then the end of its
+    segment of keys (the causal mask is aligned to the bottom right).
 
     `cu_seqlens_q/kv` (the base class) stay [0, row] on the host: Megatron's rotary code reads them as Python ints
     in each layer, which would be a device sync, and the 3-D positions cover the whole row anyway.
@@ -57,7 +57,7 @@ class Segments(PackedSeqParams):
             key_rows=batch.key_rows,
         )
 
-    def unshared(self, tensor: Tensor) -> Tensor:
+    def expand_shared_prompt(self, tensor: Tensor) -> Tensor:
         """Keys or values of the row [T, ...] -> one copy for each segment that attends to them [keys, ...].
 
         Backward adds the copies' gradients. On CUDA these are atomic additions, but onto a zero and two at most (a
@@ -202,7 +202,7 @@ class SegmentCoreAttention(MegatronModule):
         assert isinstance(packed_seq_params, Segments), "rows are always packed: positions and bounds come from data"
         segments = packed_seq_params
         return segment_attention(
-            query, segments.unshared(key), segments.unshared(value), segments.bounds, segments.cu_seqlens,
-            causal=self.causal, scale=self.scale,
+            query, segments.expand_shared_prompt(key), segments.expand_shared_prompt(value),
+            segments.bounds, segments.cu_seqlens, causal=self.causal, scale=self.scale,
             key_bounds=segments.key_bounds, key_cu_seqlens=segments.key_cu_seqlens,
         )  # fmt: skip

@@ -116,18 +116,18 @@ def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None
             "loss as a layer each (parallel.account_for_embedding_in_pipeline_split, ..loss..)"
         )
     first = shares // (pipeline * virtual) - parallel.account_for_embedding_in_pipeline_split
-    taps = len(architecture.vision.deepstack_layers)
-    if pipeline > 1 and first < taps:
+    deepstack_depth = len(architecture.vision.deepstack_layers)
+    if pipeline > 1 and first < deepstack_depth:
         raise ValueError(
             f"the first pipeline chunk would hold {first} layers, but DeepStack adds visual features to the first "
-            f"{taps}: lower pipeline_model_parallel_size or virtual_pipeline_model_parallel_size"
+            f"{deepstack_depth}: lower pipeline_model_parallel_size or virtual_pipeline_model_parallel_size"
         )
 
 
 def build_model(
     architecture: Architecture, model: ModelSettings, parallel: ParallelSettings, precision: str
 ) -> list[torch.nn.Module]:
-    """The model chunks of this rank (one, or several under interleaved pipelining), with uninitialised weights."""
+    """The model chunks of this rank (one, or several under interleaved pipelining), with uninitialized weights."""
     config = transformer_config(architecture, model, parallel, precision)
     chunks = []
     virtual = parallel.virtual_pipeline_model_parallel_size

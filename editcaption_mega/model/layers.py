@@ -23,7 +23,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
-from .attention import SegmentCoreAttention, longest_segment
+from .attention import SegmentCoreAttention
+from .transformer_engine import transformer_engine_modules
 
 BACKENDS = ("torch", "transformer_engine")
 
@@ -102,7 +103,8 @@ class GroupedExperts(MegatronModule):
 class DeepStackLayer(TransformerLayer):
     """A decoder layer that adds the visual features of its depth to its output.
 
-    The features travel as Megatron's `context` [s/tp, 1, taps, hidden], so recompute sees them as an input."""
+    The features travel as Megatron's `context` [s/tp, 1, DeepStack layers, hidden], so that recompute sees them as an
+    input."""
 
     def forward(self, *args, **kwargs):
         hidden_states, context = super().forward(*args, **kwargs)
@@ -118,7 +120,7 @@ def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = N
     if backend == "torch":
         column, row, norm, core = ColumnParallelLinear, RowParallelLinear, RMSNorm, SegmentCoreAttention
     else:
-        column, row, norm, core = _transformer_engine_modules()
+        column, row, norm, core = transformer_engine_modules()
     if config.num_moe_experts:
         mlp = partial(MoELayer, submodules=MoESubmodules(experts=GroupedExperts))
     else:
@@ -142,41 +144,3 @@ def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = N
         ),
     )
     return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=norm)
-
-
-def _transformer_engine_modules():
-    """TE's linears, norm and attention. Attention gets real segment bounds where rotary wants the whole row.
-
-    Segments whose keys outnumber their queries (shared prompts) need TE's `padding_causal_bottom_right` mask, which
-    Megatron's `AttnMaskType` lacks and its wrapper can't pass on: TE's own forward is called for them."""
-    from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
-    from megatron.core.packed_seq_params import PackedSeqParams
-
-    provider = TESpecProvider()
-
-    megatron_attention = provider.core_attention()
-
-    class SegmentTEAttention(megatron_attention):
-        def forward(self, query, key, value, attention_mask=None, packed_seq_params=None, **kwargs):
-            segments = packed_seq_params
-            cuts = dict(
-                qkv_format="thd",
-                cu_seqlens_q=segments.cu_seqlens,
-                cu_seqlens_kv=segments.key_cu_seqlens,
-                max_seqlen_q=longest_segment(segments.bounds),
-                max_seqlen_kv=longest_segment(segments.key_bounds),
-            )
-            if segments.key_rows is None:
-                packed = PackedSeqParams(**cuts)
-                return super().forward(query, key, value, attention_mask, packed_seq_params=packed, **kwargs)
-            return super(megatron_attention, self).forward(
-                query, segments.unshared(key), segments.unshared(value),
-                attn_mask_type="padding_causal_bottom_right", **cuts,
-            )  # fmt: skip
-
-    return (
-        provider.column_parallel_linear(),
-        provider.row_parallel_linear(),
-        provider.layer_norm(rms_norm=True, for_qk=True),
-        SegmentTEAttention,
-    )

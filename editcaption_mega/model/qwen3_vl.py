@@ -31,11 +31,6 @@ Head = Callable[..., Any]
 Output = Literal["log_probs", "logits"] | Head
 
 
-def log_probs_head(rows: Tensor, weight: Tensor, batch: PackedBatch, **options) -> Tensor:
-    """rows [T, h], weight [V/tp, h] -> log-probs of the response tokens [T] fp32."""
-    return linear_log_probs(rows, weight, batch.targets, **options)
-
-
 class Qwen3VLModel(MegatronModule):
     """One pipeline chunk. The vision tower lives with the embedding (`pre_process`), the LM head on the last chunk."""
 
@@ -93,7 +88,6 @@ class Qwen3VLModel(MegatronModule):
     def forward(self, batch: PackedBatch, output: Output = "log_probs") -> Any:
         """One row -> what `output` says: log-probs [response tokens] fp32, logits [row, vocabulary], or what a head
         returns. Hidden states between chunks."""
-        head = log_probs_head if output == "log_probs" else output
         decoder_input = features = None
         padding_mask = batch.padding_mask
         if self.pre_process:
@@ -108,12 +102,12 @@ class Qwen3VLModel(MegatronModule):
             packed_seq_params=Segments.of(batch),
             padding_mask=padding_mask if self.config.num_moe_experts else None,
             extra_block_kwargs=None if features is None else {"context": features},
-            output_processor=self._logits if output == "logits" else partial(self._response_head, head),
+            output_processor=self._logits if output == "logits" else partial(self._response_head, output),
             output_processor_context=batch,
         )
 
     def _merge(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
-        """Embeddings with visual tokens in place [s/tp, 1, h], and DeepStack features [s/tp, 1, taps, h]."""
+        """Embeddings with visual tokens in place [s/tp, 1, h], DeepStack features [s/tp, 1, DeepStack layers, h]."""
         embedded = self.language.embedding(input_ids=batch.input_ids, position_ids=None)  # [s, 1, h]
         visual = self.vision(batch.images)
         visual = gather_images(visual, batch.images, self.tensor_group).to(embedded.dtype)
@@ -132,20 +126,17 @@ class Qwen3VLModel(MegatronModule):
         return embedded, features
 
     def _response_head(
-        self, head: Head, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_
+        self, head: Output, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_
     ) -> Any:
         """Only the rows that predict a response token reach the LM head."""
         weight = output_layer.weight if output_weight is None else output_weight
         rows = self._response_rows(hidden_states.squeeze(1), context)
         group = self.tensor_group if self.tensor_group.size() > 1 else None
-        return head(
-            rows,
-            weight,
-            context,
-            group=group,
-            max_logits_bytes=self.max_logits_bytes,
-            checked=rows.is_cuda,  # every target is an input too, and the embedding has seen it
-        )
+        # Every target is an input too, and the embedding has seen it.
+        options = dict(group=group, max_logits_bytes=self.max_logits_bytes, checked=rows.is_cuda)
+        if head == "log_probs":
+            return linear_log_probs(rows, weight, context.targets, **options)
+        return head(rows, weight, context, **options)
 
     def _response_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """hidden [s/tp, h] -> the rows that predict a response token [T, h], whole on each rank.

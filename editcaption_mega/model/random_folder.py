@@ -57,7 +57,7 @@ class SmallModel:
     vision_intermediate_size: int = 192
     patch_size: int = 16
     deepstack_layers: tuple[int, ...] = (0, 1)
-    position_grid: int = 8
+    num_grid_per_side: int = 8
     tied: bool = False
     vocabulary: int = 0  # rows of the embedding where the tokenizer has fewer
     # Three choices for small widths; the released models' values are for widths of thousands and long texts.
@@ -145,7 +145,7 @@ def write_random_folder(folder: str | Path, tokenizer, size: SmallModel) -> None
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
         "out_hidden_size": size.hidden_size,
-        "num_position_embeddings": size.position_grid**2,
+        "num_position_embeddings": size.num_grid_per_side**2,
         "deepstack_visual_indexes": list(size.deepstack_layers),
         "initializer_range": size.initializer_range,
     }

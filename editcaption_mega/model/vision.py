@@ -58,7 +58,7 @@ class VisionBlock(nn.Module):
 class PatchMerger(nn.Module):
     """Joins merge x merge neighbouring patches into one token of the language model's width.
 
-    The main merger normalises each patch before joining, the DeepStack mergers the joined vector after it."""
+    The main merger normalizes each patch before joining, the DeepStack mergers the joined vector after it."""
 
     def __init__(self, vision: VisionArchitecture, norm_after_join: bool):
         super().__init__()
@@ -73,7 +73,7 @@ class PatchMerger(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Patches -> tokens of the language model, with one extra set per DeepStack tap."""
+    """Patches -> tokens of the language model, with one extra set per DeepStack layer."""
 
     def __init__(self, vision: VisionArchitecture, *, recompute: bool = False):
         super().__init__()
@@ -88,23 +88,23 @@ class VisionTower(nn.Module):
         )
 
     def forward(self, images: ImageBatch) -> Tensor:
-        """The images of this rank -> [tokens, 1 + taps, hidden]: the visual embedding, then the DeepStack features."""
+        """The images of this rank -> [tokens, 1 + DeepStack layers, hidden]: visual embedding, DeepStack features."""
         dtype = self.patch_embed.weight.dtype
         x = self.patch_embed(images.pixel_values.to(dtype))
         learned = self.pos_embed(images.interpolation_index) * images.interpolation_weight[..., None].to(dtype)
         x = x + learned.sum(1)
         angles = vision_angles(images.position_ids, self.vision.head_dim)
-        taps = {}
+        deepstack_features = {}
         for depth, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, angles, images, use_reentrant=False)
             else:
                 x = block(x, angles, images)
             if depth in self.vision.deepstack_layers:
-                taps[depth] = x
+                deepstack_features[depth] = x
         features = [self.merger(x)]
         for merger, depth in zip(self.deepstack_mergers, self.vision.deepstack_layers, strict=True):
-            features.append(merger(taps[depth]))
+            features.append(merger(deepstack_features[depth]))
         return torch.stack(features, 1)
 
 

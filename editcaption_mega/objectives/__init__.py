@@ -1,7 +1,17 @@
-"""What is minimised, from log-probabilities; none of it knows loops or ranks."""
+"""What is minimized, from log-probabilities; none of it knows loops or ranks."""
 
+from .agreement import Agreement
 from .dpo import DPOObjective, PairFacts, preference_loss
-from .objective import Agreement, Objective, RowLoss
+from .objective import NO_STATISTICS, Objective, RowLoss
 from .sft import SFTObjective
 
-__all__ = ["Agreement", "DPOObjective", "Objective", "PairFacts", "RowLoss", "SFTObjective", "preference_loss"]
+__all__ = [
+    "NO_STATISTICS",
+    "Agreement",
+    "DPOObjective",
+    "Objective",
+    "PairFacts",
+    "RowLoss",
+    "SFTObjective",
+    "preference_loss",
+]

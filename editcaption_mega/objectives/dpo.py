@@ -1,8 +1,9 @@
-"""Preference optimisation on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
+"""Preference optimization on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from editcaption_mega.kernels import Preference, linear_preference, sequence_sum
 from editcaption_mega.kernels.preference import pair_losses
 from editcaption_mega.records.pair import FAILURE_MODES
 
-from .objective import Agreement, RowLoss
+from .agreement import Agreement
+from .objective import Objective, RowLoss
 
 
 def preference_loss(
@@ -35,16 +37,16 @@ def preference_loss(
     [N]. *_lengths [N]: tokens of each answer, for losses per token (ipo, sigmoid_norm, simpo) and for the NLL term.
     Training computes the same in the kernel that computes the log-probs. ValueError names what is missing or wrong."""
     per_pair = torch.as_tensor(margin, dtype=policy_chosen.dtype, device=policy_chosen.device)
-    how = Preference(loss=loss, beta=beta, label_smoothing=label_smoothing, nll_weight=nll_weight)
-    needs_lengths = how.length_normalised or nll_weight > 0
+    preference = Preference(loss=loss, beta=beta, label_smoothing=label_smoothing, nll_weight=nll_weight)
+    needs_lengths = preference.length_normalised or nll_weight > 0
     if needs_lengths and (chosen_lengths is None or rejected_lengths is None):
         raise ValueError(
-            f"preference_loss: {loss if how.length_normalised else 'the NLL term'} divides by the tokens of the "
+            f"preference_loss: {loss if preference.length_normalised else 'the NLL term'} divides by the tokens of the "
             "answers: give `chosen_lengths` and `rejected_lengths`"
         )
     given = [tensor is not None for tensor in (reference_chosen, reference_rejected)]
-    if given != [not how.reference_free] * 2:
-        expected = "None for both: it has no reference" if how.reference_free else "[N] log-probs for both"
+    if given != [not preference.reference_free] * 2:
+        expected = "None for both: it has no reference" if preference.reference_free else "[N] log-probs for both"
         raise ValueError(
             f"preference_loss: {loss} expects `reference_chosen` and `reference_rejected` to be {expected}"
         )
@@ -56,11 +58,11 @@ def preference_loss(
                 f"preference_loss: `{name}` has shape {list(tensor.shape)}, `policy_chosen` {list(policy_chosen.shape)}"
             )
     sums = torch.stack((policy_chosen, policy_rejected), dim=1)
-    reference = None if how.reference_free else torch.stack((reference_chosen, reference_rejected), dim=1)
+    reference = None if preference.reference_free else torch.stack((reference_chosen, reference_rejected), dim=1)
     lengths = torch.ones_like(sums)
     if needs_lengths:
         lengths = torch.stack((chosen_lengths, rejected_lengths), dim=1).to(sums)
-    return pair_losses(how, sums, reference, lengths, per_pair.expand_as(policy_chosen)).loss
+    return pair_losses(preference, sums, reference, lengths, per_pair.expand_as(policy_chosen)).loss
 
 
 class Reference(Protocol):
@@ -81,16 +83,18 @@ class PairFacts:
     margin: float = 0.0  # added to the margin of all pairs
 
 
+REFERENCE_FILE = "reference.jsonl"  # of the run folder: the log-probs of a stored reference
+
 # Per pair, in this order; the first is 1.
 STATISTICS = (
     "pairs", "reward_chosen", "reward_rejected", "reward_accuracy", "chosen_drift", "rejected_drift", "kl",
     "chosen_tokens", "rejected_tokens",
 )  # fmt: skip
-WITHOUT_REFERENCE = {"chosen_drift", "rejected_drift", "kl"}
+OF_REFERENCE = {"chosen_drift", "rejected_drift", "kl"}
 
 
-class DPOObjective:
-    """loss = mean over the pairs of a step of `how`'s loss (paper, eq. 2: sigmoid).
+class DPOObjective(Objective):
+    """loss = mean over the pairs of a step of the preference's loss (paper, eq. 2: sigmoid).
 
     Metrics, over all pairs and over those of each failure mode (`orientation/reward_margin`, ..):
     reward_chosen, reward_rejected  beta (log-prob - reference), per token for the losses that are
@@ -102,25 +106,42 @@ class DPOObjective:
     chosen_tokens, rejected_tokens  lengths of the answers
     """
 
+    name = "dpo"
+    answers = "preference"
+    files = (REFERENCE_FILE,)
+    shown_metrics = {"reward_margin": "margin", "reward_accuracy": "accuracy"}
+
     def __init__(
         self,
-        how: Preference,
+        preference: Preference,
         reference: Reference | None,
         pairs: dict[str, PairFacts],
         *,
         per_mode: bool,
         agreement: Agreement | None = None,
+        reference_weights: str = "",
     ):
-        assert (reference is None) == how.reference_free
-        self.how, self.reference, self.pairs, self.agreement = how, reference, pairs, agreement
+        """pairs: by sample id. per_mode: metrics per failure mode too. agreement: set while policy and reference must
+        still be the same model. reference_weights: the digest of the reference's, which a resumed run must find."""
+        assert (reference is None) == preference.reference_free
+        self.preference, self.reference, self.pairs = preference, reference, pairs
+        self.agreement, self.reference_weights = agreement, reference_weights
         self.groups = ("", *FAILURE_MODES) if per_mode else ("",)
         self.num_statistics = len(self.groups) * len(STATISTICS)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        return {"reference_weights": self.reference_weights} if self.reference_weights else {}
+
+    @property
+    def head(self) -> Callable[..., Any]:
+        return self._pair_losses
 
     def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
         if self.reference is not None:
             self.reference.prepare(rows, row_length)
 
-    def head(self, rows: Tensor, weight: Tensor, batch: PackedBatch, **options) -> tuple[Tensor | None, ...]:
+    def _pair_losses(self, rows: Tensor, weight: Tensor, batch: PackedBatch, **options) -> tuple[Tensor | None, ...]:
         """-> loss [N], token log-probs [T], rewards [N, 2], the reference's token log-probs [T] (None without one).
 
         A plain tuple: Megatron's Float16Module rebuilds what a model returns."""
@@ -132,7 +153,7 @@ class DPOObjective:
         if self.reference is not None:
             tokens = self.reference.tokens(batch)
             sums = sequence_sums(tokens, bounds)
-        out = linear_preference(rows, weight, batch.targets, bounds, sums, self.how, margin, **options)
+        out = linear_preference(rows, weight, batch.targets, bounds, sums, self.preference, margin, **options)
         return out.loss, out.log_probs.detach(), out.rewards.detach(), tokens
 
     def row_loss(self, output: tuple[Tensor | None, ...], batch: PackedBatch) -> RowLoss:
@@ -143,6 +164,12 @@ class DPOObjective:
 
     def count(self, response_tokens: int, samples: int) -> int:
         return samples
+
+    def check_step(self, loss: float, gather: Callable[[Any], list]) -> None:
+        """Raises ValueError when policy and reference are not the same model at a step where they must be."""
+        if self.agreement is not None:
+            agreement, self.agreement = self.agreement, None
+            agreement.check(loss, gather)
 
     def _statistics(self, rewards, log_probs: Tensor, reference: Tensor | None, batch: PackedBatch) -> Tensor:
         """Sums over the pairs of each group [groups, STATISTICS] fp64, flat."""
@@ -165,19 +192,19 @@ class DPOObjective:
         return (members @ torch.stack(columns, dim=1)).flatten()
 
     def metrics(self, statistics: Tensor) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for group, row in zip(self.groups, statistics.view(len(self.groups), -1).tolist(), strict=True):
-            sums = dict(zip(STATISTICS, row, strict=True))
+        metrics: dict[str, float] = {}
+        for group, values in zip(self.groups, statistics.view(len(self.groups), -1).tolist(), strict=True):
+            sums = dict(zip(STATISTICS, values, strict=True))
             pairs = sums.pop("pairs")
             if not pairs:
                 continue  # no pair of this failure mode in the step
             answers = sums["chosen_tokens"] + sums["rejected_tokens"]
-            values = {name: value / (answers if name == "kl" else pairs) for name, value in sums.items()}
-            values["reward_margin"] = values["reward_chosen"] - values["reward_rejected"]
+            means = {name: value / (answers if name == "kl" else pairs) for name, value in sums.items()}
+            means["reward_margin"] = means["reward_chosen"] - means["reward_rejected"]
             if self.reference is None:
-                values = {name: value for name, value in values.items() if name not in WITHOUT_REFERENCE}
+                means = {name: value for name, value in means.items() if name not in OF_REFERENCE}
             prefix = f"{group}/" if group else ""
-            found |= {f"{prefix}{name}": value for name, value in values.items()}
+            metrics |= {f"{prefix}{name}": value for name, value in means.items()}
             if group:
-                found[f"{prefix}pairs"] = pairs
-        return found
+                metrics[f"{prefix}pairs"] = pairs
+        return metrics

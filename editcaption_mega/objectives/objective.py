@@ -1,11 +1,16 @@
-"""What the training loop asks of an objective, and nothing else."""
+"""What a training job asks of an objective, and nothing else."""
 
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from editcaption_mega.data.batching.batch import PackedBatch
+from editcaption_mega.data.batching.dataset import Answers
+
+NO_STATISTICS = torch.zeros(0, dtype=torch.float64)
 
 
 class RowLoss(NamedTuple):
@@ -19,74 +24,47 @@ class RowLoss(NamedTuple):
     statistics: Tensor  # [Objective.num_statistics] fp64, summed over the rows of a step
 
 
-class Objective(Protocol):
-    """A loss on the response rows of a model's last stage."""
+class Objective(ABC):
+    """A loss on the response tokens of a model's last stage. `name`, `row_loss` and `count` are what it needs; the rest
+    is for objectives that have more: another head, work before a step, numbers of their own, files, conditions."""
 
-    num_statistics: int
-    agreement: "Agreement | None"  # set while policy and reference must still be the same model
+    name: ClassVar[str]  # part of a run's identity: only a run of the same objective is gone on with
+    answers: ClassVar[Answers] = "instruction"  # what of each sample it trains on
+    files: ClassVar[tuple[str, ...]] = ()  # what it writes into the run folder; NAME.partial is kept to go on with
+    shown_metrics: ClassVar[Mapping[str, str]] = {}  # of its metrics: those of the progress line, and their names there
+    num_statistics: int = 0
 
-    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
-        """Before the forward pass of a step. Collective."""
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a resumed run must find as it was, beside the settings and the data."""
+        return {}
 
-    def head(self, rows: Tensor, weight: Tensor, batch: PackedBatch, **options) -> Any:
-        """rows [T, h], LM-head weight shard [V/tp, h], options of `kernels.linear_log_probs` -> what row_loss takes."""
+    @property
+    def head(self) -> Literal["log_probs"] | Callable[..., Any]:
+        """What the last stage makes of a row: the log-probs of its response tokens [T] fp32, or what a function returns
+        for (the hidden states that predict them [T, h], LM-head weight shard [V/tp, h], batch, the keywords of
+        `kernels.linear_log_probs`)."""
+        return "log_probs"
 
-    def row_loss(self, output: Any, batch: PackedBatch) -> RowLoss: ...
+    @abstractmethod
+    def row_loss(self, output: Any, batch: PackedBatch) -> RowLoss:
+        """The loss of one row from the head's output."""
 
+    @abstractmethod
     def count(self, response_tokens: int, samples: int) -> int:
         """What the sum over a step is divided by, from its response tokens and its samples over all ranks."""
 
-    def metrics(self, statistics: Tensor) -> dict[str, float]:
-        """The step's own metrics from the summed statistics [num_statistics] fp64 on the host."""
-
-
-class Agreement:
-    """At the first step policy and reference are the same weights: their log-probs and the loss must say so.
-
-    tolerance: nats per token, mean over an answer (rounding differs with what else is in a row). loss: what the loss
-    is when they agree (ln 2 for the sigmoid loss), None where that is not one number."""
-
-    # fp32: sums in another order. bf16: 8 bits of mantissa on logits of size 10 to 30, so single tokens differ by a few
-    # hundredths; the mean over an answer by less.
-    TOLERANCES = {"fp32": 1e-4, "bf16": 3e-2}
-
-    def __init__(self, precision: str, loss: float | None, beta: float):
-        self.tolerance, self.loss, self.beta = self.TOLERANCES[precision], loss, beta
-        self.disagreements: list[str] = []  # one line per answer
-        self.longest = 0  # tokens of the longest answer
-
-    def compare(self, policy: Tensor, reference: Tensor, batch: PackedBatch) -> None:
-        """Token log-probs of a row [T] of both models, answers as in the batch (chosen, rejected, chosen, ..)."""
-        policy, reference = policy.double().cpu(), reference.double().cpu()
-        for k, (first, last) in enumerate(zip(batch.response_bounds, batch.response_bounds[1:], strict=False)):
-            apart = (policy[first:last] - reference[first:last]).mean().abs().item()
-            self.longest = max(self.longest, last - first)
-            if not apart <= self.tolerance:
-                name, answer = batch.sample_ids[k // 2], ("chosen", "rejected")[k % 2]
-                sums = [values[first:last].sum().item() for values in (policy, reference)]
-                self.disagreements.append(
-                    f"{name} ({answer}): policy {sums[0]:.4f}, reference {sums[1]:.4f} over {last - first} tokens"
-                )
-
-    def problem(self, disagreements: list[str], longest: int, loss: float) -> str | None:
-        """What is wrong, from the lines of all ranks and the step's loss; None when all agree."""
-        if disagreements:
-            more = f" and {len(disagreements) - 3} more" if len(disagreements) > 3 else ""
-            return (
-                f"step 1: policy and reference start from the same weights, yet {len(disagreements)} answers have "
-                f"log-probs further apart than {self.tolerance} per token: {'; '.join(disagreements[:3])}{more}. The "
-                "reference does not belong to this model and these settings: let the job compute it (reference.file "
-                "empty and a new output folder)"
-            )
-        if self.loss is not None:
-            # The slope of the sigmoid loss by a reward is at most 1, and there are two.
-            room = 2 * self.beta * longest * self.tolerance + 1e-6
-            if not abs(loss - self.loss) <= room:
-                return (
-                    f"step 1: the loss is {loss:.6f}, expected {self.loss:.6f} within {room:.1e} while policy and "
-                    "reference agree"
-                )
+    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
+        """Before the forward pass of a step. Collective."""
         return None
 
+    def check_step(self, loss: float, gather: Callable[[Any], list]) -> None:
+        """Between the backward pass and the update of a step whose loss is finite. Collective.
 
-NO_STATISTICS = torch.zeros(0, dtype=torch.float64)
+        gather: an item of each rank -> those of all, on every rank. Raises ValueError, alike on every rank, where
+        training must not go on; the weights are then still those of before the step."""
+        return None
+
+    def metrics(self, statistics: Tensor) -> dict[str, float]:
+        """The step's own metrics from the summed statistics [num_statistics] fp64 on the host."""
+        return {}

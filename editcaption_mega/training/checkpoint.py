@@ -3,9 +3,8 @@
 `checkpoints/step_XXXXXXXX/` is one store (`conversion.store`): weights and optimizer moments as boxes of canonical
 tensors, `state.json`, and `hf/` with config and tokenizer. It is written under another name and renamed when whole.
 
-Megatron's own sharded optimizer state is not used: its AdamW path (without TE or Apex) shares one step counter among
-all parameters after a load, and a checkpoint of EP = 1 does not fit EP > 1. Here each moment is a canonical tensor
-like its weight, so any layout reads it, and the gathering is spread over the data-parallel ranks.
+Each moment of the optimizer is a canonical tensor like its weight, so any layout reads it, and the gathering is spread
+over the data-parallel ranks. `megatron_optimizer` says why this is not Megatron's own sharded optimizer state.
 """
 
 import json
@@ -20,21 +19,19 @@ from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import WEIGHTS, Box, LocalShard, StoreReader, StoreWriter
+from editcaption_mega.conversion import WEIGHTS, Box, ParamShard, StoreReader, StoreWriter
 from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 
+from .megatron_optimizer import MASTER, MOMENTS, begin_state, parameter_state
 from .resume import STATE
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-MASTER = "param"  # fp32 master weights of a bf16 run, in Megatron's name
 
 
 def save_checkpoint(
     output: str | Path,
     state: dict,
-    shards: list[LocalShard],
+    param_shards: list[ParamShard],
     optimizer: MegatronOptimizer,
     *,
     side_files: SideFiles,
@@ -53,7 +50,7 @@ def save_checkpoint(
                 partial.mkdir(parents=True)
                 side_files.write(partial / "hf")
                 write_atomically(partial / STATE, json.dumps(state, indent=2) + "\n")
-        _write_tensors(partial, shards, optimizer, metadata)
+        _write_tensors(partial, param_shards, optimizer, metadata)
         with platform.together():
             if platform.is_rank_zero():
                 _rename(partial, final)
@@ -73,18 +70,18 @@ def save_checkpoint(
 
 
 def _write_tensors(
-    partial: Path, shards: list[LocalShard], optimizer: MegatronOptimizer, metadata: dict[str, Any]
+    partial: Path, param_shards: list[ParamShard], optimizer: MegatronOptimizer, metadata: dict[str, Any]
 ) -> None:
     """Weights, moments and random states, each by one of the ranks that have it. Collective."""
     writer = StoreWriter(partial, metadata={**metadata, "layout": _layout()})
     data_rank, data_size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     expert_rank = parallel_state.get_expert_data_parallel_rank()
     expert_size = parallel_state.get_expert_data_parallel_world_size()
-    for i, shard in enumerate(shards):
+    for i, shard in enumerate(param_shards):
         rank, size = (expert_rank, expert_size) if shard.is_expert else (data_rank, data_size)
         if shard.writer and rank == i % size:
             writer.add(WEIGHTS + shard.rule.name, shard.rule.shape, shard.box, shard.parameter.data)
-    for i, shard in enumerate(shards):
+    for i, shard in enumerate(param_shards):
         if shard.parameter.requires_grad and shard.name == shard.rule.name:
             _save_moments(writer, i, shard, optimizer)
     for name, values in _random_states().items():
@@ -108,37 +105,30 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(removed)
 
 
-def load_optimizer(folder: Path, state: dict, shards: list[LocalShard], optimizer: MegatronOptimizer) -> None:
+def load_optimizer(folder: Path, state: dict, param_shards: list[ParamShard], optimizer: MegatronOptimizer) -> None:
     """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint.
 
     Collective: all ranks raise alike."""
     with platform.together():
-        _load_optimizer(StoreReader(folder), state["updates"], shards, optimizer)
+        _load_optimizer(StoreReader(folder), state["updates"], param_shards, optimizer)
 
 
-def _load_optimizer(store: StoreReader, updates: int, shards: list[LocalShard], optimizer: MegatronOptimizer) -> None:
-    for part in _parts(optimizer):
-        if not part.optimizer.state:
-            part._init_optimizer_states_with_dummy_values()
-        for group in part.optimizer.param_groups:
-            if "step" in group:  # TE and Apex count per group, torch per parameter
-                group["step"] = updates
-    for shard in shards:
-        part = _owner(optimizer, shard)
-        if part is None:
+def _load_optimizer(
+    store: StoreReader, updates: int, param_shards: list[ParamShard], optimizer: MegatronOptimizer
+) -> None:
+    begin_state(optimizer, updates)
+    for shard in param_shards:
+        state = parameter_state(optimizer, shard.parameter)
+        if state is None:
             continue
-        kept = part._get_main_param_and_optimizer_states(shard.parameter)
-        place = part._get_model_param_range_map(shard.parameter)["param"]
         with torch.no_grad():
-            for name in (*MOMENTS, MASTER):
+            for name, tensor in state.tensors.items():
                 key = f"{name}/{shard.rule.name}"
                 if name == MASTER and key not in store.tensors:
                     # An fp32 run keeps no second copy: the weight is the master.
                     key = WEIGHTS + shard.rule.name
-                values = store.read(key, shard.box).flatten()[place.start : place.end]
-                kept[name].copy_(values.view(kept[name].shape))
-            if "step" in kept:
-                kept["step"].fill_(updates)
+                values = store.read(key, shard.box).flatten()[state.start : state.end]
+                tensor.copy_(values.view(tensor.shape))
 
 
 def load_random_state(folder: Path) -> bool:
@@ -166,7 +156,7 @@ def _load_random_state(store: StoreReader) -> bool:
     return True
 
 
-def _save_moments(writer: StoreWriter, index: int, shard: LocalShard, optimizer: MegatronOptimizer) -> None:
+def _save_moments(writer: StoreWriter, index: int, shard: ParamShard, optimizer: MegatronOptimizer) -> None:
     """Each data-parallel rank holds a flat range of the state; it is summed onto one of them, in turns."""
     if shard.is_expert:
         group = parallel_state.get_expert_data_parallel_group()
@@ -174,31 +164,16 @@ def _save_moments(writer: StoreWriter, index: int, shard: LocalShard, optimizer:
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     owner = index % group.size()
     names = MOMENTS + ((MASTER,) if shard.parameter.dtype != torch.float32 else ())
-    part = _owner(optimizer, shard)
     whole = torch.zeros(len(names), shard.parameter.numel(), dtype=torch.float32, device=shard.parameter.device)
-    if part is not None:
-        kept = part._get_main_param_and_optimizer_states(shard.parameter)
-        place = part._get_model_param_range_map(shard.parameter)["param"]
-        for row, name in enumerate(names):
-            whole[row, place.start : place.end] = kept[name].detach().flatten()
+    state = parameter_state(optimizer, shard.parameter)
+    if state is not None:
+        for i, name in enumerate(names):
+            whole[i, state.start : state.end] = state.tensors[name].detach().flatten()
     if group.size() > 1:
         dist.reduce(whole, dst=dist.get_global_rank(group, owner), group=group)
     if group.rank() == owner and shard.writer:
-        for row, name in enumerate(names):
-            writer.add(f"{name}/{shard.rule.name}", shard.rule.shape, shard.box, whole[row])
-
-
-def _parts(optimizer: MegatronOptimizer) -> list:
-    """The distributed optimizers inside: dense and expert parameters have one each."""
-    return [part for part in getattr(optimizer, "chained_optimizers", [optimizer]) if getattr(part, "optimizer", None)]
-
-
-def _owner(optimizer: MegatronOptimizer, shard: LocalShard):
-    """The distributed optimizer that holds a range of this parameter on this rank, or None."""
-    for part in _parts(optimizer):
-        if shard.parameter in part.model_param_gbuf_map:
-            return part
-    return None
+        for i, name in enumerate(names):
+            writer.add(f"{name}/{shard.rule.name}", shard.rule.shape, shard.box, whole[i])
 
 
 def _layout() -> list[int]:

@@ -1,15 +1,19 @@
-"""A preference job: the SFT job with another objective, and the reference's log-probs that it needs."""
+"""A preference job: the phases of any job, with a reference between the first and the last."""
 
 import math
 
+from editcaption_mega import platform
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.kernels import Preference
-from editcaption_mega.objectives import Agreement, DPOObjective, Objective, PairFacts
+from editcaption_mega.objectives import Agreement, DPOObjective, PairFacts
 from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.records import EditPair
 from editcaption_mega.settings import DPOSettings, PreferenceSettings
 
-from .job import Ending, Start, run_job
-from .reference import resident_reference, stored_reference
+from .job import train
+from .prepare import prepare
+from .reference import JobReference, reference_for
+from .session import Ending, session
 
 
 def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
@@ -17,50 +21,67 @@ def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
 
     Raises ValueError before any work when something cannot fit, and at the first step when policy and reference are
     not the same model though they should be. progress: as `cli.progress`, for the reference's log-probs."""
-    preference = settings.preference
-    how = Preference(
-        preference.loss, preference.beta, preference.label_smoothing, preference.margin, preference.nll_weight
-    )
-
-    def make_objective(start: Start) -> tuple[Objective, dict]:
-        facts = pair_facts(start.stream.reader.dataset, preference)
-        if settings.reference.mode == "none":
-            return DPOObjective(how, None, facts, per_mode=preference.failure_mode_metrics), {}
-        make = stored_reference if settings.reference.mode == "stored" else resident_reference
-        reference, weights, is_start = make(settings, start, progress)
-        agreement = None
-        if start.resumed.checkpoint is None and is_start:
-            agreement = Agreement(settings.training.precision, loss_at_reference(how, facts), how.beta)
-        objective = DPOObjective(
-            how, reference, facts, per_mode=preference.failure_mode_metrics, agreement=agreement
-        )  # fmt: skip
-        return objective, {"reference_weights": weights}
-
-    return run_job(settings, "preference", make_objective, "dpo")
+    with session(settings) as job:
+        prepared = prepare(job, DPOObjective)
+        pairs = pair_facts(prepared.dataset, settings.preference)
+        reference = reference_for(prepared, settings, progress)
+        job.ending = train(prepared, dpo_objective(settings, reference, pairs))
+    return job.ending
 
 
-def loss_at_reference(how: Preference, facts: dict[str, PairFacts]) -> float | None:
+def dpo_objective(settings: DPOSettings, reference: JobReference | None, pairs: dict[str, PairFacts]) -> DPOObjective:
+    """The objective of these settings. One that begins with policy and reference equal checks at its first step that
+    they are."""
+    options = settings.preference
+    preference = Preference(options.loss, options.beta, options.label_smoothing, options.margin, options.nll_weight)
+    if reference is None:
+        return DPOObjective(preference, None, pairs, per_mode=options.failure_mode_metrics)
+    agreement = None
+    if reference.equals_start:
+        expected = loss_at_reference(preference, pairs)
+        agreement = Agreement(settings.training.precision, expected, preference.beta)
+    return DPOObjective(
+        preference, reference.log_probs, pairs,
+        per_mode=options.failure_mode_metrics, agreement=agreement, reference_weights=reference.weights,
+    )  # fmt: skip
+
+
+def loss_at_reference(preference: Preference, pairs: dict[str, PairFacts]) -> float | None:
     """The loss while policy and reference are equal, where it is the same for every pair: ln 2 (sigmoid)."""
-    plain = how.shape == "sigmoid" and not how.margin and not how.nll_weight
-    return math.log(2) if plain and not any(pair.margin for pair in facts.values()) else None
+    plain = preference.shape == "sigmoid" and not preference.margin and not preference.nll_weight
+    return math.log(2) if plain and not any(pair.margin for pair in pairs.values()) else None
 
 
 def pair_facts(dataset: PairDataset, preference: PreferenceSettings) -> dict[str, PairFacts]:
-    """What the objective must know of each pair. Raises ValueError for a pair that lacks it."""
-    facts = {}
-    for i in range(len(dataset)):
+    """What the objective must know of each pair, by id. Collective: the ranks share the reading.
+
+    Raises ValueError, alike on every rank, for a pair that lacks it."""
+    facts: dict[str, PairFacts] = {}
+    problems: list[tuple[int, str]] = []
+    for i in platform.share(range(len(dataset))):
         pair = dataset.shards.pair(i)
-        # An empty list is a tag too: wrong, but in none of the three ways.
-        if preference.failure_mode_metrics and pair.failure_modes is None:
-            raise ValueError(
-                f"sample {pair.id} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
-                "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
-            )
-        if preference.severity_margin and pair.severity is None:
-            raise ValueError(
-                f"sample {pair.id} has no severity, and preference.severity_margin={preference.severity_margin} makes "
-                "its margin from it: give the pair one (0 .. 1), or set preference.severity_margin=0"
-            )
-        margin = preference.severity_margin * (pair.severity or 0.0)
-        facts[pair.id] = PairFacts(tuple(pair.failure_modes or ()), margin)
-    return facts
+        problem = _lack(pair, preference)
+        if problem:
+            problems.append((i, problem))
+        facts[pair.id] = PairFacts(tuple(pair.failure_modes or ()), preference.severity_margin * (pair.severity or 0.0))
+    parts = platform.gather((facts, problems))
+    problems = sorted(problem for _, part in parts for problem in part)
+    if problems:
+        raise ValueError(problems[0][1])
+    return {name: pair for part, _ in parts for name, pair in part.items()}
+
+
+def _lack(pair: EditPair, preference: PreferenceSettings) -> str | None:
+    """What the settings need of a pair and it does not say."""
+    # An empty list is a tag too: wrong, but in none of the three ways.
+    if preference.failure_mode_metrics and pair.failure_modes is None:
+        return (
+            f"sample {pair.id} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
+            "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
+        )
+    if preference.severity_margin and pair.severity is None:
+        return (
+            f"sample {pair.id} has no severity, and preference.severity_margin={preference.severity_margin} makes "
+            "its margin from it: give the pair one (0 .. 1), or set preference.severity_margin=0"
+        )
+    return None

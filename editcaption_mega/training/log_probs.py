@@ -25,7 +25,8 @@ from editcaption_mega.model import build_model
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
-from .loop import run_pipeline, stop_if_asked
+from .loop import run_pipeline
+from .session import stop_if_asked
 from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
 
 ANSWERS = ("chosen", "rejected")

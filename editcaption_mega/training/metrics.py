@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -11,16 +12,24 @@ from editcaption_mega.files import parse_json, write_atomically
 
 from .line_file import LineFile
 
-SHOWN = {"reward_margin": "margin", "reward_accuracy": "accuracy"}  # an objective's own, in the progress line
-
 
 class RunLog:
     """The run folder's records; used on rank 0 only.
 
-    Resuming at step n drops what a killed run wrote after step n, so that each step has one line."""
+    Resuming at step n drops what a killed run wrote after step n, so that each step has one line. shown: of an
+    objective's own metrics those that the progress line has, and their names there."""
 
-    def __init__(self, output: str | Path, *, first_step: int, total_steps: int, log_every: int):
+    def __init__(
+        self,
+        output: str | Path,
+        *,
+        first_step: int,
+        total_steps: int,
+        log_every: int,
+        shown: Mapping[str, str] | None = None,
+    ):
         self.output, self.total_steps, self.log_every = Path(output), total_steps, log_every
+        self.shown = shown or {}
         self.output.mkdir(parents=True, exist_ok=True)
         damaged = _drop_after(self.output / "metrics.jsonl", first_step)
         self._metrics, self._text = LineFile(self.output / "metrics.jsonl"), LineFile(self.output / "log.txt")
@@ -46,7 +55,7 @@ class RunLog:
             self.say(
                 f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.3f}  "
                 f"lr {numbers['learning_rate']:.2e}  "
-                + "".join(f"{name} {numbers[key]:.3f}  " for key, name in SHOWN.items() if key in numbers)
+                + "".join(f"{name} {numbers[key]:.3f}  " for key, name in self.shown.items() if key in numbers)
                 + f"{speed:,.0f} tokens/s  {_duration(left)} left"
             )
 

@@ -1,5 +1,6 @@
 """AdamW through Megatron's distributed optimizer, with per-module learning rates and freezing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,13 @@ from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePred
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
-from editcaption_mega.conversion import LocalShard
+from editcaption_mega.conversion import ParamShard, Rule
+from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.settings import OptimizerSettings
 
 
 @dataclass
-class Trainer:
+class TrainState:
     """The pieces that an optimizer step needs. `chunks` are wrapped for data parallelism."""
 
     chunks: list[torch.nn.Module]
@@ -37,21 +39,21 @@ class Schedule(OptimizerParamScheduler):
         return super().get_lr(param_group)
 
 
-def freeze(shards: list[LocalShard], settings: OptimizerSettings) -> None:
+def freeze_modules(param_shards: list[ParamShard], settings: OptimizerSettings) -> None:
     """Modules whose learning-rate multiplier is 0 get no gradient. Before data-parallel wrapping."""
     multipliers = settings.multipliers()
-    for shard in shards:
+    for shard in param_shards:
         shard.parameter.requires_grad_(multipliers[shard.rule.module] > 0)
 
 
-def build_trainer(
+def build_train_state(
     chunks: list[torch.nn.Module],
-    shards: list[LocalShard],
+    param_shards: list[ParamShard],
     settings: OptimizerSettings,
     *,
     precision: str,
     total_steps: int,
-) -> Trainer:
+) -> TrainState:
     """Wrap the chunks for data parallelism, and build the optimizer and its schedule."""
     config = get_model_config(chunks[0])
     ddp = DistributedDataParallelConfig(
@@ -75,7 +77,7 @@ def build_trainer(
     optimizer = get_megatron_optimizer(
         optimizer_config,
         wrapped,
-        config_overrides=_overrides(optimizer_config, shards, settings),
+        config_overrides=_overrides(optimizer_config, param_shards, settings),
         use_gloo_process_groups=False,
     )
     scheduler = Schedule(
@@ -93,16 +95,16 @@ def build_trainer(
     )
     # Megatron raises the shared gradient scaler of the auxiliary loss to this; 1 without loss scaling.
     config.grad_scale_func = optimizer.scale_loss
-    return Trainer(wrapped, optimizer, scheduler)
+    return TrainState(wrapped, optimizer, scheduler)
 
 
-def _overrides(config: OptimizerConfig, shards: list[LocalShard], settings: OptimizerSettings) -> dict:
+def _overrides(config: OptimizerConfig, param_shards: list[ParamShard], settings: OptimizerSettings) -> dict:
     """Megatron's own rule (no weight decay on biases and 1-D weights) and our multipliers."""
     overrides = dict(get_standard_config_overrides(config))
     for module, factor in settings.multipliers().items():
         if factor in (0.0, 1.0):
             continue
-        mine = {id(shard.parameter) for shard in shards if shard.rule.module == module}
+        mine = {id(shard.parameter) for shard in param_shards if shard.rule.module == module}
         predicate = ParamWithNamePredicate(name=f"module_{module}", fn=lambda p, _, mine=mine: id(p) in mine)
         overrides[ParamKey(with_name_predicate=predicate)] = {
             "max_lr": settings.learning_rate * factor,
@@ -111,14 +113,11 @@ def _overrides(config: OptimizerConfig, shards: list[LocalShard], settings: Opti
     return overrides
 
 
-def trainable_table(rules, settings: OptimizerSettings) -> list[str]:
+def trainable_table(rules: Mapping[str, Rule], settings: OptimizerSettings) -> list[str]:
     """Lines that say, per module, how many parameters the model has, and at which learning rate they train."""
     counts: dict[str, int] = {}
-    for rule in {rule.name: rule for rule in rules.values()}.values():
-        size = 1
-        for length in rule.shape:
-            size *= length
-        counts[rule.module] = counts.get(rule.module, 0) + size
+    for rule in unique_rules(rules):
+        counts[rule.module] = counts.get(rule.module, 0) + rule.size
     lines = [f"{'module':<10}{'parameters':>18}{'learning rate':>16}"]
     for module, count in counts.items():
         factor = settings.multipliers()[module]

@@ -1,7 +1,10 @@
 """The reference of a preference job: its log-probs from a file, or from a second copy of the model."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +14,13 @@ from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.model import Architecture, build_model
+from editcaption_mega.objectives.dpo import REFERENCE_FILE
+from editcaption_mega.progress import Progress
 from editcaption_mega.settings import DPOSettings
 
 from .identity import check_identity, recorded_identity
-from .job import Start
 from .log_probs import ANSWERS, data_parts, fingerprint_of, row_log_probs, write_log_probs
+from .prepare import Prepared
 
 
 class StoredReference:
@@ -49,16 +54,32 @@ class ResidentReference:
         return self.rows[batch.sample_ids]
 
 
-# A reference, the digest of its weights, and whether these are the weights that a new run starts from.
-Made = tuple[StoredReference | ResidentReference, str, bool]
+@dataclass(frozen=True)
+class JobReference:
+    """What a job has of its reference."""
+
+    log_probs: StoredReference | ResidentReference
+    weights: str  # the digest of its weights
+    equals_start: bool  # whether the policy of this start has these very weights: only a new run's may
 
 
-def reference_weights(settings: DPOSettings, start: Start) -> WeightSource:
+def reference_for(prepared: Prepared, settings: DPOSettings, progress: Progress) -> JobReference | None:
+    """The reference that the settings ask for; None for a loss without one. Collective.
+
+    A stored one is read from its file, which the job writes first when it is its own and not there yet. Raises
+    ValueError when file or weights are not those of this job, or of the run that it goes on with."""
+    if settings.reference.mode == "none":
+        return None
+    make = _stored_reference if settings.reference.mode == "stored" else _resident_reference
+    return make(prepared, settings, progress)
+
+
+def _source(prepared: Prepared, settings: DPOSettings) -> WeightSource:
     """The weights of the reference. Raises ValueError when they are of another model than the policy."""
     if not settings.reference.checkpoint:
-        return start.source()
+        return prepared.new_run_source
     source = WeightSource.of(settings.reference.checkpoint, verify=settings.checkpoint.verify)
-    if Architecture.from_folder(source.folder) != start.architecture:
+    if Architecture.from_folder(source.folder) != prepared.architecture:
         raise ValueError(
             f"reference.checkpoint={settings.reference.checkpoint} is of another model than "
             f"model.folder={settings.model.folder}: their config.json differ; use weights of the same architecture"
@@ -66,20 +87,19 @@ def reference_weights(settings: DPOSettings, start: Start) -> WeightSource:
     return source
 
 
-def resident_reference(settings: DPOSettings, start: Start, progress) -> Made:
-    source = reference_weights(settings, start)
+def _resident_reference(prepared: Prepared, settings: DPOSettings, progress: Progress) -> JobReference:
+    source = _source(prepared, settings)
     weights = platform.from_rank_zero(source.digest)
-    _check_reference(start, weights)
-    chunks = build_model(start.architecture, settings.model, settings.parallel, settings.training.precision)
-    load_weights(chunks, start.architecture, source.folder, source.checkpoint, verify=settings.checkpoint.verify)
-    return ResidentReference(chunks), weights, _same(source, start)
+    _check_same_reference(prepared, weights)
+    chunks = build_model(prepared.architecture, settings.model, settings.parallel, settings.training.precision)
+    load_weights(chunks, prepared.architecture, source.folder, source.checkpoint, verify=settings.checkpoint.verify)
+    return JobReference(ResidentReference(chunks), weights, _equals_start(prepared, source))
 
 
-def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
-    """Reads the file, which the job writes first when it is its own and not there yet."""
-    reader, precision = start.stream.reader, settings.training.precision
-    dataset = reader.dataset
-    own = Path(settings.training.output) / "reference.jsonl"
+def _stored_reference(prepared: Prepared, settings: DPOSettings, progress: Progress) -> JobReference:
+    reader, dataset = prepared.stream.reader, prepared.dataset
+    precision, resumed = settings.training.precision, prepared.resumed
+    own = prepared.session.output / REFERENCE_FILE
     path = Path(settings.reference.file) if settings.reference.file else own
     exists = platform.from_rank_zero(path.is_file)
     if not exists and settings.reference.file:
@@ -87,99 +107,126 @@ def stored_reference(settings: DPOSettings, start: Start, progress) -> Made:
             f"reference.file={path} does not exist: write it with tools/log_probs.py, or leave reference.file empty "
             "and the job writes its own"
         )
-    if exists and start.resumed.checkpoint:
+    if exists and resumed.checkpoint:
         # The weights that it started from may be gone by now; the run knows what they were.
-        weights, is_start = recorded_identity(start.resumed.state)["reference_weights"], False
+        weights, equals_start = recorded_identity(resumed.state)["reference_weights"], False
         expected = {"weights": weights, "precision": precision}
-        if "identity" in start.resumed.state:  # a run of an earlier version has other fingerprints, and a line says so
+        if "identity" in resumed.state:  # a run of an earlier version has other fingerprints, and a line says so
             expected |= data_parts(dataset)
     else:
-        source = reference_weights(settings, start)
-        expected, is_start = fingerprint_of(source, dataset, precision), _same(source, start)
+        source = _source(prepared, settings)
+        expected, equals_start = fingerprint_of(source, dataset, precision), _equals_start(prepared, source)
         weights = expected["weights"]
-        _check_reference(start, weights)
-    if not exists:
-        start.load(source)
-        platform.print_once(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
-        write_log_probs(start.chunks, reader, path, expected, progress=progress)
-    return StoredReference(read_reference(path, reader, expected, sums=path == own)), weights, is_start
+        _check_same_reference(prepared, weights)
+        if not exists:
+            prepared.load(source)
+            platform.print_once(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
+            write_log_probs(prepared.chunks, reader, path, expected, progress=progress)
+    return JobReference(
+        StoredReference(read_reference(path, reader, expected, sums=path == own)), weights, equals_start
+    )
 
 
-def _check_reference(start: Start, weights: str) -> None:
+def _check_same_reference(prepared: Prepared, weights: str) -> None:
     """Raises ValueError when a resumed run had another reference."""
-    if start.resumed.checkpoint:
-        check_identity(start.resumed.checkpoint, start.resumed.state, {"reference_weights": weights})
+    if prepared.resumed.checkpoint:
+        check_identity(prepared.resumed.checkpoint, prepared.resumed.state, {"reference_weights": weights})
 
 
-def _same(source: WeightSource, start: Start) -> bool:
-    return start.resumed.checkpoint is None and source == start.source()
+def _equals_start(prepared: Prepared, source: WeightSource) -> bool:
+    return prepared.resumed.checkpoint is None and source == prepared.new_run_source
 
 
 def read_reference(
     path: Path, reader: SequenceReader, expected: dict[str, str], *, sums: bool = False
 ) -> dict[str, Tensor]:
-    """Token log-probs by sample id. Raises ValueError, naming what differs, for a file of another job or a part.
+    """Token log-probs [chosen tokens + rejected tokens] fp32 by sample id. Collective: all ranks raise alike.
 
-    sums: hold each answer's sum, which the file has too, against its tokens, so that no digit changes unnoticed."""
+    Raises ValueError, naming what differs, for a file of another job or a part. sums: hold each answer's sum, which the
+    file has too, against its tokens, so that no digit changes unnoticed."""
+    with platform.together():
+        samples = _read_file(path, expected, sums=sums)
+        return {name: _checked(path, name, lengths, samples, len(reader.dataset)) for name, lengths in _needed(reader)}
+
+
+def _needed(reader: SequenceReader) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Each sample's id, and the tokens of its answers."""
+    for i, lengths in enumerate(reader.lengths.answers.tolist()):
+        yield reader.dataset.id(i), tuple(lengths)
+
+
+class _AnswerLogProbs(NamedTuple):
+    log_probs: Tensor  # [chosen tokens + rejected tokens] fp32
+    lengths: tuple[int, ...]  # tokens of each answer
+
+
+def _read_file(path: Path, expected: dict[str, str], *, sums: bool) -> dict[str, _AnswerLogProbs]:
+    """All samples of the file, by id. Raises ValueError for another fingerprint, or lines that are not what they
+    should be."""
+    samples = {}
     with open(path, encoding="utf-8") as file:
-        found = _parsed(path, 1, file.readline()).get("fingerprint")
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} is no file of tools/log_probs.py: its first line holds no fingerprint")
-        different = [name for name, value in expected.items() if found.get(name) != value]
-        if different:
-            told = ", ".join(f"{name} ({found.get(name)} there, {expected[name]} here)" for name in different)
-            raise ValueError(
-                f"{path} holds reference log-probs of something else: {told} differ. Write them again with "
-                "tools/log_probs.py, or leave reference.file empty and use a new training.output"
-            )
-        tensors = {}
+        _check_fingerprint(path, _parsed(path, 1, file.readline()).get("fingerprint"), expected)
         for number, line in enumerate(file, start=2):
-            row = _parsed(path, number, line)
+            values = _parsed(path, number, line)
             try:
-                values = [float(value) for answer in ANSWERS for value in row[answer]["token_log_probs"]]
-                lengths = tuple(len(row[answer]["token_log_probs"]) for answer in ANSWERS)
-                tensors[row["id"]] = torch.tensor(values, dtype=torch.float32), lengths
-                whole = not sums or all(
-                    sum(row[answer]["token_log_probs"]) == row[answer]["log_prob"] for answer in ANSWERS
-                )
+                answers = [values[answer]["token_log_probs"] for answer in ANSWERS]
+                log_probs = [float(value) for answer in answers for value in answer]
+                lengths = tuple(map(len, answers))
+                samples[values["id"]] = _AnswerLogProbs(torch.tensor(log_probs, dtype=torch.float32), lengths)
+                adds_up = not sums or [sum(answer) for answer in answers] == [values[a]["log_prob"] for a in ANSWERS]
             except (KeyError, TypeError, ValueError):
                 raise ValueError(
                     f"{path}, line {number}: expected id, chosen and rejected with their token_log_probs; write the "
                     "file again with tools/log_probs.py"
                 ) from None
-            if not whole:
+            if not adds_up:
                 raise ValueError(
-                    f"{path}, line {number} is damaged: the log-probs of {row['id']} do not add up to their sum; "
+                    f"{path}, line {number} is damaged: the log-probs of {values['id']} do not add up to their sum; "
                     "remove the file, and the job computes it again"
                 )
-    checked = {}
-    for i, in_shards in enumerate(map(tuple, reader.lengths.answers.tolist())):
-        name = reader.dataset.id(i)
-        if name not in tensors:
-            raise ValueError(
-                f"{path} is incomplete: it has no log-probs of sample {name} ({len(tensors):,} samples there, "
-                f"{len(reader.dataset):,} in data.shards); write it again with tools/log_probs.py"
-            )
-        values, lengths = tensors[name]
-        if lengths != in_shards:
-            raise ValueError(
-                f"{path}: sample {name} has answers of {lengths} tokens there, and of {in_shards} in data.shards; "
-                "write it again"
-            )
-        if not torch.isfinite(values).all():
-            raise ValueError(
-                f"{path}: the reference log-probs of sample {name} are not finite: the reference model gives one "
-                "of its tokens no probability; remove the pair or use another reference"
-            )
-        checked[name] = values
-    return checked
+    return samples
+
+
+def _check_fingerprint(path: Path, recorded: object, expected: dict[str, str]) -> None:
+    if not isinstance(recorded, dict):
+        raise ValueError(f"{path} is no file of tools/log_probs.py: its first line holds no fingerprint")
+    different = [name for name, value in expected.items() if recorded.get(name) != value]
+    if different:
+        listed = ", ".join(f"{name} ({recorded.get(name)} there, {expected[name]} here)" for name in different)
+        raise ValueError(
+            f"{path} holds reference log-probs of something else: {listed} differ. Write them again with "
+            "tools/log_probs.py, or leave reference.file empty and use a new training.output"
+        )
+
+
+def _checked(
+    path: Path, name: str, lengths: tuple[int, ...], samples: dict[str, _AnswerLogProbs], wanted: int
+) -> Tensor:
+    """What the file has of one sample. Raises ValueError when it is not what the data needs."""
+    if name not in samples:
+        raise ValueError(
+            f"{path} is incomplete: it has no log-probs of sample {name} ({len(samples):,} samples there, "
+            f"{wanted:,} in data.shards); write it again with tools/log_probs.py"
+        )
+    sample = samples[name]
+    if sample.lengths != lengths:
+        raise ValueError(
+            f"{path}: sample {name} has answers of {sample.lengths} tokens there, and of {lengths} in data.shards; "
+            "write it again"
+        )
+    if not torch.isfinite(sample.log_probs).all():
+        raise ValueError(
+            f"{path}: the reference log-probs of sample {name} are not finite: the reference model gives one "
+            "of its tokens no probability; remove the pair or use another reference"
+        )
+    return sample.log_probs
 
 
 def _parsed(path: Path, number: int, line: str) -> dict:
     try:
-        row = json.loads(line)
+        values = json.loads(line)
     except json.JSONDecodeError:
-        row = None
-    if not isinstance(row, dict):
+        values = None
+    if not isinstance(values, dict):
         raise ValueError(f"{path}, line {number} is not a JSON object: the file is damaged, write it again")
-    return row
+    return values

@@ -18,9 +18,8 @@ from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
 from editcaption_mega.lock import NAME as LOCK
 
 STATE = "state.json"
-# What a job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
-RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", "reference.jsonl")
-RUN_FILES += (f"reference.jsonl{PARTIAL}", LOCK)
+# What every job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
+RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", LOCK)
 _EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
 # Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
 _LEFTOVER = re.compile(rf"metrics\.tmp|(config\.yaml|metrics\.jsonl|{re.escape(LOCK)})(\..*)?{re.escape(PARTIAL)}")
@@ -104,10 +103,13 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(folder.with_name(name))
 
 
-def strangers(output: Path) -> list[str]:
-    """What is in the folder and neither a job's nor what a killed one left."""
+def foreign_entries(output: Path, objective_files: tuple[str, ...]) -> list[str]:
+    """What is in the folder and neither a job's nor what a killed one left.
+
+    objective_files: what the job's objective writes there beside RUN_FILES, whole or as NAME.partial."""
     names = sorted(os.listdir(output)) if output.is_dir() else []
-    ours = re.compile("|".join(map(re.escape, (*RUN_FILES, f"{LOCK}.claim"))))
+    own_names = (*RUN_FILES, f"{LOCK}.claim", *objective_files, *(f"{name}{PARTIAL}" for name in objective_files))
+    ours = re.compile("|".join(map(re.escape, own_names)))
     return [name for name in names if not any(p.fullmatch(name) for p in (ours, _EARLIER_SETTINGS, _LEFTOVER))]
 
 

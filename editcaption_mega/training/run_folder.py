@@ -1,8 +1,6 @@
-"""The folder of a run: what may lie in it, where a run goes on, its settings now and before, and how it failed."""
+"""The folder of a run: what may lie in it, where a run goes on, its settings now and before."""
 
 import os
-import time
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,7 @@ from editcaption_mega.files import PARTIAL
 from editcaption_mega.settings import JobSettings, save_settings
 
 from .identity import changes, check_identity
-from .resume import resume_point, strangers, tidy
-
-# What users can mend: these have a sentence and need no traceback.
-_EXPECTED = (ValueError, OSError, FloatingPointError)
+from .resume import foreign_entries, resume_point, tidy
 
 
 @dataclass(frozen=True)
@@ -32,12 +27,12 @@ class Resumed:
         return self.state["step"] if self.state else 0
 
 
-def where_to_start(settings: JobSettings, parts: dict[str, Any]) -> Resumed:
-    """The checkpoint to go on from. Collective.
+def where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files: tuple[str, ...] = ()) -> Resumed:
+    """The checkpoint to go on from. Collective. objective_files: names that the objective writes into the folder.
 
     Raises ValueError when the folder is someone else's, the job changed or the checkpoint is damaged."""
     output, unchecked = Path(settings.training.output), []
-    for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume)):
+    for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume, objective_files)):
         platform.print_once(line)
 
     def check(folder: Path, state: dict[str, Any]) -> None:
@@ -47,10 +42,10 @@ def where_to_start(settings: JobSettings, parts: dict[str, Any]) -> Resumed:
     return Resumed(*point, unchecked) if point else Resumed()
 
 
-def _prepare_folder(output: Path, resume: bool) -> list[str]:
+def _prepare_folder(output: Path, resume: bool, objective_files: tuple[str, ...]) -> list[str]:
     """Raise ValueError for a folder that is not ours to write; else clean it -> lines that say what was there."""
     has_checkpoints = bool(checkpoints(output))
-    others = strangers(output)
+    others = foreign_entries(output, objective_files)
     if others and not (has_checkpoints and resume):
         raise ValueError(f"training.output={output} already holds something else ({others[0]}): choose another folder")
     if has_checkpoints and not resume:
@@ -97,21 +92,3 @@ def keep_settings(output: Path, settings: JobSettings, step: int) -> None:
     if step and path.is_file() and path.read_bytes() != new.read_bytes() and not before.exists():
         os.replace(path, before)
     os.replace(new, path)
-
-
-def record_failure(output: Path, error: Exception) -> None:
-    """Write how this rank failed: the sentence into log.txt, the traceback of a defect into logs/rank_XXXXX.txt."""
-    unexpected = not isinstance(error, _EXPECTED) and not hasattr(error, "exit_code")
-    when = time.strftime("%Y-%m-%d %H:%M:%S")
-    try:
-        if unexpected:
-            path = output / "logs" / f"rank_{platform.rank():05d}.txt"
-            path.parent.mkdir(exist_ok=True)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(f"{when}\n{''.join(traceback.format_exception(error))}\n")
-            error.add_note(f"its traceback is in {path}")
-        if (unexpected or platform.is_rank_zero()) and (output / "log.txt").is_file():
-            with open(output / "log.txt", "a", encoding="utf-8") as file:
-                file.write(f"{when} rank {platform.rank()}: {type(error).__name__}: {error}\n")
-    except OSError as problem:  # a full disk may be what it failed of
-        error.add_note(f"{problem.filename} could not be written: {problem.strerror}")

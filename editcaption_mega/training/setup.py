@@ -42,7 +42,7 @@ def open_reader(
         image_settings=dataset.images,
         image_token_id=dataset.encoder.image_token_id,
         pad_token_id=dataset.encoder.pad_token_id,
-        num_grid_per_side=architecture.vision.position_grid,
+        num_grid_per_side=architecture.vision.num_grid_per_side,
         sequence_length=settings.data.sequence_length,
         packing=settings.data.packing,
         share=_rank_share(settings.parallel),

@@ -14,6 +14,7 @@ from editcaption_mega.conversion import (
     StoreReader,
     StoreWriter,
     check_same_model,
+    rules_for,
 )
 from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
 from editcaption_mega.model import Architecture
@@ -296,3 +297,24 @@ def test_damage_is_noticed_by_a_conversion(folders, tmp_path):
             megatron_to_hf(tmp_path / "store", tmp_path / "back")
         small_store.flip(path, 8 * path.stat().st_size - 12)
     assert not (tmp_path / "back").exists()
+
+
+def test_the_table_of_rules_is_made_once_and_stays_as_it_is(folders):
+    """Seven places ask for it, and a model of 94 layers with 128 experts has a long one."""
+    one, other = (Architecture.from_folder(folders / "moe-False") for _ in range(2))
+    assert rules_for(one) is rules_for(other) and rules_for(one) is not rules_for(one, experts_in_out=True)
+    with pytest.raises(TypeError):
+        rules_for(one)["x"] = None
+
+
+def test_a_reader_that_is_told_the_layout_opens_files_only_to_read(folders, tmp_path):
+    """One rank compares a folder with its config.json; the others need not open a hundred files for that."""
+    folder = damaged(folders, tmp_path, "moe-False")
+    expected, rules = tensors(folder), rules_for(Architecture.from_folder(folder))
+    del expected["model.visual.merger.norm.weight"]
+    save_file(expected, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks the tensor model.visual.merger.norm.weight"):
+        FolderReader(folder)
+    reader = FolderReader(folder, experts_in_out=False)
+    whole = reader.read(rules["language.decoder.final_layernorm.weight"])
+    assert torch.equal(whole, expected["model.language_model.norm.weight"])

@@ -20,7 +20,7 @@ from editcaption_mega.conversion import (
     WEIGHTS,
     StoreWriter,
     load_weights,
-    local_shards,
+    local_param_shards,
     rules_for,
 )
 from editcaption_mega.data.batching.loader import Step
@@ -30,7 +30,7 @@ from editcaption_mega.objectives import SFTObjective
 from editcaption_mega.settings import ModelSettings, OptimizerSettings, ParallelSettings
 from editcaption_mega.training.checkpoint import load_optimizer, load_random_state, save_checkpoint
 from editcaption_mega.training.loop import run_pipeline, train_step
-from editcaption_mega.training.optimizer import build_trainer
+from editcaption_mega.training.optimizer import build_train_state
 from tests.helpers import tiny
 
 LAYOUTS = {
@@ -118,7 +118,7 @@ class Case:
         self.rules = rules_for(self.architecture)
         self.chunks = build_model(self.architecture, self.model, self.parallel, "fp32")
         load_weights(self.chunks, self.architecture, folder, start)
-        self.shards = local_shards(self.chunks, self.rules)
+        self.param_shards = local_param_shards(self.chunks, self.rules)
         self.trainer = None
 
     def logits_error(self, reference: dict[str, torch.Tensor]) -> float:
@@ -143,7 +143,9 @@ class Case:
 
     def train(self, first: int, last: int) -> list[float]:
         if self.trainer is None:
-            self.trainer = build_trainer(self.chunks, self.shards, OPTIMIZER, precision="fp32", total_steps=STEPS)
+            self.trainer = build_train_state(
+                self.chunks, self.param_shards, OPTIMIZER, precision="fp32", total_steps=STEPS
+            )
         return [
             train_step(self.trainer, SFTObjective(), make_step(number, self.parallel))["loss"]
             for number in range(first, last)
@@ -152,7 +154,7 @@ class Case:
     def save_tensors(self, folder: Path, values: Callable = lambda shard: shard.parameter.data) -> None:
         """One tensor for each parameter (its weights) as a store, without the optimizer."""
         writer = StoreWriter(folder)
-        for shard in self.shards:
+        for shard in self.param_shards:
             dense_owner = parallel_state.get_data_parallel_rank() == 0
             owner = parallel_state.get_expert_data_parallel_rank() == 0 if shard.is_expert else dense_owner
             if shard.writer and owner:
@@ -161,13 +163,13 @@ class Case:
 
     def save(self, output: Path, step: int) -> None:
         save_checkpoint(
-            output, {"step": step, "updates": step}, self.shards, self.trainer.optimizer,
+            output, {"step": step, "updates": step}, self.param_shards, self.trainer.optimizer,
             side_files=SideFiles.read(self.folder), metadata={}, keep=0,
         )  # fmt: skip
 
     def resume(self, checkpoint: Path, step: int) -> None:
         self.train(0, 0)
-        load_optimizer(checkpoint, {"updates": step}, self.shards, self.trainer.optimizer)
+        load_optimizer(checkpoint, {"updates": step}, self.param_shards, self.trainer.optimizer)
         self.trainer.scheduler.step(increment=step)
         load_random_state(checkpoint)
 

@@ -24,8 +24,8 @@ from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
-from editcaption_mega.training.job import Ending
 from editcaption_mega.training.log_probs import rows_to_keep
+from editcaption_mega.training.session import Ending
 from tests.helpers import ROOT, preference_job, small_job
 from tests.parity import matrix
 

@@ -16,7 +16,7 @@ from editcaption_mega.conversion import StoreReader
 from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
-from editcaption_mega.training.job import Ending
+from editcaption_mega.training.session import Ending
 from tests.helpers import ROOT, small_job
 
 LAUNCH = ROOT / "launch/pretrain_sft.sh"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from editcaption_mega.conversion import DamagedCheckpointError, find_checkpoint
 from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
 from editcaption_mega.training.identity import check_identity
-from editcaption_mega.training.resume import read_state, resume_point, strangers, tidy
+from editcaption_mega.training.resume import foreign_entries, read_state, resume_point, tidy
 from tests.helpers import small_store
 from tests.helpers.ranks import on_ranks
 
@@ -142,11 +142,11 @@ def test_leftovers_are_ours_and_go(tmp_path):
     """They make a folder neither unusable nor anyone else's; what is not ours is never touched."""
     for name in ("metrics.tmp", "config.yaml.77-ab.partial", "metrics.jsonl.1-0f.partial", "reference.jsonl.partial"):
         (tmp_path / name).write_text("half")
-    assert strangers(tmp_path) == []
+    assert foreign_entries(tmp_path, ("reference.jsonl",)) == []
     assert len(tidy(tmp_path)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["reference.jsonl.partial"]  # a pass that goes on
     (tmp_path / "film.partial").write_text("someone's")
-    assert strangers(tmp_path) == ["film.partial"]
+    assert foreign_entries(tmp_path, ("reference.jsonl",)) == ["film.partial"]
 
 
 STATE = {"step": 3, "updates": 3, "samples": 24, "seed": 1234, "identity": {}, "settings": {}, "preference": {}}

@@ -1,6 +1,7 @@
 """Which box of which canonical tensor each local parameter is."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ _LAYER = re.compile(r"^language\.decoder\.layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class LocalShard:
+class ParamShard:
     """A parameter of this rank: its rule, its box of the canonical tensor, and who else holds the same box.
 
     `writer`: this rank's data-parallel group writes it; which rank of the group does is the caller's choice.
@@ -33,7 +34,7 @@ class LocalShard:
         return local.view(self.box.shape)
 
 
-def local_shards(chunks: list[torch.nn.Module], rules: dict[str, Rule]) -> list[LocalShard]:
+def local_param_shards(chunks: list[torch.nn.Module], rules: Mapping[str, Rule]) -> list[ParamShard]:
     """Every parameter of this rank's chunks, in a fixed order. A parameter without a rule is a broken invariant."""
     tensor = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
     expert = parallel_state.get_expert_model_parallel_rank(), parallel_state.get_expert_model_parallel_world_size()
@@ -41,7 +42,7 @@ def local_shards(chunks: list[torch.nn.Module], rules: dict[str, Rule]) -> list[
         parallel_state.get_expert_tensor_parallel_rank(),
         parallel_state.get_expert_tensor_parallel_world_size(),
     )
-    shards = []
+    param_shards = []
     for chunk in chunks:
         model = unwrap(chunk)
         layers = {str(i): layer.layer_number - 1 for i, layer in enumerate(model.language.decoder.layers)}
@@ -58,8 +59,8 @@ def local_shards(chunks: list[torch.nn.Module], rules: dict[str, Rule]) -> list[
             is_expert = rule.expert_axis is not None
             replicated = not is_expert and rule.tensor_axis is None
             writer = name == rule.name and (not replicated or tensor[0] == 0)
-            shards.append(LocalShard(parameter, name, rule, box, writer, is_expert))
-    return shards
+            param_shards.append(ParamShard(parameter, name, rule, box, writer, is_expert))
+    return param_shards
 
 
 def _part(box: Box, axis: int, rank: int, size: int) -> Box:

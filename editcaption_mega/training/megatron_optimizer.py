@@ -1,0 +1,90 @@
+"""All that checkpoints need of the inside of Megatron-Core's distributed optimizer: the state of one parameter.
+
+Written for megatron-core 0.19; nothing else in the package reads these names.
+
+Relied upon, each held by a test of its own (tests/training/test_megatron_optimizer.py), so that a version that changes
+one fails there and by that name:
+
+    ChainedOptimizer.chained_optimizers             the distributed optimizers inside: dense and expert parameters have
+                                                    one each
+    DistributedOptimizer.optimizer                  the AdamW inside, over the ranges of this rank
+    DistributedOptimizer.model_param_gbuf_map       its keys: the parameters of which it has a range here
+    DistributedOptimizer._get_model_param_range_map(parameter)["param"]    the range: flat start and end
+    DistributedOptimizer._get_main_param_and_optimizer_states(parameter)   views of the state of that range
+
+The public `sharded_state_dict` does not do. Its `fully_reshardable` form, the only one that other layouts read, gathers
+the state of all data-parallel ranks on each of them (or on one, through gloo groups that are not made here), shares one
+step counter among all parameters after a load with torch's AdamW, and names experts such that a checkpoint of EP = 1
+does not fit EP > 1.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import megatron.core
+import torch
+from megatron.core.optimizer import MegatronOptimizer
+from torch import Tensor
+
+WRITTEN_FOR = "0.19"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+MASTER = "param"  # the weights that AdamW changes: fp32, a copy in a bf16 run
+
+
+class ParameterState(NamedTuple):
+    """The optimizer's state of one parameter, as far as this rank has it."""
+
+    start: int  # of the flattened parameter
+    end: int
+    tensors: dict[str, Tensor]  # MASTER and MOMENTS by name [end - start] fp32: views, through which it is changed
+
+
+def begin_state(optimizer: MegatronOptimizer, updates: int) -> None:
+    """Allocate the state of a new optimizer, and let it count from `updates`. Its values are then to be filled."""
+    for part in _parts(optimizer):
+        inner = _inside(part, "optimizer")
+        if not inner.state:
+            _allocate(inner)
+        # TE and Apex count per group, torch per parameter.
+        for counters in (*inner.param_groups, *inner.state.values()):
+            count = counters.get("step")
+            if isinstance(count, Tensor):
+                count.fill_(updates)
+            elif count is not None:
+                counters["step"] = updates
+
+
+def parameter_state(optimizer: MegatronOptimizer, parameter: torch.nn.Parameter) -> ParameterState | None:
+    """The part of a model parameter's state that this rank has, or None. After `begin_state` or a first step."""
+    for part in _parts(optimizer):
+        if parameter in _inside(part, "model_param_gbuf_map"):
+            owned = _inside(part, "_get_model_param_range_map")(parameter)["param"]
+            tensors = _inside(part, "_get_main_param_and_optimizer_states")(parameter)
+            return ParameterState(owned.start, owned.end, {name: tensors[name] for name in (MASTER, *MOMENTS)})
+    return None
+
+
+def _allocate(inner: torch.optim.Optimizer) -> None:
+    """A step with gradients of zero; weight decay may change the weights, which are to be filled too."""
+    for group in inner.param_groups:
+        for parameter in group["params"]:
+            if parameter.numel():  # Apex refuses empty ones
+                parameter.grad = torch.zeros_like(parameter)
+    inner.step()
+    inner.zero_grad()
+
+
+def _parts(optimizer: MegatronOptimizer) -> Iterator[Any]:
+    """The distributed optimizers inside; one without a parameter on this rank has no AdamW."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if _inside(part, "optimizer") is not None:
+            yield part
+
+
+def _inside(part: Any, name: str) -> Any:
+    if not hasattr(part, name):
+        raise RuntimeError(
+            f"megatron-core {megatron.core.__version__} has no {type(part).__name__}.{name}, which checkpoints need: "
+            f"training/megatron_optimizer.py was written for {WRITTEN_FOR} and is the one file to change"
+        )
+    return getattr(part, name)

@@ -1,0 +1,108 @@
+"""The first phase of a training job: everything is checked, the ranks are joined, and the model is built."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editcaption_mega import platform
+from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights
+from editcaption_mega.data import SampleOrder
+from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.batching.loader import StepStream
+from editcaption_mega.data.text.prompt import trained_side_files
+from editcaption_mega.data.text.side_files import SideFiles
+from editcaption_mega.model import Architecture, build_model
+from editcaption_mega.objectives import Objective
+from editcaption_mega.settings import JobSettings
+
+from .identity import identity
+from .run_folder import Resumed, where_to_start
+from .session import Session, stop_if_asked
+from .setup import measure_samples, open_architecture, open_dataset, open_reader
+
+
+@dataclass
+class Prepared:
+    """A job before its objective: the ranks are joined, the folder is its own, the model is built without weights."""
+
+    session: Session
+    architecture: Architecture
+    stream: StepStream
+    chunks: list[torch.nn.Module]  # model chunks of this rank
+    resumed: Resumed
+    identity: dict[str, Any]  # what a resumed run must find as it was; the objective adds to it
+    side_files: SideFiles  # config, tokenizer and so on, held because the folder may be moved while the job runs
+    metadata: dict[str, Any]  # of its checkpoints
+    loaded: WeightSource | None = None  # whose weights are in the chunks
+
+    @property
+    def settings(self) -> JobSettings:
+        return self.session.settings
+
+    @property
+    def dataset(self) -> PairDataset:
+        return self.stream.reader.dataset
+
+    @property
+    def total_steps(self) -> int:
+        training = self.settings.training
+        if training.steps:
+            return training.steps
+        return max(1, round(training.epochs * len(self.dataset) / training.global_batch_size))
+
+    @property
+    def new_run_source(self) -> WeightSource:
+        """The weights that a new run starts from, which a resumed one may no longer have. Raises ValueError for a
+        checkpoint that is none; `load_weights` checks that it is of this model."""
+        return _new_run_source(self.settings)
+
+    @property
+    def start_source(self) -> WeightSource:
+        """The weights before the first step: of the run's own checkpoint, if it goes on from one."""
+        return _start_source(self.settings, self.resumed)
+
+    def load(self, source: WeightSource) -> None:
+        """Fill the chunks with the weights of `source`, unless they are in there. Collective."""
+        if source != self.loaded:
+            # Every byte of the checkpoint to resume from has been verified when it was chosen.
+            verify = self.settings.checkpoint.verify and source.checkpoint != self.resumed.checkpoint
+            load_weights(self.chunks, self.architecture, source.folder, source.checkpoint, verify=verify)
+            self.loaded = source
+
+
+def _new_run_source(settings: JobSettings) -> WeightSource:
+    checkpoint = find_checkpoint(settings.model.checkpoint) if settings.model.checkpoint else None
+    return WeightSource(Path(settings.model.folder), checkpoint)
+
+
+def _start_source(settings: JobSettings, resumed: Resumed) -> WeightSource:
+    if resumed.checkpoint:
+        return WeightSource(Path(settings.model.folder), resumed.checkpoint)
+    return _new_run_source(settings)
+
+
+def prepare(job: Session, objective: type[Objective]) -> Prepared:
+    """Check settings, data and folder for a job with this kind of objective, and build its model. Collective.
+
+    Raises ValueError for what cannot fit, and Stopped after a signal."""
+    settings = job.settings
+    architecture = open_architecture(settings)
+    dataset = open_dataset(settings, objective.answers)
+    parts = identity(settings, dataset, architecture, objective.name)
+    job.begin()
+    resumed = where_to_start(settings, parts, objective.files)
+    source = _start_source(settings, resumed)
+    side_files = trained_side_files(SideFiles.read(settings.model.folder), dataset.encoder.tokenizer)
+    metadata = {
+        "fingerprint": dataset.fingerprint,
+        "experts_in_out": platform.from_rank_zero(source.experts_in_out),
+    }
+    lengths = measure_samples(dataset, settings.data.sequence_length)
+    stop_if_asked(resumed.step, "while the samples were checked")
+    chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
+    order = SampleOrder(len(dataset), settings.training.seed, shuffle=settings.data.shuffle)
+    reader = open_reader(settings, dataset, lengths, architecture)
+    stream = StepStream(reader, order, settings.training.global_batch_size)
+    return Prepared(job, architecture, stream, chunks, resumed, parts, side_files, metadata)

@@ -1,0 +1,100 @@
+"""What a job holds to its end, process groups and the lock on its folder, and how it ended."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from editcaption_mega import platform, signals
+from editcaption_mega.lock import FolderLock
+from editcaption_mega.settings import JobSettings
+
+from .setup import layout_of
+
+# What users can mend: these have a sentence and need no traceback.
+_EXPECTED = (ValueError, OSError, FloatingPointError)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended: after which step, and by which signal (0: by itself)."""
+
+    step: int
+    signal: int = 0
+
+
+class Stopped(Exception):
+    """A signal ended the job before its first step, when there is nothing to save."""
+
+    def __init__(self, step: int, number: int, when: str):
+        super().__init__(f"stopped by signal {number} {when}; the same command goes on from there")
+        self.step, self.signal = step, number
+
+
+def stop_if_asked(step: int, when: str) -> None:
+    """Raises Stopped on every rank when any of them was asked to stop. Collective."""
+    number = max(platform.gather(signals.asked()))
+    if number:
+        raise Stopped(step, number, when)
+
+
+class Session:
+    """The job of these settings, while `session` is open."""
+
+    def __init__(self, settings: JobSettings):
+        self.settings = settings
+        self.output = Path(settings.training.output)
+        self.lock = FolderLock(self.output, "training", on_lost=signals.ask)
+        self.ending = Ending(0)
+        self.joined = self.holds_folder = False
+
+    def begin(self) -> None:
+        """Join the other ranks and take the folder. Collective: all raise alike."""
+        platform.initialize(layout_of(self.settings.parallel), self.settings.training.seed)
+        self.joined = True
+        self.holds_folder = platform.from_rank_zero(lambda: self.lock.acquire(give_up=signals.asked))
+        stop_if_asked(0, "while it waited for its folder")
+
+
+@contextmanager
+def session(settings: JobSettings) -> Iterator[Session]:
+    """A block in which signals are remembered, and after which folder and ranks are free, however it ended.
+
+    Stopped ends the block without an error, and is its `ending`. Any other error is written into the run folder, if it
+    is the job's, and raised."""
+    with signals.listening():
+        opened, failed = Session(settings), False
+        try:
+            yield opened
+        except Stopped as stopped:
+            platform.print_once(str(stopped))
+            opened.ending = Ending(stopped.step, stopped.signal)
+        except Exception as error:
+            failed = True
+            if opened.holds_folder:
+                record_failure(opened.output, error)
+            raise
+        finally:
+            if opened.joined:
+                opened.lock.release()
+                platform.destroy(after_failure=failed)
+
+
+def record_failure(output: Path, error: Exception) -> None:
+    """Write how this rank failed: the sentence into log.txt, the traceback of a defect into logs/rank_XXXXX.txt."""
+    unexpected = not isinstance(error, _EXPECTED) and not hasattr(error, "exit_code")
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        if unexpected:
+            path = output / "logs" / f"rank_{platform.rank():05d}.txt"
+            path.parent.mkdir(exist_ok=True)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{when}\n{''.join(traceback.format_exception(error))}\n")
+            error.add_note(f"its traceback is in {path}")
+        if (unexpected or platform.is_rank_zero()) and (output / "log.txt").is_file():
+            with open(output / "log.txt", "a", encoding="utf-8") as file:
+                file.write(f"{when} rank {platform.rank()}: {type(error).__name__}: {error}\n")
+    except OSError as problem:  # a full disk may be what it failed of
+        error.add_note(f"{problem.filename} could not be written: {problem.strerror}")

@@ -1,0 +1,90 @@
+"""What `training/megatron_optimizer.py` relies upon inside Megatron-Core, name by name, and what it makes of it.
+
+A new Megatron-Core that changes one of these names or what it gives fails here, under that name."""
+
+import pytest
+import torch
+from megatron.core import __version__
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+from editcaption_mega import platform
+from editcaption_mega.settings import OptimizerSettings
+from editcaption_mega.training import megatron_optimizer
+from editcaption_mega.training.megatron_optimizer import MASTER, MOMENTS, begin_state, parameter_state
+from tests.helpers import tiny
+from tests.helpers.train_state import train_state
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("moe")
+    tiny.hf_model(experts=True, layers=2).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def state(request, folder):
+    yield train_state(folder, OptimizerSettings(), precision=request.param)
+    platform.destroy()
+
+
+@pytest.fixture(scope="module")
+def part(state):
+    """The distributed optimizer of the dense parameters."""
+    optimizer, param_shards = state[0].optimizer, state[1]
+    begin_state(optimizer, 0)
+    return next(p for p in optimizer.chained_optimizers if param_shards[0].parameter in p.model_param_gbuf_map)
+
+
+MEND = f"megatron-core {__version__} differs from {megatron_optimizer.WRITTEN_FOR}: see training/megatron_optimizer.py"
+
+
+def test_the_version_is_the_one_it_was_written_for():
+    assert __version__.startswith(megatron_optimizer.WRITTEN_FOR + "."), MEND
+
+
+def test_chained_optimizers(state):
+    parts = state[0].optimizer.chained_optimizers
+    assert parts and all(isinstance(part, DistributedOptimizer) for part in parts), MEND
+
+
+def test_optimizer(part):
+    assert isinstance(part.optimizer, torch.optim.AdamW), MEND
+
+
+def test_model_param_gbuf_map(state):
+    """Each trained parameter is a key in exactly one of the parts (one rank has them all)."""
+    for shard in state[1]:
+        owners = [p for p in state[0].optimizer.chained_optimizers if shard.parameter in p.model_param_gbuf_map]
+        assert len(owners) == 1, MEND
+
+
+def test_get_model_param_range_map(part, state):
+    """On one rank the range is the whole parameter, flat."""
+    parameter = state[1][0].parameter
+    owned = part._get_model_param_range_map(parameter)["param"]
+    assert (owned.start, owned.end) == (0, parameter.numel()), MEND
+
+
+def test_get_main_param_and_optimizer_states(part, state):
+    """Master weights and moments are the very tensors that AdamW works on, so what is written there counts."""
+    parameter = state[1][0].parameter
+    tensors = part._get_main_param_and_optimizer_states(parameter)
+    assert {MASTER, *MOMENTS} <= tensors.keys(), MEND
+    inner = {id(p): part.optimizer.state[p] for group in part.optimizer.param_groups for p in group["params"]}
+    assert tensors[MASTER].dtype == torch.float32 and id(tensors[MASTER]) in inner, MEND
+    assert all(tensors[name] is inner[id(tensors[MASTER])][name] for name in MOMENTS), MEND
+    assert torch.equal(tensors[MASTER].to(parameter.dtype), parameter.detach().flatten()), MEND
+
+
+def test_a_name_that_is_gone_is_said(state, part, monkeypatch):
+    monkeypatch.delattr(DistributedOptimizer, "_get_model_param_range_map")
+    with pytest.raises(RuntimeError, match="has no DistributedOptimizer._get_model_param_range_map, which checkpoints"):
+        parameter_state(state[0].optimizer, state[1][0].parameter)
+
+
+def test_updates_are_counted_from_where_the_checkpoint_was(state):
+    begin_state(state[0].optimizer, 41)
+    for part in state[0].optimizer.chained_optimizers:
+        counts = [float(values["step"]) for values in part.optimizer.state.values()]
+        assert counts and set(counts) == {41.0}
