@@ -85,9 +85,11 @@ class FolderReader:
                     f"{self.folder}: {name} is stored as {stored.get_dtype()} (quantized, FP8 and the like): only "
                     "bf16, fp16 and fp32 weights can be used here, so take the release that is not quantized"
                 )
-            found = tuple(stored.get_shape())
-            if found != shape:
-                raise ValueError(f"{self.folder}: {name} has shape {list(found)}, config.json asks for {list(shape)}")
+            stored_shape = tuple(stored.get_shape())
+            if stored_shape != shape:
+                raise ValueError(
+                    f"{self.folder}: {name} has shape {list(stored_shape)}, config.json asks for {list(shape)}"
+                )
         extra = set(self._file_of) - set(wanted)
         if self.architecture.tied_embeddings and _HEAD in extra:
             self._check_head()

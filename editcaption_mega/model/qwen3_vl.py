@@ -115,10 +115,10 @@ class Qwen3VLModel(MegatronModule):
             # A row without pictures: the (zeroed) dummy image keeps every vision gradient defined.
             embedded, features = embedded + visual.sum(), None
         else:
-            places = batch.visual_positions  # [visual tokens], rows of the sequence
-            embedded = embedded.index_copy(0, places, visual[:, None, 0])
+            positions = batch.visual_positions  # [visual tokens], in the sequence
+            embedded = embedded.index_copy(0, positions, visual[:, None, 0])
             features = visual.new_zeros(embedded.size(0), 1, visual.size(1) - 1, visual.size(2))
-            features = features.index_copy(0, places, visual[:, None, 1:])
+            features = features.index_copy(0, positions, visual[:, None, 1:])
         if self.config.sequence_parallel:
             embedded = tensor_parallel.scatter_to_sequence_parallel_region(embedded, group=self.tensor_group)
             if features is not None:

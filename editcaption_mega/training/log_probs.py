@@ -105,19 +105,21 @@ def rows_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens:
     """Make `path` a file to append to -> the samples that it has. Only whole batches are kept: then the rest is
     computed in the same rows as without a pause, and its numbers are the same to the last bit."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [first_line]
+    lines = [first_line]
     if path.is_file():
         with open(path, encoding="utf-8", errors="replace") as file:
             rows = iter(file) if next(file, "") == first_line else iter(())
             for i, line in zip(range(len(dataset)), rows, strict=False):
                 if not line.endswith("\n") or not _is_row_of(line, dataset.shards.meta(i).id, with_tokens):
                     break
-                kept.append(line)
-    whole = len(kept) - 1 if len(kept) - 1 == len(dataset) else (len(kept) - 1) // BATCH * BATCH
+                lines.append(line)
+    complete = len(lines) - 1
+    if complete != len(dataset):
+        complete -= complete % BATCH
     with open(path, "r+" if path.is_file() else "w", encoding="utf-8", newline="") as file:
-        file.writelines(kept[: 1 + whole])
+        file.writelines(lines[: 1 + complete])
         file.truncate()
-    return whole
+    return complete
 
 
 def _is_row_of(line: str, name: str, with_tokens: bool) -> bool:
@@ -132,18 +134,18 @@ def row_log_probs(chunks: list, rows: list[PackedBatch], row_length: int) -> lis
     """Log-probs of the response tokens of each row [T] fp32, without gradients; [] on ranks before the last stage.
 
     Collective, as a training step's forward pass is."""
-    found: list[Tensor] = []
+    token_log_probs: list[Tensor] = []
 
     def forward(data: Iterator[PackedBatch], model):
         def collect(log_probs: Tensor):
-            found.append(log_probs)
+            token_log_probs.append(log_probs)
             return log_probs.sum(), {}
 
         return model(next(data)), collect
 
     with torch.no_grad():
         run_pipeline(forward, chunks, rows, row_length, forward_only=True)
-    return found
+    return token_log_probs
 
 
 def _log_probs(chunks: list, reader: SequenceReader, samples: Sequence[int]) -> list[list[list[float]]] | None:

@@ -90,19 +90,19 @@ def _drop_after(path: Path, step: int) -> int:
     The last line does not count: a run that was killed may have left half of it."""
     if not path.is_file():
         return 0
-    kept, damaged = [], []
+    earlier, damaged = [], []
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines):
         try:
-            row = parse_json(line)
-            if not isinstance(row, dict) or type(row.get("step")) is not int:
+            numbers = parse_json(line)
+            if not isinstance(numbers, dict) or type(numbers.get("step")) is not int:
                 raise ValueError("no object with a step")
         except ValueError:
             damaged.append(number)
             continue
-        if row["step"] <= step:
-            kept.append(line.rstrip(b"\n") + b"\n")
-    write_atomically(path, b"".join(kept))
+        if numbers["step"] <= step:
+            earlier.append(line.rstrip(b"\n") + b"\n")
+    write_atomically(path, b"".join(earlier))
     return len([number for number in damaged if number < len(lines) - 1])
 
 

@@ -125,8 +125,8 @@ def tidy(output: Path) -> list[str]:
         removed += [f"checkpoints/{name}" for name in remove_partial(output / "checkpoints")]
     if removed:
         lines.append(f"removed what a killed job left half-written: {', '.join(removed)}")
-    whole = checkpoints(output)
-    for folder in (folder for folder in step_folders(output) if folder not in whole):
+    complete = checkpoints(output)
+    for folder in (folder for folder in step_folders(output) if folder not in complete):
         lines.append(
             f"checkpoints/{folder.name} has no {MANIFEST}, so it is only part of a checkpoint: it is kept as "
             f"{set_aside(folder).name}"

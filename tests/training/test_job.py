@@ -111,6 +111,7 @@ def test_killed_run_goes_on_with_other_ranks(base, whole):
     text, _ = done.communicate(timeout=300)
     assert done.returncode == 0, text
     assert "resumed after step" in text
+    assert "holds the random states of another layout of ranks, so the generators begin with training.seed" in text
     for ours, theirs in zip(losses(rows(output)), losses(whole), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
