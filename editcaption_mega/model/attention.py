@@ -34,7 +34,7 @@ class Segments(PackedSeqParams):
     cu_seqlens: Tensor | None = None  # the same, int32 on the device, for varlen kernels
     key_bounds: tuple[int, ...] = ()  # the keys of segment i; `bounds` where no prompt is shared
     key_cu_seqlens: Tensor | None = None
-    key_rows: Tensor | None = None  # [keys] int64, the row of each key; None where no prompt is shared
+    key_index: Tensor | None = None  # [keys] int64, the row of each key; None where no prompt is shared
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "Segments":
@@ -42,7 +42,7 @@ class Segments(PackedSeqParams):
         row = torch.tensor([0, bounds[-1]], dtype=torch.int32)
         cu_seqlens = torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True)
         key_cu_seqlens = cu_seqlens
-        if batch.key_rows is not None:
+        if batch.key_index is not None:
             key_cu_seqlens = torch.tensor(key_bounds, dtype=torch.int32).to(device, non_blocking=True)
         return cls(
             qkv_format="thd",
@@ -54,7 +54,7 @@ class Segments(PackedSeqParams):
             cu_seqlens=cu_seqlens,
             key_bounds=key_bounds,
             key_cu_seqlens=key_cu_seqlens,
-            key_rows=batch.key_rows,
+            key_index=batch.key_index,
         )
 
     def expand_shared_prompt(self, tensor: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Segments(PackedSeqParams):
 
         Backward adds the copies' gradients. On CUDA these are atomic additions, but onto a zero and two at most (a
         prompt has two answers), and a + b = b + a: the sum is the same in every run."""
-        return tensor if self.key_rows is None else tensor.index_select(0, self.key_rows)
+        return tensor if self.key_index is None else tensor.index_select(0, self.key_index)
 
 
 def longest_segment(bounds: tuple[int, ...]) -> int:

@@ -145,12 +145,12 @@ class Qwen3VLModel(MegatronModule):
         tensor_size = self.tensor_group.size()
         if not self.config.sequence_parallel:
             hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=self.tensor_group)
-            return hidden.index_select(0, batch.target_rows)
+            return hidden.index_select(0, batch.target_positions)
         # Each rank picks its own rows, padded to the longest pick, before the all-gather.
         part = hidden.size(0)
         picks: list[list[int]] = [[] for _ in range(tensor_size)]
         places = []  # (rank, place in its pick) of each target: rows are not ascending where a prompt is shared
-        for row in batch.target_rows_host:
+        for row in batch.target_positions_host:
             pick = picks[row // part]
             places.append((row // part, len(pick)))
             pick.append(row % part)

@@ -57,7 +57,7 @@ def segment_attention_class(megatron_attention: type[torch.nn.Module]) -> type[t
                 max_seqlen_q=longest_segment(segments.bounds),
                 max_seqlen_kv=longest_segment(segments.key_bounds),
             )
-            if segments.key_rows is None:
+            if segments.key_index is None:
                 packed = PackedSeqParams(**cuts)
                 return super().forward(query, key, value, attention_mask, packed_seq_params=packed, **kwargs)
             return wrapped.forward(

@@ -134,4 +134,4 @@ def gather_images(features: Tensor, images: ImageBatch, group) -> Tensor:
         missing = images.tokens_per_rank - features.size(0)
         features = F.pad(features, (0, 0) * (features.dim() - 1) + (0, missing))
         features = _GatherImages.apply(features, group)
-    return features.index_select(0, images.order)
+    return features.index_select(0, images.gather_index)

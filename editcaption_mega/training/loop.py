@@ -31,11 +31,11 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
     for chunk in state.chunks:
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
-    rows = [row.to(platform.device()) for row in step.rows]
+    rows = [row.to(platform.device()) for row in step.micro_batches]
     learning_rate = max(group["lr"] for group in state.optimizer.param_groups)
-    objective.prepare(rows, step.row_length)
+    objective.prepare(rows, step.length)
     count = objective.count(step.response_tokens, step.num_samples)
-    row_losses = _forward_backward(state.chunks, objective, rows, step.row_length, count)
+    row_losses = _forward_backward(state.chunks, objective, rows, step.length, count)
     sums = _sum_over_ranks(row_losses, objective.num_statistics)
     loss = sums[0].item() / count
     if not math.isfinite(loss):
@@ -188,7 +188,7 @@ def _newest(saved: int) -> str:
 
 def _tokens_and_signal(step: Step) -> tuple[int, int]:
     """Tokens of the step over data-parallel ranks, and the largest signal that any rank was asked to stop by."""
-    values = torch.tensor([sum(row.num_tokens for row in step.rows), signals.asked()], dtype=torch.float64)
+    values = torch.tensor([sum(row.num_tokens for row in step.micro_batches), signals.asked()], dtype=torch.float64)
     values = values.to(platform.device())
     signal_number = values[1:].clone()
     dist.all_reduce(values)

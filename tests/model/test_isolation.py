@@ -61,7 +61,7 @@ def test_padding_changes_nothing(model):
 def test_log_probs_equal_the_logits(model):
     row = tiny.row(tiny.samples(3), 200)
     with torch.no_grad():
-        expected = model(row, output="logits").double().log_softmax(-1)[row.target_rows, row.targets]
+        expected = model(row, output="logits").double().log_softmax(-1)[row.target_positions, row.targets]
         assert (model(row).double() - expected).abs().max() <= 1e-5
 
 

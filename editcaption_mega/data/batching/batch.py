@@ -16,7 +16,7 @@ class ImageBatch:
     interpolation_index   [patches, 4] int64 into the table of learned positions
     interpolation_weight  [patches, 4] fp32
     bounds, cu_seqlens    segment bounds of the images in patches: host ints, and int32 on the device
-    order                 [visual tokens of the sequence] int64: where each stands among the all-gathered features
+    gather_index          [visual tokens of the sequence] int64: where each stands among the all-gathered features
     """
 
     pixel_values: Tensor
@@ -25,7 +25,7 @@ class ImageBatch:
     interpolation_weight: Tensor
     bounds: tuple[int, ...]
     cu_seqlens: Tensor
-    order: Tensor
+    gather_index: Tensor
     tokens_per_rank: int
     num_ranks: int
     is_dummy: bool
@@ -48,12 +48,12 @@ class PackedBatch:
     bounds            host ints; segment i is tokens bounds[i] : bounds[i + 1]; the padding is a segment of its own
     key_bounds        host ints; the keys of segment i are key_bounds[i] : key_bounds[i + 1]; `bounds` unless prompts
                       are shared
-    key_rows          [keys] int64: the token that each key comes from; None unless prompts are shared
+    key_index         [keys] int64: the token that each key comes from; None unless prompts are shared
     visual_positions  [visual tokens] int64: where they stand in the sequence
     images            only on ranks that hold the vision tower
-    target_rows       [responses] int64: the rows that predict a response token, answer after answer (also as host
-                      ints); the last row of a shared prompt predicts the first token of both answers, so it is here
-                      twice and the rows are not ascending
+    target_positions  [responses] int64: where in the sequence a response token is predicted, answer after answer (also
+                      as host ints); the end of a shared prompt predicts the first token of both answers, so it is here
+                      twice and they are not ascending
     targets           [responses] int64: those response tokens
     loss_weights      [responses] fp32
     response_bounds   host ints; the response tokens of answer i are response_bounds[i] : response_bounds[i + 1];
@@ -67,11 +67,11 @@ class PackedBatch:
     padding_mask: Tensor
     bounds: tuple[int, ...]
     key_bounds: tuple[int, ...]
-    key_rows: Tensor | None
+    key_index: Tensor | None
     visual_positions: Tensor
     images: ImageBatch | None
-    target_rows: Tensor
-    target_rows_host: tuple[int, ...]
+    target_positions: Tensor
+    target_positions_host: tuple[int, ...]
     targets: Tensor
     loss_weights: Tensor
     response_bounds: tuple[int, ...]

@@ -71,7 +71,7 @@ def build_image_batch(
         for i in share:
             starts[i] = start
             start += tokens[i]
-    order = [torch.arange(start, start + count) for start, count in zip(starts, tokens, strict=True)]
+    gather_index = [torch.arange(start, start + count) for start, count in zip(starts, tokens, strict=True)]
     grids = [images[i].grid for i in shares[rank]]
     pixels = [images[i].load() for i in shares[rank]]
     is_dummy = not grids
@@ -90,7 +90,7 @@ def build_image_batch(
         interpolation_weight=torch.cat([part[2] for part in positions]),
         bounds=tuple(bounds),
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
-        order=torch.cat(order) if order else torch.zeros(0, dtype=torch.long),
+        gather_index=torch.cat(gather_index) if gather_index else torch.zeros(0, dtype=torch.long),
         tokens_per_rank=longest,
         num_ranks=num_ranks,
         is_dummy=is_dummy,

@@ -45,8 +45,8 @@ class Step:
     """What one optimizer step computes on this rank."""
 
     number: int
-    rows: list[PackedBatch]
-    row_length: int  # tokens, the same for every sequence of the step on every rank
+    micro_batches: list[PackedBatch]
+    length: int  # tokens, the same for every micro-batch of the step on every rank
     response_tokens: int  # of the whole step over all ranks: what its mean loss is over (SFT)
     num_samples: int  # of the whole step over all ranks (preference: its pairs)
 
@@ -91,5 +91,5 @@ class StepStream:
 
 
 def _finished(step: Step, futures: list[Future[PackedBatch]]) -> Step:
-    step.rows = [future.result() for future in futures]
+    step.micro_batches = [future.result() for future in futures]
     return step

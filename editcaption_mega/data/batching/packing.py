@@ -133,7 +133,7 @@ class Packer:
         """One packed sequence of `length` tokens. Pictures are read only where `share.with_images`."""
         merge_size, image_token_id = self.image_settings.merge_size, self.image_token_id
         ids: list[int] = []
-        bounds, keys, key_bounds, positions, visual, rows, targets = [0], [], [0], [], [], [], []
+        bounds, keys, key_bounds, positions, visual, predicting, targets = [0], [], [0], [], [], [], []
         response_bounds, images = [0], []
         prompts = [(sample, answers) for sample in samples for answers in sample.prompts_with_answers]
         for sample, answers in prompts:
@@ -144,7 +144,7 @@ class Packer:
                 at = range(len(ids), len(ids) + len(answer))
                 ids.extend(answer)
                 targets.extend(answer)
-                rows.extend((prompt[-1], *at[:-1]))
+                predicting.extend((prompt[-1], *at[:-1]))
                 keys.extend((*prompt, *at))
                 bounds.append(at.stop)
                 key_bounds.append(len(keys))
@@ -168,11 +168,11 @@ class Packer:
             padding_mask=(torch.arange(length) >= num_tokens).unsqueeze(0),
             bounds=tuple(bounds),
             key_bounds=tuple(key_bounds),
-            key_rows=torch.tensor(keys) if len(keys) > length else None,
+            key_index=torch.tensor(keys) if len(keys) > length else None,
             visual_positions=torch.tensor(visual, dtype=torch.long),
             images=self._images(images) if self.share.with_images else None,
-            target_rows=torch.tensor(rows, dtype=torch.long),
-            target_rows_host=tuple(rows),
+            target_positions=torch.tensor(predicting, dtype=torch.long),
+            target_positions_host=tuple(predicting),
             targets=torch.tensor(targets, dtype=torch.long),
             loss_weights=torch.ones(len(targets)),
             response_bounds=tuple(response_bounds),

@@ -44,10 +44,10 @@ def test_every_image_token_finds_its_rank():
     for rank, part in enumerate(parts):
         tokens = part.pixel_values.view(-1, 4, 96)
         flat[rank * longest : rank * longest + len(tokens)] = tokens
-    assert torch.equal(flat[parts[0].order].flatten(0, 1), whole.pixel_values)
-    assert torch.equal(parts[0].order, parts[1].order)
+    assert torch.equal(flat[parts[0].gather_index].flatten(0, 1), whole.pixel_values)
+    assert torch.equal(parts[0].gather_index, parts[1].gather_index)
 
 
 def test_a_row_without_pictures_gets_a_dummy_image():
     row = tiny.row(tiny.samples(1, text_only=(0,)), 40)
-    assert row.images.is_dummy and len(row.images.order) == 0 and row.images.pixel_values.abs().sum() == 0
+    assert row.images.is_dummy and len(row.images.gather_index) == 0 and row.images.pixel_values.abs().sum() == 0

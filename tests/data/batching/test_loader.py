@@ -26,7 +26,7 @@ def test_a_step_reads_each_member_of_its_own_samples_once(model, folder, monkeyp
     stream = StepStream(reader, SampleOrder(6, 1), 6)
     assert len(reader.plan(stream.samples(0)).sequences) == 1 and reads == []
     (step,) = stream.steps(0, 1)
-    (batch,) = step.rows
+    (batch,) = step.micro_batches
     assert 0 < len(batch.sample_ids) < 6, "the other rank has samples too"
     parts = MEMBERS if with_images else ("json",)
     assert sorted(members[place] for place in reads) == sorted(
@@ -41,14 +41,14 @@ def test_rows_hold_whole_pairs(model, folder, shared):
     lengths = [dataset.sample(i).num_tokens for i in range(6)]
     stream = StepStream(reader_of(dataset, 2 * max(lengths), length_multiple=8), order, 6)
     (step,) = stream.steps(0, 1)
-    batches, responses = step.rows, step.response_tokens
+    batches, responses = step.micro_batches, step.response_tokens
     ids = [name for batch in batches for name in batch.sample_ids]
     assert sorted(ids) == sorted(dataset.shards.ids) and len(batches) >= 3
     assert sum(len(batch.targets) for batch in batches) == responses
     assert all(len(batch.response_bounds) == 2 * len(batch.sample_ids) + 1 for batch in batches)
     assert all(len(batch.bounds) <= 2 * len(batch.sample_ids) + 2 for batch in batches)
     assert sum(batch.num_tokens for batch in batches) == sum(lengths)
-    assert all((batch.key_rows is not None) == shared for batch in batches)
+    assert all((batch.key_index is not None) == shared for batch in batches)
 
 
 def test_shards_that_change_while_a_job_runs_are_noticed(model, folder, tmp_path):

@@ -58,10 +58,10 @@ def test_row_fields_agree():
     row = tiny.row(samples, total + 11)
     assert row.bounds[-1] == total + 11 and row.num_tokens == total
     assert row.padding_mask.sum() == 11
-    assert torch.equal(row.input_ids[0][row.target_rows + 1], row.targets)
+    assert torch.equal(row.input_ids[0][row.target_positions + 1], row.targets)
     assert row.targets.tolist() == [token for sample in samples for token in sample.answer_ids]
     assert (row.input_ids[0][row.visual_positions] == tiny.IMAGE_TOKEN).all()
-    assert len(row.images.order) == len(row.visual_positions)
+    assert len(row.images.gather_index) == len(row.visual_positions)
 
 
 def expected_positions(pair, answer):
@@ -79,7 +79,7 @@ def test_a_pair_is_one_prompt_and_two_answers():
     lengths = [len(answer) for pair in pairs for answer in pair.answers]
     assert row.response_bounds == tuple(sum(lengths[:i]) for i in range(9)) and len(row.loss_weights) == sum(lengths)
     assert len({len(pair.prompt_ids) for pair in pairs}) == 4 and len(set(lengths)) >= 3, "lengths must differ"
-    start, segment, key_start, target_rows = 0, 0, 0, []
+    start, segment, key_start, target_positions = 0, 0, 0, []
     for pair in pairs:
         prompt, (chosen, rejected) = len(pair.prompt_ids), map(len, pair.answers)
         end = start + prompt + chosen
@@ -90,7 +90,7 @@ def test_a_pair_is_one_prompt_and_two_answers():
             key_start + n for n in (0, prompt + chosen, 2 * prompt + chosen + rejected)
         )
         keys = [*range(start, end), *range(start, start + prompt), *range(end, end + rejected)]
-        assert row.key_rows[key_start : key_start + len(keys)].tolist() == keys
+        assert row.key_index[key_start : key_start + len(keys)].tolist() == keys
         # Both answers stand right behind the prompt.
         positions = row.position_ids[:, 0, start : end + rejected]
         assert torch.equal(positions[:, : prompt + chosen], expected_positions(pair, pair.answers[0]))
@@ -98,12 +98,12 @@ def test_a_pair_is_one_prompt_and_two_answers():
         assert torch.equal(second, expected_positions(pair, pair.answers[1]))
         # The last token of the prompt predicts the first token of both.
         last = start + prompt - 1
-        target_rows += [*range(last, end - 1), last, *range(end, end + rejected - 1)]
+        target_positions += [*range(last, end - 1), last, *range(end, end + rejected - 1)]
         start, segment, key_start = end + rejected, segment + 2, key_start + len(keys)
-    assert row.target_rows.tolist() == list(row.target_rows_host) == target_rows
+    assert row.target_positions.tolist() == list(row.target_positions_host) == target_positions
     assert row.bounds[segment:] == (total, total + 9) and row.padding_mask.sum() == 9
-    assert row.key_rows[key_start:].tolist() == list(range(total, total + 9)) and row.key_bounds[-1] == key_start + 9
-    assert len(row.images.order) == len(row.visual_positions), "pictures are encoded once"
+    assert row.key_index[key_start:].tolist() == list(range(total, total + 9)) and row.key_bounds[-1] == key_start + 9
+    assert len(row.images.gather_index) == len(row.visual_positions), "pictures are encoded once"
 
 
 def test_without_sharing_a_pair_is_two_plain_samples():
@@ -114,9 +114,9 @@ def test_without_sharing_a_pair_is_two_plain_samples():
     row, shared = tiny.row(apart, total), tiny.row(pairs, total)
     single = [replace(pair, id=f"{i}", answers=(answer,)) for i, pair in enumerate(pairs) for answer in pair.answers]
     plain = tiny.row(single, total)
-    for name in ("input_ids", "position_ids", "visual_positions", "target_rows"):
+    for name in ("input_ids", "position_ids", "visual_positions", "target_positions"):
         assert torch.equal(getattr(row, name), getattr(plain, name)), name
-    assert row.bounds == plain.bounds == row.key_bounds and row.key_rows is None
+    assert row.bounds == plain.bounds == row.key_bounds and row.key_index is None
     assert torch.equal(row.images.pixel_values, plain.images.pixel_values)
     # What an objective sees is the same either way.
     assert torch.equal(row.targets, shared.targets) and row.response_bounds == shared.response_bounds
@@ -125,4 +125,4 @@ def test_without_sharing_a_pair_is_two_plain_samples():
 
 def test_plain_rows_have_no_key_index():
     row = tiny.row(tiny.samples(3), 200)
-    assert row.key_rows is None and row.key_bounds == row.bounds
+    assert row.key_index is None and row.key_bounds == row.bounds
