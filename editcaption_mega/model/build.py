@@ -1,5 +1,7 @@
 """From an architecture and settings to Megatron's config and the model chunks of this rank."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
@@ -60,22 +62,30 @@ def transformer_config(
         variable_seq_lengths=False,
         gradient_accumulation_fusion=False,
     )
-    if architecture.experts is not None:
-        options.update(
-            num_moe_experts=architecture.experts.num_experts,
-            moe_router_topk=architecture.experts.experts_per_token,
-            moe_ffn_hidden_size=architecture.experts.intermediate_size,
-            moe_router_dtype="fp32",
-            moe_router_load_balancing_type="aux_loss" if model.router_aux_loss else "none",
-            moe_aux_loss_coeff=model.router_aux_loss,
-            moe_token_dispatcher_type="alltoall",
-            moe_grouped_gemm=True,
-        )
+    return TransformerConfig(**options, **_expert_options(architecture, model), **_recompute_options(model))
+
+
+def _expert_options(architecture: Architecture, model: ModelSettings) -> dict[str, Any]:
+    if architecture.experts is None:
+        return {}
+    return dict(
+        num_moe_experts=architecture.experts.num_experts,
+        moe_router_topk=architecture.experts.experts_per_token,
+        moe_ffn_hidden_size=architecture.experts.intermediate_size,
+        moe_router_dtype="fp32",
+        moe_router_load_balancing_type="aux_loss" if model.router_aux_loss else "none",
+        moe_aux_loss_coeff=model.router_aux_loss,
+        moe_token_dispatcher_type="alltoall",
+        moe_grouped_gemm=True,
+    )
+
+
+def _recompute_options(model: ModelSettings) -> dict[str, Any]:
     if model.recompute == "full":
-        options.update(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
-    elif model.recompute == "selective":
-        options.update(recompute_granularity="selective", recompute_modules=["core_attn"])
-    return TransformerConfig(**options)
+        return dict(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
+    if model.recompute == "selective":
+        return dict(recompute_granularity="selective", recompute_modules=["core_attn"])
+    return {}
 
 
 def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None:

@@ -7,6 +7,7 @@ draws the weights, so that the folder is what any Hugging Face folder is.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,7 +64,7 @@ class SmallModel:
     # Three choices for small widths; the released models' values are for widths of thousands and long texts.
     initializer_range: float = 0.06  # about 1 / sqrt(hidden)
     position_range: float = 0.7  # learned picture positions as loud as the patches, so that places can be compared
-    rope_theta: float = 100.0  # neighbouring places differ clearly even with few rotary channels
+    rope_theta: float = 100.0  # neighboring places differ clearly even with few rotary channels
     seed: int = 0
 
 
@@ -96,6 +97,25 @@ def write_random_folder(folder: str | Path, tokenizer, size: SmallModel) -> None
     """Write config, random fp32 weights, tokenizer and image processor settings of a small model.
 
     The vocabulary is padded to a multiple of 128, so that tensor-parallel ranks can share it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = _random_model(size, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": size.patch_size,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "size": {"shortest_edge": 4 * 32 * 32, "longest_edge": 1280 * 32 * 32},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+
+
+def _random_model(size: SmallModel, tokenizer):
+    """The model of transformers, fp32."""
     from transformers import (
         Qwen3VLConfig,
         Qwen3VLForConditionalGeneration,
@@ -103,12 +123,37 @@ def write_random_folder(folder: str | Path, tokenizer, size: SmallModel) -> None
         Qwen3VLMoeForConditionalGeneration,
     )
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    config_class, model_class = (
+        (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration)
+        if size.experts
+        else (Qwen3VLConfig, Qwen3VLForConditionalGeneration)
+    )
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
+    config = config_class(
+        text_config=_text_config(size, len(tokenizer), ids),
+        vision_config=_vision_config(size),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=size.tied,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(size.seed)
+        model = model_class(config).float()
+        vision = model.model.visual
+        torch.nn.init.normal_(vision.pos_embed.weight, std=size.position_range)
+        torch.nn.init.normal_(vision.patch_embed.proj.weight, std=vision.patch_embed.proj.weight[0].numel() ** -0.5)
+    model.generation_config.eos_token_id = ids["<|im_end|>"]
+    model.generation_config.pad_token_id = ids["<|endoftext|>"]
+    return model
+
+
+def _text_config(size: SmallModel, tokens: int, ids: dict[str, int]) -> dict[str, Any]:
+    """tokens: of the tokenizer. ids: of the special ones."""
     third = size.head_dim // 2 // 3
-    text = {
-        "vocab_size": -(-max(len(tokenizer), size.vocabulary) // 128) * 128,
+    config = {
+        "vocab_size": -(-max(tokens, size.vocabulary) // 128) * 128,
         "hidden_size": size.hidden_size,
         "intermediate_size": size.intermediate_size,
         "num_hidden_layers": size.num_layers,
@@ -130,13 +175,17 @@ def write_random_folder(folder: str | Path, tokenizer, size: SmallModel) -> None
         },
     }
     if size.experts:
-        text |= {
+        config |= {
             "num_experts": size.experts,
             "num_experts_per_tok": size.experts_per_token,
             "moe_intermediate_size": size.expert_intermediate_size,
             "norm_topk_prob": True,
         }
-    vision = {
+    return config
+
+
+def _vision_config(size: SmallModel) -> dict[str, Any]:
+    return {
         "depth": size.vision_depth,
         "hidden_size": size.vision_hidden_size,
         "intermediate_size": size.vision_intermediate_size,
@@ -149,37 +198,3 @@ def write_random_folder(folder: str | Path, tokenizer, size: SmallModel) -> None
         "deepstack_visual_indexes": list(size.deepstack_layers),
         "initializer_range": size.initializer_range,
     }
-    config_class, model_class = (
-        (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration)
-        if size.experts
-        else (Qwen3VLConfig, Qwen3VLForConditionalGeneration)
-    )
-    config = config_class(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=size.tied,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(size.seed)
-        model = model_class(config).float()
-        vision = model.model.visual
-        torch.nn.init.normal_(vision.pos_embed.weight, std=size.position_range)
-        torch.nn.init.normal_(vision.patch_embed.proj.weight, std=vision.patch_embed.proj.weight[0].numel() ** -0.5)
-    model.generation_config.eos_token_id = ids["<|im_end|>"]
-    model.generation_config.pad_token_id = ids["<|endoftext|>"]
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    processor = {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "patch_size": size.patch_size,
-        "merge_size": 2,
-        "temporal_patch_size": 2,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-        "size": {"shortest_edge": 4 * 32 * 32, "longest_edge": 1280 * 32 * 32},
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ class VisionBlock(nn.Module):
 
 
 class PatchMerger(nn.Module):
-    """Joins merge x merge neighbouring patches into one token of the language model's width.
+    """Joins merge x merge neighboring patches into one token of the language model's width.
 
     The main merger normalizes each patch before joining, the DeepStack mergers the joined vector after it."""
 
