@@ -1,5 +1,5 @@
-# make setup | demo | test | test-slow | lint | bench | parity | sanitize | chaos | fuzz | hostile     (each runs setup
-# first when something changed)
+# make setup | demo | test | test-slow | lint | types | bench | parity | sanitize | chaos | fuzz | hostile     (each runs
+# setup first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-slow lint bench parity sanitize chaos fuzz hostile
+.PHONY: setup demo test test-slow lint types bench parity sanitize chaos fuzz hostile
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -49,6 +49,9 @@ test-slow: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
 
 bench: setup
 	$(BIN)/python tools/bench.py $(BENCH_ARGS)

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import NoReturn
 
@@ -130,7 +130,7 @@ def print_counts(title: str, counts: Counter) -> None:
 def progress[Item](items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
     """Pass `items` through, showing how far they are on stderr: a bar on a terminal, else a plain line every 5 s and
     one at the end. `total` defaults to len(items) where there is one."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     return _bar(items, total, label) if sys.stderr.isatty() else _lines(items, total, label)
 

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
-def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write that takes the place of `path` at the end of the block, on the disk by then; `mode` is "w"
     (UTF-8) or "wb". An error in the block leaves `path` as it was. Several processes may do so at once: the last wins.
 
@@ -44,7 +45,7 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 
 @contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """An OSError in the block names the file: that of a write to a full disk has no name of its own."""
     try:
         yield
@@ -54,19 +55,19 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Write a file so that it is either whole or as before, also when the machine stops in between. Raises OSError."""
     with naming(path), replacing(path, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def rename_whole(partial: str | os.PathLike, final: str | os.PathLike) -> None:
+def rename_whole(partial: str | os.PathLike[str], final: str | os.PathLike[str]) -> None:
     """Give a finished file or folder its name, and have the folder that holds it remember. Raises OSError."""
     os.replace(partial, final)
     _sync_folder(Path(final).parent)
 
 
-def remove_partial(folder: str | os.PathLike) -> list[str]:
+def remove_partial(folder: str | os.PathLike[str]) -> list[str]:
     """Remove what killed writers left directly in `folder` -> the names. Only for a folder that no one else writes."""
     removed = []
     for path in sorted(Path(folder).glob(f"*{PARTIAL}")):
@@ -78,7 +79,7 @@ def remove_partial(folder: str | os.PathLike) -> list[str]:
     return removed
 
 
-def plain_file(path: str | os.PathLike) -> Path:
+def plain_file(path: str | os.PathLike[str]) -> Path:
     """The path, if it is a file that can be read to its end: a pipe would be waited for for ever. Raises OSError."""
     path = Path(path)
     mode = path.stat().st_mode
@@ -116,7 +117,7 @@ def parse_json(content: bytes | str) -> Any:
     return value
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """The value of a JSON file, as `parse_json`. Raises ValueError that names the file; OSError."""
     try:
         return parse_json(plain_file(path).read_bytes())
@@ -124,7 +125,7 @@ def read_json(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path}: {error}") from None
 
 
-def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object that a JSON file holds. Raises ValueError that names the file, also for another kind of value."""
     value = read_json(path)
     if not isinstance(value, dict):
@@ -139,8 +140,7 @@ class _RefusedError(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise _RefusedError(f"key {twice!r} occurs twice in one object")
     return values
 

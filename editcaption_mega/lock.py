@@ -83,7 +83,7 @@ class FolderLock:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         work: str,
         on_lost: Callable[[], None] = lambda: None,
         *,
@@ -94,13 +94,14 @@ class FolderLock:
         self.folder, self.path, self.on_lost = Path(folder), Path(folder) / NAME, on_lost
         self.beat, self.stale, self.patience = beat, stale, patience
         self.holder = Holder.this_process(work)
-        self._stop, self._lost, self._thread, self._made = threading.Event(), False, None, False
+        self._stop, self._lost, self._made = threading.Event(), False, False
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "FolderLock":
         self.acquire()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     def acquire(self, say: Callable[[str], None] = print, give_up: Callable[[], object] = lambda: False) -> bool:
@@ -187,8 +188,10 @@ class FolderLock:
     def _is_left(self, path: Path) -> bool:
         """Whether that file is there and its maker gone."""
         holder, beat = self._read(path)
-        if beat is None or (holder is not None and holder.is_known()):
-            return beat is not None and holder.is_dead()
+        if beat is None:
+            return False
+        if holder is not None and holder.is_known():
+            return holder.is_dead()
         return self._age(beat) > self.stale
 
     def _age(self, beat: float) -> float:

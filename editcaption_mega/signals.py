@@ -10,13 +10,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 LAUNCHER = "EDITCAPTION_LAUNCHER"  # pid of the process that started the ranks, where it is one of ours
 
 _SECONDS_TO_LEAVE = 600.0  # for a rank whose launcher is gone: a step and a save take no longer
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 
 class _State:
@@ -25,7 +29,7 @@ class _State:
     answering = False
 
 
-def listen() -> dict[int, object]:
+def listen() -> dict[signal.Signals, Handler]:
     """Remember the signals from now on -> the handlers of before. Only the main thread of a process can: else {}."""
     if _State.listening or threading.current_thread() is not threading.main_thread():
         return {}

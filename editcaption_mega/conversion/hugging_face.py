@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,7 +34,7 @@ class FolderReader:
         self.folder = Path(folder)
         self.architecture = architecture or Architecture.from_folder(folder)
         self._file_of = self._locate()
-        self._open: dict[str, object] = {}
+        self._open: dict[str, Any] = {}  # handles of safetensors, which has no types
         self.experts_in_out = self._experts_in_out() if experts_in_out is None else experts_in_out
         self.rules = rules_for(self.architecture, experts_in_out=self.experts_in_out)
         if experts_in_out is None:
@@ -42,7 +43,7 @@ class FolderReader:
     def read(self, rule: Rule, box: Box | None = None) -> Tensor:
         """A box (None: all) of a rule's canonical tensor, in the dtype of the folder."""
         box = box or Box.whole(rule.shape)
-        out = None
+        out: Tensor | None = None
         for piece in self.rules[rule.name].pieces:
             part = piece.box.intersect(box)
             if part is None:
@@ -51,6 +52,7 @@ class FolderReader:
             if out is None:
                 out = torch.empty(box.shape, dtype=values.dtype)
             out[part.within(box)] = values
+        assert out is not None, f"no piece of {rule.name} lies in {box}"
         return out
 
     def _locate(self) -> dict[str, str]:
@@ -161,7 +163,7 @@ def hf_tensors(
 
 
 def write_folder(
-    tensors: Iterator[tuple[str, Tensor]], folder: str | Path, *, max_file_bytes: int = 5 << 30
+    tensors: Iterable[tuple[str, Tensor]], folder: str | Path, *, max_file_bytes: int = 5 << 30
 ) -> Counter[torch.dtype]:
     """Write tensors as sharded safetensors with their index -> how many values of each dtype there are.
 

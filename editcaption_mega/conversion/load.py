@@ -44,7 +44,7 @@ class WeightSource:
 
         Raises ValueError for weights that are not those of the folder's config.json."""
         if self.checkpoint:
-            return StoreReader(self.checkpoint).metadata.get("experts_in_out", False)
+            return bool(StoreReader(self.checkpoint).metadata.get("experts_in_out", False))
         return FolderReader(self.folder).experts_in_out
 
     def digest(self) -> str:

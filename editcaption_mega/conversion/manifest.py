@@ -10,7 +10,7 @@ Format 1 had neither: files with their sizes only. It is still read.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -126,7 +126,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _problems(manifest: Manifest) -> Iterable[str]:
+def _problems(manifest: Manifest) -> Iterator[str]:
     """What is wrong with a manifest whose types are right."""
     for name, file in manifest.files.items():
         if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):

@@ -47,7 +47,7 @@ def local_param_shards(chunks: list[torch.nn.Module], rules: Mapping[str, Rule])
         model = unwrap(chunk)
         layers = {str(i): layer.layer_number - 1 for i, layer in enumerate(model.language.decoder.layers)}
         for local_name, parameter in model.named_parameters():
-            name = _LAYER.sub(lambda m, n=layers: f"language.decoder.layers.{n[m[1]]}.", local_name)
+            name = _global_name(local_name, layers)
             assert name in rules, f"parameter {name} has no weight rule"
             rule = rules[name]
             box = Box.whole(rule.shape)
@@ -67,3 +67,8 @@ def _part(box: Box, axis: int, rank: int, size: int) -> Box:
     length = box.shape[axis] // size
     start = tuple(s + rank * length if i == axis else s for i, s in enumerate(box.start))
     return Box(start, tuple(length if i == axis else n for i, n in enumerate(box.shape)))
+
+
+def _global_name(name: str, layers: dict[str, int]) -> str:
+    """A parameter's name in the whole model; layers: number in this chunk -> number in the model."""
+    return _LAYER.sub(lambda match: f"language.decoder.layers.{layers[match[1]]}.", name)

@@ -214,6 +214,7 @@ def _dense_mlp(a: Architecture, name: str, hf: str) -> list[Rule]:
 
 
 def _expert_mlp(a: Architecture, name: str, hf: str, in_out: bool) -> list[Rule]:
+    assert a.experts is not None, "a dense model has no experts"
     hidden, experts, ffn = a.hidden_size, a.experts.num_experts, a.experts.intermediate_size
 
     def piece(which: str, rows: int, columns: int, box: Box, offset: int = 0, dropped: int | None = None) -> Piece:
@@ -228,11 +229,10 @@ def _expert_mlp(a: Architecture, name: str, hf: str, in_out: bool) -> list[Rule]
         for half in (0, 1)
     )
     down = piece("down_proj", hidden, ffn, Box.whole((experts, hidden, ffn)))
-    split = {"expert_axis": 0}
     return [
         _same(name + "mlp.router.weight", hf + "mlp.gate.weight", (experts, hidden), module="router"),
-        Rule(name + "mlp.experts.gate_up", (experts, 2, ffn, hidden), gate_up, expert_tensor_axis=2, **split),
-        Rule(name + "mlp.experts.down", (experts, hidden, ffn), (down,), expert_tensor_axis=2, **split),
+        Rule(name + "mlp.experts.gate_up", (experts, 2, ffn, hidden), gate_up, expert_axis=0, expert_tensor_axis=2),
+        Rule(name + "mlp.experts.down", (experts, hidden, ffn), (down,), expert_axis=0, expert_tensor_axis=2),
     ]
 
 

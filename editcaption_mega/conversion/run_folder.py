@@ -42,4 +42,6 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def step_of(name: str) -> int:
-    return int(_STEP.fullmatch(name)[1])
+    match = _STEP.fullmatch(name)
+    assert match is not None, f"{name} is no folder of a step"
+    return int(match[1])

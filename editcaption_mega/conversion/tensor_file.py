@@ -48,7 +48,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    parts = [len(text).to_bytes(8, "little") + text, *(_bytes_of(tensor) for _, tensor in ordered)]
+    parts: list[bytes | memoryview] = [
+        len(text).to_bytes(8, "little") + text,
+        *(_bytes_of(tensor) for _, tensor in ordered),
+    ]
     with ThreadPoolExecutor(1) as hasher:
         digest = hasher.submit(_sha256, parts)
         with naming(path), open(path, "wb") as file:

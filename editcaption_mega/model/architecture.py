@@ -4,6 +4,7 @@ Class defaults of transformers are wrong for the released Qwen3-VL models, so no
 that matters and is missing is an error.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class VisionArchitecture:
     @property
     def num_grid_per_side(self) -> int:
         """Side of the square table of learned positions."""
-        return round(self.num_position_embeddings**0.5)
+        return round(math.sqrt(self.num_position_embeddings))
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Architecture:
             )
             experts = ExpertArchitecture(count, text.count("num_experts_per_tok"), text.count("moe_intermediate_size"))
         heads = text.count("num_attention_heads")
+        temporal, height, width = rope.counts("mrope_section", length=3)
         return cls(
             vocab_size=text.count("vocab_size"),
             hidden_size=text.count("hidden_size"),
@@ -118,7 +120,7 @@ class Architecture:
             head_dim=text.count("head_dim", default=text.count("hidden_size") // heads),
             norm_eps=text.number("rms_norm_eps"),
             rope_theta=rope.number("rope_theta"),
-            mrope_section=tuple(rope.counts("mrope_section", length=3)),
+            mrope_section=(temporal, height, width),
             # The top level decides: text_config inherits a wrong default (see docs/weights.md).
             tied_embeddings=top.flag("tie_word_embeddings"),
             experts=experts,

@@ -95,18 +95,21 @@ def segment_attention(
         # Flash attention counts its window from the bottom right: with (-1, 0), query i of n sees keys up to
         # i + m - n of m (flash-attn since 2.1; what PyTorch calls LOWER_RIGHT in torch.nn.attention.bias).
         window = (-1, 0) if causal else (-1, -1)
-        return varlen_attn(
+        out = varlen_attn(
             query, key, value, cu_seqlens, key_cu_seqlens, longest_segment(bounds), longest_segment(key_bounds),
             scale=scale, window_size=window, enable_gqa=grouped,
         )  # fmt: skip
+        assert isinstance(out, Tensor), "the log-sum-exp comes along only when it is asked for"
+        return out
     if key_bounds != bounds:
         assert causal, "only answers behind a shared prompt have keys of their own"
         # `split`, because the gradient of a slice is as long as the row: one for each segment would be quadratic.
         lengths, key_lengths = ([end - start for start, end in pairwise(cut)] for cut in (bounds, key_bounds))
         parts = zip(query.split(lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
         return torch.cat([_bottom_right_attention(*part, scale, grouped) for part in parts])
-    out = [_padded_attention(query, key, value, group, causal, scale, grouped) for group in _groups(bounds, causal)]
-    return torch.cat(out)
+    return torch.cat(
+        [_padded_attention(query, key, value, group, causal, scale, grouped) for group in _groups(bounds, causal)]
+    )
 
 
 def _bottom_right_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, grouped: bool) -> Tensor:
@@ -114,10 +117,10 @@ def _bottom_right_attention(query: Tensor, key: Tensor, value: Tensor, scale: fl
     missing, mask = key.size(0) - query.size(0), None
     if missing:
         mask = query.new_ones(query.size(0), key.size(0), dtype=torch.bool).tril(missing)
+    query, key, value = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
     out = F.scaled_dot_product_attention(
-        *(tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value)),
-        attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped,
-    )  # fmt: skip
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
     return out.squeeze(0).transpose(0, 1)
 
 
@@ -201,6 +204,7 @@ class SegmentCoreAttention(MegatronModule):
         """query [T, heads/tp, d], key and value [T, kv heads/tp, d] -> [T, heads/tp, d]."""
         assert isinstance(packed_seq_params, Segments), "rows are always packed: positions and bounds come from data"
         segments = packed_seq_params
+        assert segments.cu_seqlens is not None
         return segment_attention(
             query, segments.expand_shared_prompt(key), segments.expand_shared_prompt(value),
             segments.bounds, segments.cu_seqlens, causal=self.causal, scale=self.scale,

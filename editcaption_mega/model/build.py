@@ -11,7 +11,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
-from .layers import check_backend
+from .layers import check_backend, mark
 from .qwen3_vl import Qwen3VLModel
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -154,13 +154,14 @@ def build_model(
         for parameter in chunk.parameters():
             # Megatron marks only what it created itself as replicated or sharded over tensor-parallel ranks.
             if not hasattr(parameter, "tensor_model_parallel"):
-                parameter.tensor_model_parallel = False
+                mark(parameter, tensor_model_parallel=False)
         chunks.append(Float16Module(config, chunk) if precision == "bf16" else chunk)
     return chunks
 
 
 def unwrap(chunk: torch.nn.Module) -> Qwen3VLModel:
     """The model inside Megatron's wrappers (mixed precision, data parallel)."""
-    while not isinstance(chunk, Qwen3VLModel):
-        chunk = chunk.module
-    return chunk
+    model: Any = chunk
+    while not isinstance(model, Qwen3VLModel):
+        model = model.module
+    return model

@@ -7,6 +7,7 @@ norms and attention from TE through Megatron's public spec provider. Both keep t
 
 import importlib.util
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,12 @@ def _has_transformer_engine() -> bool:
     )
 
 
+def mark(parameter: torch.nn.Parameter, **marks: Any) -> None:
+    """Attributes by which Megatron knows how a parameter is sharded and its gradient summed."""
+    for name, value in marks.items():
+        setattr(parameter, name, value)
+
+
 class RMSNorm(torch.nn.Module):
     """y = weight * x / rms(x), in fp32 inside and rounded before the weight, as in transformers' Qwen3VLTextRMSNorm.
 
@@ -57,7 +64,7 @@ class RMSNorm(torch.nn.Module):
         self.eps = eps
         device = None if config.use_cpu_initialization else torch.cuda.current_device()
         self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
-        self.weight.sequence_parallel = config.sequence_parallel
+        mark(self.weight, sequence_parallel=config.sequence_parallel)
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.float()
@@ -85,9 +92,8 @@ class GroupedExperts(MegatronModule):
         # Megatron sets this only for EP > 1; with expert TP != TP it would average over ranks with other shards.
         sharded = pg_collection.ep.size() > 1 or expert_tensor_size != config.tensor_model_parallel_size
         for weight in (self.gate_up, self.down):
-            weight.allreduce = not sharded
-            # For the gradient norm: shards count once each, not once per expert-tensor group.
-            weight.tensor_model_parallel, weight.partition_dim, weight.partition_stride = True, 2, 1
+            # The last three for the gradient norm: shards count once each, not once per expert-tensor group.
+            mark(weight, allreduce=not sharded, tensor_model_parallel=True, partition_dim=2, partition_stride=1)
 
     def forward(self, x: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
         """x [tokens, hidden] sorted by expert, tokens_per_expert [experts/ep], probs [tokens] -> [tokens, hidden]."""

@@ -21,7 +21,7 @@ from editcaption_mega.kernels import MAX_LOGITS_BYTES, linear_log_probs
 
 from .architecture import Architecture
 from .attention import Segments
-from .layers import block_spec
+from .layers import block_spec, mark
 from .rotary import InterleavedMRoPE
 from .vision import VisionTower, gather_images
 
@@ -75,7 +75,7 @@ class Qwen3VLModel(MegatronModule):
             self.vision.to(device=device, dtype=config.params_dtype)
             for parameter in self.vision.parameters():
                 # Each tensor-parallel rank sees its own images: Megatron sums these gradients over the ranks.
-                parameter.sequence_parallel = config.sequence_parallel
+                mark(parameter, sequence_parallel=config.sequence_parallel)
 
     def set_input_tensor(self, input_tensor) -> None:
         """Megatron's pipeline schedule hands the hidden states of the previous chunk here."""
@@ -108,6 +108,7 @@ class Qwen3VLModel(MegatronModule):
 
     def _merge(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
         """Embeddings with visual tokens in place [s/tp, 1, h], DeepStack features [s/tp, 1, DeepStack layers, h]."""
+        assert self.vision is not None and batch.images is not None, "the first chunk has the tower and the images"
         embedded = self.language.embedding(input_ids=batch.input_ids, position_ids=None)  # [s, 1, h]
         visual = self.vision(batch.images)
         visual = gather_images(visual, batch.images, self.tensor_group).to(embedded.dtype)
@@ -133,8 +134,8 @@ class Qwen3VLModel(MegatronModule):
         rows = self._response_rows(hidden_states.squeeze(1), context)
         group = self.tensor_group if self.tensor_group.size() > 1 else None
         # Every target is an input too, and the embedding has seen it.
-        options = dict(group=group, max_logits_bytes=self.max_logits_bytes, checked=rows.is_cuda)
-        if head == "log_probs":
+        options: dict[str, Any] = dict(group=group, max_logits_bytes=self.max_logits_bytes, checked=rows.is_cuda)
+        if isinstance(head, str):  # "log_probs"
             return linear_log_probs(rows, weight, context.targets, **options)
         return head(rows, weight, context, **options)
 

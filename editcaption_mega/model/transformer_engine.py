@@ -5,7 +5,7 @@ Relied upon beyond it, and held by tests/model/test_transformer_engine.py: Megat
 shared prompts need.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def transformer_engine_modules() -> Modules:
     )
 
 
-def segment_attention_class(megatron_attention: type[torch.nn.Module]) -> type[torch.nn.Module]:
+def segment_attention_class(megatron_attention: Any) -> type[torch.nn.Module]:
     """Megatron's wrapper of TE's attention, given real segment bounds where rotary wants the whole row.
 
     Segments whose keys outnumber their queries (shared prompts) need TE's `padding_causal_bottom_right` mask, which

@@ -58,9 +58,11 @@ def preference_loss(
                 f"preference_loss: `{name}` has shape {list(tensor.shape)}, `policy_chosen` {list(policy_chosen.shape)}"
             )
     sums = torch.stack((policy_chosen, policy_rejected), dim=1)
-    reference = None if preference.reference_free else torch.stack((reference_chosen, reference_rejected), dim=1)
+    reference = None
+    if reference_chosen is not None and reference_rejected is not None:
+        reference = torch.stack((reference_chosen, reference_rejected), dim=1)
     lengths = torch.ones_like(sums)
-    if needs_lengths:
+    if needs_lengths and chosen_lengths is not None and rejected_lengths is not None:
         lengths = torch.stack((chosen_lengths, rejected_lengths), dim=1).to(sums)
     return pair_losses(preference, sums, reference, lengths, per_pair.expand_as(policy_chosen)).loss
 
@@ -158,20 +160,22 @@ class DPOObjective(Objective):
 
     def row_loss(self, output: tuple[Tensor | None, ...], batch: PackedBatch) -> RowLoss:
         loss, log_probs, rewards, reference = output
+        assert loss is not None and log_probs is not None and rewards is not None, "only a reference may be absent"
         if self.agreement is not None:
+            assert reference is not None, "what is compared with the policy is a reference"
             self.agreement.compare(log_probs, reference, batch)
         return RowLoss(loss.sum(), log_probs, self._statistics(rewards, log_probs, reference, batch))
 
     def count(self, response_tokens: int, samples: int) -> int:
         return samples
 
-    def check_step(self, loss: float, gather: Callable[[Any], list]) -> None:
+    def check_step(self, loss: float, gather: Callable[[Any], list[Any]]) -> None:
         """Raises ValueError when policy and reference are not the same model at a step where they must be."""
         if self.agreement is not None:
             agreement, self.agreement = self.agreement, None
             agreement.check(loss, gather)
 
-    def _statistics(self, rewards, log_probs: Tensor, reference: Tensor | None, batch: PackedBatch) -> Tensor:
+    def _statistics(self, rewards: Tensor, log_probs: Tensor, reference: Tensor | None, batch: PackedBatch) -> Tensor:
         """Sums over the pairs of each group [groups, STATISTICS] fp64, flat."""
         rewards = rewards.double()
         lengths = [last - first for first, last in pairwise(batch.response_bounds)]

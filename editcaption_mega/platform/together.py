@@ -84,10 +84,10 @@ def from_rank_zero(function: Callable[[], Any]) -> Any:
     if is_rank_zero():
         try:
             outcome = [function(), None]
-        except Exception as error:
+        except Exception as caught:
             if not dist.is_initialized():
                 raise
-            outcome = [None, _portable(error)]
+            outcome = [None, _portable(caught)]
     if dist.is_initialized():
         dist.broadcast_object_list(outcome, src=0)
     value, error = outcome
@@ -106,7 +106,7 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # whatever a class's own pickling raises: then it cannot travel
         pass
     kind = next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
-    plain = kind(str(error) if kind is not RuntimeError else f"{type(error).__name__}: {error}")
+    plain: Any = kind(str(error) if kind is not RuntimeError else f"{type(error).__name__}: {error}")
     if hasattr(error, "exit_code"):
         plain.exit_code = error.exit_code
     return plain

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from .pair import FailureMode, Text
-from .record import JsonObject, Record
+from .pair import FailureMode
+from .record import JsonObject, Record, Text
 
 DIMENSIONS = ("accuracy", "completeness", "clarity")
 Dimension = Literal["accuracy", "completeness", "clarity"]

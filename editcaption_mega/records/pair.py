@@ -3,13 +3,13 @@
 The taxonomy is the paper's (section 3.1): three categories; three failure modes (section 1).
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from .record import JsonObject, Record, Text, Words
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Category = Literal["semantic", "stylistic", "structural"]
 FailureMode = Literal["orientation", "viewpoint", "detail"]

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, get_origin
+from typing import Any, Literal, Protocol, cast, get_args, get_origin, overload
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -43,9 +43,13 @@ class Settings(Protocol):
     def validate(self) -> None: ...
 
 
-def load_settings[Kind: Settings](
-    path: str | Path | None, overrides: list[str] | None = None, kind: type[Kind] = JobSettings
-) -> Kind:
+@overload
+def load_settings(path: str | Path | None, overrides: list[str] | None = None) -> JobSettings: ...
+@overload
+def load_settings[Kind: Settings](path: str | Path | None, overrides: list[str] | None, kind: type[Kind]) -> Kind: ...
+def load_settings(
+    path: str | Path | None, overrides: list[str] | None = None, kind: type[Any] = JobSettings
+) -> Settings:
     """Read `path` (None: defaults), apply overrides such as `optimizer.learning_rate=1e-5`, validate. -> a `kind`.
 
     Raises SettingsError with one sentence for a missing file, bad YAML, an unknown key or a wrong value."""
@@ -66,11 +70,11 @@ def load_settings[Kind: Settings](
             raise SettingsError(f"override {override!r} is not of the form key=value, such as training.steps=100")
         merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {override!r}")
     try:
-        values = OmegaConf.to_container(merged, resolve=True)
+        values = _container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise SettingsError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from None
     _refuse_endless(values)
-    settings = _construct(kind, values)
+    settings: Settings = _construct(kind, values)
     settings.validate()
     return settings
 
@@ -92,25 +96,33 @@ def save_settings(settings: Settings, path: str | Path) -> None:
 
 def _yaml_problem(error: Exception) -> str:
     """What is wrong, with line and column where the parser knows them."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark) is not None:
         return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     return str(error).splitlines()[0]
 
 
 def _merge(kind: type, base: DictConfig, more: DictConfig, where: str) -> DictConfig:
-    values = OmegaConf.to_container(more)
+    values = _container(more)
     _check_keys(kind, values, where)
     try:
-        return OmegaConf.merge(base, OmegaConf.create(_completed(kind, values)))
+        return cast(DictConfig, OmegaConf.merge(base, OmegaConf.create(_completed(kind, values))))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise SettingsError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
 
 
-def _completed(kind: type, values: dict) -> dict:
+def _container(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+
+
+def _types(kind: Any) -> dict[str, Any]:
+    """Field -> its type, of a dataclass of settings."""
+    return {field.name: field.type for field in dataclasses.fields(kind)}
+
+
+def _completed(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Values as they are meant: nothing after `key=` or `key:` is an empty text, one text is a list of one."""
-    types = {f.name: f.type for f in dataclasses.fields(kind)}
+    types = _types(kind)
 
     def complete(wanted: Any, value: Any) -> Any:
         if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
@@ -126,8 +138,8 @@ def _completed(kind: type, values: dict) -> dict:
     return {key: complete(types[key], value) for key, value in values.items()}
 
 
-def _check_keys(kind: type, values: dict, where: str, prefix: str = "") -> None:
-    known = {f.name: f.type for f in dataclasses.fields(kind)}
+def _check_keys(kind: Any, values: dict[str, Any], where: str, prefix: str = "") -> None:
+    known = _types(kind)
     for key, value in values.items():
         if key not in known:
             raise SettingsError(f"{where}: unknown setting '{prefix}{key}': {_mend(known, str(key), prefix)}")
@@ -147,7 +159,7 @@ def _check_keys(kind: type, values: dict, where: str, prefix: str = "") -> None:
 def _mend(known: dict[str, Any], key: str, prefix: str) -> str:
     """What to write instead of a key that is none."""
     sections = [name for name, wanted in known.items() if dataclasses.is_dataclass(wanted)]
-    inside = [name for name in sections if key in {f.name for f in dataclasses.fields(known[name])}]
+    inside = [name for name in sections if key in _types(known[name])]
     if inside:
         return f"did you mean '{prefix}{inside[0]}.{key}'?"
     if key in _ELSEWHERE and (sections or prefix.split(".")[0] in ("training", "data", "optimizer", "checkpoint")):
@@ -156,20 +168,17 @@ def _mend(known: dict[str, Any], key: str, prefix: str) -> str:
     return f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
-def _part_of_list(kind) -> type | None:
-    """D for list[D] where D is a dataclass of settings."""
-    if get_origin(kind) is list and dataclasses.is_dataclass(get_args(kind)[0]):
-        return get_args(kind)[0]
-    return None
+def _part_of_list(kind: Any) -> Any:
+    """D for list[D] where D is a dataclass of settings, else None."""
+    part = get_args(kind)[0] if get_origin(kind) is list else None
+    return part if dataclasses.is_dataclass(part) else None
 
 
-def _construct(kind: type, values: dict):
-    parts = {}
-    for item in dataclasses.fields(kind):
-        value = values[item.name]
-        if dataclasses.is_dataclass(item.type):
-            value = _construct(item.type, value)
-        elif part := _part_of_list(item.type):
-            value = [_construct(part, one) for one in value]
-        parts[item.name] = value
-    return kind(**parts)
+def _construct(kind: Any, values: dict[str, Any]) -> Any:
+    def made(wanted: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(wanted):
+            return _construct(wanted, value)
+        part = _part_of_list(wanted)
+        return [_construct(part, one) for one in value] if part else value
+
+    return kind(**{name: made(wanted, values[name]) for name, wanted in _types(kind).items()})
