@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from editcaption_mega import signals
-from editcaption_mega.settings import ParallelSettings
+from editcaption_mega.settings import BACKENDS, ParallelSettings
 from editcaption_mega.words import printable, without_credentials
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -55,7 +55,7 @@ def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{flag}", type=int, default=1, metavar="N", help=f"{meaning} parallel size (default 1)")
     parser.add_argument("--etp", type=int, metavar="N", help="expert tensor parallel size (default: that of --tp)")
     parser.add_argument("--cp", type=int, default=1, metavar="N", help="context parallel size (only 1)")
-    parser.add_argument("--backend", choices=("torch", "transformer_engine"), default="torch")
+    parser.add_argument("--backend", choices=BACKENDS, default="torch")
 
 
 def layout(arguments: argparse.Namespace) -> ParallelSettings:

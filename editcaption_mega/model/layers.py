@@ -6,6 +6,7 @@ norms and attention from TE through Megatron's public spec provider. Both keep t
 """
 
 import importlib.util
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,15 +26,13 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor
 
 from .attention import SegmentCoreAttention
-from .transformer_engine import transformer_engine_modules
-
-BACKENDS = ("torch", "transformer_engine")
+from .transformer_engine import Modules, transformer_engine_modules
 
 
 def check_backend(backend: str) -> None:
     """Raise ValueError for an unknown backend, or for `transformer_engine` where TE is not installed."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if backend not in MODULES:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(MODULES)}")
     if backend == "transformer_engine" and not _has_transformer_engine():
         raise ValueError(
             "backend 'transformer_engine' needs the package transformer-engine[pytorch], which is not installed: "
@@ -123,10 +122,7 @@ class DeepStackLayer(TransformerLayer):
 def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = None) -> TransformerBlockSubmodules:
     """The decoder of one pipeline chunk: its layers and the final norm, from one backend."""
     check_backend(backend)
-    if backend == "torch":
-        column, row, norm, core = ColumnParallelLinear, RowParallelLinear, RMSNorm, SegmentCoreAttention
-    else:
-        column, row, norm, core = transformer_engine_modules()
+    column, row, norm, core = MODULES[backend]()
     if config.num_moe_experts:
         mlp = partial(MoELayer, submodules=MoESubmodules(experts=GroupedExperts))
     else:
@@ -150,3 +146,15 @@ def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = N
         ),
     )
     return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=norm)
+
+
+def torch_modules() -> Modules:
+    """Megatron's own linears, and norm and attention in plain PyTorch."""
+    return Modules(ColumnParallelLinear, RowParallelLinear, RMSNorm, SegmentCoreAttention)
+
+
+# For each of settings.BACKENDS, called where a layer is built: a backend's package is imported only where it is used.
+MODULES: dict[str, Callable[[], Modules]] = {
+    "torch": torch_modules,
+    "transformer_engine": transformer_engine_modules,
+}

@@ -12,6 +12,7 @@ from .evaluation import (
     JudgeSettings,
 )
 from .job import (
+    BACKENDS,
     CheckpointSettings,
     DataSettings,
     JobSettings,
@@ -25,6 +26,7 @@ from .paths import check_paths
 from .pictures import PixelLimits
 
 __all__ = [
+    "BACKENDS",
     "BenchmarkSettings",
     "CandidateSettings",
     "CheckpointSettings",

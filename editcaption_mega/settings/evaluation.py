@@ -40,6 +40,8 @@ class EndpointSettings:
 
 @dataclass
 class BenchmarkSettings:
+    """Pairs that models are compared on."""
+
     name: str = ""
     shards: str = ""  # folder written by tools/make_shards.py
     ids: str = ""  # file with one id a line; "": all pairs of the shards
@@ -58,6 +60,7 @@ class CandidateSettings:
 
     @property
     def origin(self) -> str:
+        """Which of the four says where its texts come from. Raises SettingsError for none and for several."""
         given = {"folder": self.folder, "vllm": self.vllm, "endpoint": self.endpoint.url}
         given["instructions"] = self.instructions
         found = [name for name, value in given.items() if value]
@@ -136,6 +139,8 @@ class EditorSettings(EndpointSettings):
 
 @dataclass
 class EvaluationSettings:
+    """An evaluation run, whole."""
+
     output: str = ""  # run folder
     seed: int = 0  # of the order in which judges see things, and of resampling
     benchmarks: list[BenchmarkSettings] = field(default_factory=list)

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from .checks import SettingsError, at_least, choice
 from .pictures import PixelLimits
 
+# What layers are built of; model/layers.py has the modules of each.
+BACKENDS = ("torch", "transformer_engine")
+
 
 @dataclass
 class ModelSettings:
@@ -15,7 +18,7 @@ class ModelSettings:
 
     folder: str = ""  # Hugging Face folder: config.json, tokenizer, image processor; weights too unless `checkpoint`
     checkpoint: str = ""  # Megatron checkpoint to start from instead of the folder's weights; "" for none
-    backend: str = "torch"  # torch | transformer_engine
+    backend: str = "torch"  # one of BACKENDS
     recompute: str = "none"  # none | selective (attention only) | full (each layer and vision block)
     max_logits_gib: float = 4.0  # logits of a row's response tokens kept for backward; beyond, they are computed again
     router_aux_loss: float = 0.0  # coefficient of the load-balancing loss; 0 for none (and for dense models)
@@ -23,7 +26,7 @@ class ModelSettings:
     def validate(self) -> None:
         if not self.folder:
             raise SettingsError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
-        choice("model.backend", self.backend, ("torch", "transformer_engine"))
+        choice("model.backend", self.backend, BACKENDS)
         choice("model.recompute", self.recompute, ("none", "selective", "full"))
         at_least("model.router_aux_loss", self.router_aux_loss, 0)
         if self.max_logits_gib <= 0:
@@ -150,6 +153,8 @@ class OptimizerSettings:
 
 @dataclass
 class CheckpointSettings:
+    """When checkpoints are written, how many stay, and how much is believed of one."""
+
     every: int = 500  # steps between checkpoints; one is always written at the end
     keep: int = 2  # newest checkpoints kept; 0 keeps all
     resume: bool = True  # go on from the newest complete checkpoint in output, if any
@@ -167,6 +172,8 @@ class CheckpointSettings:
 
 @dataclass
 class TrainingSettings:
+    """The run: its folder, how long it is, its batch, seed and precision."""
+
     output: str = ""  # run folder
     steps: int = 0  # optimizer steps; 0: from `epochs`
     epochs: float = 1.0  # passes over the data when steps is 0
@@ -189,6 +196,8 @@ class TrainingSettings:
 
 @dataclass
 class JobSettings:
+    """An SFT job, whole."""
+
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     parallel: ParallelSettings = field(default_factory=ParallelSettings)

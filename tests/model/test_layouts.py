@@ -7,8 +7,8 @@ import pytest
 
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
-from editcaption_mega.model.layers import check_backend
-from editcaption_mega.settings import ParallelSettings
+from editcaption_mega.model.layers import MODULES, check_backend
+from editcaption_mega.settings import BACKENDS, ParallelSettings
 from tests.helpers import tiny
 
 
@@ -56,6 +56,10 @@ def test_94_layers_divide_with_embedding_and_loss_counted(folders):
             account_for_loss_in_pipeline_split=True,
         ),
     )
+
+
+def test_every_backend_of_the_settings_has_modules():
+    assert tuple(MODULES) == BACKENDS
 
 
 def test_backend_without_transformer_engine():
