@@ -2,6 +2,7 @@
 """Make a folder of shards from image pairs."""
 
 import argparse
+from collections.abc import Sequence
 
 from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, progress, run
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
@@ -17,7 +18,31 @@ python tools/make_shards.py --format synthetic --input default --count 1000 --se
 """
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
+    args = parsed(argv)
+    check(args)
+    importer = FORMATS[args.format]
+    options = ImportOptions(args.count, args.seed, args.first_index, args.category)
+    report = ingest(
+        progress(importer.read(args.input, options), importer.count(args.input, options), "rows"),
+        args.output,
+        require_instruction=args.require_instruction,
+        max_pixels=args.max_pixels,
+        samples_per_shard=args.samples_per_shard,
+        strict=args.strict,
+        most_rejected=args.most_rejected,
+    )
+    print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
+    for line in quota_lines(report.categories):
+        print(f"  {line}")
+    if report.re_encoded:
+        print(f"{report.re_encoded} image(s) re-encoded as PNG; provenance.images of each pair says why")
+    share_of_all = f"{report.rejected} row(s) rejected ({report.rejected_share:.1%} of all)"
+    print_counts(f"{share_of_all}, listed in {args.output}/{REJECTED_NAME}", report.reasons)
+    print_counts(f"{report.warned} pair(s) with warnings, listed in {args.output}/{WARNINGS_NAME}", report.warnings)
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = argument_parser(
         "Make a folder of shards (tar files and index.json) from image pairs. Rows that can't be used are listed in "
         "OUTPUT/rejected.jsonl with their line number, id and reason, and the work goes on; doubtful ones are accepted "
@@ -62,13 +87,14 @@ def main(argv):
     parser.add_argument(
         "--category", choices=CATEGORIES, help="hq-edit, magicbrush: kind of edits, which these sets do not say"
     )
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
-    importer = FORMATS[args.format]
-    options = ImportOptions(args.count, args.seed, args.first_index, args.category)
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ArgumentError for arguments that do not fit together, before anything is read."""
     if args.category and args.format not in ("hq-edit", "magicbrush"):
         raise ArgumentError(f"--category is not for --format {args.format}, which says it for each pair: leave it out")
-    if (args.count, args.seed, args.first_index) != (None, None, None) and not importer.takes_options:
+    if (args.count, args.seed, args.first_index) != (None, None, None) and not FORMATS[args.format].takes_options:
         raise ArgumentError(f"--count, --seed and --first-index are not for --format {args.format}: leave them out")
     for name, value in (("--input", args.input), ("--output", args.output)):
         if not value.strip():
@@ -85,27 +111,8 @@ def main(argv):
     if args.max_pixels > LARGEST_MAX_PIXELS:
         raise ArgumentError(f"--max-pixels is {args.max_pixels}: expected at most {LARGEST_MAX_PIXELS}")
 
-    rows = progress(importer.read(args.input, options), importer.count(args.input, options), "rows")
-    report = ingest(
-        rows,
-        args.output,
-        require_instruction=args.require_instruction,
-        max_pixels=args.max_pixels,
-        samples_per_shard=args.samples_per_shard,
-        strict=args.strict,
-        most_rejected=args.most_rejected,
-    )
-    print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
-    for line in quota_lines(report.categories):
-        print(f"  {line}")
-    if report.re_encoded:
-        print(f"{report.re_encoded} image(s) re-encoded as PNG; provenance.images of each pair says why")
-    share_of_all = f"{report.rejected} row(s) rejected ({report.rejected_share:.1%} of all)"
-    print_counts(f"{share_of_all}, listed in {args.output}/{REJECTED_NAME}", report.reasons)
-    print_counts(f"{report.warned} pair(s) with warnings, listed in {args.output}/{WARNINGS_NAME}", report.warnings)
 
-
-def share(text):
+def share(text: str) -> float:
     """A share of all rows: "5%" or "0.05"."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
