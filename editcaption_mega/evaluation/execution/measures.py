@@ -89,18 +89,24 @@ def lpips_distance() -> Measure:
     return distance
 
 
+def _clip_similarity(clip: str) -> Measure:
+    if not clip:
+        raise ValueError("the measure clip needs the folder of a CLIP model: set editor.clip")
+    return ClipSimilarity(clip)
+
+
+# The measures that `editor.measures` may name; each is made of `editor.clip`, which most have no use for.
+MEASURES: dict[str, Callable[[str], Measure]] = {
+    "ssim": lambda clip: ssim,
+    "clip": _clip_similarity,
+    "lpips": lambda clip: lpips_distance(),
+}
+
+
 def measures_of(names: Sequence[str], clip: str = "") -> dict[str, Measure]:
-    """The measures by name: ssim, clip (needs a folder) and lpips. Raises ValueError for what is not there."""
-    made: dict[str, Measure] = {}
+    """The measures by name. clip: folder of a CLIP model, which the measure of that name needs. Raises ValueError for
+    what is not there."""
     for name in names:
-        if name == "ssim":
-            made[name] = ssim
-        elif name == "lpips":
-            made[name] = lpips_distance()
-        elif name == "clip":
-            if not clip:
-                raise ValueError("the measure clip needs the folder of a CLIP model: set editor.clip")
-            made[name] = ClipSimilarity(clip)
-        else:
-            raise ValueError(f"measure is {name!r}, expected one of ssim, clip, lpips")
-    return made
+        if name not in MEASURES:
+            raise ValueError(f"measure is {name!r}, expected one of {', '.join(MEASURES)}")
+    return {name: MEASURES[name](clip) for name in names}
