@@ -1,4 +1,4 @@
-"""Weights into the model chunks of this rank, and out of them, from either kind of source."""
+"""Weights into the model chunks of this rank, from either kind of source."""
 
 import hashlib
 from dataclasses import dataclass

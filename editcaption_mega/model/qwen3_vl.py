@@ -25,8 +25,9 @@ from .layers import block_spec, mark
 from .rotary import InterleavedMRoPE
 from .vision import VisionTower, gather_images
 
-# What the last stage computes from the response rows: the log-prob of each token, whatever an objective's head makes of
-# (rows [T, h], LM-head weight shard [V/tp, h], batch, the keywords of `linear_log_probs`), or the logits of the row.
+# What the last stage computes for the response tokens: the log-prob of each, whatever an objective's head makes of
+# (hidden states [T, h], LM-head weight shard [V/tp, h], batch, the keywords of `linear_log_probs`), or the logits of
+# the whole row.
 Head = Callable[..., Any]
 Output = Literal["log_probs", "logits"] | Head
 
@@ -129,28 +130,28 @@ class Qwen3VLModel(MegatronModule):
     def _response_head(
         self, head: Output, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_
     ) -> Any:
-        """Only the rows that predict a response token reach the LM head."""
+        """Only the hidden states that predict a response token reach the LM head."""
         weight = output_layer.weight if output_weight is None else output_weight
-        rows = self._response_rows(hidden_states.squeeze(1), context)
+        hidden = self._response_hidden(hidden_states.squeeze(1), context)
         group = self.tensor_group if self.tensor_group.size() > 1 else None
         # Every target is an input too, and the embedding has seen it.
-        options: dict[str, Any] = dict(group=group, max_logits_bytes=self.max_logits_bytes, checked=rows.is_cuda)
+        options: dict[str, Any] = dict(group=group, max_logits_bytes=self.max_logits_bytes, checked=hidden.is_cuda)
         if isinstance(head, str):  # "log_probs"
-            return linear_log_probs(rows, weight, context.targets, **options)
-        return head(rows, weight, context, **options)
+            return linear_log_probs(hidden, weight, context.targets, **options)
+        return head(hidden, weight, context, **options)
 
-    def _response_rows(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """hidden [s/tp, h] -> the rows that predict a response token [T, h], whole on each rank.
+    def _response_hidden(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """hidden [s/tp, h] -> hidden states that predict a response token [T, h], all of them on each rank.
 
-        The last row of a shared prompt is picked twice, once for each answer; its gradients add up."""
+        The last one of a shared prompt is picked twice, once for each answer; its gradients add up."""
         tensor_size = self.tensor_group.size()
         if not self.config.sequence_parallel:
             hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=self.tensor_group)
             return hidden.index_select(0, batch.target_positions)
-        # Each rank picks its own rows, padded to the longest pick, before the all-gather.
+        # Each rank picks its own, padded to the longest pick, before the all-gather.
         part = hidden.size(0)
         picks: list[list[int]] = [[] for _ in range(tensor_size)]
-        places = []  # (rank, place in its pick) of each target: rows are not ascending where a prompt is shared
+        places = []  # (rank, place in its pick) of each target: positions do not rise where a prompt is shared
         for row in batch.target_positions_host:
             pick = picks[row // part]
             places.append((row // part, len(pick)))

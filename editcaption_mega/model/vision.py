@@ -2,7 +2,7 @@
 
 It is a tenth of the compute of the large models and small in memory, so it is not tensor-sharded: under sequence
 parallelism the images of a row are divided over the tensor-parallel ranks instead (by patch count, on the host, see
-`data.vision`), and `gather_images` brings the features together.
+`data.batching.image_batch`), and `gather_images` brings the features together.
 """
 
 import torch

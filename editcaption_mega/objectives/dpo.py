@@ -70,8 +70,8 @@ def preference_loss(
 class Reference(Protocol):
     """Log-probs of the answers under the reference model."""
 
-    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
-        """Make sure that `tokens` knows these rows. Collective."""
+    def prepare(self, micro_batches: list[PackedBatch], length: int) -> None:
+        """Make sure that `tokens` knows these micro-batches. Collective."""
 
     def tokens(self, batch: PackedBatch) -> Tensor:
         """Log-probs of the row's response tokens [T] fp32, on the row's device."""
@@ -139,15 +139,15 @@ class DPOObjective(Objective):
     def head(self) -> Callable[..., Any]:
         return self._pair_losses
 
-    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
+    def prepare(self, micro_batches: list[PackedBatch], length: int) -> None:
         if self.reference is not None:
-            self.reference.prepare(rows, row_length)
+            self.reference.prepare(micro_batches, length)
 
-    def _pair_losses(self, rows: Tensor, weight: Tensor, batch: PackedBatch, **options) -> tuple[Tensor | None, ...]:
+    def _pair_losses(self, hidden: Tensor, weight: Tensor, batch: PackedBatch, **options) -> tuple[Tensor | None, ...]:
         """-> loss [N], token log-probs [T], rewards [N, 2], the reference's token log-probs [T] (None without one).
 
         A plain tuple: Megatron's Float16Module rebuilds what a model returns."""
-        device = rows.device
+        device = hidden.device
         bounds = torch.tensor(batch.response_bounds)
         margins = [self.pairs[name].margin for name in batch.sample_ids]
         margin = torch.tensor(margins, dtype=torch.float32, device=device) if any(margins) else None
@@ -155,7 +155,7 @@ class DPOObjective(Objective):
         if self.reference is not None:
             tokens = self.reference.tokens(batch)
             sums = sequence_sums(tokens, bounds)
-        out = linear_preference(rows, weight, batch.targets, bounds, sums, self.preference, margin, **options)
+        out = linear_preference(hidden, weight, batch.targets, bounds, sums, self.preference, margin, **options)
         return out.loss, out.log_probs.detach(), out.rewards.detach(), tokens
 
     def row_loss(self, output: tuple[Tensor | None, ...], batch: PackedBatch) -> RowLoss:

@@ -14,7 +14,7 @@ NO_STATISTICS = torch.zeros(0, dtype=torch.float64)
 
 
 class RowLoss(NamedTuple):
-    """What one row contributes to a step.
+    """What one packed row of samples, a micro-batch, contributes to a step.
 
     The loss is a sum; the loop divides by the count of the whole step, so that packing and the number of ranks change
     nothing."""
@@ -54,8 +54,8 @@ class Objective(ABC):
     def count(self, response_tokens: int, samples: int) -> int:
         """What the sum over a step is divided by, from its response tokens and its samples over all ranks."""
 
-    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
-        """Before the forward pass of a step. Collective."""
+    def prepare(self, micro_batches: list[PackedBatch], length: int) -> None:
+        """Before the forward pass of a step, whose micro-batches have `length` tokens each. Collective."""
         return None
 
     def check_step(self, loss: float, gather: Callable[[Any], list]) -> None:

@@ -80,7 +80,7 @@ def write_log_probs(
         chunk.eval()
     temporary = output.with_name(output.name + PARTIAL)
     first_line = json.dumps({"fingerprint": fingerprint}) + "\n"
-    done = platform.from_rank_zero(lambda: rows_to_keep(temporary, first_line, dataset, with_tokens))
+    done = platform.from_rank_zero(lambda: lines_to_keep(temporary, first_line, dataset, with_tokens))
     if done:
         platform.print_once(f"{temporary} has {done:,} of {len(dataset):,} samples already: going on from there")
     with ExitStack() as stack:
@@ -92,8 +92,8 @@ def write_log_probs(
             values = _log_probs(chunks, reader, samples)
             with platform.together():
                 if out is not None:
-                    rows = zip(map(dataset.sample, samples), values, strict=True)
-                    out.write("".join(json.dumps(_row(*row, with_tokens)) + "\n" for row in rows))
+                    pairs = zip(map(dataset.sample, samples), values, strict=True)
+                    out.write("".join(json.dumps(_line(*pair, with_tokens)) + "\n" for pair in pairs))
                     out.flush()
         with platform.together():
             if out is not None:
@@ -101,16 +101,16 @@ def write_log_probs(
                 rename_whole(temporary, output)
 
 
-def rows_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool) -> int:
+def lines_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool) -> int:
     """Make `path` a file to append to -> the samples that it has. Only whole batches are kept: then the rest is
-    computed in the same rows as without a pause, and its numbers are the same to the last bit."""
+    computed in the same micro-batches as without a pause, and its numbers are the same to the last bit."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [first_line]
     if path.is_file():
         with open(path, encoding="utf-8", errors="replace") as file:
-            rows = iter(file) if next(file, "") == first_line else iter(())
-            for i, line in zip(range(len(dataset)), rows, strict=False):
-                if not line.endswith("\n") or not _is_row_of(line, dataset.shards.meta(i).id, with_tokens):
+            rest = iter(file) if next(file, "") == first_line else iter(())
+            for i, line in zip(range(len(dataset)), rest, strict=False):
+                if not line.endswith("\n") or not _is_line_of(line, dataset.shards.meta(i).id, with_tokens):
                     break
                 lines.append(line)
     complete = len(lines) - 1
@@ -122,16 +122,20 @@ def rows_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens:
     return complete
 
 
-def _is_row_of(line: str, name: str, with_tokens: bool) -> bool:
+def _is_line_of(line: str, name: str, with_tokens: bool) -> bool:
     try:
-        row = parse_json(line)
+        values = parse_json(line)
     except ValueError:
         return False
-    return isinstance(row, dict) and row.get("id") == name and ("input_ids" in row.get(ANSWERS[0], row)) == with_tokens
+    return (
+        isinstance(values, dict)
+        and values.get("id") == name
+        and ("input_ids" in values.get(ANSWERS[0], values)) == with_tokens
+    )
 
 
-def row_log_probs(chunks: list, rows: list[PackedBatch], row_length: int) -> list[Tensor]:
-    """Log-probs of the response tokens of each row [T] fp32, without gradients; [] on ranks before the last stage.
+def response_log_probs(chunks: list, micro_batches: list[PackedBatch], length: int) -> list[Tensor]:
+    """Log-probs of the response tokens of each micro-batch [T] fp32, without gradients; [] before the last stage.
 
     Collective, as a training step's forward pass is."""
     token_log_probs: list[Tensor] = []
@@ -144,7 +148,7 @@ def row_log_probs(chunks: list, rows: list[PackedBatch], row_length: int) -> lis
         return model(next(data)), collect
 
     with torch.no_grad():
-        run_pipeline(forward, chunks, rows, row_length, forward_only=True)
+        run_pipeline(forward, chunks, micro_batches, length, forward_only=True)
     return token_log_probs
 
 
@@ -158,7 +162,7 @@ def _log_probs(chunks: list, reader: SequenceReader, samples: Sequence[int]) -> 
     with platform.together():
         batches = [reader.read([filled[k] for k in sequence], plan.length) for sequence in plan.sequences]
     batches = [batch.to(platform.device()) for batch in batches]
-    log_probs = row_log_probs(chunks, batches, plan.length)
+    log_probs = response_log_probs(chunks, batches, plan.length)
     by_position: dict[int, list[list[float]]] = {}
     if parallel_state.get_tensor_model_parallel_rank() == 0:
         # None before the last stage.
@@ -175,7 +179,7 @@ def _log_probs(chunks: list, reader: SequenceReader, samples: Sequence[int]) -> 
     return [merged[k] for k in range(len(samples))]
 
 
-def _row(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens: bool) -> dict:
+def _line(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens: bool) -> dict:
     """The object of one sample: the numbers of its instruction, or those of its chosen and rejected answers."""
     parts = []
     for answer, values in zip(sample.answers, token_log_probs, strict=True):

@@ -23,7 +23,7 @@ from .optimizer import TrainState
 
 
 def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str, float]:
-    """Forward, backward and update for one step's rows. Collective.
+    """Forward, backward and update for one step. Collective.
 
     -> loss, grad_norm, learning_rate and the objective's own metrics. Raises FloatingPointError, naming the samples,
     for a loss that is not finite, and the objective's ValueError where training must not go on; the weights are then
@@ -31,11 +31,11 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
     for chunk in state.chunks:
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
-    rows = [row.to(platform.device()) for row in step.micro_batches]
+    micro_batches = [batch.to(platform.device()) for batch in step.micro_batches]
     learning_rate = max(group["lr"] for group in state.optimizer.param_groups)
-    objective.prepare(rows, step.length)
+    objective.prepare(micro_batches, step.length)
     count = objective.count(step.response_tokens, step.num_samples)
-    row_losses = _forward_backward(state.chunks, objective, rows, step.length, count)
+    row_losses = _forward_backward(state.chunks, objective, micro_batches, step.length, count)
     sums = _sum_over_ranks(row_losses, objective.num_statistics)
     loss = sums[0].item() / count
     if not math.isfinite(loss):
@@ -59,12 +59,12 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
 
 
 def _forward_backward(
-    chunks: list, objective: Objective, rows: list[PackedBatch], row_length: int, count: int
+    chunks: list, objective: Objective, micro_batches: list[PackedBatch], length: int, count: int
 ) -> list[tuple[PackedBatch, RowLoss]]:
-    """Gradients of this rank's rows -> each row with its loss; none on ranks before the last stage. Collective."""
+    """Gradients of this rank's micro-batches -> each with its loss; none on ranks before the last stage. Collective."""
     # Megatron divides by the micro-batches of a rank and averages over data parallelism; the loss of a step is a mean
     # over its response tokens or pairs, so both are multiplied in again.
-    scale = len(rows) * parallel_state.get_data_parallel_world_size() / count
+    scale = len(micro_batches) * parallel_state.get_data_parallel_world_size() / count
     row_losses: list[tuple[PackedBatch, RowLoss]] = []
 
     def scaled_loss(batch: PackedBatch, output: Any) -> tuple[Tensor, dict]:
@@ -76,12 +76,12 @@ def _forward_backward(
         batch = next(data)
         return model(batch, objective.head), partial(scaled_loss, batch)
 
-    run_pipeline(forward, chunks, rows, row_length, forward_only=False)
+    run_pipeline(forward, chunks, micro_batches, length, forward_only=False)
     return row_losses
 
 
 def _sum_over_ranks(row_losses: list[tuple[PackedBatch, RowLoss]], num_statistics: int) -> Tensor:
-    """Loss and statistics summed over all rows of a step -> [1 + num_statistics] fp64 on the host. Collective.
+    """Loss and statistics summed over a step, all ranks -> [1 + num_statistics] fp64 on the host. Collective.
 
     Only the last stage has losses, once per tensor-parallel rank; everyone learns the sums."""
     sums = torch.zeros(1 + num_statistics, dtype=torch.float64, device=platform.device())
@@ -103,15 +103,18 @@ def _not_finite(batch: PackedBatch, row_loss: RowLoss) -> list[str]:
     ]
 
 
-def run_pipeline(forward, chunks: list, rows: list[PackedBatch], row_length: int, *, forward_only: bool) -> list:
-    """Megatron's schedule over one step's rows; every chunk of an interleaved stage sees the rows in order."""
-    iterators = [iter(rows) for _ in chunks]
+def run_pipeline(
+    forward: Callable, chunks: list, micro_batches: list[PackedBatch], length: int, *, forward_only: bool
+) -> list:
+    """Megatron's schedule over one step's micro-batches of `length` tokens each; every chunk of an interleaved stage
+    sees them in order."""
+    iterators = [iter(micro_batches) for _ in chunks]
     return get_forward_backward_func()(
         forward_step_func=forward,
         data_iterator=iterators if len(chunks) > 1 else iterators[0],
         model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=len(rows),
-        seq_length=row_length,
+        num_microbatches=len(micro_batches),
+        seq_length=length,
         micro_batch_size=1,
         forward_only=forward_only,
     )
@@ -188,7 +191,7 @@ def _newest(saved: int) -> str:
 
 def _tokens_and_signal(step: Step) -> tuple[int, int]:
     """Tokens of the step over data-parallel ranks, and the largest signal that any rank was asked to stop by."""
-    values = torch.tensor([sum(row.num_tokens for row in step.micro_batches), signals.asked()], dtype=torch.float64)
+    values = torch.tensor([sum(batch.num_tokens for batch in step.micro_batches), signals.asked()], dtype=torch.float64)
     values = values.to(platform.device())
     signal_number = values[1:].clone()
     dist.all_reduce(values)

@@ -19,7 +19,7 @@ from editcaption_mega.progress import Progress
 from editcaption_mega.settings import DPOSettings
 
 from .identity import check_identity, recorded_identity
-from .log_probs import ANSWERS, data_parts, fingerprint_of, row_log_probs, write_log_probs
+from .log_probs import ANSWERS, data_parts, fingerprint_of, response_log_probs, write_log_probs
 from .prepare import Prepared
 
 
@@ -29,7 +29,7 @@ class StoredReference:
     def __init__(self, tensors: dict[str, Tensor]):
         self.tensors = tensors
 
-    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
+    def prepare(self, micro_batches: list[PackedBatch], length: int) -> None:
         """Nothing: all of them are known."""
 
     def tokens(self, batch: PackedBatch) -> Tensor:
@@ -38,20 +38,21 @@ class StoredReference:
 
 
 class ResidentReference:
-    """A second, frozen copy of the model in the policy's layout, run forward on the rows of each step."""
+    """A second, frozen copy of the model in the policy's layout, run forward on the micro-batches of each step."""
 
     def __init__(self, chunks: list):
-        self.chunks, self.rows = chunks, {}
+        self.chunks: list[torch.nn.Module] = chunks
+        self.log_probs: dict[tuple[str, ...], Tensor] = {}  # of a micro-batch, by the ids of its samples
         for chunk in chunks:
             chunk.eval().requires_grad_(False)
 
-    def prepare(self, rows: list[PackedBatch], row_length: int) -> None:
-        log_probs = row_log_probs(self.chunks, rows, row_length)
-        # On the last stage one tensor per row; elsewhere none, and nobody asks.
-        self.rows = {row.sample_ids: values for row, values in zip(rows, log_probs, strict=False)}
+    def prepare(self, micro_batches: list[PackedBatch], length: int) -> None:
+        log_probs = response_log_probs(self.chunks, micro_batches, length)
+        # On the last stage one tensor per micro-batch; elsewhere none, and nobody asks.
+        self.log_probs = {b.sample_ids: values for b, values in zip(micro_batches, log_probs, strict=False)}
 
     def tokens(self, batch: PackedBatch) -> Tensor:
-        return self.rows[batch.sample_ids]
+        return self.log_probs[batch.sample_ids]
 
 
 @dataclass(frozen=True)

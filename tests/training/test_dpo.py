@@ -24,7 +24,7 @@ from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
-from editcaption_mega.training.log_probs import rows_to_keep
+from editcaption_mega.training.log_probs import lines_to_keep
 from editcaption_mega.training.session import Ending
 from tests.helpers import ROOT, preference_job, small_job
 from tests.parity import matrix
@@ -206,7 +206,7 @@ def test_any_rest_of_a_reference_is_kept_or_computed_again(stored, data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reference.jsonl.partial"
         path.write_bytes(cut)
-        kept = rows_to_keep(path, first, dataset, False)
+        kept = lines_to_keep(path, first, dataset, False)
         lines = path.read_text().splitlines()
     assert kept in (0, len(dataset)) and len(lines) == 1 + kept and lines[0] + "\n" == first
     assert [json.loads(line)["id"] for line in lines[1:]] == [dataset.shards.meta(i).id for i in range(kept)]
