@@ -52,7 +52,7 @@ TO_BE_MENDED = {
     "editcaption_mega/evaluation/report/write.py: write_report",
     "editcaption_mega/model/attention.py: segment_attention",
     *("Picture", "Rate", "Reply", "judge_all", "read_answer", "read_json", "shown", "write_report"),
-    *("agreement", "load", "preference", "reference", "run_folder"),
+    "preference",
     "editcaption_mega/data/images/decode.py: grey",
     "editcaption_mega/data/importers/parquet.py: licence",
     "editcaption_mega/evaluation/judge/reply.py: labelled",

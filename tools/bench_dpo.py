@@ -41,10 +41,10 @@ from editcaption_mega.settings import (
     TrainingSettings,
 )
 from editcaption_mega.training.dpo import pair_facts
+from editcaption_mega.training.dpo_reference import ResidentReference, StoredReference, read_reference
 from editcaption_mega.training.log_probs import fingerprint_of, write_log_probs
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
-from editcaption_mega.training.reference import ResidentReference, StoredReference, read_reference
 from editcaption_mega.training.setup import measure_samples, open_dataset, open_reader
 
 BETA, LEARNING_RATE = 0.1, 1e-4

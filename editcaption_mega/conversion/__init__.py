@@ -1,14 +1,14 @@
 """Weights between Hugging Face folders, sharded checkpoints and model chunks, by one table of rules."""
 
 from editcaption_mega import platform  # noqa: F401  isort: skip
+from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader, hf_tensors, write_folder
-from .load import WeightSource, load_weights
 from .manifest import DamagedCheckpointError
 from .param_shards import ParamShard, local_param_shards
 from .rules import Box, Rule, rules_for
-from .run_folder import find_checkpoint
 from .store import WEIGHTS, StoreReader, StoreWriter
 from .verify import check_same_model, verify_checkpoint
+from .weights import WeightSource, load_weights
 
 __all__ = [
     "WEIGHTS",

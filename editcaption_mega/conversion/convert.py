@@ -13,9 +13,9 @@ from editcaption_mega.files import rename_whole
 from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
 
+from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader, hf_tensors, with_dtype, write_folder
 from .rules import Box, rules_for, unique_rules
-from .run_folder import find_checkpoint
 from .store import WEIGHTS, StoreWriter
 from .verify import check_same_model, verify_checkpoint
 

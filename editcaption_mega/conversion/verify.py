@@ -8,9 +8,9 @@ from editcaption_mega import platform
 from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
 
+from .checkpoint_folders import step_folders
 from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, read_manifest
 from .rules import rules_for
-from .run_folder import step_folders
 from .store import WEIGHTS, StoreReader
 from .tensor_file import sha256_of
 

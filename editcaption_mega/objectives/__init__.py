@@ -1,8 +1,8 @@
 """What is minimized, from log-probabilities; none of it knows loops or ranks."""
 
-from .agreement import Agreement
 from .dpo import DPOObjective, PairFacts, preference_loss
 from .objective import NO_STATISTICS, Objective, RowLoss
+from .reference_agreement import Agreement
 from .sft import SFTObjective
 
 __all__ = [

@@ -13,8 +13,8 @@ from editcaption_mega.kernels import Preference, linear_preference, sequence_sum
 from editcaption_mega.kernels.preference import pair_losses
 from editcaption_mega.records.pair import FAILURE_MODES
 
-from .agreement import Agreement
 from .objective import Objective, RowLoss
+from .reference_agreement import Agreement
 
 
 def preference_loss(

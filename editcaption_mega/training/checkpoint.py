@@ -20,7 +20,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import WEIGHTS, Box, ParamShard, StoreReader, StoreWriter
-from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 

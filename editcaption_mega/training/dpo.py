@@ -10,9 +10,9 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import EditPair
 from editcaption_mega.settings import DPOSettings, PreferenceSettings
 
+from .dpo_reference import JobReference, reference_for
 from .job import train
 from .prepare import prepare
-from .reference import JobReference, reference_for
 from .session import Ending, session
 
 

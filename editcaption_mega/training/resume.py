@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import DamagedCheckpointError, verify_checkpoint
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints, step_folders
 from editcaption_mega.conversion.manifest import MANIFEST, MEND, first_problem, read_manifest
-from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints, step_folders
 from editcaption_mega.conversion.verify import file_problem
 from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
 from editcaption_mega.lock import NAME as LOCK

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega import platform
-from editcaption_mega.conversion.run_folder import checkpoints
+from editcaption_mega.conversion.checkpoint_folders import checkpoints
 from editcaption_mega.files import PARTIAL
 from editcaption_mega.settings import JobSettings, save_settings
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from editcaption_mega.conversion import DamagedCheckpointError, find_checkpoint
-from editcaption_mega.conversion.run_folder import checkpoint_folder, checkpoints
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints
 from editcaption_mega.training.identity import check_identity
 from editcaption_mega.training.resume import foreign_entries, read_state, resume_point, tidy
 from tests.helpers import small_store

@@ -9,11 +9,11 @@ import torch
 from editcaption_mega import platform
 from editcaption_mega.model import Architecture
 
+from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader
 from .manifest import MANIFEST
 from .param_shards import ParamShard, local_param_shards
 from .rules import rules_for
-from .run_folder import find_checkpoint
 from .store import WEIGHTS, StoreReader
 from .verify import check_same_model, verify_checkpoint, verify_side_files
 
