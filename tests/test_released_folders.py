@@ -11,7 +11,7 @@ from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
 from editcaption_mega.data.batching.dataset import PairDataset, open_pairs
 from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.run import check_before_work
+from editcaption_mega.evaluation.run.preparation import check_before_work
 from editcaption_mega.inference import Generator
 from editcaption_mega.inference.local.folder import check_model
 from editcaption_mega.inference.local.instructions import write_instructions

@@ -79,14 +79,10 @@ def demo(arguments) -> None:
         train(arguments, "launch/train_dpo.sh", DPO_CONFIG, start, "preference", name, *steps)
 
     say(f"evaluating all four models on {arguments.held_out:,} held-out pairs")
-    settings = out / "evaluation.yaml"
-    settings.write_text((ROOT / EVALUATION_CONFIG).read_text("utf-8").replace("runs/demo/", f"{out}/"), "utf-8")
-    run("tools/evaluate.py", "run", settings)
-    report(out, arguments.ranks)
-    say(
-        f"the whole demo took {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report.html'} and "
-        f"{out / 'evaluation/report/report.html'}"
-    )
+    run("tools/evaluate.py", "run", evaluation_settings(out, arguments.ranks))
+    show_report(out)
+    print_summary(out)
+    say(f"the whole demo took {(time.monotonic() - began) / 60:.1f} minutes; open {out / 'report.html'}")
 
 
 def train(arguments, script: str, config: str, start: str, shards: str, name: str, *overrides: str) -> None:
@@ -114,59 +110,65 @@ def make_model(folder: Path) -> None:
     partial.rename(folder)
 
 
-def report(out: Path, ranks: int) -> None:
-    from editcaption_mega.evaluation.record_files import read_records
-    from editcaption_mega.evaluation.report.demo import write_report
-    from editcaption_mega.records import Instruction
+def evaluation_settings(out: Path, ranks: int) -> Path:
+    """The demo's evaluation, of the models in `out`."""
+    import yaml
 
-    rows = {
-        model: read_records(out / f"evaluation/instructions/{model}/synthetic.jsonl", Instruction) for model in MODELS
+    settings = yaml.safe_load((ROOT / EVALUATION_CONFIG).read_text("utf-8").replace("runs/demo/", f"{out}/"))
+    settings["report"]["notes"] |= {
+        "captions for SFT": captions_note(out / "shards/train"),
+        "training": f"with Megatron-Core on {ranks} ranks",
     }
-    instructions = {model: {row.id: row.instruction or "" for row in found} for model, found in rows.items()}
-    runs = {"SFT": out / "sft/metrics.jsonl", "SFT + DPO": out / "sft_dpo/metrics.jsonl"}
-    runs["DPO only"] = out / "dpo_only/metrics.jsonl"
-    facts = []
-    for name, path in runs.items():
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        seconds = sum(row["seconds"] for row in rows)
-        facts.append(
-            (name, f"{rows[-1]['step']:,} optimizer steps on {ranks} ranks in {seconds / 60:.1f} minutes, "
-             f"{rows[-1]['samples']:,} samples, {sum(row['tokens'] for row in rows):,} tokens; loss "
-             f"{rows[0]['loss']:.3f} at the first step, {rows[-1]['loss']:.3f} at the last")
-        )  # fmt: skip
-    facts += [
-        ("captions for SFT", captioner_told(out / "shards/train")),
-        ("mistakes", "for pairs that no training has seen the SFT model draws three instructions each; the most "
-         "frequent wrong one is the rejected answer, the truth the chosen one"),
-        ("every pair", "is in evaluation/report/report.html: pictures, what each model wrote, what is wrong with it"),
-        ("judging", "an instruction is parsed and compared with the facts of the pair: hits, wrong attributes and "
-         "inventions give the rubric's scores; wholly correct means each primary change exactly and nothing else"),
-    ]  # fmt: skip
-    numbers = write_report(
-        out / "report.html", out / "shards/held_out", instructions, before="SFT", after="SFT + DPO", runs=runs,
-        facts=facts,
-    )  # fmt: skip
-    for model, found in numbers["models"].items():
-        low, high = found["interval"]
-        modes = ", ".join(f"{mode} {100 * rate['share']:.1f} %" for mode, rate in found["failures"].items())
-        say(f"{model}: weighted score {found['weighted']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
-            f"{100 * found['correct']['share']:.1f} % wholly correct; errors: {modes}")  # fmt: skip
+    path = out / "evaluation.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
 
 
-def captioner_told(shards: Path) -> str:
+def show_report(out: Path) -> None:
+    """The report where a newcomer looks for it: one page, in the run's folder, that leads to nothing else."""
+    page = out / "report.html"
+    page.unlink(missing_ok=True)
+    page.symlink_to("evaluation/report/report.html")
+
+
+def print_summary(out: Path) -> None:
+    """A line for each model. What is not written counts as an empty instruction here: the report leaves it out, and
+    says how many that are."""
+    from statistics import fmean
+
+    from editcaption_mega.data import open_shards
+    from editcaption_mega.evaluation.judge.rule_judge import judge
+    from editcaption_mega.evaluation.record_files import read_records
+    from editcaption_mega.evaluation.stats.intervals import bootstrap_interval
+    from editcaption_mega.records import FAILURE_MODES, Instruction
+
+    shards = open_shards(out / "shards/held_out")
+    truths = {pair.id: pair.changes for pair in map(shards.pair, range(len(shards)))}
+    for model in MODELS:
+        rows = read_records(out / f"evaluation/instructions/{model}/synthetic.jsonl", Instruction)
+        judged = [judge(row.instruction or "", truths[row.id]) for row in rows]
+        weighted = [one.weighted for one in judged]
+        low, high = bootstrap_interval(weighted)
+        rates = {mode: fmean(mode in one.failure_modes for one in judged) for mode in FAILURE_MODES}
+        modes = ", ".join(f"{mode} {100 * rate:.1f} %" for mode, rate in rates.items())
+        say(f"{model}: weighted score {fmean(weighted):.3f} (95 % interval {low:.3f} to {high:.3f}), "
+            f"{100 * fmean(one.correct for one in judged):.1f} % wholly correct; errors: {modes}")  # fmt: skip
+
+
+def captions_note(shards: Path) -> str:
     """How often the training captions are wrong, counted."""
     from collections import Counter
 
     from editcaption_mega.data import open_shards
 
     reader = open_shards(shards)
-    wrong = [reader.pair(i).provenance.get("caption_mistakes", []) for i in range(len(reader))]
-    counts = Counter(mode for modes in wrong for mode in modes)
-    told = ", ".join(f"{count:,} by {mode}" for mode, count in counts.most_common())
+    mistakes = [reader.pair(i).provenance.get("caption_mistakes", []) for i in range(len(reader))]
+    counts = Counter(mode for modes in mistakes for mode in modes)
+    by_mode = ", ".join(f"{count:,} by {mode}" for mode, count in counts.most_common())
     return (
         f"written by a scripted captioner that errs as vision-language models do (the paper's captions come from one): "
-        f"{sum(map(bool, wrong)):,} of {len(wrong):,} are wrong on purpose ({told}), most directions are the opposite "
-        "one. The pairs for DPO and the judged ones have the truth"
+        f"{sum(map(bool, mistakes)):,} of {len(mistakes):,} are wrong on purpose ({by_mode}), most directions are the "
+        "opposite one. The pairs for DPO and the judged ones have the truth"
     )
 
 

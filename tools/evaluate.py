@@ -37,6 +37,13 @@ def main(argv):
         command.add_argument(
             "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file"
         )
+        command.add_argument(
+            "--limit", type=int, metavar="N", help="the first N pairs of each benchmark alone; results are kept apart"
+        )
+    for name in ("run", "generate", "judge", "execute", "report"):
+        made[name].add_argument(
+            "--dry-run", action="store_true", help="say what would be asked of which endpoint; send and write nothing"
+        )
     for name in ("generate", "run"):
         made[name].add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N of the generation")
     check = made["check-judge"]
@@ -46,7 +53,8 @@ def main(argv):
     arguments = parser.parse_args(argv)
     if arguments.command == "check-paper":
         return check_paper()
-    settings = load_settings(arguments.config, arguments.overrides, EvaluationSettings)
+    overrides = arguments.overrides + ([] if arguments.limit is None else [f"limit={arguments.limit}"])
+    settings = load_settings(arguments.config, overrides, EvaluationSettings)
     commands = {
         "run": run, "generate": generate, "judge": judge, "execute": execute, "report": report,
         "check-judge": check_judge,
@@ -65,7 +73,7 @@ def main(argv):
 
 def prepared(settings, *, judging: bool):
     """The benchmarks, once all that can be checked before any work is."""
-    from editcaption_mega.evaluation.run import check_before_work, open_benchmarks
+    from editcaption_mega.evaluation.run.preparation import check_before_work, open_benchmarks
 
     with before_work():
         benchmarks = open_benchmarks(settings)
@@ -87,21 +95,39 @@ def part_of(text: str):
         raise cli.ArgumentError(f"--part is {text!r}, expected K/N with K from 0 to N - 1, such as 0/4") from None
 
 
-def run(settings, arguments) -> None:
-    from editcaption_mega.evaluation import run as steps
+def dry_run(settings, arguments, *steps: str) -> None:
+    """One line for each who would be asked."""
+    from editcaption_mega.evaluation.run.dry_run import demands
 
+    part = part_of(arguments.part) if "part" in arguments else None
+    print("dry run: nothing is sent, and nothing is written")
+    for demand in demands(settings, prepared(settings, judging="judge" in steps), steps, part):
+        print(demand)
+    if not steps:
+        print("a report asks nobody")
+
+
+def run(settings, arguments) -> None:
+    from editcaption_mega.evaluation.run.executing import execute_all
+    from editcaption_mega.evaluation.run.generation import collect_all, generate_all
+    from editcaption_mega.evaluation.run.judging import sole_finisher
+    from editcaption_mega.evaluation.run.outcome import without_success
+
+    if arguments.dry_run:
+        return dry_run(settings, arguments, "generate", "judge", "execute")
     part = part_of(arguments.part)
     benchmarks = prepared(settings, judging=True)
-    texts = steps.generate_all(settings, benchmarks, cli.progress, part)
+    generate_all(settings, benchmarks, cli.progress, part)
+    texts = collect_all(settings, benchmarks)
     if texts is None:
         return print(f"part {arguments.part} is written; the part that ends last judges and reports")
-    with steps.alone(Path(settings.output)) as other:
+    with sole_finisher(Path(settings.output)) as other:
         if other:
             return print(f"another process judges and reports already: {other}")
         judgements = judged(settings, benchmarks, texts) if settings.judges else []
-        executions = steps.execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
-        told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
-    refuse_failures(steps.without_success(texts, judgements, executions))
+        executions = execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
+        write_and_print(settings, benchmarks, texts, judgements, executions)
+    refuse_failures(without_success(texts, judgements, executions))
 
 
 def refuse_failures(failures) -> None:
@@ -112,10 +138,15 @@ def refuse_failures(failures) -> None:
 
 
 def generate(settings, arguments) -> None:
-    from editcaption_mega.evaluation.run import generate_all, without_success
+    from editcaption_mega.evaluation.run.generation import collect_all, generate_all
+    from editcaption_mega.evaluation.run.outcome import without_success
 
+    if arguments.dry_run:
+        return dry_run(settings, arguments, "generate")
     part = part_of(arguments.part)
-    texts = generate_all(settings, prepared(settings, judging=False), cli.progress, part)
+    benchmarks = prepared(settings, judging=False)
+    generate_all(settings, benchmarks, cli.progress, part)
+    texts = collect_all(settings, benchmarks)
     if texts is None:
         return print(f"part {arguments.part} is written; the others are not all there yet")
     for benchmark, models in texts.items():
@@ -132,52 +163,65 @@ def summary(rows) -> str:
 
 
 def judge(settings, arguments) -> None:
-    from editcaption_mega.evaluation.run import without_success, written_instructions
+    from editcaption_mega.evaluation.run.generation import written_instructions
+    from editcaption_mega.evaluation.run.outcome import without_success
 
+    if arguments.dry_run:
+        return dry_run(settings, arguments, "judge")
     benchmarks = prepared(settings, judging=True)
     texts = written_instructions(settings, benchmarks)
     refuse_failures(without_success(texts, judged(settings, benchmarks, texts)))
 
 
 def judged(settings, benchmarks, texts):
-    from editcaption_mega.evaluation.run import judge_all
+    from editcaption_mega.evaluation.run.judging import judge_all
 
-    rows, usages = judge_all(settings, benchmarks, texts, cli.progress)
+    judgements, usages = judge_all(settings, benchmarks, texts, cli.progress)
     for name, usage in usages.items():
-        mine = [row for row in rows if row.judge == name]
-        unscored = sum(bool(row.unscored) for row in mine)
+        made = [one for one in judgements if one.judge == name]
+        unscored = sum(bool(one.unscored) for one in made)
         calls = f"; {usage}" if usage.calls else ""
-        print(f"judge {name}: {len(mine):,} judgements, {unscored:,} with something unscored{calls}")
-    return rows
+        print(f"judge {name}: {len(made):,} judgements, {unscored:,} with something unscored{calls}")
+    return judgements
 
 
 def execute(settings, arguments) -> None:
     from editcaption_mega.evaluation.execution.execute import summarize
-    from editcaption_mega.evaluation.run import execute_all, without_success, written_instructions
+    from editcaption_mega.evaluation.run.executing import execute_all
+    from editcaption_mega.evaluation.run.generation import written_instructions
+    from editcaption_mega.evaluation.run.outcome import without_success
 
+    if arguments.dry_run:
+        return dry_run(settings, arguments, "execute")
     benchmarks = prepared(settings, judging=False)
     texts = written_instructions(settings, benchmarks)
-    found = execute_all(settings, benchmarks, texts, cli.progress)
-    for benchmark, by_model in found.items():
+    executions = execute_all(settings, benchmarks, texts, cli.progress)
+    for benchmark, by_model in executions.items():
         for one in summarize(by_model, settings.seed):
             low, high = one.interval
             print(f"{benchmark}, {one.model}: {one.measure} {one.mean:.4f} ({low:.4f} .. {high:.4f}), "
                   f"{one.executed:,} executed, {one.failed:,} not")  # fmt: skip
-    refuse_failures(without_success(texts, executions=found))
+    refuse_failures(without_success(texts, executions=executions))
 
 
 def report(settings, arguments) -> None:
-    from editcaption_mega.evaluation import run as steps
+    from editcaption_mega.evaluation.run.executing import written_executions
+    from editcaption_mega.evaluation.run.generation import written_instructions
+    from editcaption_mega.evaluation.run.judging import written_judgements
 
+    if arguments.dry_run:
+        return dry_run(settings, arguments)
     benchmarks = prepared(settings, judging=False)
-    texts = steps.written_instructions(settings, benchmarks)
-    judgements = steps.written_judgements(settings, benchmarks, texts)
-    executions = steps.written_executions(settings, benchmarks)
-    told(settings, steps.report(settings, benchmarks, texts, judgements, executions, cli.progress))
+    texts = written_instructions(settings, benchmarks)
+    judgements = written_judgements(settings, benchmarks, texts)
+    write_and_print(settings, benchmarks, texts, judgements, written_executions(settings, benchmarks))
 
 
-def told(settings, numbers) -> None:
-    folder = Path(settings.output) / "report"
+def write_and_print(settings, benchmarks, texts, judgements, executions) -> None:
+    from editcaption_mega.evaluation.run.reporting import report_folder, write_run_report
+
+    write_run_report(settings, benchmarks, texts, judgements, executions, cli.progress)
+    folder = report_folder(settings)
     print((folder / "tables.md").read_text(encoding="utf-8"))
     print(f"open {folder / 'report.html'}")
 
@@ -185,7 +229,7 @@ def told(settings, numbers) -> None:
 def check_judge(settings, arguments) -> int:
     from editcaption_mega.evaluation.judge.validation import check_judge as check
     from editcaption_mega.evaluation.judge.validation import passed
-    from editcaption_mega.evaluation.run import judge_function
+    from editcaption_mega.evaluation.run.judging import judge_function
 
     chosen = [judge for judge in settings.judges if judge.name == arguments.judge]
     if not chosen:

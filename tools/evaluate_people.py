@@ -34,7 +34,7 @@ def add_people_arguments(export, imported, truth) -> None:
 
 def human_export(settings, benchmark, arguments) -> None:
     from editcaption_mega.evaluation.human.tasks import export_tasks
-    from editcaption_mega.evaluation.run import written_instructions
+    from editcaption_mega.evaluation.run.generation import written_instructions
 
     texts = written_instructions(settings, [benchmark])[benchmark.name]
     rows = [row for by_id in texts.values() for row in by_id.values()]

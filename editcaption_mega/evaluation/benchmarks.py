@@ -37,8 +37,10 @@ class Benchmark:
         truth: Mapping[str, Changes] | None = None,
     ):
         self.name, self.shards, self.reader = name, Path(shards), open_shards(shards)
+        self.stem = name  # of the files that hold its results
         positions = {pair_id: i for i, pair_id in enumerate(self.reader.ids)}
         self.ids: list[str] = list(self.reader.ids if ids is None else ids)
+        self.whole_ids = self.ids  # and where these are the `first`, those of the whole
         missing = [pair_id for pair_id in self.ids if pair_id not in positions]
         if missing:
             raise ValueError(
@@ -63,10 +65,17 @@ class Benchmark:
         return BenchmarkPair(self._with_truth(sample.pair), sample.source_bytes, sample.target_bytes)
 
     def first(self, count: int) -> "Benchmark":
-        """The first pairs alone."""
+        """The first pairs alone; their results have files of their own."""
         ids = self.ids[:count]
         truth = None if self.truth is None else {pair_id: self.truth[pair_id] for pair_id in ids}
-        return Benchmark(self.name, self.shards, ids, truth)
+        first = Benchmark(self.name, self.shards, ids, truth)
+        first.stem, first.whole_ids = f"{self.name}.first-{count}", self.whole_ids
+        return first
+
+    @property
+    def left_out(self) -> set[str]:
+        """The ids of the whole that are not among the `first`."""
+        return set(self.whole_ids) - set(self.ids)
 
     def position(self, i: int) -> int:
         """Where pair i stands in the shards."""

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import batched
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from editcaption_mega.data.batching.dataset import PairDataset, open_pairs
 from editcaption_mega.data.text.prompt import END_OF_TURN, Prompt
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.answer import RAISE, Answer, as_instruction, read_answer
@@ -23,6 +22,9 @@ from editcaption_mega.settings import CandidateSettings, GenerationSettings
 
 from .benchmarks import Benchmark
 from .record_files import read_lines
+
+if TYPE_CHECKING:
+    from editcaption_mega.data.batching.dataset import PairDataset
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ def given(model: CandidateSettings, benchmark: Benchmark) -> list[Instruction]:
             found = found.model_copy(update={"provenance": {**found.provenance, "written_by": writer}})
         ids.append(found.id)
         by_id[found.id] = found
-    benchmark.check_join(ids, str(path))
+    left_out = benchmark.left_out
+    benchmark.check_join((pair_id for pair_id in ids if pair_id not in left_out), str(path))
     if len(writers) > 1:
         raise ValueError(
             f"{path} holds texts of several models ({', '.join(sorted(writers)[:3])}): give each model its own file"
@@ -101,7 +104,7 @@ def _written(row: dict[str, Any]) -> dict[str, Any]:
 class _Subset:
     """Some samples of a dataset, in the form that `write_instructions` takes."""
 
-    def __init__(self, dataset: PairDataset, positions: Sequence[int]):
+    def __init__(self, dataset: "PairDataset", positions: Sequence[int]):
         self.dataset, self.positions = dataset, positions
 
     def __len__(self) -> int:
@@ -118,8 +121,11 @@ def in_process(
     model: CandidateSettings, benchmark: Benchmark, settings: GenerationSettings, positions: Sequence[int],
     missing: Sequence[int], cache: Path, progress: Progress,
 ) -> Iterator[Instruction]:  # fmt: skip
-    """Batches are of all `positions`, whatever is missing of them: so the texts do not depend on where a run was
+    """From the model's folder, in this process.
+
+    Batches are of all `positions`, whatever is missing of them: so the texts do not depend on where a run was
     killed, not even by the rounding of a batch of another size."""
+    from editcaption_mega.data.batching.dataset import open_pairs  # PyTorch is waited for where it is used
     from editcaption_mega.inference import Generator
     from editcaption_mega.inference.local.instructions import write_instructions
 

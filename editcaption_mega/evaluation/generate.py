@@ -9,6 +9,7 @@ part k of n makes what is missing of its pairs, and the last part to end puts al
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,13 @@ class Part:
         return "all" if self.count == 1 else f"part-{self.number:03d}-of-{self.count:03d}"
 
 
-def instructions_path(output: Path, model: str, benchmark: str) -> Path:
-    return output / "instructions" / model / f"{benchmark}.jsonl"
+def instructions_path(output: Path, model: str, stem: str) -> Path:
+    """stem: the benchmark's."""
+    return output / "instructions" / model / f"{stem}.jsonl"
+
+
+def identity_path(output: Path, model: str, benchmark: str) -> Path:
+    return output / "instructions" / model / f"{benchmark}.json"
 
 
 def generate(
@@ -60,31 +66,17 @@ def generate(
     *,
     part: Part | None = None,
     progress: Progress,
-) -> list[Instruction] | None:
-    """Make what is missing of this part, then `collect`.
+) -> None:
+    """Have the model write whatever there is no text and no refusal of yet; `collect` has the texts.
 
     Raises ValueError for a folder of texts of other settings, and what the engine raises."""
-    make(model, benchmark, settings, output, part=part, progress=progress)
-    return collect(model, benchmark, settings, output)
-
-
-def make(
-    model: CandidateSettings,
-    benchmark: Benchmark,
-    settings: GenerationSettings,
-    output: Path,
-    *,
-    part: Part | None = None,
-    progress: Progress,
-) -> None:
-    """Have the model write whatever there is no text and no refusal of yet."""
     if model.origin == "instructions":
         return
     part = part or Part()
-    _check_identity(instructions_path(output, model.name, benchmark.name), _identity(model, settings))
+    _check_identity(identity_path(output, model.name, benchmark.name), _identity(model, settings))
     texts = MadeTexts(output, model.name, benchmark.name)
-    made, positions = texts.read(), part.positions(benchmark)
-    missing = [i for i in positions if (row := made.get(benchmark.key(i))) is None or not is_definite(row)]
+    positions = part.positions(benchmark)
+    missing = missing_positions(benchmark, positions, texts.read())
     if not missing:
         return
     position = {benchmark.ids[i]: i for i in missing}
@@ -92,6 +84,11 @@ def make(
     with texts.writing(part.name) as keep:
         for row in _ENGINES[model.origin](model, benchmark, settings, positions, missing, cache, progress):
             keep(benchmark.key(position[row.id]), row)
+
+
+def missing_positions(benchmark: Benchmark, positions: Iterable[int], made: Mapping[str, Instruction]) -> list[int]:
+    """Those of whose pairs there is neither a text nor a refusal. made: by `Benchmark.key`."""
+    return [i for i in positions if (row := made.get(benchmark.key(i))) is None or not is_definite(row)]
 
 
 def collect(
@@ -102,13 +99,12 @@ def collect(
     Raises ValueError for a folder of texts of other settings."""
     if model.origin == "instructions":
         return given(model, benchmark)
-    path = instructions_path(output, model.name, benchmark.name)
-    _check_identity(path, _identity(model, settings))
+    _check_identity(identity_path(output, model.name, benchmark.name), _identity(model, settings))
     made = MadeTexts(output, model.name, benchmark.name).read()
     rows = [made.get(benchmark.key(i)) for i in range(len(benchmark))]
     if None in rows:
         return None
-    write_records(path, rows)
+    write_records(instructions_path(output, model.name, benchmark.stem), rows)
     return rows
 
 
@@ -136,7 +132,6 @@ def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict:
 
 
 def _check_identity(path: Path, expected: dict) -> None:
-    path = path.with_suffix(".json")
     if path.is_file():
         found = read_json_object(path)
         different = [name for name in expected if found.get(name) != expected[name]]

@@ -10,6 +10,7 @@ from .evaluation import (
     EvaluationSettings,
     GenerationSettings,
     JudgeSettings,
+    ReportSettings,
 )
 from .job import (
     BACKENDS,
@@ -44,6 +45,7 @@ __all__ = [
     "PixelLimits",
     "PreferenceSettings",
     "ReferenceSettings",
+    "ReportSettings",
     "SettingsError",
     "TrainingSettings",
     "before_work",

@@ -138,10 +138,24 @@ class EditorSettings(EndpointSettings):
 
 
 @dataclass
+class ReportSettings:
+    """What the report says and shows beside the scores."""
+
+    title: str = "Evaluation report"
+    introduction: str = ""  # a paragraph under the title
+    notes: dict[str, str] = field(default_factory=dict)  # more lines of "how this was made"
+    training: dict[str, str] = field(default_factory=dict)  # name -> folder of a training run, whose curves are drawn
+    # Two models: which pairs the second mends and which it breaks
+    before: str = ""
+    after: str = ""
+
+
+@dataclass
 class EvaluationSettings:
     """An evaluation run, whole."""
 
     output: str = ""  # run folder
+    limit: int = 0  # of each benchmark the first so many pairs alone, with results of their own; 0: all
     seed: int = 0  # of the order in which judges see things, and of resampling
     benchmarks: list[BenchmarkSettings] = field(default_factory=list)
     models: list[CandidateSettings] = field(default_factory=list)
@@ -151,10 +165,12 @@ class EvaluationSettings:
     human: list[str] = field(default_factory=list)  # files of human-import
     # For table 4: model size -> training (base, SFT, DPO only, SFT + DPO) -> name of a model above
     ablation: dict[str, dict[str, str]] = field(default_factory=dict)
+    report: ReportSettings = field(default_factory=ReportSettings)
 
     def validate(self) -> None:
         if not self.output:
             raise SettingsError("output is empty: name the folder of the run")
+        at_least("limit", self.limit, 0)
         for kind, items in (("benchmarks", self.benchmarks), ("models", self.models), ("judges", self.judges)):
             if not items and kind != "judges":
                 raise SettingsError(f"{kind} is empty: give at least one")
@@ -180,6 +196,12 @@ class EvaluationSettings:
             for training, name in trainings.items():
                 if name not in known:
                     raise SettingsError(f"ablation.{size}.{training} is {name!r}, which is none of the models")
+        for name in (self.report.before, self.report.after):
+            if name not in known and (self.report.before or self.report.after):
+                raise SettingsError(
+                    f"report.before and report.after name two of the models, or none; found {self.report.before!r} and "
+                    f"{self.report.after!r}"
+                )
         at_least("editor.max_pixels", self.editor.max_pixels, 1)
         generation = self.generation
         at_least("generation.max_tokens", generation.max_tokens, 1)

@@ -9,8 +9,8 @@ import pytest
 
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair
-from editcaption_mega.evaluation.generate import Part, generate, instructions_path
-from editcaption_mega.evaluation.run import check_before_work
+from editcaption_mega.evaluation.generate import Part, collect, generate, instructions_path
+from editcaption_mega.evaluation.run.preparation import check_before_work
 from editcaption_mega.inference.local.generator import own_device
 from editcaption_mega.settings import (
     BenchmarkSettings,
@@ -24,6 +24,12 @@ from tests.helpers import small_job
 from tests.helpers.scripted_server import ScriptedServer
 
 HOW = GenerationSettings(max_tokens=6, min_pixels=1024, batch_size=2)
+
+
+def generated(model, benchmark, settings, output, **options):
+    """Have the model write, then read what is there."""
+    generate(model, benchmark, settings, output, **options)
+    return collect(model, benchmark, settings, output)
 
 
 def quiet(items, *_):
@@ -45,7 +51,7 @@ def benchmark(root):
 
 @pytest.fixture(scope="module")
 def whole(root, benchmark):
-    return generate(CandidateSettings("m", folder=str(root / "model")), benchmark, HOW, root / "whole", progress=quiet)
+    return generated(CandidateSettings("m", folder=str(root / "model")), benchmark, HOW, root / "whole", progress=quiet)
 
 
 def test_a_folder_in_process(root, benchmark, whole):
@@ -54,7 +60,7 @@ def test_a_folder_in_process(root, benchmark, whole):
     assert {row.provenance["finished"] for row in whole} <= {True, False}
     model = CandidateSettings("m", folder=str(root / "gone"))
     with pytest.raises(ValueError, match="found no folder"):
-        generate(model, benchmark, HOW, root / "other", progress=quiet)
+        generated(model, benchmark, HOW, root / "other", progress=quiet)
 
 
 @pytest.mark.parametrize("written", [1, 2, 3])
@@ -71,7 +77,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(root, benchmark, whole, tmp_pat
             yield item
 
     with pytest.raises(Killed):
-        generate(model, benchmark, HOW, tmp_path, progress=killing)
+        generated(model, benchmark, HOW, tmp_path, progress=killing)
     log = tmp_path / "instructions/m/made/set/all.jsonl"
     assert len(log.read_text().splitlines()) == written
     with open(log, "a") as file:
@@ -82,17 +88,17 @@ def test_a_killed_run_goes_on_and_gives_the_same(root, benchmark, whole, tmp_pat
         asked.append(total)
         return items
 
-    assert generate(model, benchmark, HOW, tmp_path, progress=counting) == whole
+    assert generated(model, benchmark, HOW, tmp_path, progress=counting) == whole
     assert asked == [5 - written], "only what is missing, in the batches of the whole run"
-    assert generate(model, benchmark, HOW, tmp_path, progress=counting) == whole and len(asked) == 1
+    assert generated(model, benchmark, HOW, tmp_path, progress=counting) == whole and len(asked) == 1
 
 
 def test_parts_make_the_same_whole(root, benchmark, whole, tmp_path):
     model = CandidateSettings("m", folder=str(root / "model"))
-    assert generate(model, benchmark, HOW, tmp_path, part=Part(1, 2), progress=quiet) is None
-    found = generate(model, benchmark, HOW, tmp_path, part=Part(0, 2), progress=quiet)
+    assert generated(model, benchmark, HOW, tmp_path, part=Part(1, 2), progress=quiet) is None
+    found = generated(model, benchmark, HOW, tmp_path, part=Part(0, 2), progress=quiet)
     assert [row.instruction for row in found] == [row.instruction for row in whole]
-    assert generate(model, benchmark, HOW, tmp_path, progress=quiet) == found
+    assert generated(model, benchmark, HOW, tmp_path, progress=quiet) == found
     with pytest.raises(ValueError, match="part 2 of 2"):
         Part(2, 2)
 
@@ -101,11 +107,11 @@ def test_instructions_of_other_settings_are_refused(root, benchmark, whole):
     model = CandidateSettings("m", folder=str(root / "model"))
     other = GenerationSettings(max_tokens=7, min_pixels=1024, batch_size=2)
     with pytest.raises(ValueError, match=r"other settings \(max_tokens differ\)"):
-        generate(model, benchmark, other, root / "whole", progress=quiet)
+        generated(model, benchmark, other, root / "whole", progress=quiet)
 
 
 def rows_of(model, benchmark, output, settings=HOW, **options):
-    return generate(model, benchmark, settings, output, progress=quiet, **options)
+    return generated(model, benchmark, settings, output, progress=quiet, **options)
 
 
 def served(server, **more):
@@ -197,23 +203,23 @@ def test_instructions_written_elsewhere_are_joined_by_id(root, benchmark, whole,
     given = CandidateSettings("given", instructions=str(tmp_path))
     lines = [json.dumps(row.to_json()) for row in reversed(whole)]
     (tmp_path / "set.jsonl").write_text("\n".join(lines) + "\n")
-    found = generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+    found = generated(given, benchmark, HOW, tmp_path / "run", progress=quiet)
     assert [(row.id, row.model, row.instruction) for row in found] == [
         (row.id, "given", row.instruction) for row in whole
     ]
     (tmp_path / "set.jsonl").write_text("\n".join(lines[1:]) + "\n")
     with pytest.raises(ValueError, match="1 of 5 ids are missing"):
-        generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+        generated(given, benchmark, HOW, tmp_path / "run", progress=quiet)
     # What everybody has: an id and a text. What is no answer is none here, either.
     texts = ["Add a hat.", f"<think>{THOUGHT}</think>Add a hat.", f"<think>{THOUGHT}", " ", None]
     lines = [json.dumps({"id": i, "instruction": text}) for i, text in zip(benchmark.ids, texts, strict=True)]
     (tmp_path / "set.jsonl").write_text("\n".join(lines) + "\n")
-    found = generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+    found = generated(given, benchmark, HOW, tmp_path / "run", progress=quiet)
     assert [row.instruction for row in found] == ["Add a hat.", "Add a hat.", None, None, None]
     assert all(row.reason.startswith("the file has none: ") for row in found[2:])
     (tmp_path / "set.jsonl").write_text(lines[0].replace('"id"', '"name"') + "\n")
     with pytest.raises(ValueError, match="line 1: field 'id' is missing"):
-        generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+        generated(given, benchmark, HOW, tmp_path / "run", progress=quiet)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +241,7 @@ def test_a_given_row_says_nothing_else_than_the_settings(benchmark, tmp_path, mo
     ]
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, [rows[0] | more, *rows[1:]])))
     with pytest.raises(ValueError, match=message):
-        generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+        generated(given, benchmark, HOW, tmp_path / "run", progress=quiet)
 
 
 def test_a_given_text_that_failed_or_refuses_is_none(benchmark, tmp_path):
@@ -244,7 +250,7 @@ def test_a_given_text_that_failed_or_refuses_is_none(benchmark, tmp_path):
     texts += [{"instruction": "I'm sorry, I can't help with that."}, {"instruction": "N/A"}]
     lines = [json.dumps({"id": i} | text) for i, text in zip(benchmark.ids, texts, strict=True)]
     (tmp_path / "set.jsonl").write_text("\n".join(lines))
-    rows = generate(given, benchmark, HOW, tmp_path / "run", progress=quiet)
+    rows = generated(given, benchmark, HOW, tmp_path / "run", progress=quiet)
     assert [row.instruction for row in rows] == [None, None, "Add a hat.", None, None]
     assert [row.reason for row in rows if row.reason] == [
         f"the file has none: {why}" for why in (
@@ -267,9 +273,9 @@ def test_an_endpoint_gets_the_prompt_of_training_and_refusals_are_reasons(benchm
 
     with ScriptedServer(reply=lambda body: " Add a hat. ", script=script) as server:
         model = CandidateSettings("served", endpoint=EndpointSettings(url=server.url, model="x", max_concurrency=1))
-        rows = generate(model, benchmark, HOW, tmp_path, progress=quiet)
+        rows = generated(model, benchmark, HOW, tmp_path, progress=quiet)
         calls = server.calls
-        assert generate(model, benchmark, HOW, tmp_path, progress=quiet) == rows and server.calls == calls
+        assert generated(model, benchmark, HOW, tmp_path, progress=quiet) == rows and server.calls == calls
         system, user = server.bodies[0]["messages"]
     refused = [row for row in rows if row.instruction is None]
     assert len(refused) == 1 and refused[0].reason.startswith("refused: ")
@@ -284,12 +290,12 @@ def test_two_servers_of_one_model_name_keep_their_texts_apart(benchmark, tmp_pat
     with ScriptedServer(reply=lambda body: "base") as base, ScriptedServer(reply=lambda body: "tuned") as tuned:
         for name, server in (("base", base), ("tuned", tuned)):
             model = CandidateSettings(name, endpoint=EndpointSettings(url=server.url, model="qwen"))
-            assert {row.instruction for row in generate(model, benchmark, HOW, tmp_path, progress=quiet)} == {name}
+            assert {row.instruction for row in generated(model, benchmark, HOW, tmp_path, progress=quiet)} == {name}
         model = CandidateSettings("base", endpoint=EndpointSettings(url=tuned.url, model="qwen"))
         with pytest.raises(ValueError, match=r"other settings \(server differ"):
-            generate(model, benchmark, HOW, tmp_path, progress=quiet)
+            generated(model, benchmark, HOW, tmp_path, progress=quiet)
         moved = EndpointSettings(url=tuned.url, model="qwen", cache_as=base.url)
-        rows = generate(CandidateSettings("base", endpoint=moved), benchmark, HOW, tmp_path, progress=quiet)
+        rows = generated(CandidateSettings("base", endpoint=moved), benchmark, HOW, tmp_path, progress=quiet)
     assert {row.instruction for row in rows} == {"base"}
 
 
@@ -319,7 +325,7 @@ def test_models_that_would_share_texts_are_refused_before_work(root, tmp_path):
 
 def test_vllm_is_asked_for_by_name_where_it_is_missing(root, benchmark, tmp_path):
     with pytest.raises(ValueError, match="needs vLLM, which is not installed"):
-        generate(CandidateSettings("v", vllm=str(root / "model")), benchmark, HOW, tmp_path, progress=quiet)
+        generated(CandidateSettings("v", vllm=str(root / "model")), benchmark, HOW, tmp_path, progress=quiet)
 
 
 class FakeVllm:

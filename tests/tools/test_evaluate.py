@@ -95,6 +95,87 @@ def test_step_by_step_is_the_same_as_run(root, written, tmp_path):
     assert best == 5.0 > other
 
 
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_first_pairs_alone_have_results_of_their_own(root, written, tmp_path):
+    """What is there of all pairs stays as it is, and texts that were made for the first ones are not made again."""
+    with ScriptedServer(reply=lambda body: "Zoom the camera in.") as server:
+        models = [*written, {"name": "served", "endpoint": {"url": server.url, "model": "m"}}]
+        config = settings(root, tmp_path / "run", models)
+        done = evaluate("run", config, "--limit", 2)
+        assert done.returncode == 0 and "report.first-2/report.html" in done.stdout, done.stderr
+        assert server.calls == 2
+        assert not (tmp_path / "run/report").exists() and not (tmp_path / "run/config.yaml").exists()
+        numbers = json.loads((tmp_path / "run/report.first-2/numbers.json").read_text())
+        assert numbers["data_sets"]["set"]["pairs"] == 2
+        assert ["limit", "the first 2 pairs of each benchmark alone"] in numbers["facts"]
+        assert "the first 2 pairs of each benchmark alone" in (tmp_path / "run/report.first-2/report.html").read_text()
+        assert evaluate("run", config).returncode == 0 and server.calls == PAIRS, "the other pairs alone"
+        whole = files_of(tmp_path / "run")
+        numbers = json.loads((tmp_path / "run/report/numbers.json").read_text())
+        assert numbers["data_sets"]["set"]["pairs"] == PAIRS and "limit" not in dict(numbers["facts"])
+        for command in ("generate", "judge", "report"):
+            assert evaluate(command, config, "--limit", 3).returncode == 0 and server.calls == PAIRS
+    after = files_of(tmp_path / "run")
+    assert {path: after[path] for path in whole} == whole
+    for path in ("instructions/served", "judgements/rules/truthful"):
+        lines = (tmp_path / f"run/{path}/set.jsonl").read_text().splitlines()
+        assert (tmp_path / f"run/{path}/set.first-3.jsonl").read_text().splitlines() == lines[:3]
+    done = evaluate("run", config, "--limit", -1)
+    assert done.returncode == 2 and "limit" in done.stderr
+
+
+def test_people_may_have_judged_more_than_the_first_pairs(root, written, tmp_path):
+    benchmark = Benchmark("set", root / "shards")
+    rows = [
+        {"benchmark": "set", "id": pair_id, "model": "truthful", "annotator": "ada", "severity": "correct"}
+        for pair_id in benchmark.ids
+    ]
+    (tmp_path / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = settings(root, tmp_path / "run", written, human=[str(tmp_path / "verdicts.jsonl")])
+    done = evaluate("run", config, "--limit", 2)
+    assert done.returncode == 0, done.stderr
+    people = json.loads((tmp_path / "run/report.first-2/numbers.json").read_text())["people"]
+    assert people["set"]["truthful"]["pairs"] == 2
+
+
+def test_a_dry_run_counts_what_would_be_asked_and_sends_and_writes_nothing(root, written, tmp_path):
+    with ScriptedServer(reply=rule_reply) as judge, ScriptedServer(reply=lambda body: "Zoom in.") as server:
+        served = {"name": "served", "endpoint": {"url": server.url, "model": "m"}}
+        judges = [
+            {"name": "asked", "repeats": 2, "endpoint": {"url": judge.url, "model": "judge-1"}},
+            {"name": "rules", "kind": "rule"},
+        ]
+        editor = {"url": "http://127.0.0.1:9/v1", "model": "e"}
+        folder = {"name": "own", "folder": str(root / "model")}
+        config = settings(root, tmp_path / "run", [*written, served, folder], judges=judges, editor=editor)
+        done = evaluate("run", config, "--dry-run")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [
+            "dry run: nothing is sent, and nothing is written",
+            f"set, model truthful: 0 of {root / 'truthful'} (its texts are given)",
+            f"set, model stubborn: 0 of {root / 'stubborn'} (its texts are given)",
+            f"set, model served: 5 of {server.url}, m (0 of 5 texts are written)",
+            f"set, model own: 5 of {root / 'model'}, in this process (0 of 5 texts are written)",
+            f"set, judge asked: 120 of {judge.url}, judge-1 (at most: 20 instructions x 3 dimensions x 2 repeats)",
+            "set, judge rules: 0 of nobody (a parser)",
+            "set, the editor: 20 of http://127.0.0.1:9/v1, e (at most: one edit for each instruction)",
+        ]
+        assert server.calls == judge.calls == 0 and not (tmp_path / "run").exists()
+        config = settings(root, tmp_path / "run", [*written, served], judges=judges)
+        assert evaluate("generate", config, "--limit", 2).returncode == 0
+        before = files_of(tmp_path / "run")
+        done = evaluate("generate", config, "--dry-run", "--part", "0/2")
+        assert f"set, model served: 2 of {server.url}, m (1 of 3 texts are written)" in done.stdout
+        assert "judge" not in done.stdout
+        asked = evaluate("judge", config, "--dry-run", "--limit", 1)
+        assert "set, judge asked: 18 of" in asked.stdout and "model served" not in asked.stdout
+        assert evaluate("report", config, "--dry-run").stdout.endswith("a report asks nobody\n")
+        assert files_of(tmp_path / "run") == before and server.calls == 2 and judge.calls == 0
+
+
 def test_a_judge_model_agrees_with_the_rules_through_the_whole_command(root, written, tmp_path):
     with ScriptedServer(reply=rule_reply) as server:
         judge = {"name": "model judge", "endpoint": {"url": server.url, "model": "judge-1"}}

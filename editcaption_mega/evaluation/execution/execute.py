@@ -78,15 +78,16 @@ def execute(
             else:
                 row = _compared(who, one.path.read_bytes(), item.target, measures)
             found[model].append(row)
-        write_records(executions_path(output, model, benchmark.name), found[model])
+        write_records(executions_path(output, model, benchmark.stem), found[model])
     who = {"benchmark": benchmark.name, "model": COPY, "editor": COPY}
     found[COPY] = [_compared(who | {"id": item.pair.id}, item.source, item.target, measures) for item in benchmark]
-    write_records(executions_path(output, COPY, benchmark.name), found[COPY])
+    write_records(executions_path(output, COPY, benchmark.stem), found[COPY])
     return found
 
 
-def executions_path(output: Path, model: str, benchmark: str) -> Path:
-    return output / "executions" / model / f"{benchmark}.jsonl"
+def executions_path(output: Path, model: str, stem: str) -> Path:
+    """stem: the benchmark's."""
+    return output / "executions" / model / f"{stem}.jsonl"
 
 
 def _edits(benchmark: Benchmark, rows: Mapping[str, Instruction]) -> Iterator[Edit]:

@@ -3,22 +3,23 @@
 Ratings are positions in an ordered list of levels, such as records.SEVERITIES."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import get_args
 
 import numpy as np
 
-from editcaption_mega.evaluation.rubric.opinions import WEIGHTED, merge
+from editcaption_mega.evaluation.rubric.opinions import WEIGHTED, Labels
 from editcaption_mega.evaluation.stats.intervals import Array, Estimate, bootstrap_estimate
-from editcaption_mega.records import SEVERITIES, HumanVerdict, Judgement
+from editcaption_mega.records import SEVERITIES, HumanVerdict
 from editcaption_mega.records.evaluation import Severity
 
 METRICS = ("nominal", "ordinal", "interval")
 # The weighted score from which on an instruction is P1, P2, correct. Ours: the paper ties its two scales nowhere.
 SEVERITY_THRESHOLDS = (3.0, 4.0, 4.8)
 MAPPINGS = ("labels", "score", "correct")
+Unit = tuple[str, str, str]  # what is rated: benchmark, pair id, model that wrote its instruction
 
 
 def percent_agreement(ratings: Sequence[Sequence[Hashable | None]], *, draws: int = 2000, seed: int = 0) -> Estimate:
@@ -133,7 +134,7 @@ def annotator_agreement(verdicts: Iterable[HumanVerdict], *, draws: int = 2000, 
     """How far the annotators agree on the severity. A unit is one model's instruction for one pair.
 
     Raises ValueError when an annotator has two verdicts on one of them (the importer accepts no such rows)."""
-    by_unit: dict[tuple, dict[str, Severity]] = {}
+    by_unit: dict[Unit, dict[str, Severity]] = {}
     for row in verdicts:
         unit = by_unit.setdefault((row.benchmark, row.id, row.model), {})
         if row.annotator in unit:
@@ -175,7 +176,7 @@ class JudgeAgreement:
 
 
 def judge_human_agreement(
-    judgements: Iterable[Judgement],
+    opinions: Mapping[Unit, Labels],
     verdicts: Iterable[HumanVerdict],
     mapping: str = "labels",
     *,
@@ -183,48 +184,42 @@ def judge_human_agreement(
     draws: int = 2000,
     seed: int = 0,
 ) -> JudgeAgreement:
-    """One judge's rows of any models against adjudicated verdicts (`human.adjudicate`), joined by benchmark, id, model.
+    """One judge's opinions (`rubric.opinions`) of any models against adjudicated verdicts (`human.adjudicate`).
 
-    mapping: how the judge's opinion, its repeats merged (`opinions`), becomes a severity. "labels": from its labels.
-    "score": `severity_of_score` of its weighted score. "correct": correct or not (two levels), from the judge's
-    `correct`. Raises ValueError for an unknown mapping, rows of several judges, or several verdicts on one
+    mapping: how an opinion becomes a severity. "labels": from its labels. "score": `severity_of_score` of its weighted
+    score. "correct": correct or not (two levels). Raises ValueError for an unknown mapping, or several verdicts on one
     instruction."""
     if mapping not in MAPPINGS:
         raise ValueError(f"mapping is {mapping!r}, expected one of {', '.join(MAPPINGS)}")
-    human: dict[tuple, Severity] = {}
-    for row in verdicts:
-        key = (row.benchmark, row.id, row.model)
-        if key in human:
-            raise ValueError(f"{row.model}'s instruction for {row.id} has several verdicts: adjudicate them first")
-        human[key] = row.severity
-    judged: dict[tuple, list[Judgement]] = {}
-    judges = set()
-    for row in judgements:
-        judges.add(row.judge)
-        judged.setdefault((row.benchmark, row.id, row.model), []).append(row)
-    if len(judges) > 1:
-        raise ValueError(f"judgements of {len(judges)} judges are mixed ({', '.join(sorted(judges))}): give one's")
+    human: dict[Unit, Severity] = {}
+    for verdict in verdicts:
+        unit = (verdict.benchmark, verdict.id, verdict.model)
+        if unit in human:
+            raise ValueError(
+                f"{verdict.model}'s instruction for {verdict.id} has several verdicts: adjudicate them first"
+            )
+        human[unit] = verdict.severity
     levels = ("not correct", "correct") if mapping == "correct" else get_args(Severity)
-    found = {key: _severity(judged[key], mapping, thresholds) for key in human if key in judged}
-    both = [key for key, severity in found.items() if severity is not None]
-    first = [found[key] for key in both]
-    second = [human[key] if mapping != "correct" or human[key] == "correct" else "not correct" for key in both]
-    counts = Counter(zip(first, second, strict=True))
+    judged = {unit: _severity(opinions[unit], mapping, thresholds) for unit in human if unit in opinions}
+    both = {unit: severity for unit, severity in judged.items() if severity is not None}
+    by_judge = list(both.values())
+    by_people = [human[unit] if mapping != "correct" or human[unit] == "correct" else "not correct" for unit in both]
+    pairs = list(zip(by_judge, by_people, strict=True))
+    counts = Counter(pairs)
     return JudgeAgreement(
         mapping=mapping,
         levels=levels,
-        kappa=weighted_kappa(first, second, levels, draws=draws, seed=seed),
-        percent=percent_agreement(list(zip(first, second, strict=True)), draws=draws, seed=seed),
+        kappa=weighted_kappa(by_judge, by_people, levels, draws=draws, seed=seed),
+        percent=percent_agreement(pairs, draws=draws, seed=seed),
         counts={(a, b): counts[a, b] for a in levels for b in levels},
-        unscored=len(found) - len(both),
-        unjudged=len(human) - len(found),
-        without_verdict=len(set(judged) - set(human)),
+        unscored=len(judged) - len(both),
+        unjudged=len(human) - len(judged),
+        without_verdict=len(set(opinions) - set(human)),
     )
 
 
-def _severity(repeats: Sequence[Judgement], mapping: str, thresholds: Sequence[float]) -> str | None:
+def _severity(opinion: Labels, mapping: str, thresholds: Sequence[float]) -> str | None:
     """None: the judge's opinion does not tell it."""
-    opinion = merge(repeats)
     if mapping == "correct":
         return None if opinion.correct is None else "correct" if opinion.correct else "not correct"
     if mapping == "labels":

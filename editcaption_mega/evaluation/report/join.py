@@ -1,9 +1,10 @@
 """Results joined to their pairs: what each model wrote for a pair, what each judge says of it, what people say of it.
 
-The repeats of one judge are one opinion here (`opinions`); all that is printed or drawn starts from these items."""
+The repeats of one judge are one opinion here (`rubric.opinions`). Whatever is printed or drawn of texts, scores, labels
+and verdicts starts from these; executions have a table of their own, and "how this was made" reads provenance."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
@@ -13,13 +14,14 @@ from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judg
 
 @dataclass(frozen=True)
 class Joined:
-    """Rows by where they belong. Models and judges are in the order of their first rows; a model or a judge may lack a
-    benchmark as a whole, never a part of it."""
+    """Records by where they belong. Models and judges are in the order of their first records; a model or a judge may
+    lack a benchmark as a whole, never a part of it."""
 
     benchmarks: dict[str, Benchmark]
     instructions: dict[str, dict[str, dict[str, Instruction]]]  # benchmark -> model -> pair id
     labels: dict[str, dict[str, dict[str, dict[str, Labels]]]]  # judge -> benchmark -> model -> pair id
     verdicts: dict[str, dict[str, dict[str, list[HumanVerdict]]]]  # benchmark -> model -> pair id
+    verdicts_as_given: tuple[HumanVerdict, ...] = ()  # the same in their files' order, in which they are resampled
 
     @property
     def models(self) -> list[str]:
@@ -29,83 +31,116 @@ class Joined:
     def judges(self) -> list[str]:
         return list(self.labels)
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of all benchmarks."""
+        return sum(map(len, self.benchmarks.values()))
+
+    def opinions(self, judge: str) -> Iterator[tuple[str, str, dict[str, Labels]]]:
+        """(benchmark, model, pair id -> opinion) of one judge."""
+        for name, by_model in self.labels[judge].items():
+            for model, labels in by_model.items():
+                yield name, model, labels
+
 
 def join(
     benchmarks: Sequence[Benchmark],
     instructions: Iterable[Instruction],
-    judgements: Iterable[Judgement],
+    judgements: Iterable[Judgement] = (),
     verdicts: Iterable[HumanVerdict] = (),
 ) -> Joined:
-    """Every row at its pair. An instruction that was never written (it has a reason) needs no judgement: it is unscored
-    for that reason. People may have looked at a part of a benchmark.
+    """Every record at its pair. An instruction that was never written (it has a reason) needs no judgement: it is
+    unscored for that reason. People may have looked at a part of a benchmark.
 
-    Raises ValueError, naming ids, for rows of unknown benchmarks or pairs, pairs without a row, rows that are there
+    Raises ValueError, naming ids, for records of unknown benchmarks or pairs, pairs without one, records that are there
     twice, and judgements or verdicts of instructions that are not there."""
     known = {benchmark.name: benchmark for benchmark in benchmarks}
     if len(known) != len(benchmarks):
         raise ValueError(f"benchmark names must differ, found {', '.join(one.name for one in benchmarks)}")
     if not known:
         raise ValueError("a report needs at least one benchmark, found none")
-    texts = _by_pair(instructions, known, "instructions", ("benchmark", "model"))
-    for (name, model), rows in texts.items():
-        where = f"instructions of {model!r}"
-        known[name].check_join((row.id for found in rows.values() for row in found), where)
-    if not texts:
+    verdicts = tuple(verdicts)
+    written = _written(known, instructions)
+    labels = _labels(known, written, judgements)
+    return Joined(known, written, labels, _verdicts(known, written, verdicts), verdicts)
+
+
+def _written(known: dict[str, Benchmark], instructions: Iterable[Instruction]) -> dict:
+    """benchmark -> model -> pair id -> instruction."""
+    by_model = _by_pair(instructions, known, "instructions", ("benchmark", "model"))
+    for (name, model), by_id in by_model.items():
+        ids = (instruction.id for several in by_id.values() for instruction in several)
+        known[name].check_join(ids, f"instructions of {model!r}")
+    if not by_model:
         raise ValueError("a report needs instructions, found none")
     written: dict = {name: {} for name in known}
-    for (name, model), rows in texts.items():
-        written[name][model] = {pair_id: found[0] for pair_id, found in rows.items()}
+    for (name, model), by_id in by_model.items():
+        written[name][model] = {pair_id: instructions[0] for pair_id, instructions in by_id.items()}
+    return written
+
+
+def _labels(known: dict[str, Benchmark], written: dict, judgements: Iterable[Judgement]) -> dict:
+    """judge -> benchmark -> model -> pair id -> opinion."""
     labels: dict = {}
-    for (judge, name, model), rows in _by_pair(
-        judgements, known, "judgements", ("judge", "benchmark", "model")
-    ).items():
+    by_judge = _by_pair(judgements, known, "judgements", ("judge", "benchmark", "model"))
+    for (judge, name, model), by_id in by_judge.items():
         if model not in written[name]:
             raise ValueError(f"{judge!r} judged {model!r} on {name}, of which there are no instructions")
-        found = _labels_of_all(rows, written[name][model], known[name], f"judgements of {model!r} by {judge!r}")
-        labels.setdefault(judge, {}).setdefault(name, {})[model] = found
+        where = f"judgements of {model!r} by {judge!r}"
+        labels.setdefault(judge, {}).setdefault(name, {})[model] = _opinions(
+            by_id, written[name][model], known[name], where
+        )
+    return {judge: {name: by_name[name] for name in known if name in by_name} for judge, by_name in labels.items()}
+
+
+def _verdicts(known: dict[str, Benchmark], written: dict, verdicts: Sequence[HumanVerdict]) -> dict:
+    """benchmark -> model -> pair id -> verdicts."""
     people: dict = {name: {} for name in known}
-    for (name, model), rows in _by_pair(verdicts, known, "human verdicts", ("benchmark", "model")).items():
+    for (name, model), by_id in _by_pair(verdicts, known, "human verdicts", ("benchmark", "model")).items():
         if model not in written[name]:
             raise ValueError(f"people judged {model!r} on {name}, of which there are no instructions")
-        _check_known(rows, known[name], f"human verdicts of {model!r}")
-        for pair_id, given in rows.items():
-            _check_once([one.annotator for one in given], f"human verdicts of {model!r} on {name}, {pair_id}")
-        people[name][model] = rows
-    order = {judge: {name: by_name[name] for name in known if name in by_name} for judge, by_name in labels.items()}
-    return Joined(known, written, order, people)
+        _check_known(by_id, known[name], f"human verdicts of {model!r}")
+        for pair_id, given in by_id.items():
+            _check_once([verdict.annotator for verdict in given], f"human verdicts of {model!r} on {name}, {pair_id}")
+        people[name][model] = by_id
+    return people
 
 
-def _labels_of_all(rows: dict, written: dict[str, Instruction], benchmark: Benchmark, where: str) -> dict[str, Labels]:
-    _check_known(rows, benchmark, where)
-    missing = [pair_id for pair_id in benchmark.ids if pair_id not in rows and written[pair_id].reason is None]
+def _opinions(
+    by_id: Mapping[str, list[Judgement]], written: Mapping[str, Instruction], benchmark: Benchmark, where: str
+) -> dict[str, Labels]:
+    """Pair id -> opinion, in the benchmark's order."""
+    _check_known(by_id, benchmark, where)
+    missing = [pair_id for pair_id in benchmark.ids if pair_id not in by_id and written[pair_id].reason is None]
     if missing:
         raise ValueError(
             f"{where} on {benchmark.name} lack {len(missing)} of {len(benchmark)} ids (first: {missing[0]}); finish "
             "the judging: what a judge cannot score has a row that says why"
         )
-    found = {}
+    opinions = {}
     for pair_id in benchmark.ids:
-        if pair_id in rows:
-            _check_once([one.repeat for one in rows[pair_id]], f"{where} on {benchmark.name}, {pair_id}")
-            found[pair_id] = merge(rows[pair_id])
+        if pair_id in by_id:
+            _check_once([one.repeat for one in by_id[pair_id]], f"{where} on {benchmark.name}, {pair_id}")
+            opinions[pair_id] = merge(by_id[pair_id])
         else:
-            found[pair_id] = Labels(0, unscored=dict.fromkeys(DIMENSIONS, written[pair_id].reason))
-    return found
+            opinions[pair_id] = Labels(0, unscored=dict.fromkeys(DIMENSIONS, written[pair_id].reason))
+    return opinions
 
 
-def _by_pair(rows: Iterable, known: dict[str, Benchmark], where: str, keys: tuple[str, ...]) -> dict:
-    """Values of `keys` -> pair id -> rows."""
-    found: dict = {}
-    for row in rows:
-        if row.benchmark not in known:
-            raise ValueError(f"{where} hold benchmark {row.benchmark!r}; this report is of {', '.join(known)}")
-        found.setdefault(tuple(getattr(row, key) for key in keys), {}).setdefault(row.id, []).append(row)
-    return found
+def _by_pair(records: Iterable, known: dict[str, Benchmark], where: str, keys: tuple[str, ...]) -> dict:
+    """Values of `keys` -> pair id -> records."""
+    grouped: dict = {}
+    for record in records:
+        if record.benchmark not in known:
+            raise ValueError(f"{where} hold benchmark {record.benchmark!r}; this report is of {', '.join(known)}")
+        values = tuple(getattr(record, key) for key in keys)
+        grouped.setdefault(values, {}).setdefault(record.id, []).append(record)
+    return grouped
 
 
-def _check_known(rows: Mapping[str, list], benchmark: Benchmark, where: str) -> None:
+def _check_known(by_id: Mapping[str, list], benchmark: Benchmark, where: str) -> None:
     known = set(benchmark.ids)
-    extra = [pair_id for pair_id in rows if pair_id not in known]
+    extra = [pair_id for pair_id in by_id if pair_id not in known]
     if extra:
         raise ValueError(
             f"{where}: {len(extra)} ids are not of benchmark {benchmark.name} (first: {extra[0]}): they were made for "

@@ -1,14 +1,19 @@
 """The numbers of an evaluation: means and shares with their intervals, per benchmark, model and judge."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from editcaption_mega.evaluation import rubric
 from editcaption_mega.evaluation.human.verdicts import most_frequent
 from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, WEIGHTED, Labels, can_tell
-from editcaption_mega.evaluation.stats.comparisons import EVERYTHING, Comparison, compare_models
-from editcaption_mega.evaluation.stats.intervals import bootstrap_interval, repeat_variance, wilson_interval
+from editcaption_mega.evaluation.stats.comparisons import (
+    EVERYTHING,
+    Comparison,
+    compare_models,
+    judge_repeat_variance,
+)
+from editcaption_mega.evaluation.stats.intervals import bootstrap_interval, wilson_interval
 from editcaption_mega.records import DIMENSIONS, SEVERITIES, EditPair, HumanVerdict
 from editcaption_mega.records.pair import FAILURE_MODES
 
@@ -50,9 +55,8 @@ class ModelScores:
     by_category: dict[str, Mean]  # weighted
     by_edit_type: dict[str, Mean]  # weighted
     correct: Rate | None  # wholly correct, of the pairs where the judge can tell
-    faults: dict[
-        str, Rate
-    ]  # of the pairs where its dimension was judged; a failure mode is absent where the judge never tells it
+    # Of the pairs where its dimension was judged; a failure mode is absent where the judge never tells it
+    faults: dict[str, Rate]
     repeats: int  # most repeats of a pair
     partly: int  # pairs of which some repeats have no score
     spread: dict[str, float]  # by measure: pooled standard deviation between the repeats of a pair
@@ -95,12 +99,17 @@ class Evaluation:
     @property
     def unscored(self) -> int:
         """Instructions (over all judges) without a weighted score."""
-        return sum(s.means[WEIGHTED].unscored for j in self.scores.values() for b in j.values() for s in b.values())
+        return sum(mean.unscored for mean in self._weighted_means())
 
     @property
     def asked(self) -> int:
-        found = (s.means[WEIGHTED] for j in self.scores.values() for b in j.values() for s in b.values())
-        return sum(mean.scored + mean.unscored for mean in found)
+        """Instructions (over all judges), scored or not."""
+        return sum(mean.scored + mean.unscored for mean in self._weighted_means())
+
+    def _weighted_means(self) -> Iterator[Mean]:
+        for by_benchmark in self.scores.values():
+            for by_model in by_benchmark.values():
+                yield from (scores.means[WEIGHTED] for scores in by_model.values())
 
 
 def evaluate(joined: Joined, *, draws: int = 2000, seed: int = 0) -> Evaluation:
@@ -110,24 +119,30 @@ def evaluate(joined: Joined, *, draws: int = 2000, seed: int = 0) -> Evaluation:
         return bootstrap_interval(values, draws=draws, seed=seed)
 
     pairs = {name: benchmark.pairs() for name, benchmark in joined.benchmarks.items()}
-    scores: dict = {}
-    comparisons: dict = {}
+    scores: dict = {judge: {} for judge in joined.judges}
+    comparisons: dict = {judge: {} for judge in joined.judges}
     for judge, by_benchmark in joined.labels.items():
         for name, by_model in by_benchmark.items():
-            told = {fault for labels in by_model.values() for one in labels.values() for fault in one.faults}
-            faults = [fault for fault in FAULTS if fault not in FAILURE_MODES or fault in told]
-            found = {m: _scores(labels, pairs[name], faults, interval) for m, labels in by_model.items()}
-            scores.setdefault(judge, {})[name] = _ranked(found)
-            weighted = {m: {i: one.scores.get(WEIGHTED) for i, one in ls.items()} for m, ls in by_model.items()}
-            compared = compare_models(weighted, draws=draws, seed=seed)
-            comparisons.setdefault(judge, {})[name] = compared.get(EVERYTHING, [])
+            faults = _faults_told(by_model)
+            unranked = {
+                model: _model_scores(opinions, pairs[name], faults, interval) for model, opinions in by_model.items()
+            }
+            scores[judge][name] = _ranked(unranked)
+            weighted = {
+                model: {pair_id: opinion.scores.get(WEIGHTED) for pair_id, opinion in opinions.items()}
+                for model, opinions in by_model.items()
+            }
+            comparisons[judge][name] = compare_models(weighted, draws=draws, seed=seed).get(EVERYTHING, [])
     return Evaluation(
         data_sets={name: _data_set(joined, name, pairs[name]) for name in joined.benchmarks},
         models=joined.models,
         judges=joined.judges,
         scores=scores,
         comparisons=comparisons,
-        people={name: {m: _people(rows) for m, rows in found.items()} for name, found in joined.verdicts.items()},
+        people={
+            name: {model: _people(by_id) for model, by_id in by_model.items()}
+            for name, by_model in joined.verdicts.items()
+        },
     )
 
 
@@ -146,71 +161,75 @@ def rate(hits: int, total: int) -> Rate:
     return Rate(hits, total, hits / total if total else 0.0, wilson_interval(hits, total))
 
 
-def mean(labels: Sequence[Labels], measure: str, interval: Callable[[Sequence[float]], Interval]) -> Mean:
-    values = [one.scores[measure] for one in labels if measure in one.scores]
-    ends = [sum(_assuming(one, measure, least) for one in labels) / len(labels) for least in (1, 5)]
+def fault_rate(opinions: Iterable[Labels], fault: str) -> Rate:
+    """Of the pairs where what the fault is about was judged."""
+    judged = [opinion for opinion in opinions if can_tell(opinion, fault)]
+    return rate(sum(fault in opinion.faults for opinion in judged), len(judged))
+
+
+def mean(opinions: Sequence[Labels], measure: str, interval: Callable[[Sequence[float]], Interval]) -> Mean:
+    scores = [opinion.scores[measure] for opinion in opinions if measure in opinion.scores]
+    ends = [sum(_assuming(opinion, measure, end) for opinion in opinions) / len(opinions) for end in (1, 5)]
     return Mean(
-        value=sum(values) / len(values) if values else None,
-        interval=interval(values) if values else None,
-        scored=len(values),
-        unscored=len(labels) - len(values),
+        value=sum(scores) / len(scores) if scores else None,
+        interval=interval(scores) if scores else None,
+        scored=len(scores),
+        unscored=len(opinions) - len(scores),
         bounds=(ends[0], ends[1]),
     )
 
 
-def _assuming(one: Labels, measure: str, value: float) -> float:
-    """The score of a pair when each dimension that has none counts as `value`."""
+def _assuming(opinion: Labels, measure: str, missing: float) -> float:
+    """The score of a pair when each dimension that has none counts as `missing`."""
     if measure != WEIGHTED:
-        return one.scores.get(measure, value)
-    return rubric.weighted_score(**{name: one.scores.get(name, value) for name in DIMENSIONS})
+        return opinion.scores.get(measure, missing)
+    return rubric.weighted_score(**{name: opinion.scores.get(name, missing) for name in DIMENSIONS})
 
 
-def _scores(
-    labels: Mapping[str, Labels], pairs: Sequence[EditPair], faults: Sequence[str], interval: Callable
+def _faults_told(by_model: Mapping[str, Mapping[str, Labels]]) -> list[str]:
+    """The faults that are counted: all but the failure modes that this judge never tells."""
+    told = {fault for opinions in by_model.values() for opinion in opinions.values() for fault in opinion.faults}
+    return [fault for fault in FAULTS if fault not in FAILURE_MODES or fault in told]
+
+
+def _model_scores(
+    by_id: Mapping[str, Labels], pairs: Sequence[EditPair], faults: Sequence[str], interval: Callable
 ) -> ModelScores:
-    everything = list(labels.values())
-    told = [one.correct for one in everything if one.correct is not None]
+    opinions = list(by_id.values())
+    correct = [opinion.correct for opinion in opinions if opinion.correct is not None]
 
-    def groups(key: Callable[[EditPair], str]) -> dict[str, Mean]:
-        found: dict[str, list[Labels]] = {}
+    def means_by(key: Callable[[EditPair], str]) -> dict[str, Mean]:
+        groups: dict[str, list[Labels]] = {}
         for pair in pairs:
-            found.setdefault(key(pair), []).append(labels[pair.id])
-        return {name: mean(found[name], WEIGHTED, interval) for name in sorted(found)}
+            groups.setdefault(key(pair), []).append(by_id[pair.id])
+        return {name: mean(groups[name], WEIGHTED, interval) for name in sorted(groups)}
 
+    repeats = judge_repeat_variance(by_id)
     return ModelScores(
-        means={measure: mean(everything, measure, interval) for measure in MEASURES},
+        means={measure: mean(opinions, measure, interval) for measure in MEASURES},
         rank=None,
-        by_category=groups(lambda pair: pair.category),
-        by_edit_type=groups(lambda pair: pair.edit_type),
-        correct=rate(sum(told), len(told)) if told else None,
-        faults={fault: _fault_rate(everything, fault) for fault in faults},
-        repeats=max(one.repeats for one in everything),
-        partly=sum(bool(one.partly) for one in everything),
-        spread={measure: found for measure in MEASURES if (found := _within(labels, measure)) is not None},
+        by_category=means_by(lambda pair: pair.category),
+        by_edit_type=means_by(lambda pair: pair.edit_type),
+        correct=rate(sum(correct), len(correct)) if correct else None,
+        faults={fault: fault_rate(opinions, fault) for fault in faults},
+        repeats=max(opinion.repeats for opinion in opinions),
+        partly=sum(bool(opinion.partly) for opinion in opinions),
+        spread={measure: found.within_sd for measure, found in repeats.items() if found.within_sd is not None},
     )
 
 
-def _fault_rate(labels: Sequence[Labels], fault: str) -> Rate:
-    judged = [one for one in labels if can_tell(one, fault)]
-    return rate(sum(fault in one.faults for one in judged), len(judged))
+def _ranked(unranked: Mapping[str, ModelScores]) -> dict[str, ModelScores]:
+    intervals = {model: scores.means[WEIGHTED].interval for model, scores in unranked.items()}
+    ranks = places({model: interval for model, interval in intervals.items() if interval})
+    return {model: replace(scores, rank=ranks.get(model)) for model, scores in unranked.items()}
 
 
-def _within(labels: Mapping[str, Labels], measure: str) -> float | None:
-    return repeat_variance({pair_id: one.values.get(measure, []) for pair_id, one in labels.items()}).within_sd
-
-
-def _ranked(found: dict[str, ModelScores]) -> dict[str, ModelScores]:
-    intervals = {name: one.means[WEIGHTED].interval for name, one in found.items() if one.means[WEIGHTED].interval}
-    ranks = places(intervals)
-    return {name: ModelScores(**{**vars(one), "rank": ranks.get(name)}) for name, one in found.items()}
-
-
-def _people(rows: Mapping[str, list[HumanVerdict]]) -> People:
-    chosen = Counter(most_frequent([one.severity for one in given]) for given in rows.values())
+def _people(by_id: Mapping[str, list[HumanVerdict]]) -> People:
+    chosen = Counter(most_frequent([verdict.severity for verdict in given]) for given in by_id.values())
     return People(
-        pairs=len(rows),
-        annotators=len({one.annotator for given in rows.values() for one in given}),
-        shares={name: rate(chosen[name], len(rows)) for name in SEVERITIES},
+        pairs=len(by_id),
+        annotators=len({verdict.annotator for given in by_id.values() for verdict in given}),
+        shares={severity: rate(chosen[severity], len(by_id)) for severity in SEVERITIES},
     )
 
 
@@ -223,7 +242,7 @@ def _data_set(joined: Joined, name: str, pairs: Sequence[EditPair]) -> DataSet:
         edit_types=dict(sorted(Counter(pair.edit_type for pair in pairs).items())),
         fingerprint=joined.benchmarks[name].fingerprint,
         unwritten={
-            model: sum(row.instruction is None for row in rows.values())
-            for model, rows in joined.instructions[name].items()
+            model: sum(instruction.instruction is None for instruction in by_id.values())
+            for model, by_id in joined.instructions[name].items()
         },
     )

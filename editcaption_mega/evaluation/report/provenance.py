@@ -16,9 +16,12 @@ def facts_of(
     texts: Sequence[Instruction],
     judgements: Sequence[Judgement],
 ) -> list[tuple[str, str]]:
+    """What a report says of its making; texts and judgements are asked for what endpoints say of themselves."""
     generation = settings.generation
     facts = [("made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")]
     facts += [(f"benchmark {one.name}", f"{len(one):,} pairs, fingerprint {one.fingerprint}") for one in benchmarks]
+    if settings.limit:
+        facts.append(("limit", f"the first {settings.limit:,} pairs of each benchmark alone"))
     facts.append(
         ("instructions", f"one prompt for all models ({Prompt.load(generation.prompt).fingerprint}), at most "
          f"{generation.max_tokens} tokens, temperature {generation.temperature}, seed {generation.seed}")

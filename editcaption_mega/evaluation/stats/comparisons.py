@@ -1,16 +1,22 @@
 """Models compared on the same pairs: differences with intervals, tests, and their correction for being many."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import fmean
 
-from editcaption_mega.evaluation.rubric.opinions import merge
-from editcaption_mega.evaluation.rubric.scores import weighted_score
-from editcaption_mega.records import DIMENSIONS, Judgement
+from editcaption_mega.evaluation.rubric.opinions import MEASURES, Labels
+from editcaption_mega.records import DIMENSIONS
 
-from .intervals import Estimate, RepeatVariance, bootstrap_interval, correlations, holm, permutation_test
-from .intervals import repeat_variance as variance_of_repeats
+from .intervals import (
+    Estimate,
+    RepeatVariance,
+    bootstrap_interval,
+    correlations,
+    holm,
+    permutation_test,
+    repeat_variance,
+)
 
 ScoreByPair = Mapping[str, float | None]  # pair id -> score; None: unscored
 EVERYTHING = "all"  # the group that holds every pair
@@ -36,39 +42,6 @@ class Comparison:
 
     def to_json(self) -> dict:
         return asdict(self) | {"interval": self.interval and list(self.interval), "apart": self.apart}
-
-
-def scores_by_pair(judgements: Iterable[Judgement], dimension: str | None = None) -> dict[str, list[float]]:
-    """Pair id -> the score of each repeat that has one: `dimension`'s, or the weighted score (eq. 4), which needs all
-    three. An empty list: unscored. In the order of the rows.
-
-    Raises ValueError when the rows are not of one judge, model and benchmark, or a repeat stands there twice."""
-    found: dict[str, list[float]] = {}
-    seen: dict[str, set[int]] = {}
-    origin = None
-    for row in judgements:
-        here = (row.benchmark, row.model, row.judge)
-        origin = origin or here
-        if here != origin:
-            raise ValueError(f"judgements of {origin} and {here} are mixed: give those of one benchmark, model, judge")
-        if row.repeat in seen.setdefault(row.id, set()):
-            raise ValueError(f"pair {row.id} has two judgements of repeat {row.repeat}: each may be there once")
-        seen[row.id].add(row.repeat)
-        scores = found.setdefault(row.id, [])
-        if dimension is not None:
-            scores += [row.scores[dimension]] if dimension in row.scores else []
-        elif not row.unscored:
-            scores.append(weighted_score(**row.scores))
-    return found
-
-
-def mean_scores(judgements: Iterable[Judgement], measure: str) -> dict[str, float | None]:
-    """Pair id -> a measure of the judge's opinion (`opinions`: repeats merged), None where it has none. The rows are of
-    one judge, model and benchmark."""
-    rows: dict[str, list[Judgement]] = {}
-    for row in judgements:
-        rows.setdefault(row.id, []).append(row)
-    return {pair: merge(repeats).scores.get(measure) for pair, repeats in rows.items()}
 
 
 def compare_models(
@@ -121,20 +94,21 @@ def _same_ids(models: Mapping[str, ScoreByPair]) -> list[str]:
     return list(reference)
 
 
-def judge_repeat_variance(judgements: Sequence[Judgement]) -> dict[str, RepeatVariance]:
-    """How far one judge repeats itself on one model and benchmark: "weighted" and each dimension."""
-    found = {"weighted": variance_of_repeats(scores_by_pair(judgements))}
-    return found | {name: variance_of_repeats(scores_by_pair(judgements, name)) for name in DIMENSIONS}
+def judge_repeat_variance(opinions: Mapping[str, Labels]) -> dict[str, RepeatVariance]:
+    """How far one judge repeats itself on one model and benchmark: "weighted" and each dimension. opinions: by pair."""
+    return {
+        measure: repeat_variance({pair: one.values.get(measure, []) for pair, one in opinions.items()})
+        for measure in MEASURES
+    }
 
 
 def dimension_correlations(
-    judgements: Sequence[Judgement], *, draws: int = 2000, seed: int = 0
+    opinions: Mapping[str, Labels], *, draws: int = 2000, seed: int = 0
 ) -> dict[tuple[str, str], dict[str, Estimate]]:
-    """Pearson and Spearman correlation of each two dimensions over the pairs of one model, benchmark and judge (means
-    of the repeats). Pairs with an unscored dimension are left out: `n` of the estimates is what remains."""
-    means = {name: mean_scores(judgements, name) for name in DIMENSIONS}
-    whole = [pair for pair in means[DIMENSIONS[0]] if all(means[name][pair] is not None for name in DIMENSIONS)]
-    if not whole:
+    """Pearson and Spearman correlation of each two dimensions over the pairs of one model, benchmark and judge, whose
+    opinions these are. Pairs with an unscored dimension are left out: `n` of the estimates is what remains."""
+    scored = [one.scores for one in opinions.values() if all(name in one.scores for name in DIMENSIONS)]
+    if not scored:
         nothing = Estimate(None, None, 0)
         return {pair: {"pearson": nothing, "spearman": nothing} for pair in combinations(DIMENSIONS, 2)}
-    return correlations({name: [means[name][pair] for pair in whole] for name in DIMENSIONS}, draws=draws, seed=seed)
+    return correlations({name: [scores[name] for scores in scored] for name in DIMENSIONS}, draws=draws, seed=seed)

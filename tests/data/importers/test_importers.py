@@ -15,7 +15,7 @@ from editcaption_mega.data.importers import FORMATS, Candidate, ImportOptions, R
 from editcaption_mega.data.importers.candidates import InputError
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.shards.reader import ShardError, rebuild_index, verify
-from editcaption_mega.evaluation.report.thumbnails import shrunk
+from editcaption_mega.evaluation.report.page.thumbnails import shrunk
 from tests.helpers.image_bytes import encoded, photo, png_header_only
 
 NOTHING = ImportOptions()

@@ -11,7 +11,7 @@ from editcaption_mega.evaluation.human.agreement import (
     severity_of_score,
     weighted_kappa,
 )
-from editcaption_mega.evaluation.rubric.opinions import severity_of_labels
+from editcaption_mega.evaluation.rubric.opinions import merge, severity_of_labels
 from editcaption_mega.records import HumanVerdict, Judgement
 
 _ = None
@@ -169,10 +169,18 @@ def test_severity_of_a_score():
         severity_of_score(3, (4, 3, 5))
 
 
+def opinions(rows):
+    """What is rated -> the judge's opinion of it."""
+    by_unit = {}
+    for row in rows:
+        by_unit.setdefault((row.benchmark, row.id, row.model), []).append(row)
+    return {unit: merge(repeats) for unit, repeats in by_unit.items()}
+
+
 def test_judge_against_people():
     rows = [judged("p"), judged("q", misses=["p1"]), unscored("r"), judged("nobody")]
     people = [verdict("p", "correct"), verdict("q", "P0"), verdict("r", "P1"), verdict("unjudged", "P1")]
-    found = judge_human_agreement(rows, people)
+    found = judge_human_agreement(opinions(rows), people)
     assert (found.unscored, found.unjudged, found.without_verdict) == (1, 1, 1)
     assert found.kappa.value == found.percent.value == 1 and found.kappa.n == 2
     assert found.counts["P0", "P0"] == found.counts["correct", "correct"] == 1 and sum(found.counts.values()) == 2
@@ -181,17 +189,15 @@ def test_judge_against_people():
 def test_repeats_vote():
     people = [verdict("p", "P0"), verdict("q", "correct")]
     rows = [judged("q", correct=True), *(judged("p", 1 + repeat, repeat, correct=repeat == 0) for repeat in range(3))]
-    by_score = judge_human_agreement(rows, people, "score")
+    by_score = judge_human_agreement(opinions(rows), people, "score")
     assert by_score.counts["P0", "P0"] == 1, "the mean of 1, 2, 3"
-    by_correct = judge_human_agreement(rows, people, "correct")
+    by_correct = judge_human_agreement(opinions(rows), people, "correct")
     assert by_correct.levels == ("not correct", "correct") and by_correct.kappa.value == 1
-    assert judge_human_agreement([judged("p")], people, "correct").unscored == 1, "this judge cannot tell"
+    assert judge_human_agreement(opinions([judged("p")]), people, "correct").unscored == 1, "this judge cannot tell"
 
 
 def test_rows_that_cannot_be_compared():
     with pytest.raises(ValueError, match="several verdicts: adjudicate"):
-        judge_human_agreement([], [verdict("p", "P0"), verdict("p", "P0", "b")])
-    with pytest.raises(ValueError, match="2 judges are mixed"):
-        judge_human_agreement([judged("p"), judged("p").model_copy(update={"judge": "k"})], [])
+        judge_human_agreement({}, [verdict("p", "P0"), verdict("p", "P0", "b")])
     with pytest.raises(ValueError, match="expected one of labels, score, correct"):
-        judge_human_agreement([], [], "rank")
+        judge_human_agreement({}, [], "rank")

@@ -9,6 +9,9 @@ from PIL import Image
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.report.join import join
+from editcaption_mega.evaluation.report.page.html import ReportOptions
+from editcaption_mega.evaluation.report.training_runs import TrainingRun
 from editcaption_mega.evaluation.report.write import write_report
 from editcaption_mega.records import CATEGORIES, Assertion, Instruction, Judgement
 from tests.helpers.chromium import Page, executable
@@ -17,6 +20,17 @@ from tests.helpers.report_samples import judged, people, synthetic_benchmark, wr
 pytestmark = pytest.mark.skipif(executable() is None, reason="needs Chromium or Chrome")
 
 EVIL = "Remove the </script><img src=x onerror=alert(1)><script>alert(2)</script> & slightly move it."
+
+
+def training_runs():
+    """A run on instructions and one on preferences, that learned something."""
+    counts = {"samples": 32, "tokens": 1000, "seconds": 0.5}
+    losses = [{"step": step, "loss": 6 * 0.99**step, **counts} for step in range(1, 901)]
+    margins = [
+        {"step": step, "loss": 1.2, "reward_margin": step / 100, "detail/reward_margin": step / 50, **counts}
+        for step in range(1, 41)
+    ]
+    return [TrainingRun("SFT", losses), TrainingRun("DPO <b>one</b>", margins)]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +59,9 @@ def address(tmp_path_factory):
             provenance={"reasoning": {"accuracy": "<i>nothing of it is so</i>"}},
         )
     )  # fmt: skip
-    write_report(folder / "out", [first, second], rows, judgements, people(first, rows[:40]), draws=200)
+    joined = join([first, second], rows, judgements, people(first, rows[:40]))
+    options = ReportOptions(before_after=("base", "SFT"), training=training_runs(), draws=200)
+    write_report(folder / "out", joined, options)
     return (folder / "out" / "report.html").as_uri()
 
 
@@ -80,7 +96,7 @@ def choose(page, name, value):
 
 
 def test_the_tables_and_plots_are_there_without_the_script(page):
-    titles = page.run("[...document.querySelectorAll('.table figcaption')].map((one) => one.textContent)")
+    titles = page.run("[...document.querySelectorAll('#tables .table figcaption')].map((one) => one.textContent)")
     assert [title[:7] for title in titles] == ["Table 1", "Table 2", "Table 3", "Agreeme", "How the"]
     assert page.run("document.querySelectorAll('#table-1 tbody tr').length") == 2
     score = page.run("document.querySelector('#tables .table:nth-of-type(2) tbody td:nth-of-type(2)').textContent")
@@ -100,6 +116,39 @@ def test_the_malicious_instruction_is_text(page):
     assert listed == "<b>words that are not there</b> major, about p1"
     words = page.run("document.querySelector('#answers details').textContent")
     assert words == "the judge's wordsaccuracy: <i>nothing of it is so</i>"
+
+
+def test_the_curves_of_training_are_drawn(page):
+    titles = page.run("[...document.querySelectorAll('#training .curves figcaption')].map((one) => one.textContent)")
+    assert titles == [
+        "Loss, nats per response token",
+        "Reward margin: chosen − rejected",
+        "Reward margin by failure mode, DPO <b>one</b>",
+    ]
+    drawn = "[...document.querySelectorAll('#training .lines polyline')].map((one) => one.getBoundingClientRect())"
+    boxes = page.run(f"{drawn}.map((box) => [box.width, box.height])")
+    assert len(boxes) == 6 and all(width > 200 and height > 50 for width, height in boxes)
+    labels = page.run("[...document.querySelectorAll('#training .key span')].map((one) => one.textContent)")
+    assert labels == ["SFT", "DPO <b>one</b>", "detail"]
+    cells = page.run("[...document.querySelectorAll('#training-runs tbody td')].map((one) => one.textContent)")
+    assert cells[:4] == ["900", "32", "900,000", "7.5"]
+
+
+def test_mended_and_broken_pairs_have_their_pictures_and_lead_to_their_samples(page):
+    headline = page.run("document.querySelector('#changes .headline').textContent")
+    counts = page.run("[...document.querySelectorAll('#changes .headline b')].map((one) => Number(one.textContent))")
+    assert "SFT mends" in headline and counts[0] > 6
+    assert page.run("document.querySelectorAll('#changes h3').length") == 2, "benchmarks"
+    card = "document.querySelector('#changes .pair-card')"
+    page.run(f"{card}.scrollIntoView()")
+    page.wait(f"[...{card}.querySelectorAll('img')].every((one) => one.naturalWidth > 0)")
+    marks = page.run(f"[...{card}.querySelectorAll('dd span[title]')].map((one) => one.title)")
+    assert marks == ["wrong", "right"], "base, SFT"
+    page.run(f"{card}.querySelector('a').click()")
+    name = page.run(f"{card}.querySelector('a').textContent")
+    page.wait(f"{TITLE} === {json.dumps(name)}")
+    same = f"{card}.querySelector('img').src === document.getElementById('source').src"
+    page.wait(same)
 
 
 def test_filters(page):
@@ -267,7 +316,7 @@ def test_two_thousand_photographs(tmp_path):
             scores = dict(zip(("accuracy", "completeness", "clarity"), map(int, rng.integers(1, 6, 3)), strict=True))
             claim = Assertion(text="replace the wooden table", verdict="correct", change="p1")
             judgements.append(Judgement(**own, judge="j", scores=scores, hits=["p1"], assertions=[claim]))
-    write_report(tmp_path / "out", [benchmark], rows, judgements)
+    write_report(tmp_path / "out", join([benchmark], rows, judgements))
     report = tmp_path / "out" / "report.html"
     assert 30e6 < report.stat().st_size < 60e6
     with Page(tmp_path / "profile") as page:

@@ -4,6 +4,7 @@ import pytest
 
 from editcaption_mega.evaluation.report.join import join
 from editcaption_mega.evaluation.report.numbers import evaluate, places
+from editcaption_mega.evaluation.report.tables.paper_layout import tables_of
 from editcaption_mega.evaluation.rubric.opinions import merge
 from editcaption_mega.evaluation.rubric.scores import weighted_score
 from editcaption_mega.records import Assertion, HumanVerdict, Instruction, Judgement
@@ -75,6 +76,28 @@ def test_means_bounds_and_shares(benchmark):
     assert (found.correct.hits, found.correct.total) == (9, 12) and found.correct.interval[0] < 0.75
     assert sum(mean.scored + mean.unscored for mean in found.by_category.values()) == 12
     assert sum(mean.scored + mean.unscored for mean in found.by_edit_type.values()) == 12
+
+
+def test_every_number_of_a_report_is_of_the_one_opinion(benchmark):
+    """Repeats (5, 5, 5) and (3, -, 4) are 4.5 (`rubric.opinions` has why), in means, differences and tables alike."""
+    both = written(benchmark, "m") + written(benchmark, "n")
+    lost = dict(scores={"accuracy": 3, "clarity": 4}, unscored={"completeness": "cut off"}, repeat=1)
+    judgements = [
+        judgement(id=pair_id, model=model, **repeat)
+        for model, second in (("m", lost), ("n", {"repeat": 1}))
+        for pair_id in benchmark.ids
+        for repeat in ({}, second)
+    ]
+    joined = join([benchmark], both, judgements)
+    evaluation = evaluate(joined, draws=50)
+    scores = evaluation.scores["j"]["Eval-400"]["m"]
+    for mean in (scores.means["weighted"], *scores.by_category.values(), *scores.by_edit_type.values()):
+        assert mean.value == pytest.approx(4.5)
+    assert (scores.partly, scores.means["completeness"].value) == (12, 5)
+    (comparison,) = evaluation.comparisons["j"]["Eval-400"]
+    assert comparison.difference == pytest.approx(4.5 - 5)
+    table = tables_of(evaluation)[1]
+    assert [cell.text for cell in table.rows[0].cells[:3]] == ["m", "2", "4.500"]
 
 
 def test_nothing_scored_is_no_number(benchmark):

@@ -7,7 +7,7 @@ import pytest
 
 from editcaption_mega.evaluation.report.join import join
 from editcaption_mega.evaluation.report.numbers import evaluate
-from editcaption_mega.evaluation.report.table_forms import (
+from editcaption_mega.evaluation.report.tables.forms import (
     CSV_COLUMNS,
     Cell,
     Column,
@@ -17,7 +17,7 @@ from editcaption_mega.evaluation.report.table_forms import (
     to_latex,
     to_markdown,
 )
-from editcaption_mega.evaluation.report.tables import tables_of
+from editcaption_mega.evaluation.report.tables.paper_layout import tables_of
 from editcaption_mega.evaluation.rubric.paper_tables import paper_tables, same_name
 from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 

@@ -14,11 +14,19 @@ from PIL import Image
 
 from editcaption_mega.cli import progress
 from editcaption_mega.data.images.decode import decode_image
-from editcaption_mega.evaluation.report.agreement_table import agreement_table
+from editcaption_mega.evaluation.report.join import join
 from editcaption_mega.evaluation.report.numbers import Mean, ModelScores
-from editcaption_mega.evaluation.report.plots import floor_of, score_plot
-from editcaption_mega.evaluation.report.samples import script_json
-from editcaption_mega.evaluation.report.thumbnails import LEAST_BYTES, MOST_BYTES, THUMBNAIL_SIDE, byte_budget, shrunk
+from editcaption_mega.evaluation.report.page.html import ReportOptions
+from editcaption_mega.evaluation.report.page.plots import floor_of, score_plot
+from editcaption_mega.evaluation.report.page.samples import script_json
+from editcaption_mega.evaluation.report.page.thumbnails import (
+    LEAST_BYTES,
+    MOST_BYTES,
+    THUMBNAIL_SIDE,
+    byte_budget,
+    shrunk,
+)
+from editcaption_mega.evaluation.report.tables.agreement_table import agreement_table
 from editcaption_mega.evaluation.report.write import write_report
 from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 
@@ -65,13 +73,7 @@ def folder(tmp_path_factory):
     about = {"reasoning": {"accuracy": "as I see it"}, "replies": {"clarity": EVIL + "x" * 1000}}
     judgements[0] = judgements[0].model_copy(update={"provenance": about})
     numbers = write_report(
-        folder / "out",
-        [benchmark],
-        rows,
-        judgements,
-        verdicts,
-        facts=facts,
-        draws=200,
+        folder / "out", join([benchmark], rows, judgements, verdicts), ReportOptions(facts=facts, draws=200)
     )
     return folder / "out", numbers, benchmark
 
@@ -136,12 +138,15 @@ def test_pictures_stand_in_the_order_of_the_samples(folder):
 
 def test_bad_rows_are_refused_before_anything_is_written(folder, tmp_path):
     with pytest.raises(ValueError, match="does not fit benchmark"):
-        write_report(tmp_path / "out", [folder[2]], written(folder[2], "m")[1:], [])
+        write_report(tmp_path / "out", join([folder[2]], written(folder[2], "m")[1:]))
+    joined = join([folder[2]], written(folder[2], "m"))
+    with pytest.raises(ValueError, match="there is no model 'n' to compare; models here: m"):
+        write_report(tmp_path / "out", joined, ReportOptions(before_after=("m", "n")))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_report_before_any_judging(folder, tmp_path, capsys):
-    write_report(tmp_path, [folder[2]], written(folder[2], "m"), [], progress=progress)
+    write_report(tmp_path, join([folder[2]], written(folder[2], "m")), progress=progress)
     assert "No judge has scored them yet" in (tmp_path / "report.html").read_text()
     assert "pictures of the report: 12 of 12 in" in capsys.readouterr().err
 
@@ -188,9 +193,10 @@ def test_agreement_of_people_and_judges(folder):
     _, numbers, benchmark = folder
     assert [row["between"] for row in numbers["agreement"]][:2] == ["annotators", "ann and ben"]
     rows = written(benchmark, "m", mistakes=0.5)
-    table = agreement_table(judged(benchmark, rows), people(benchmark, rows, annotators=("ann",)), draws=200)
+    verdicts = people(benchmark, rows, annotators=("ann",))
+    table = agreement_table(join([benchmark], rows, judged(benchmark, rows), verdicts), draws=200)
     found = {row.cells[0].text + ", " + row.cells[1].text: row.cells[3:] for row in table.rows}
     # These people call correct what the rule judge calls correct.
     kappa, same, count = found["rule judge and people, correct or not"]
     assert (kappa.value, same.value, count.value) == (1, 100, 12)
-    assert agreement_table(judged(benchmark, rows), []) is None
+    assert agreement_table(join([benchmark], rows, judged(benchmark, rows))) is None

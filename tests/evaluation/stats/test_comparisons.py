@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
+from editcaption_mega.evaluation.rubric.opinions import merge
 from editcaption_mega.evaluation.stats.comparisons import (
     compare_models,
     dimension_correlations,
     judge_repeat_variance,
-    mean_scores,
-    scores_by_pair,
 )
 from editcaption_mega.records import Judgement
 
@@ -22,15 +21,12 @@ def judgement(pair, scores=(5, 5, 5), repeat=0, model="m", **more):
     )  # fmt: skip
 
 
-def test_scores_of_repeats():
-    rows = [judgement("p"), judgement("p", (1, 1, 1), 1), judgement("q", (3, None, 4)), judgement("q", repeat=1)]
-    assert scores_by_pair(rows) == {"p": [5, 1], "q": [5]}
-    assert scores_by_pair(rows, "clarity") == {"p": [5, 1], "q": [4, 5]}
-    assert mean_scores(rows, "clarity") == {"p": 3, "q": 4.5}
-    with pytest.raises(ValueError, match="two judgements of repeat 0"):
-        scores_by_pair([judgement("p"), judgement("p")])
-    with pytest.raises(ValueError, match="are mixed"):
-        scores_by_pair([judgement("p"), judgement("q", model="n")])
+def opinions(rows):
+    """Pair id -> the judge's opinion."""
+    by_pair = {}
+    for row in rows:
+        by_pair.setdefault(row.id, []).append(row)
+    return {pair: merge(repeats) for pair, repeats in by_pair.items()}
 
 
 def test_the_better_model_is_found_per_group():
@@ -69,15 +65,18 @@ def test_models_of_other_pairs_are_refused():
 
 def test_correlations_of_the_dimensions():
     rows = [judgement(f"p{i}", (1 + i % 5, 1 + i % 5, 5), repeat) for i in range(20) for repeat in range(2)]
-    found = dimension_correlations([*rows, judgement("late", (None, 5, 5))])
+    found = dimension_correlations(opinions([*rows, judgement("late", (None, 5, 5))]))
     assert found["accuracy", "completeness"]["pearson"].value == pytest.approx(1)
     assert found["accuracy", "completeness"]["spearman"].n == 20, "pairs, not repeats; the unscored one is out"
     assert found["accuracy", "clarity"]["pearson"].value is None, "clarity does not vary"
-    assert dimension_correlations([])["accuracy", "clarity"]["spearman"].n == 0
+    assert dimension_correlations({})["accuracy", "clarity"]["spearman"].n == 0
 
 
 def test_repeat_variance_of_a_judge():
     rows = [judgement(f"p{i}", (5, 4, 3 + repeat), repeat) for i in range(3) for repeat in range(2)]
-    found = judge_repeat_variance(rows)
+    found = judge_repeat_variance(opinions(rows))
     assert found["accuracy"].within_sd == 0 and found["clarity"].within_sd == pytest.approx(0.5**0.5)
     assert found["weighted"].within_sd == pytest.approx(0.2 * 0.5**0.5)
+    found = judge_repeat_variance(opinions([*rows, judgement("late", (1, None, 1)), judgement("late", repeat=1)]))
+    assert found["weighted"].items == found["completeness"].items == 3, "a repeat without a score is none"
+    assert found["accuracy"].items == 4

@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from editcaption_mega.evaluation.report.numbers import Interval, Mean, ModelScores, Rate
 from editcaption_mega.evaluation.rubric.opinions import WEIGHTED
 from editcaption_mega.evaluation.rubric.paper_tables import same_name
 from editcaption_mega.evaluation.stats.comparisons import Comparison
-
-from .numbers import Interval, Mean, ModelScores, Rate
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Heat:
 
 def score_plot(title: str, means: dict[str, Mean], floor: float, paper: dict[str, float] | None = None) -> Plot:
     """Weighted scores, in the order given; `floor` begins the axis, 5 ends it. paper: model -> the paper's number."""
-    place, ticks = _axis(floor, 5.0, 0.5 if floor > 2.5 else 1.0, lambda v: f"{v:g}")
+    place, ticks = axis(floor, 5.0, 0.5 if floor > 2.5 else 1.0, lambda v: f"{v:g}")
     marks = []
     for name, one in means.items():
         printed = next((value for theirs, value in (paper or {}).items() if same_name(theirs, name)), None)
@@ -67,7 +66,7 @@ def score_plot(title: str, means: dict[str, Mean], floor: float, paper: dict[str
 
 def share_plot(title: str, rates: dict[str, Rate], ceiling: float) -> Plot:
     """Shares of pairs in percent, in the order given; `ceiling` (a share) ends the axis."""
-    place, ticks = _axis(
+    place, ticks = axis(
         0.0,
         ceiling,
         0.5 if ceiling > 0.6 else 0.2 if ceiling > 0.25 else 0.1 if ceiling > 0.1 else 0.05,
@@ -88,7 +87,7 @@ def difference_plot(title: str, comparisons: Sequence[Comparison]) -> Plot:
     turned = [_turned(one) for one in comparisons if one.interval is not None]
     reach = max((max(abs(end) for end in one.interval) for one in turned), default=1.0) or 1.0
     least = min((one.interval[0] for one in turned), default=0.0)
-    place, ticks = _axis(min(0.0, least), reach, _nice(reach / 4), lambda v: f"{v:+g}" if v else "0")
+    place, ticks = axis(min(0.0, least), reach, nice_step(reach / 4), lambda v: f"{v:+g}" if v else "0")
     marks = []
     for one in sorted(turned, key=lambda one: -one.difference):
         low, high = one.interval
@@ -125,9 +124,11 @@ def _turned(one: Comparison) -> Comparison:
     return replace(one, first=one.second, second=one.first, difference=difference, interval=(-high, -low))
 
 
-def _axis(
+def axis(
     start: float, end: float, step: float, label: Callable[[float], str]
-) -> tuple[Callable[[float], float], tuple]:
+) -> tuple[Callable[[float], float], tuple[tuple[float, str], ...]]:
+    """Where a value stands between `start` and `end`, in percent, and a tick at each multiple of `step`."""
+
     def place(value: float) -> float:
         return round(100 * min(1.0, max(0.0, (value - start) / (end - start))), 2)
 
@@ -136,7 +137,7 @@ def _axis(
     return place, tuple((place(value), label(value)) for value in values)
 
 
-def _nice(step: float) -> float:
+def nice_step(step: float) -> float:
     """The smallest of 1, 2, 5 times a power of ten that is no less than `step`."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(power * n for n in (1, 2, 5, 10) if power * n >= step - 1e-12)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .numbers import Interval
+from editcaption_mega.evaluation.report.numbers import Interval
 
 
 @dataclass(frozen=True)

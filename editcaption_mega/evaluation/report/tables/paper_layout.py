@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from editcaption_mega.evaluation.report.numbers import Evaluation, ModelScores, Rate
 from editcaption_mega.evaluation.rubric.opinions import MEASURES, WEIGHTED
 from editcaption_mega.evaluation.rubric.paper_tables import PaperBenchmark, PaperTables, bare_name, same_name
 from editcaption_mega.records import SEVERITIES
 
-from .numbers import Evaluation, ModelScores, Rate
-from .table_forms import Cell, Column, Table, TableRow
+from .forms import Cell, Column, Table, TableRow
 
 PAPER = "EditCaption, arXiv 2604.08213"
 IN_HOUSE = "eval400"  # the set of the paper's table 3

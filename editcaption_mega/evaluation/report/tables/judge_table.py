@@ -1,34 +1,32 @@
 """How a judge scores, as one table of the report: whether its dimensions say different things, and whether it repeats
 itself. The paper calls its dimensions orthogonal; coverage is in two of them, so the correlation is printed."""
 
-from collections.abc import Sequence
 from itertools import combinations
 
+from editcaption_mega.evaluation.report.join import Joined
 from editcaption_mega.evaluation.stats.comparisons import dimension_correlations, judge_repeat_variance
-from editcaption_mega.records import DIMENSIONS, Judgement
+from editcaption_mega.records import DIMENSIONS
 
-from .table_forms import Cell, Column, Table, TableRow
+from .forms import Cell, Column, Table, TableRow
 
 _SHORT = {"accuracy": "Acc", "completeness": "Comp", "clarity": "Clar"}
 
 
-def judge_table(judgements: Sequence[Judgement], *, draws: int = 500) -> Table | None:
+def judge_table(joined: Joined, *, draws: int = 500) -> Table | None:
     """A row per judge, benchmark and model; None without judgements."""
-    groups: dict[tuple[str, str, str], list[Judgement]] = {}
-    for one in judgements:
-        groups.setdefault((one.judge, one.benchmark, one.model), []).append(one)
-    if not groups:
+    if not joined.judges:
         return None
     rows = []
-    for names, own in groups.items():
-        found = dimension_correlations(own, draws=draws)
-        cells = [Cell(name) for name in names]
-        for pair in combinations(DIMENSIONS, 2):
-            one = found[pair]["spearman"]
-            cells.append(Cell(one.value, interval=one.interval, digits=2))
-        repeats = judge_repeat_variance(own)["weighted"]
-        cells += [Cell(repeats.within_sd, digits=3), Cell(repeats.reliability, digits=3)]
-        rows.append(TableRow(tuple(cells)))
+    for judge in joined.judges:
+        for benchmark, model, opinions in joined.opinions(judge):
+            correlations = dimension_correlations(opinions, draws=draws)
+            cells = [Cell(judge), Cell(benchmark), Cell(model)]
+            for dimensions in combinations(DIMENSIONS, 2):
+                spearman = correlations[dimensions]["spearman"]
+                cells.append(Cell(spearman.value, interval=spearman.interval, digits=2))
+            repeats = judge_repeat_variance(opinions)["weighted"]
+            cells += [Cell(repeats.within_sd, digits=3), Cell(repeats.reliability, digits=3)]
+            rows.append(TableRow(tuple(cells)))
     columns = (
         *(Column(name, is_label=True) for name in ("Judge", "Test set", "Model")),
         *(Column(f"{_SHORT[a]}, {_SHORT[b]}", "Spearman correlation") for a, b in combinations(DIMENSIONS, 2)),

@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator
 from itertools import batched
 
+from editcaption_mega.evaluation.report.join import Joined
 from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, Labels
 from editcaption_mega.records import EditPair
-
-from .join import Joined
 
 PAIRS_PER_CHUNK = 200
 _LONGEST_WORDS = 600  # characters of what a judge wrote

@@ -1,38 +1,38 @@
 """How far people agree with each other, and each judge with people, as one table of the report."""
 
-from collections.abc import Sequence
-
 from editcaption_mega.evaluation.human.agreement import annotator_agreement, judge_human_agreement
 from editcaption_mega.evaluation.human.verdicts import adjudicate
+from editcaption_mega.evaluation.report.join import Joined
 from editcaption_mega.evaluation.stats.intervals import Estimate
-from editcaption_mega.records import HumanVerdict, Judgement
 
-from .table_forms import Cell, Column, Table, TableRow
+from .forms import Cell, Column, Table, TableRow
 
 _KAPPA, _ALPHA = "weighted kappa (quadratic)", "Krippendorff's alpha (ordinal)"
 
 
-def agreement_table(
-    judgements: Sequence[Judgement], verdicts: Sequence[HumanVerdict], *, draws: int = 2000
-) -> Table | None:
+def agreement_table(joined: Joined, *, draws: int = 2000) -> Table | None:
     """None without verdicts. Units are instructions (one model's for one pair), of all benchmarks and models."""
+    verdicts = joined.verdicts_as_given
     if not verdicts:
         return None
     rows = []
-    if len({one.annotator for one in verdicts}) > 1:
+    if len({verdict.annotator for verdict in verdicts}) > 1:
         among = annotator_agreement(verdicts, draws=draws)
         rows.append(_row("annotators", "severity", _ALPHA, among.alpha, among.percent))
         for (first, second), kappa in among.kappas.items():
             rows.append(_row(f"{first} and {second}", "severity", _KAPPA, kappa, None))
-    judges = list(dict.fromkeys(one.judge for one in judgements))
     people = adjudicate(verdicts)
-    for judge in judges:
-        own = [one for one in judgements if one.judge == judge]
+    for judge in joined.judges:
+        opinions = {
+            (benchmark, pair_id, model): opinion
+            for benchmark, model, by_id in joined.opinions(judge)
+            for pair_id, opinion in by_id.items()
+        }
         for mapping in ("labels", "correct"):
-            found = judge_human_agreement(own, people, mapping, draws=draws)
-            if found.kappa.n:
+            agreement = judge_human_agreement(opinions, people, mapping, draws=draws)
+            if agreement.kappa.n:
                 what = "severity, from labels" if mapping == "labels" else "correct or not"
-                rows.append(_row(f"{judge} and people", what, _KAPPA, found.kappa, found.percent))
+                rows.append(_row(f"{judge} and people", what, _KAPPA, agreement.kappa, agreement.percent))
     names = ("Of", "Measure")
     columns = (
         Column("Between", is_label=True),
@@ -49,11 +49,11 @@ def agreement_table(
 def as_numbers(table: Table | None) -> list[dict]:
     """The same for numbers.json."""
     names = ("between", "of", "measure", "agreement", "same_percent", "instructions")
-    found = []
+    agreements = []
     for row in table.rows if table else ():
         values = {name: cell.value for name, cell in zip(names, row.cells, strict=True)}
-        found.append(values | {"interval": row.cells[3].interval, "same_percent_interval": row.cells[4].interval})
-    return found
+        agreements.append(values | {"interval": row.cells[3].interval, "same_percent_interval": row.cells[4].interval})
+    return agreements
 
 
 def _row(between: str, what: str, measure: str, agreement: Estimate, same: Estimate | None) -> TableRow:

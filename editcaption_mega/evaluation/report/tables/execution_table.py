@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from editcaption_mega.evaluation.execution.execute import COPY, Execution, summarize
 
-from .table_forms import Cell, Column, Table, TableRow
+from .forms import Cell, Column, Table, TableRow
 
 
 def execution_table(found: Mapping[str, Mapping[str, Sequence[Execution]]], seed: int = 0) -> Table | None:

@@ -1,0 +1,1 @@
+"""The tables of a report, and the forms that they are printed in."""
