@@ -1,4 +1,4 @@
-"""Shards and their index, the order of samples, image decoding, importers. Nothing here needs torch to be read."""
+"""Image pairs: shards and their index, texts, images, importers, and batches. These two names need no torch."""
 
 from editcaption_mega.data.batching.order import SampleOrder
 from editcaption_mega.data.shards.reader import open_shards

@@ -77,9 +77,12 @@ def layout_of(parallel: ParallelSettings) -> platform.Layout:
 def measure_samples(dataset: PairDataset, sequence_length: int) -> SampleLengths:
     """The lengths of all samples, each of which can be used and fits: known before any work.
 
-    Collective: the ranks share the reading, and all raise the same ValueError."""
-    measured = platform.gather(dataset.measure(platform.share(range(len(dataset))), sequence_length))
-    problems = [problem for _, part in measured for problem in part]
+    Collective: the ranks share the reading, and all raise alike: ValueError for samples that cannot be used, OSError
+    for files that cannot be read."""
+    with platform.together():
+        part = dataset.measure(platform.share(range(len(dataset))), sequence_length)
+    measured = platform.gather(part)
+    problems = [problem for _, of_rank in measured for problem in of_rank]
     if problems:
         more = f" (and {len(problems) - 1} more such samples)" if len(problems) > 1 else ""
         raise ValueError(problems[0] + more)

@@ -5,7 +5,7 @@
     sample     `EncodedSample`: token ids of the prompt and its answers
       |        `PairDataset.measure`, once, before work: the token counts of all samples, 12 bytes each
       |        `Packer.plan`: the samples of a step, which `SampleOrder` names, divided by their counts; nothing is read
-    sequence   several samples in a row, all sequences of a step equally long; each rank has its share of them
+    sequence   samples one after the other; all sequences of a step are equally long, and each rank has its share
       |        `SequenceReader.read`: reads the samples of one sequence; `Packer.collate`: ids, positions, patches
     batch      `PackedBatch`: one micro-batch as the model takes it, built once on the host
       |        `StepStream.steps`: threads read ahead

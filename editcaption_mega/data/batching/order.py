@@ -70,7 +70,7 @@ class SampleOrder:
 
 
 def _mix(value: int) -> int:
-    """The finaliser of splitmix64: 64 bits in, 64 well-mixed bits out."""
+    """The finalizer of splitmix64: 64 bits in, 64 well-mixed bits out."""
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
     return value ^ (value >> 31)

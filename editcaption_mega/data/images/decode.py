@@ -80,7 +80,7 @@ class Picture(NamedTuple):
 def decode_image(data: bytes, *, max_pixels: int = LARGEST_MAX_PIXELS, where: str = "image") -> Image.Image:
     """Decode one image to an upright RGB picture, 8 bits a channel, size (width, height) in pixels.
 
-    EXIF orientation is applied, transparency composited on white, 16-bit grey scaled to 8 bits (v / 257, rounded),
+    EXIF orientation is applied, transparency composited on white, 16-bit gray scaled to 8 bits (v / 257, rounded),
     of an animation the first frame taken. The pixel limit is checked on the header, before anything is decoded; the
     default is the most that any import takes. Raises ImageError (empty, not an image, truncated, too many pixels),
     naming `where`.
@@ -161,9 +161,9 @@ def _read[Result](read: Callable[[bytes, list[str]], Result], data: bytes, max_p
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        found = re.search(r"\d+ pixels", str(error))
+        size = re.search(r"\d+ pixels", str(error))
         raise ImageError(
-            f"{where}: {found[0] + ' are' if found else 'far'} over the limit of {max_pixels} pixels: shrink the image"
+            f"{where}: {size[0] + ' are' if size else 'far'} over the limit of {max_pixels} pixels: shrink the image"
         ) from None
     except Image.UnidentifiedImageError:
         if known := kind_of_file(data):
@@ -180,15 +180,15 @@ def _without_metadata(data: bytes) -> tuple[bytes, list[str]]:
     """A PNG without the chunks that say nothing of its pixels, and the kinds of those; other formats as they are."""
     if not data.startswith(_PNG):
         return data, []
-    kept, kinds, start, at = [], [], 0, len(_PNG)
+    parts, kinds, start, at = [], [], 0, len(_PNG)
     while at + 8 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
         if kind[0] & 0x20 and kind not in _PNG_PIXELS and kind.isalpha():  # bit 5: an ancillary chunk
-            kept.append(data[start:at])
+            parts.append(data[start:at])
             kinds.append(kind.decode("ascii"))
             start = end
         at = end
-    return b"".join([*kept, data[start:]]), sorted(set(kinds))
+    return b"".join([*parts, data[start:]]), sorted(set(kinds))
 
 
 def _open(data: bytes, max_pixels: int, where: str) -> Image.Image:
@@ -254,10 +254,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _band_to_rgb(band: Image.Image) -> Image.Image:
     if band.mode.startswith("I;16"):
         values = np.asarray(band).astype(np.uint32)
-        grey = ((values + 128) // 257).astype(np.uint8)
+        gray = ((values + 128) // 257).astype(np.uint8)
         if "transparency" in band.info:
-            grey[values == band.info["transparency"]] = 255
-        return Image.fromarray(grey).convert("RGB")
+            gray[values == band.info["transparency"]] = 255
+        return Image.fromarray(gray).convert("RGB")
     if band.has_transparency_data:
         rgba = band.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -18,7 +18,7 @@ _STEP, _SLACK = 24, 2  # of the coarse values by which pairs are looked up, and 
 _MOST_ALIKE = 64  # pairs that are kept for the same coarse values: those of plain pictures are all alike
 
 
-class _Kept(NamedTuple):
+class _Seen(NamedTuple):
     id: str
     sizes: tuple
     thumbnails: bytes
@@ -29,13 +29,13 @@ class LookAlikes:
     """The pairs so far, by what their pictures look like."""
 
     def __init__(self) -> None:
-        self._by_look: dict[bytes, list[_Kept]] = defaultdict(list)
+        self._by_look: dict[bytes, list[_Seen]] = defaultdict(list)
 
     def keep(self, identity: str, sizes: tuple, thumbnails: bytes, texts: bytes) -> None:
         """`sizes` are those of both pictures, `thumbnails` theirs one after the other, `texts` a hash."""
         pairs = self._by_look[bytes(int(value) // _STEP for value in _coarse(thumbnails))]
         if len(pairs) < _MOST_ALIKE:
-            pairs.append(_Kept(identity, sizes, thumbnails, texts))
+            pairs.append(_Seen(identity, sizes, thumbnails, texts))
 
     def find(self, sizes: tuple, thumbnails: bytes, texts: bytes) -> tuple[str, bool] | None:
         """(id of a pair whose pictures look like these, whether it has these texts, too), one with them if there is."""
@@ -61,7 +61,7 @@ def thumbnail(image: Image.Image, blocks: Image.Image, block: int) -> bytes:
 
 
 def _coarse(thumbnails: bytes) -> np.ndarray:
-    """Ten values, 0 to 255, of two pictures: how light their quarters are, and the colour of the first."""
+    """Ten values, 0 to 255, of two pictures: how light their quarters are, and the color of the first."""
     pictures = np.frombuffer(thumbnails, np.uint8).reshape(2, 2, SIDE // 2, 2, SIDE // 2, 3)
     quarters = pictures.mean((2, 4))
     return np.concatenate([quarters[..., 0].ravel(), quarters[0, ..., 1:].mean((0, 1))])

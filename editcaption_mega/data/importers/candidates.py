@@ -71,10 +71,10 @@ def input_file(path: str) -> Path:
         raise InputError(f"{path}: {error.strerror}") from None
 
 
-def read_image_file(path: Path, which: str) -> bytes:
-    """The bytes of an image file; `which` is "source" or "target". Raises ImageError if it can't be read: absent, no
+def read_image_file(path: Path, side: str) -> bytes:
+    """The bytes of an image file; `side` is "source" or "target". Raises ImageError if it can't be read: absent, no
     plain file (a pipe would never end), larger than any picture."""
-    where = f"{which} image {str(path)!r}"
+    where = f"{side} image {str(path)!r}"
     try:
         size = plain_file(path).stat().st_size
         if size > LARGEST_FILE:

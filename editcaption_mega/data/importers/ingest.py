@@ -80,22 +80,22 @@ class _Import:
             if self.require_instruction and pair.instruction is None and pair.chosen is None:
                 raise RecordError(NO_INSTRUCTION)
             changed, baked, looks = {}, [], []
-            for place, (which, data) in enumerate((("source", row.source), ("target", row.target))):
+            for i, (side, data) in enumerate((("source", row.source), ("target", row.target))):
                 try:
-                    picture = read_picture(data, max_pixels=self.max_pixels, where=f"{which} image")
+                    picture = read_picture(data, max_pixels=self.max_pixels, where=f"{side} image")
                 except ImageError as error:
-                    raise ImageError(f"{error} ({row.paths[place]})" if row.paths else str(error)) from None
+                    raise ImageError(f"{error} ({row.paths[i]})" if row.paths else str(error)) from None
                 looks.append(Look.of(picture.rgb))
                 baked.append(picture.baked())
                 if picture.notes:
-                    changed[which] = {"notes": baked[-1].notes, "original_sha256": sha256(data).hexdigest()}
+                    changed[side] = {"notes": baked[-1].notes, "original_sha256": sha256(data).hexdigest()}
             remarks = self.checks.check(pair, *looks)
             if remarks and remarks[0].refused:
                 return Rejected(row.number, pair.id, remarks[0].text, kind=remarks[0].kind)
             if changed:
-                provenance, kept = _with_images(pair.provenance, changed)
+                provenance, renamed = _with_images(pair.provenance, changed)
                 pair = pair.model_copy(update={"provenance": provenance})
-                remarks += kept
+                remarks += renamed
             (source, source_extension, _), (target, target_extension, _) = baked
             self.writer.add(pair, source, source_extension, target, target_extension)
         except (ImageError, DuplicateIdError, RecordError) as error:

@@ -54,10 +54,10 @@ def _row(number: int, line: bytes, folder: Path) -> Candidate | Rejected:
     try:
         row = _object(line)
         identity = str(row["id"])[:200] if "id" in row else None
-        paths = {which: _path(row, which) for which in ("source", "target")}
+        paths = {side: _path(row, side) for side in ("source", "target")}
         fields = {name: value for name, value in row.items() if name not in paths}
         pair = EditPair.from_json(fields, where=f"line {number}")
-        source, target = (read_image_file(folder / paths[which], which) for which in ("source", "target"))
+        source, target = (read_image_file(folder / paths[side], side) for side in ("source", "target"))
     except ValueError as error:
         return Rejected(number, identity, str(error).removeprefix(f"line {number}: "))
     return Candidate(number, pair, source, target, (paths["source"], paths["target"]))
@@ -106,13 +106,13 @@ def _hint(line: bytes) -> str:
     return ""
 
 
-def _path(row: dict, which: str) -> str:
-    value = row.get(which)
+def _path(row: dict, side: str) -> str:
+    value = row.get(side)
     if not isinstance(value, str) or not value:
         reason = "is missing" if value is None else f"is {shown(value)}"
         names = ", ".join(shown(name) for name in list(row)[:12])
-        mend = f"give the path of the {which} image, relative to the JSONL (fields here: {names})"
-        raise ValueError(f"field {which!r} {reason}: {mend}")
+        mend = f"give the path of the {side} image, relative to the JSONL (fields here: {names})"
+        raise ValueError(f"field {side!r} {reason}: {mend}")
     return value
 
 

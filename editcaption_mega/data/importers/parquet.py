@@ -36,13 +36,13 @@ class Columns:
     instruction: tuple[str, ...]
     edit_type: str | None
     category: str | None  # of every row; None: the set does not say, so the user must
-    kept: tuple[str, ...]
-    licence: str
+    provenance: tuple[str, ...]  # columns that go into it
+    license: str
 
     def all(self) -> list[str]:
         """Every column that is read."""
         edit_type = (self.edit_type,) if self.edit_type else ()
-        return list(dict.fromkeys((self.source, self.target, *self.instruction, *edit_type, *self.kept)))
+        return list(dict.fromkeys((self.source, self.target, *self.instruction, *edit_type, *self.provenance)))
 
 
 BYTEMORPH = Columns(
@@ -151,7 +151,8 @@ def _row(number: int, row: dict[str, Any], columns: Columns, category: str) -> C
             "id": identity,
             "category": category,
             "edit_type": columns.name,
-            "provenance": {"source": columns.name, "licence": columns.licence, "row": number} | _kept(row, columns),
+            "provenance": {"source": columns.name, "licence": columns.license, "row": number}
+            | _provenance(row, columns),
         }
         if columns.edit_type:
             fields["edit_type"] = _value(row, columns.edit_type)
@@ -165,10 +166,10 @@ def _row(number: int, row: dict[str, Any], columns: Columns, category: str) -> C
         return Rejected(number, identity, str(error).removeprefix(f"row {number}: "))
 
 
-def _kept(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
+def _provenance(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
     """The columns that go into the provenance, in JSON form; "dropped" says why others do not."""
-    kept, dropped = {}, {}
-    for name in columns.kept:
+    values, dropped = {}, {}
+    for name in columns.provenance:
         try:
             value = json_form(_value(row, name) if name in row else None)
             if problem := not_json(value):
@@ -177,8 +178,8 @@ def _kept(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
             dropped[name] = str(error)
             continue
         if value is not None:
-            kept[name] = value
-    return kept | ({"dropped": dropped} if dropped else {})
+            values[name] = value
+    return values | ({"dropped": dropped} if dropped else {})
 
 
 def json_form(value: Any) -> Any:

@@ -61,15 +61,15 @@ def kind_of(reason: str) -> str:
 
 def _without_brackets(text: str) -> str:
     """The text without what stands in round brackets, brackets within them included."""
-    kept, depth = "", 0
+    outside, depth = "", 0
     for part in re.split(r"(\s*\(|\))", text):
         if part.endswith("("):
             depth += 1
         elif part == ")" and depth:
             depth -= 1
         elif not depth:
-            kept += part
-    return kept.rstrip()
+            outside += part
+    return outside.rstrip()
 
 
 def _most(counts: Counter) -> str:

@@ -26,7 +26,7 @@ from .index import (
     write_index,
 )
 from .pair_checks import Look, PairChecks, Remark
-from .tar import member_places, parse_pair, read_tar
+from .tar import member_extents, parse_pair, read_tar
 
 _CHUNK = 1 << 20
 
@@ -127,7 +127,7 @@ def _shard_problems(directory: Path, shard: ShardFile, listed: Counter[tuple[str
         yield "sha256 differs from the index: the file was damaged or changed"
     else:
         try:
-            in_tar = member_places(directory / shard.name)
+            in_tar = member_extents(directory / shard.name)
         except ShardError as error:
             yield str(error)
             return

@@ -131,8 +131,8 @@ def load_index(directory: str | os.PathLike) -> Index:
             "tools/validate_shards.py --rebuild-index on the folder"
         )
     try:
-        shards = [_shard(row) for row in _value(content, "shards", list)]
-        samples = [_sample(row, shards) for row in _value(content, "samples", list)]
+        shards = [_shard(entry) for entry in _value(content, "shards", list)]
+        samples = [_sample(entry, shards) for entry in _value(content, "samples", list)]
         fingerprint = _text(content, "fingerprint", _SHA256, "64 hexadecimal digits")
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{path}: damaged ({type(error).__name__}: {error}): {_HOW_TO_MAKE}") from None
@@ -147,14 +147,14 @@ def size_problem(directory: Path, shard: ShardFile) -> str | None:
     """One sentence where the tar file is missing or of another size than the index says; None where it agrees."""
     path = directory / shard.name
     try:
-        found = plain_file(path).stat().st_size
+        size = plain_file(path).stat().st_size
     except FileNotFoundError:
         return f"{path}: missing, though {INDEX_NAME} lists it: copy it again or make the folder anew"
     except OSError as error:
         return f"{path}: {error.strerror}: copy it again or make the folder anew"
-    if found != shard.bytes:
+    if size != shard.bytes:
         return (
-            f"{path}: {found} bytes, {INDEX_NAME} says {shard.bytes}: the tar is truncated or was changed; copy it "
+            f"{path}: {size} bytes, {INDEX_NAME} says {shard.bytes}: the tar is truncated or was changed; copy it "
             "again or make the folder anew"
         )
     return None
@@ -168,76 +168,76 @@ def member_part(name: str) -> tuple[str, str] | None:
     return match["key"], _PARTS[match["part"]]
 
 
-def _shard(row: Any) -> ShardFile:
-    _fields_are(row, ShardFile, ())
+def _shard(entry: Any) -> ShardFile:
+    _fields_are(entry, ShardFile, ())
     return ShardFile(
-        _text(row, "name", _SHARD_NAME, "a bare file name, NAME.tar"),
-        _integer(row, "bytes"),
-        _text(row, "sha256", _SHA256, "64 hexadecimal digits"),
-        _integer(row, "samples"),
+        _text(entry, "name", _SHARD_NAME, "a bare file name, NAME.tar"),
+        _integer(entry, "bytes"),
+        _text(entry, "sha256", _SHA256, "64 hexadecimal digits"),
+        _integer(entry, "samples"),
     )
 
 
-def _sample(row: Any, shards: list[ShardFile]) -> IndexedSample:
-    _fields_are(row, IndexedSample, ())
-    identity, shard = _text(row, "id", _ID, "an id of letters, digits, '-' and '_'"), _integer(row, "shard")
+def _sample(entry: Any, shards: list[ShardFile]) -> IndexedSample:
+    _fields_are(entry, IndexedSample, ())
+    identity, shard = _text(entry, "id", _ID, "an id of letters, digits, '-' and '_'"), _integer(entry, "shard")
     if shard >= len(shards):
         raise ValueError(f"sample {shown(identity)} lies in shard {shard} of {len(shards)}")
-    members = {part: _member(row[part], identity, part, shards[shard].bytes) for part in MEMBERS}
+    members = {part: _member(entry[part], identity, part, shards[shard].bytes) for part in MEMBERS}
     return IndexedSample(identity, shard, **members)
 
 
-def _member(row: Any, identity: str, part: str, end: int) -> Member:
-    if part != "json" and isinstance(row, dict) and not {"width", "height"} <= set(row):
-        raise ValueError(f"{shown(row.get('name'))} has no width and height")
-    _fields_are(row, Member, () if part != "json" else ("width", "height"))
-    name = _value(row, "name", str)
+def _member(entry: Any, identity: str, part: str, end: int) -> Member:
+    if part != "json" and isinstance(entry, dict) and not {"width", "height"} <= set(entry):
+        raise ValueError(f"{shown(entry.get('name'))} has no width and height")
+    _fields_are(entry, Member, () if part != "json" else ("width", "height"))
+    name = _value(entry, "name", str)
     if member_part(name) != (identity, part):
         raise ValueError(f"{shown(name)} is not the name of a {part} member of sample {shown(identity)}")
-    offset, size = _integer(row, "offset"), _integer(row, "bytes")
+    offset, size = _integer(entry, "offset"), _integer(entry, "bytes")
     if offset + size > end:
         raise ValueError(f"{shown(name)} lies outside its shard")
     if size > LARGEST_MEMBER[part]:
         raise ValueError(f"{shown(name)} has {size} bytes, more than the {LARGEST_MEMBER[part]} that it may have")
-    sides = (None, None) if part == "json" else (_integer(row, "width", 1), _integer(row, "height", 1))
+    sides = (None, None) if part == "json" else (_integer(entry, "width", 1), _integer(entry, "height", 1))
     if part != "json" and sides[0] * sides[1] > LARGEST_MAX_PIXELS:
         raise ValueError(f"{shown(name)} has {sides[0]} x {sides[1]} pixels, more than {LARGEST_MAX_PIXELS}")
-    return Member(name, offset, size, _text(row, "sha256", _SHA256, "64 hexadecimal digits"), *sides)
+    return Member(name, offset, size, _text(entry, "sha256", _SHA256, "64 hexadecimal digits"), *sides)
 
 
-def _fields_are(row: Any, kind: type, absent: tuple[str, ...]) -> None:
-    if not isinstance(row, dict):
-        raise TypeError(f"expected an object, found {type(row).__name__}")
+def _fields_are(entry: Any, kind: type, absent: tuple[str, ...]) -> None:
+    if not isinstance(entry, dict):
+        raise TypeError(f"expected an object, found {type(entry).__name__}")
     expected = [name for name in kind.__slots__ if name not in absent]
-    if unknown := sorted(set(row) - set(expected)):
+    if unknown := sorted(set(entry) - set(expected)):
         raise ValueError(f"unknown field {shown(unknown[0])}")
-    if missing := [name for name in expected if name not in row]:
+    if missing := [name for name in expected if name not in entry]:
         raise KeyError(missing[0])
 
 
-def _value[Kind](row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
-    value = row[name]
+def _value[Kind](entry: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
+    value = entry[name]
     if type(value) is not kind:  # exactly: true is no number
         raise TypeError(f"{name} is {shown(value)}, expected {kind.__name__}")
     return value
 
 
-def _integer(row: dict[str, Any], name: str, least: int = 0) -> int:
-    value = _value(row, name, int)
+def _integer(entry: dict[str, Any], name: str, least: int = 0) -> int:
+    value = _value(entry, name, int)
     if not least <= value < 1 << 63:
         raise ValueError(f"{name} is {shown(value)}, expected a whole number from {least}")
     return value
 
 
-def _text(row: dict[str, Any], name: str, form: re.Pattern, expected: str) -> str:
-    value = _value(row, name, str)
+def _text(entry: dict[str, Any], name: str, form: re.Pattern, expected: str) -> str:
+    value = _value(entry, name, str)
     if not form.fullmatch(value):
         raise ValueError(f"{name} {shown(value)} is not {expected}")
     return value
 
 
-def _fields(row: Member | ShardFile) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in row.__slots__}
+def _fields(entry: Member | ShardFile) -> dict[str, Any]:
+    values = {name: getattr(entry, name) for name in entry.__slots__}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -127,13 +127,13 @@ class ShardReader:
         i = self._index(i)
         where = f"{self._paths[self._shard[i]]}: json of sample {self.ids[i]!r}"
         try:
-            row = parse_json(self._read(i, _JSON))
+            record = parse_json(self._read(i, _JSON))
         except ShardError:
             raise
         except ValueError as error:
             mend = "run tools/validate_shards.py on the folder to see every problem"
             raise ShardError(f"{where} is {error}: {mend}") from None
-        return EditPair.from_json(row, where=where)
+        return EditPair.from_json(record, where=where)
 
     def meta(self, i: int) -> SampleMeta:
         """Id and image sizes of one sample, from the index alone. Raises IndexError."""
@@ -173,29 +173,29 @@ class ShardReader:
     def _read(self, i: int, member: int) -> bytes:
         shard, size, offset = int(self._shard[i]), int(self._bytes[i, member]), int(self._offset[i, member])
         path = self._paths[shard]
-        descriptor, keep = self._open(shard)
+        descriptor, stays_open = self._open(shard)
         try:
             content = os.pread(descriptor, size, offset)
         finally:
-            if not keep:
+            if not stays_open:
                 os.close(descriptor)
         if len(content) != size:
             raise ShardError(f"{path}: sample {self.ids[i]!r} ends past the end of the file: the tar was truncated")
         return content
 
     def _open(self, shard: int) -> tuple[int, bool]:
-        """A file descriptor of the tar, and whether it stays open. Kept ones are never evicted: another thread may be
-        reading from them. No lock: one held during a fork would stay held in the child."""
-        kept = self._files.get(shard)
-        if kept is not None:
-            return kept, True
+        """A file descriptor of the tar, and whether it stays open. Such a one is never evicted: another thread may be
+        reading from it. No lock: one held during a fork would stay held in the child."""
+        shared = self._files.get(shard)
+        if shared is not None:
+            return shared, True
         descriptor = os.open(self._paths[shard], os.O_RDONLY)
         if len(self._files) >= _MOST_OPEN_FILES:
             return descriptor, False
-        kept = self._files.setdefault(shard, descriptor)
-        if kept != descriptor:  # another thread opened it at the same time
+        shared = self._files.setdefault(shard, descriptor)
+        if shared != descriptor:  # another thread opened it at the same time
             os.close(descriptor)
-        return kept, True
+        return shared, True
 
     def _refuse_shared_ids(self) -> None:
         if len(set(self.ids)) == len(self.ids):

@@ -42,7 +42,7 @@ def read_tar(path: Path, number: int) -> list[IndexedSample]:
     return samples
 
 
-def member_places(path: Path) -> Counter[tuple[str, int, int]]:
+def member_extents(path: Path) -> Counter[tuple[str, int, int]]:
     """(name, offset, bytes) of each member of a tar, as its headers say. Raises ShardError."""
     with open(path, "rb") as file:
         headers = (info for info in _headers(path, file) if not info.isdir())
@@ -52,10 +52,10 @@ def member_places(path: Path) -> Counter[tuple[str, int, int]]:
 def parse_pair(content: bytes, where: str) -> EditPair:
     """The pair of a JSON member. Raises RecordError."""
     try:
-        row = parse_json(content)
+        record = parse_json(content)
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from None
-    return EditPair.from_json(row, where=where)
+    return EditPair.from_json(record, where=where)
 
 
 class _HeaderFile:
@@ -66,12 +66,12 @@ class _HeaderFile:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
-        place = self._file.tell()
+        offset = self._file.tell()
         if not 0 <= size <= _LARGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        if place < self._end - 1:  # tarfile looks at the last byte before the next header
+        if offset < self._end - 1:  # tarfile looks at the last byte before the next header
             raise tarfile.ReadError(f"a member that ends before it begins, at byte {self._end}")
-        self._end = place + size
+        self._end = offset + size
         return self._file.read(size)
 
 

@@ -215,7 +215,7 @@ class ChatEncoder:
                     f"the prompt's `{field}` holds {control[0]}, a control token of the tokenizer: write it without"
                 )
         ids = self.text.with_control_tokens(_render(tokenizer, prompt.messages(), "the tokenizer"))
-        slots = [place for place, token in enumerate(ids) if token == self.image_token_id]
+        slots = [position for position, token in enumerate(ids) if token == self.image_token_id]
         if len(slots) != 2:
             raise ValueError(
                 f"the chat template yields {len(slots)} {IMAGE_PAD} slots for two pictures: expected Qwen3-VL's"
@@ -225,17 +225,12 @@ class ChatEncoder:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the ids depend on, part by part; "tokenizer" is words, merges, added tokens and normaliser."""
+        """What the ids depend on, part by part; "tokenizer" is words, merges, added tokens and normalizer."""
         return {
             "prompt": self.prompt.fingerprint,
             "tokenizer": self.text.fingerprint,
             "chat_template": hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest(),
         }
-
-    @property
-    def prompt_text_tokens(self) -> int:
-        """Tokens of the prompt without those of the pictures."""
-        return len(self._before) + len(self._between) + len(self._after)
 
     def prompt_ids(self, source_tokens: int, target_tokens: int) -> list[int]:
         """The prompt up to where the answer begins, pictures included."""

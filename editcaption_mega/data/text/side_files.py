@@ -131,10 +131,10 @@ class SideFiles:
         """One sentence for each thing that stands in two files in two forms, with the one that is taken."""
         (taken, text), *others = self.chat_templates().items()
         differing = [(taken, name, "chat templates") for name, other in others if other.strip() != text.strip()]
-        place, settings = self.image_processor()
+        name, settings = self.image_processor()
         other = self.json("preprocessor_config.json")
         if any(other.get(key, settings.get(key)) != settings.get(key) for key in PICTURE_KEYS):
-            differing.append((place, "preprocessor_config.json", "picture settings"))
+            differing.append((name, "preprocessor_config.json", "picture settings"))
         return [
             f"{self.folder}: the {what} of {first} and {second} differ: {first} is taken, as transformers takes it"
             for first, second, what in differing

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 class TextEncoder:
-    """Text -> token ids, by the tokenizer's own normaliser, splitting and words; added tokens are spelled out.
+    """Text -> token ids, by the tokenizer's own normalizer, splitting and words; added tokens are spelled out.
 
     Text without added tokens gets the very ids that the tokenizer gives. Raises ValueError for a tokenizer that is
     none of the `tokenizers` library."""
@@ -59,7 +59,7 @@ class TextEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with anything that decides which ids a text gets: words, merges, added tokens, normaliser, splitting;
+        """Changes with anything that decides which ids a text gets: words, merges, added tokens, normalizer, splitting;
         and with the names of the special tokens."""
         added = {token: repr(added) for token, added in self.tokenizer.added_tokens_decoder.items()}
         special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}

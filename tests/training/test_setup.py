@@ -1,0 +1,56 @@
+"""The lengths of a job's samples: measured once over all ranks, and refused alike by all of them."""
+
+import numpy as np
+import pytest
+
+from editcaption_mega.data.batching.dataset import open_pairs
+from editcaption_mega.training.setup import measure_samples
+from tests.helpers import small_job
+from tests.helpers.ranks import on_ranks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return small_job.write_folder(tmp_path_factory.mktemp("lengths") / "model")
+
+
+def dataset(folder, shards):
+    return open_pairs([str(shards)], folder, min_pixels=1024, max_pixels=1 << 20)
+
+
+def test_each_record_is_read_by_one_rank_and_all_know_every_length(folder, tmp_path):
+    shards = small_job.write_shards(tmp_path / "pairs", 5)
+
+    def work(rank):
+        pairs, reads = dataset(folder, shards), []
+        read = pairs.shards.pair
+        pairs.shards.pair = lambda i: reads.append(i) or read(i)
+        return measure_samples(pairs, 4096), reads
+
+    (first, reads), (second, other_reads) = on_ranks(work, tmp_path)
+    assert reads == [0, 2, 4] and other_reads == [1, 3]
+    alone, _ = dataset(folder, shards).measure(range(5), 4096)
+    assert all(np.array_equal(lengths.table, alone.table) for lengths in (first, second))
+
+
+def test_all_ranks_raise_for_what_one_of_them_cannot_use(folder, tmp_path):
+    shards = small_job.write_shards(tmp_path / "pairs", 5)
+    longest = int(dataset(folder, shards).measure(range(5), 4096)[0].num_tokens.max())
+
+    def too_long(rank):
+        measure_samples(dataset(folder, shards), longest - 1)
+
+    def unreadable(rank):
+        pairs = dataset(folder, small_job.write_shards(tmp_path / f"pairs-{rank}", 5))
+        if rank == 1:
+            for path in pairs.shards.directories[0].glob("*.tar"):
+                path.unlink()
+        measure_samples(pairs, 4096)
+
+    for work, kind, words in (
+        (too_long, ValueError, f"takes {longest} tokens, more than data.sequence_length={longest - 1}"),
+        (unreadable, FileNotFoundError, "pairs-1/shard-000000.tar"),
+    ):
+        errors = on_ranks(work, tmp_path)
+        assert [type(error) for error in errors] == [kind] * 2 and str(errors[0]) == str(errors[1])
+        assert words in str(errors[0])
