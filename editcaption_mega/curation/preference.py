@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.shards.writer import ShardWriter, refuse_used
@@ -43,7 +44,7 @@ def verdict(instruction: str, truth: Changes) -> Verdict:
     points = 0.0
     for change, true in zip(changes, truth.primary, strict=True):
         if not change.named:
-            halfway = change.claim is not None and change.claim["action"] == true.facts["action"]
+            halfway = change.claim is not None and change.claim["action"] == (true.facts or {})["action"]
             points += 0.5 if halfway else 1.0
     points += 0.5 * sum(claim.mistaken_for is None for claim in wrong)
     correct = not wrong and all(change.named for change in changes)
@@ -109,9 +110,10 @@ def sample_rejected(
             shard_sample = dataset.shards[i]
             pair = shard_sample.pair
             usable = [row["instruction"] for row in texts[pair.id] if row["finished"] and row["instruction"]]
+            assert pair.changes is not None, "checked above, for every pair"
             judged = {text: verdict(text, pair.changes) for text in dict.fromkeys(usable)}
             wrong = [text for text in usable if not judged[text].correct]
-            row = {"id": pair.id, "verdict": "already_correct" if usable else "unusable"}
+            row: dict[str, Any] = {"id": pair.id, "verdict": "already_correct" if usable else "unusable"}
             if wrong:
                 rejected, times = Counter(wrong).most_common(1)[0]
                 found = judged[rejected]

@@ -51,7 +51,7 @@ _FILES = {
 
 def flat(settings: Any) -> dict[str, Any]:
     """Settings by their dotted names."""
-    values = dataclasses.asdict(settings) if dataclasses.is_dataclass(settings) else settings
+    values = settings if isinstance(settings, dict) else dataclasses.asdict(settings)
     return {
         f"{section}.{name}": value
         for section, part in values.items()

@@ -91,7 +91,7 @@ def write_log_probs(
             samples = range(start, min(start + BATCH, len(dataset)))
             values = _log_probs(chunks, reader, samples)
             with platform.together():
-                if out is not None:
+                if out is not None and values is not None:  # rank 0 has both
                     pairs = zip(map(dataset.sample, samples), values, strict=True)
                     out.write("".join(json.dumps(_line(*pair, with_tokens)) + "\n" for pair in pairs))
                     out.flush()

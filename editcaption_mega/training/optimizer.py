@@ -24,7 +24,7 @@ from editcaption_mega.settings import OptimizerSettings
 class TrainState:
     """The pieces that an optimizer step needs. `chunks` are wrapped for data parallelism."""
 
-    chunks: list[torch.nn.Module]
+    chunks: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler  # the learning rate of the next step
 

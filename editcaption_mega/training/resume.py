@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def resume_point(
     problems: list[tuple[Path, DamagedCheckpointError]] = []
     for folder, before in zip(folders, [*folders[1:], None], strict=False):
         try:
-            state = platform.from_rank_zero(lambda folder=folder: read_state(folder, verify=verify))
+            state = platform.from_rank_zero(partial(read_state, folder, verify=verify))
             check(folder, state)
             if verify:
                 verify_checkpoint(folder)
@@ -86,7 +87,7 @@ def resume_point(
             problems.append((folder, error))
             continue
         for damaged, error in problems:
-            aside = platform.from_rank_zero(lambda damaged=damaged: set_aside(damaged))
+            aside = platform.from_rank_zero(partial(set_aside, damaged))
             platform.print_once(f"{error}. It is kept as {aside.name}; going on from {folder.name}")
         return folder, state
     if problems:

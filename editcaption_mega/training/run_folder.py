@@ -19,7 +19,7 @@ class Resumed:
     """Where a run goes on; of a new run everything is empty."""
 
     checkpoint: Path | None = None
-    state: dict | None = None  # of its state.json
+    state: dict[str, Any] = field(default_factory=dict)  # of its state.json
     unchecked: list[str] = field(default_factory=list)  # parts of the identity that it does not tell
 
     @property
@@ -31,7 +31,8 @@ def where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files
     """The checkpoint to go on from. Collective. objective_files: names that the objective writes into the folder.
 
     Raises ValueError when the folder is someone else's, the job changed or the checkpoint is damaged."""
-    output, unchecked = Path(settings.training.output), []
+    output = Path(settings.training.output)
+    unchecked: list[str] = []
     for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume, objective_files)):
         platform.print_once(line)
 

@@ -75,7 +75,8 @@ class Endpoint(EndpointSettings, PixelLimits):
             return self.cache_as.rstrip("/")
         parts = urlsplit(self.url)
         standard = {"http": 80, "https": 443}[parts.scheme]
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        name = parts.hostname or ""  # check_address has held it to have one
+        host = f"[{name}]" if ":" in name else name
         port = f":{parts.port}" if parts.port not in (None, standard) else ""
         return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 

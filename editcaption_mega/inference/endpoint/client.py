@@ -92,7 +92,7 @@ def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], fo
                 if key in asked:
                     exchange.held += 1
                     asked[key].append(request)
-                elif key in rows and (kept := _kept_reply(cache, rows[key], request)) is not None:
+                elif cache is not None and key in rows and (kept := _kept_reply(cache, rows[key], request)) is not None:
                     exchange.trust.answers_in_form = True
                     yield kept
                 else:
@@ -216,7 +216,7 @@ def _distinct(requests: Iterable[Request]) -> Iterator[Request]:
 
 
 def _unsendable(request: Request, error: ValueError) -> Reply:
-    nothing = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+    nothing: dict[str, Any] = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
     return Reply(request.id, "failed", reason=one_line(str(error)), attempts=0, cached=False, **nothing)
 
 

@@ -168,7 +168,8 @@ def error_words(data: Any) -> tuple[str, str]:
     if isinstance(error, list) and error and isinstance(error[0], dict) and "message" in error[0]:
         error = error[0]
     if isinstance(error, dict) and error is not data.get("validation_errors"):
-        inner = error.get("innererror") if isinstance(error.get("innererror"), dict) else {}
+        inner = error.get("innererror")
+        inner = inner if isinstance(inner, dict) else {}
         codes = [error.get(name) for name in ("code", "type", "status")] + [inner.get("code")]
         error = next((error[name] for name in ("message", "error", "detail") if error.get(name)), "")
     written = [str(code) for code in codes if code and isinstance(code, str | int) and not _long(code)]

@@ -158,7 +158,8 @@ def read_edit(answer: Response, max_pixels: int = MAX_PIXELS) -> Outcome:
     answer.body.clear()  # it may be large, and what counts has been read
     if isinstance(data, Outcome):
         return data
-    usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
     outcome = Outcome(
         "failed",
         http=answer.http,

@@ -75,7 +75,8 @@ def read_answer(answer: Response, *, quotes: bool = False) -> Outcome:
 
 
 def _completion(data: dict, quotes: bool) -> Outcome:
-    usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
     model = data.get("model")
     outcome = Outcome(
         "ok",

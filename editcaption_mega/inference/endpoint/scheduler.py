@@ -184,8 +184,8 @@ class Exchange:
 
     def _attempted(self, task: asyncio.Task) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._stop(task.exception())  # a defect, ours or that of the service: it must reach the caller
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._stop(error)  # a defect, ours or that of the service: it must reach the caller
         self._fill()
 
     async def _attempt(self, job: Job) -> None:

@@ -6,12 +6,12 @@ sends it. Nothing else in the package opens connections to servers."""
 import asyncio
 import io
 import os
-import queue
 import select
 import threading
 import weakref
 import zlib
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,7 +69,7 @@ def check_address(url: str, what: str, example: str = "http://host:8000/v1") -> 
 def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for this address (HTTP_PROXY and its kin), as other clients take it."""
     parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname) else getproxies().get(parts.scheme)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 class Transport:
@@ -141,12 +141,14 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options):
         super().__init__(**options)
-        self._used = weakref.WeakSet()
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def connect(self, *arguments, **options) -> aiohttp.connector.Connection:
         while True:
             connection = await super().connect(*arguments, **options)
             protocol = connection.protocol
+            if protocol is None:  # lost meanwhile
+                return connection
             if protocol not in self._used:
                 self._used.add(protocol)
                 return connection
@@ -173,7 +175,7 @@ class _Body:
         if self._encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
             raise NoAnswer("an answer in a compression that was not asked for", may_pass=False)
         self._packed = self._encoding not in ("", "identity")
-        self._inflater = None
+        self._inflater: zlib._Decompress | None = None
 
     def add(self, piece: bytes) -> None:
         self._received += len(piece)
@@ -204,16 +206,13 @@ class _Body:
 def wait_for[Result](work: Coroutine[Any, Any, Result]) -> Result:
     """The result of a coroutine, for callers that are none; raises what it raises. It runs in a thread of its own,
     since the caller's may have a loop that runs (a notebook's)."""
-    ended: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+    ended: Future[Result] = Future()
 
     def run() -> None:
         try:
-            ended.put((asyncio.run(work), None))
+            ended.set_result(asyncio.run(work))
         except BaseException as error:
-            ended.put((None, error))
+            ended.set_exception(error)
 
     threading.Thread(target=run, name="call", daemon=True).start()
-    result, error = ended.get()
-    if error is not None:
-        raise error
-    return result
+    return ended.result()

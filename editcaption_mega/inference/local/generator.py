@@ -22,9 +22,12 @@ from .sampling import RowSampler
 class EncodedPrompt(Protocol):
     """A prompt as tokens and patches; `data` makes them."""
 
-    input_ids: list[int]
-    pixel_values: Tensor  # [patches, channels * temporal_patch_size * patch_size ** 2]
-    grid_thw: list[tuple[int, int, int]]  # (frames, height, width) of each image, in patches
+    @property
+    def input_ids(self) -> list[int]: ...
+    @property
+    def pixel_values(self) -> Tensor: ...  # [patches, channels * temporal_patch_size * patch_size ** 2]
+    @property
+    def grid_thw(self) -> list[tuple[int, int, int]]: ...  # (frames, height, width) of each image, in patches
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Generator:
             self._check_prompt(number, prompt)
         # Neighbours of like length waste the least padding; the answers go back to the order of the prompts.
         order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].input_ids))
-        answers: list[Generation | None] = [None] * len(prompts)
+        answers: dict[int, Generation] = {}
         draws = range(len(prompts)) if numbers is None else numbers
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -92,7 +95,7 @@ class Generator:
             batch = [prompts[number] for number in rows]
             for number, tokens in zip(rows, self._answer(batch, max_new_tokens, sampler), strict=True):
                 answers[number] = self._read(tokens)
-        return answers
+        return [answers[number] for number in range(len(prompts))]
 
     @torch.inference_mode()
     def _answer(self, prompts: list[EncodedPrompt], max_new_tokens: int, sampler: RowSampler | None) -> list[list[int]]:
