@@ -12,6 +12,7 @@ from editcaption_mega.objectives import SFTObjective
 from editcaption_mega.settings import OptimizerSettings
 from editcaption_mega.training.loop import Span, run_steps, train_step
 from tests.helpers import tiny
+from tests.helpers.ranks import on_ranks
 from tests.helpers.train_state import train_state
 
 ROW = 110
@@ -47,6 +48,24 @@ class Recorder:
     def save(self, step, required):
         self.events.append(("save", step, required))
         return step not in self.full
+
+
+def test_a_picture_that_is_broken_on_one_rank_ends_all(tmp_path):
+    """The others would wait for it in the step's collectives. Before `state`, which joins this process to its group."""
+
+    def work(rank):
+        if rank == 1:
+            own = (_raise(ValueError("sample x: its picture is broken")) for _ in range(1))
+        else:
+            own = steps(0, 1)
+        run_steps(None, None, own, Span(0, 1, 1), None)
+
+    errors = on_ranks(work, tmp_path)
+    assert [str(error).partition(" (rank 1 on")[0] for error in errors] == ["sample x: its picture is broken"] * 2
+
+
+def _raise(error):
+    raise error
 
 
 def test_it_saves_at_intervals_and_at_the_end(state):
