@@ -7,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from editcaption_mega.conversion.convert import megatron_to_hf
-from editcaption_mega.training import job, run_sft
+from editcaption_mega.training import prepare, run_sft
 from tests.helpers import released, small_job
 
 
@@ -21,13 +21,13 @@ def test_checkpoints_hold_what_was_read_at_the_start(tmp_path, shards, monkeypat
     kept = shutil.copytree(folder, tmp_path / "kept")
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     released.put(folder / "tokenizer_config.json", tokenizer | {"chat_template": "another, that is not taken"})
-    load = job.load_weights
+    load = prepare.load_weights
 
     def load_and_move(*arguments, **options):
         load(*arguments, **options)
         shutil.rmtree(folder)
 
-    monkeypatch.setattr(job, "load_weights", load_and_move)
+    monkeypatch.setattr(prepare, "load_weights", load_and_move)
     settings = small_job.job(folder, shards, tmp_path / "run", steps=2, global_batch_size=4)
     settings.checkpoint.every, settings.checkpoint.keep = 1, 1
     run_sft(settings)
