@@ -5,6 +5,7 @@ meant, a list of ids. Results are joined to it by id and by nothing else."""
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,13 @@ class BenchmarkPair:
     pair: EditPair
     source: bytes
     target: bytes
+
+
+def truth_of(pair: EditPair) -> Changes:
+    """Raises ValueError for a pair without ground truth."""
+    if pair.changes is None:
+        raise ValueError(f"pair {pair.id} has no ground truth ('changes'): build one for the set first")
+    return pair.changes
 
 
 class Benchmark:
@@ -134,8 +142,7 @@ def read_ids(path: str | Path) -> list[str]:
 
 
 def _refuse_twice(ids: Sequence[str], where: str) -> None:
-    seen: set[str] = set()
-    twice = sorted({one for one in ids if one in seen or seen.add(one)})
+    twice = sorted(one for one, count in Counter(ids).items() if count > 1)
     if twice:
         raise ValueError(f"{where} holds {len(twice)} ids more than once ({_some(twice)}): each may be there once")
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import batched
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from editcaption_mega.data.text.prompt import END_OF_TURN, Prompt
 from editcaption_mega.inference.endpoint.address import Endpoint
-from editcaption_mega.inference.endpoint.answer import RAISE, Answer, as_instruction, read_answer
+from editcaption_mega.inference.endpoint.answer import RAISE, Answer, Status, as_instruction, read_answer
 from editcaption_mega.inference.endpoint.client import Message, Picture, Request, complete
 from editcaption_mega.inference.endpoint.openai_protocol import data_url, messages_json
 from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
@@ -184,7 +184,7 @@ def at_endpoint(
 
     endpoint = Endpoint.of(model.endpoint, settings)
     for reply in complete(endpoint, requests(), cache, progress=progress, total=len(missing)):
-        answer = Answer(reply.status, reply.text, reply.reason, reply.thought, reply.ending)
+        answer = Answer(cast(Status, reply.status), reply.text, reply.reason, reply.thought, reply.ending)
         yield row_of(model.name, benchmark.name, reply.id, answer, served=reply.model, tokens=reply.completion_tokens)
 
 

@@ -101,8 +101,8 @@ def collect(
         return given(model, benchmark)
     _check_identity(identity_path(output, model.name, benchmark.name), _identity(model, settings))
     made = MadeTexts(output, model.name, benchmark.name).read()
-    rows = [made.get(benchmark.key(i)) for i in range(len(benchmark))]
-    if None in rows:
+    rows = [made[key] for i in range(len(benchmark)) if (key := benchmark.key(i)) in made]
+    if len(rows) < len(benchmark):
         return None
     write_records(instructions_path(output, model.name, benchmark.stem), rows)
     return rows

@@ -23,7 +23,7 @@ from editcaption_mega.inference.endpoint.client import Message, Picture, Request
 from editcaption_mega.progress import Progress
 from editcaption_mega.records import Changes
 from editcaption_mega.records.evaluation import EvaluationRecord
-from editcaption_mega.records.pair import Text
+from editcaption_mega.records.record import Text
 from editcaption_mega.words import one_line
 
 from .benchmarks import Benchmark
@@ -116,20 +116,21 @@ def freeze(benchmark: Benchmark, rows: Iterable[Proposal], path: Path) -> str:
             f"{len(unsigned)} of {len(rows)} proposals are not approved by a named annotator (first: {unsigned[0]}): "
             "check each, set approved to true and annotator to a name"
         )
-    by_id = {row.id: row for row in rows}
-    truth = {pair_id: by_id[pair_id].changes.model_dump(exclude_none=True) for pair_id in benchmark.ids}
+    checked = {row.id: row.changes for row in rows if row.changes is not None}  # all of them
+    truth = {pair_id: checked[pair_id].model_dump(exclude_none=True) for pair_id in benchmark.ids}
+    digest = truth_hash(truth)
     content = {
         "schema": SCHEMA_VERSION,
         "benchmark": benchmark.name,
         "fingerprint": benchmark.fingerprint,
-        "hash": truth_hash(truth),
+        "hash": digest,
         "annotators": sorted({row.annotator for row in rows}),
         "pairs": {pair_id: benchmark.key(i) for i, pair_id in enumerate(benchmark.ids)},
         "changes": truth,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=1) + "\n")
-    return content["hash"]
+    return digest
 
 
 def read_ground_truth(path: str | Path, benchmark: Benchmark | None = None) -> dict[str, Changes]:

@@ -26,6 +26,12 @@ class Found:
     value: dict[str, Any] | None
     error: str = ""
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The value of a whole one."""
+        assert self.value is not None, "a broken object has no fields"
+        return self.value
+
 
 def objects(text: str, start: re.Pattern[str] = _START) -> list[Found]:
     """All of them in order, whole and broken ones. start: how those begin that are looked for.

@@ -1,19 +1,19 @@
 """What evaluation passes from step to step: an instruction that a model wrote, a judge's labels and scores, a person's
 verdict. One JSON object per line each; optional fields are absent, never null."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from .pair import FailureMode
 from .record import JsonObject, Record, Text
 
-DIMENSIONS = ("accuracy", "completeness", "clarity")
 Dimension = Literal["accuracy", "completeness", "clarity"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 # Severity of a person's verdict (section 5.2.1), worst first; one per instruction.
-SEVERITIES = ("P0", "P1", "P2", "correct")
 Severity = Literal["P0", "P1", "P2", "correct"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 PairId = Annotated[str, StringConstraints(min_length=1)]  # joined letter by letter, so blanks count

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class PackedBatch:
 def _moved(batch, device: torch.device):
     if device.type == "cpu":
         return batch
-    changes = {}
+    changes: dict[str, Any] = {}
     for item in dataclasses.fields(batch):
         value = getattr(batch, item.name)
         if isinstance(value, Tensor):

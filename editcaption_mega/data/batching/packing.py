@@ -133,8 +133,12 @@ class Packer:
         """One packed sequence of `length` tokens. Pictures are read only where `share.with_images`."""
         merge_size, image_token_id = self.image_settings.merge_size, self.image_token_id
         ids: list[int] = []
-        bounds, keys, key_bounds, positions, visual, predicting, targets = [0], [], [0], [], [], [], []
-        response_bounds, images = [0], []
+        keys: list[int] = []
+        visual: list[int] = []
+        predicting: list[int] = []
+        targets: list[int] = []
+        images: list[UnreadImage] = []
+        bounds, key_bounds, response_bounds, positions = [0], [0], [0], []
         prompts = [(sample, answers) for sample in samples for answers in sample.prompts_with_answers]
         for sample, answers in prompts:
             prompt = range(len(ids), len(ids) + len(sample.prompt_ids))
@@ -154,7 +158,8 @@ class Packer:
             images.extend(sample.images)
         num_tokens = len(ids)
         assert num_tokens <= length, f"{num_tokens} tokens planned into a sequence of {length}"
-        assert len(visual) == sum(grid_tokens(image.grid, merge_size) for image in images)
+        num_visual = sum(grid_tokens(image.grid, merge_size) for image in images)
+        assert len(visual) == num_visual
         if num_tokens < length:
             padding = length - num_tokens
             ids.extend([self.pad_token_id] * padding)

@@ -73,6 +73,7 @@ class Picture(NamedTuple):
     def baked(self) -> Baked:
         """See `bake`."""
         if not self.notes:
+            assert self.extension is not None, "a picture without notes is kept as it is"
             return Baked(self.data, self.extension, [])
         return Baked(encode_png(self.rgb), "png", [*self.notes, "re-encoded as PNG"])
 
@@ -130,7 +131,7 @@ def read_picture(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: st
             notes.append(f"first of {frames} frames taken")
         if image.format not in _KEPT:
             notes.append(f"format {image.format} replaced")
-        return Picture(_upright_rgb(image, orientation, where), data, _KEPT.get(image.format), notes)
+        return Picture(_upright_rgb(image, orientation, where), data, _KEPT.get(image.format or ""), notes)
 
     return _read(picture, data, max_pixels, where)
 
@@ -226,7 +227,7 @@ def _frames(image: Image.Image) -> int | str:
     if not getattr(image, "is_animated", False):
         return 1
     if image.format not in ("GIF", "TIFF"):
-        return image.n_frames
+        return int(getattr(image, "n_frames", 1))
     image.seek(1)
     image.seek(0)
     return "several"

@@ -7,6 +7,7 @@ host.
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,8 @@ class ImageSettings:
             if type(config[key]) is not int or not 0 < config[key] <= 1024:
                 raise ValueError(f"{path}: `{key}` is {config[key]!r:.50}, expected a small whole number such as 2")
         model = files.json(CONFIG).get("vision_config")
-        for key, model_key in _MODEL_KEYS.items() if isinstance(model, dict) else ():
+        model = model if isinstance(model, dict) else {}
+        for key, model_key in _MODEL_KEYS.items():
             if model.get(model_key, config[key]) != config[key]:
                 raise ValueError(
                     f"{path}: `{key}` is {config[key]}, config.json has {model_key} {model[model_key]!r:.60}: take the "
@@ -73,12 +75,13 @@ class ImageSettings:
         for key, expected in _PROCESSING.items():
             if config.get(key) not in (None, expected):
                 raise ValueError(f"{path}: `{key}` is {config[key]!r:.80}, only {expected!r} is supported")
-        channels = {}
+        channels: dict[str, tuple[float, float, float]] = {}
         for key in ("image_mean", "image_std"):
             values = config.get(key, _HALF)
             if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_share, values)):
                 raise ValueError(f"{path}: `{key}` is {values!r:.80}, expected three numbers between 0 and 1")
-            channels[key] = tuple(map(float, values))
+            red, green, blue = map(float, values)
+            channels[key] = (red, green, blue)
         if 0.0 in channels["image_std"]:
             raise ValueError(f"{path}: `image_std` is {config['image_std']!r:.80}, expected numbers above 0")
         return cls(
@@ -129,7 +132,8 @@ def limit_picture(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Im
 
     For servers: what they get is then what the in-process models get, and its bytes are bounded. A picture that comes
     back in its own size is unchanged. Raises ValueError as `smart_resize` does."""
-    settings = ImageSettings(**QWEN3_VL, min_pixels=min_pixels, max_pixels=max_pixels)
+    sizes: dict[str, Any] = dict(QWEN3_VL)
+    settings = ImageSettings(**sizes, min_pixels=min_pixels, max_pixels=max_pixels)
     return Image.fromarray(_resized(image, settings).permute(1, 2, 0).numpy())
 
 

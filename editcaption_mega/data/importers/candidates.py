@@ -34,7 +34,7 @@ class Rejected(NamedTuple):
     number: int
     id: str | None
     reason: str
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # rows, in the place of a tuple's own count
     kind: str | None = None
 
 

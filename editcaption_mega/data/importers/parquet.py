@@ -161,7 +161,8 @@ def _row(number: int, row: dict[str, Any], columns: Columns, category: str) -> C
         instructions = [text for text in instructions if text is not None and text != "" and not _is_blank(text)]
         if instructions:
             fields["instruction"] = instructions[0]
-        return Candidate(number, EditPair.from_json(fields, where=f"row {number}"), *pictures)
+        source, target = pictures
+        return Candidate(number, EditPair.from_json(fields, where=f"row {number}"), source, target)
     except ValueError as error:
         return Rejected(number, identity, str(error).removeprefix(f"row {number}: "))
 

@@ -199,13 +199,16 @@ def _member(entry: Any, identity: str, part: str, end: int) -> Member:
         raise ValueError(f"{shown(name)} lies outside its shard")
     if size > LARGEST_MEMBER[part]:
         raise ValueError(f"{shown(name)} has {size} bytes, more than the {LARGEST_MEMBER[part]} that it may have")
-    sides = (None, None) if part == "json" else (_integer(entry, "width", 1), _integer(entry, "height", 1))
-    if part != "json" and sides[0] * sides[1] > LARGEST_MAX_PIXELS:
-        raise ValueError(f"{shown(name)} has {sides[0]} x {sides[1]} pixels, more than {LARGEST_MAX_PIXELS}")
-    return Member(name, offset, size, _text(entry, "sha256", _SHA256, "64 hexadecimal digits"), *sides)
+    digest = _text(entry, "sha256", _SHA256, "64 hexadecimal digits")
+    if part == "json":
+        return Member(name, offset, size, digest, None, None)
+    width, height = _integer(entry, "width", 1), _integer(entry, "height", 1)
+    if width * height > LARGEST_MAX_PIXELS:
+        raise ValueError(f"{shown(name)} has {width} x {height} pixels, more than {LARGEST_MAX_PIXELS}")
+    return Member(name, offset, size, digest, width, height)
 
 
-def _fields_are(entry: Any, kind: type, absent: tuple[str, ...]) -> None:
+def _fields_are(entry: Any, kind: Any, absent: tuple[str, ...]) -> None:
     if not isinstance(entry, dict):
         raise TypeError(f"expected an object, found {type(entry).__name__}")
     expected = [name for name in kind.__slots__ if name not in absent]

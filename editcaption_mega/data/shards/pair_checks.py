@@ -5,7 +5,7 @@ hashes are kept.
 """
 
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageChops
 
@@ -157,5 +157,5 @@ def _ratio(a: int, b: int) -> float:
 
 
 def _nearly_equal(a: Image.Image, b: Image.Image) -> bool:
-    ranges = ImageChops.difference(a, b).getextrema()
+    ranges: Any = ImageChops.difference(a, b).getextrema()  # (lowest, highest) of each channel
     return all(high <= most for (_, high), most in zip(ranges, _SAME_BLOCK, strict=True))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,8 +201,7 @@ class ShardReader:
     def _refuse_shared_ids(self) -> None:
         if len(set(self.ids)) == len(self.ids):
             return
-        seen = set()
-        twice = next(name for name in self.ids if name in seen or seen.add(name))
+        twice = next(name for name, count in Counter(self.ids).items() if count > 1)
         folders = ", ".join(map(str, self.directories))
         raise ShardError(f"id {twice!r} occurs twice in {folders}: results are joined by id, so ids must be unique")
 

@@ -6,7 +6,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from editcaption_mega.data.images.decode import image_size
 from editcaption_mega.files import parse_json, plain_file
@@ -78,9 +78,9 @@ class _HeaderFile:
 def _headers(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     size = os.fstat(file.fileno()).st_size
     try:
-        with tarfile.open(fileobj=_HeaderFile(file), mode="r:") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], _HeaderFile(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
+                cast(Any, tar).members.clear()  # it would keep them all
                 if not 0 <= info.size <= info.offset_data + info.size <= size:
                     raise ShardError(
                         f"{path}: member {shown(info.name)} is cut off: the tar was truncated; copy it again"

@@ -8,6 +8,7 @@ import re
 import tarfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, cast
 
 from editcaption_mega import lock
 from editcaption_mega.data.images.decode import image_size
@@ -170,13 +171,14 @@ class ShardWriter:
         path = self.directory / (_shard_name(len(self._shards)) + PARTIAL)
         self._file = _HashingFile(open(path, "xb"))  # noqa: SIM115 (closed with its shard)
         # GNU format: ids longer than a tar header's 100 characters get a header of their own.
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=cast(IO[bytes], self._file), mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         self._in_shard = self._bytes_in_shard = 0
 
     def _finish_shard(self) -> None:
-        file = self._file
+        file, tar = self._file, self._tar
+        assert file is not None and tar is not None, "a shard is open"
         with naming(file.raw.name):
-            self._tar.close()
+            tar.close()
             file.raw.flush()
             os.fsync(file.raw.fileno())
             file.raw.close()
@@ -188,6 +190,7 @@ class ShardWriter:
     def _add_member(self, name: str, content: bytes, size: tuple[int | None, int | None]) -> Member:
         info = tarfile.TarInfo(name)  # mtime, uid and gid are 0, user and group names empty
         info.size, info.mode = len(content), 0o644
+        assert self._tar is not None, "a shard is open"
         self._tar.addfile(info, io.BytesIO(content))
         offset = self._tar.offset - -(-len(content) // _BLOCK) * _BLOCK
         return Member(name, offset, len(content), hashlib.sha256(content).hexdigest(), *size)

@@ -54,8 +54,9 @@ class EditError(ValueError):
 
 def apply_edit(scene: Scene, facts: Facts) -> Scene:
     """The scene after one edit. Raises EditError where the edit is impossible, invisible or ambiguous."""
-    apply = _APPLY.get(facts.get("action"))
-    _require(apply is not None, f"unknown action {facts.get('action')!r}")
+    apply = _APPLY.get(facts.get("action", ""))
+    if apply is None:
+        raise EditError(f"unknown action {facts.get('action')!r}")
     try:
         return apply(scene, facts)
     except KeyError as missing:
@@ -110,7 +111,8 @@ def _same(one: Scene, other: Scene) -> bool:
 
 def _single(scene: Scene, facts: Facts) -> Item:
     item = scene.find(facts["object"])
-    _require(item is not None, f"there is no {facts['object']} in the scene")
+    if item is None:
+        raise EditError(f"there is no {facts['object']} in the scene")
     _require(item.count == 1, "a group is only named by a count edit")
     return item
 
@@ -142,7 +144,8 @@ def _replace(scene: Scene, facts: Facts) -> Scene:
 
 def _count(scene: Scene, facts: Facts) -> Scene:
     item = scene.find(facts["object"])
-    _require(item is not None, "there is no such object")
+    if item is None:
+        raise EditError("there is no such object")
     _require(item.size == "small", "only small objects come in groups")
     return _swap(scene, item, replace(item, count=facts["count"]))
 
@@ -185,7 +188,8 @@ def _move(scene: Scene, facts: Facts) -> Scene:
 
 def _text(scene: Scene, facts: Facts) -> Scene:
     if "from" in facts:
-        _require(scene.letter is not None and scene.letter[0] == facts["from"], "this letter is not in the scene")
+        if scene.letter is None or scene.letter[0] != facts["from"]:
+            raise EditError("this letter is not in the scene")
         _require(facts["from"] != facts["to"], "nothing would change")
         return replace(scene, letter=(facts["to"], scene.letter[1]))
     cell = CELL_OF[facts["place"]]
@@ -263,7 +267,7 @@ def _draw_text(scene: Scene, rng: random.Random) -> Facts:
 
 def _draw_resize(scene: Scene, rng: random.Random) -> Facts:
     named = _an_object(scene, rng)
-    return {"action": "resize", "object": named, "to": "large" if scene.find(named).size == "small" else "small"}
+    return {"action": "resize", "object": named, "to": "large" if scene.item(named).size == "small" else "small"}
 
 
 def _named(action: str, key: str, values: tuple[str, ...]) -> Callable[[Scene, random.Random], Facts]:

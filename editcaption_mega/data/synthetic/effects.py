@@ -58,7 +58,7 @@ def _effects(source: Scene, target: Scene, facts: Facts) -> list[Effect]:
     if action == "tone":
         return [("The colours of the objects change.", {"effect": "colours"})]
     if action == "remove":
-        place = PLACES[source.find(facts["object"]).cell]
+        place = PLACES[source.item(facts["object"]).cell]
         return [(f"The {place} cell is empty now.", {"effect": "empty", "place": place})]
     if action in ("add", "move"):
         return _neighbour_effects(source, target, facts["object"])
@@ -67,7 +67,7 @@ def _effects(source: Scene, target: Scene, facts: Facts) -> list[Effect]:
 
 def _neighbour_effects(source: Scene, target: Scene, reference: dict[str, str]) -> list[Effect]:
     """Objects that stand beside, above or below the object in the target and did not in the source."""
-    item, before = target.find(reference), source.find(reference)
+    item, before = target.item(reference), source.find(reference)
     return [
         (
             f"The {item.name} stands next to the {other.name} now.",

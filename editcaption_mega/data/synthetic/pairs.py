@@ -90,7 +90,7 @@ def corpus_texts(settings: WorldSettings, seed: int, count: int) -> list[str]:
     """Instructions to train a small tokenizer on: those of pairs 0 to `count` - 1 of `seed`, then sentences that hold
     every template, every word and every slot value of the grammar (whatever the settings), always the same ones."""
     sampled = [plan_pair(settings, seed, index).pair.instruction for index in range(count)]
-    return sampled + _covering_texts()
+    return [text for text in sampled if text is not None] + _covering_texts()
 
 
 def _covering_texts() -> list[str]:

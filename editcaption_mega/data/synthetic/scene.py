@@ -175,6 +175,12 @@ class Scene:
         wanted = reference.get("colour"), reference.get("shape")
         return next((item for item in self.items if item.identity == wanted), None)
 
+    def item(self, reference: dict[str, str]) -> Item:
+        """As `find`, of an item that is there."""
+        item = self.find(reference)
+        assert item is not None, f"there is no {reference} in the scene"
+        return item
+
     def describe(self) -> dict[str, Any]:
         """A JSON object without nulls that holds the whole scene (goes into a pair's provenance)."""
         found: dict[str, Any] = {

@@ -5,7 +5,7 @@ are known "remark", "off_subject", "region_share"}. A row of the checklist is it
 the tool files rows under severities ("P1-2")."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from editcaption_mega.evaluation.stats.intervals import wilson_interval
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import SEVERITIES, HumanVerdict
 from editcaption_mega.records.evaluation import EvaluationRecord, Severity
-from editcaption_mega.records.pair import Text
+from editcaption_mega.records.record import Text
 
 from .tasks import Key, checklist
 
@@ -190,7 +190,7 @@ def _named(rows: Sequence[int]) -> str:
 
 def most_frequent(severities: Sequence[Severity]) -> Severity:
     """Of equally frequent ones the worst."""
-    counts: Mapping[str, int] = Counter(severities)
+    counts = Counter(severities)
     return max(counts, key=lambda severity: (counts[severity], -SEVERITIES.index(severity)))
 
 

@@ -38,6 +38,12 @@ class _Task:
     truth: Changes
     instruction: Instruction
 
+    @property
+    def text(self) -> str:
+        """Of an instruction that there is: others are not asked about."""
+        assert self.instruction.instruction is not None
+        return self.instruction.instruction
+
 
 @dataclass(frozen=True)
 class _Result:
@@ -125,7 +131,7 @@ def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_
                     f"{(benchmark.name, pair_id, model)}"
                 )
     return {
-        model: [_Task(i, truth, rows[pair_id]) for i, (pair_id, truth) in enumerate(truths.items())]
+        model: [_Task(i, truth, rows[pair_id]) for i, (pair_id, truth) in enumerate(truths.items()) if truth]
         for model, rows in instructions.items()
     }
 
@@ -147,7 +153,7 @@ def _requests(benchmark: Benchmark, tasks: Sequence[_Task], judge: JudgeSettings
         candidate = task.instruction.model if judge.show_model else CANDIDATE
         for dimension in DIMENSIONS:
             prompt = judge_prompt(dimension)
-            messages = prompt.messages(item, task.instruction.instruction, candidate=candidate, role=judge.rules_role)
+            messages = prompt.messages(item, task.text, candidate=candidate, role=judge.rules_role)
             for repeat in range(judge.repeats):
                 yield Request(
                     id=_key(task, repeat, dimension),
@@ -162,18 +168,17 @@ def _requests(benchmark: Benchmark, tasks: Sequence[_Task], judge: JudgeSettings
                         parse_reply,
                         dimension=dimension,
                         truth=task.truth,
-                        instruction=task.instruction.instruction,
+                        instruction=task.text,
                         mode=judge.mode,
                     ),
                 )
 
 
 def _result(reply: Reply[ParsedReply], task: _Task, judge: JudgeSettings) -> _Result:
-    about = {"served": reply.model}
+    about: dict[str, Any] = {"served": reply.model}
     if (parsed := reply.value) is None:
         return _Result(f"{reply.status}: {reply.reason}", about | {"replies": reply.text[:_LONGEST_REPLY]})
-    text = task.instruction.instruction
-    scored = score_reply(parsed.reply, task.truth, text, table=judge.table, terms=judge.forbidden)
+    scored = score_reply(parsed.reply, task.truth, task.text, table=judge.table, terms=judge.forbidden)
     about |= {"repairs": list(parsed.repairs), "reasoning": parsed.reply.reasoning[:_LONGEST_REPLY]}
     return _Result(scored, about)
 

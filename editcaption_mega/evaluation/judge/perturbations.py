@@ -9,7 +9,7 @@ from typing import Any
 from PIL import ImageOps
 
 from editcaption_mega.data.images.decode import decode_image, encode_png
-from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair
+from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair, truth_of
 from editcaption_mega.records import Change, Changes, EditPair, Instruction
 
 TRUTH, SWAPPED, SHORTENED, VAGUE, UNRELATED = "truth", "sides swapped", "clause dropped", "vague degree", "unrelated"
@@ -37,7 +37,7 @@ def perturbations(benchmark: Benchmark) -> dict[str, dict[str, Instruction]]:
     }
     pairs = benchmark.pairs()
     return {
-        kind: {pair.id: _row(benchmark, pair, kind, make(pair.changes, i)) for i, pair in enumerate(pairs)}
+        kind: {pair.id: _row(benchmark, pair, kind, make(truth_of(pair), i)) for i, pair in enumerate(pairs)}
         for kind, make in makers.items()
     }
 
@@ -68,24 +68,30 @@ class FlippedBenchmark(Benchmark):
     the mirror test. Pairs about letters, or about turns, are left out."""
 
     def __init__(self, benchmark: Benchmark):
-        self.name, self._whole = f"{benchmark.name} (flipped)", benchmark
-        self._at = [i for i, pair in enumerate(benchmark.pairs()) if _flippable(pair.changes)]
-        self.ids = [benchmark.ids[i] for i in self._at]
+        self._whole = benchmark
+        ids = [pair.id for pair in benchmark.pairs() if _flippable(truth_of(pair))]
+        truth = None if benchmark.truth is None else {pair_id: benchmark.truth[pair_id] for pair_id in ids}
+        super().__init__(f"{benchmark.name} (flipped)", benchmark.shards, ids, truth)
+
+    def first(self, count: int) -> "FlippedBenchmark":
+        ids = self.ids[:count]
+        truth = None if self.truth is None else {pair_id: self.truth[pair_id] for pair_id in ids}
+        return FlippedBenchmark(Benchmark(self._whole.name, self.shards, ids, truth))
 
     @property
     def fingerprint(self) -> str:
         return f"flipped-{self._whole.fingerprint}"
 
     def pair(self, i: int) -> EditPair:
-        return flipped_pair(self._whole.pair(self._at[i]))
+        return flipped_pair(super().pair(i))
 
     def item(self, i: int) -> BenchmarkPair:
-        item = self._whole.item(self._at[i])
+        item = super().item(i)
         return BenchmarkPair(flipped_pair(item.pair), _mirrored(item.source), _mirrored(item.target))
 
     def truths(self) -> dict[str, dict[str, Instruction]]:
         """The (swapped) truth of each pair, as `perturbations` gives it."""
-        return {TRUTH: {pair.id: _row(self, pair, TRUTH, truth_text(pair.changes)) for pair in self.pairs()}}
+        return {TRUTH: {pair.id: _row(self, pair, TRUTH, truth_text(truth_of(pair))) for pair in self.pairs()}}
 
 
 def flipped_pair(pair: EditPair) -> EditPair:
@@ -94,7 +100,7 @@ def flipped_pair(pair: EditPair) -> EditPair:
     def swapped(change: Change) -> Change:
         return Change(id=change.id, text=swapped_sides(change.text), facts=_swapped_facts(change.facts))
 
-    truth = pair.changes
+    truth = truth_of(pair)
     changes = Changes(
         primary=list(map(swapped, truth.primary)),
         secondary=list(map(swapped, truth.secondary)),

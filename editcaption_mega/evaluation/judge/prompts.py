@@ -13,7 +13,7 @@ from string import Template
 import yaml
 
 from editcaption_mega.data.text.quoting import escaped, quoted
-from editcaption_mega.evaluation.benchmarks import BenchmarkPair
+from editcaption_mega.evaluation.benchmarks import BenchmarkPair, truth_of
 from editcaption_mega.inference.endpoint.client import Message, Picture
 from editcaption_mega.records import DIMENSIONS, Changes
 from editcaption_mega.settings.evaluation import RulesRole
@@ -39,12 +39,13 @@ class JudgePrompt:
     ) -> tuple[Message, ...]:
         """The rules, pictures A and B, ground truth and instruction. role: who speaks the rules (listings: [SYSTEM]);
         with "user" they open the only message, for servers that know no system message."""
+        truth = truth_of(item.pair)
         text = Template(self.user).substitute(
-            ground_truth=ground_truth_text(item.pair.changes),
+            ground_truth=ground_truth_text(truth),
             candidate=escaped(candidate),
             # As a JSON string, so that no text can end where it likes and go on in the judge's voice.
             instruction=quoted(instruction),
-            ticket=ticket(self.dimension, item.pair.changes, instruction),
+            ticket=ticket(self.dimension, truth, instruction),
         )
         parts = ("Picture A (before):", Picture(item.source), "Picture B (after):", Picture(item.target), text)
         if role == "user":

@@ -57,7 +57,11 @@ class ClarityReply(Reply):
     information_points: Annotated[int, Field(ge=0, strict=True)]
 
 
-_KINDS = {"accuracy": AccuracyReply, "completeness": CompletenessReply, "clarity": ClarityReply}
+_KINDS: dict[str, type[AccuracyReply] | type[CompletenessReply] | type[ClarityReply]] = {
+    "accuracy": AccuracyReply,
+    "completeness": CompletenessReply,
+    "clarity": ClarityReply,
+}
 _LABELS = {
     "accuracy": ("assertions",),
     "completeness": ("changes", "secondary_hits"),
@@ -88,7 +92,7 @@ def parse_reply(
     ids = [one.id for one in truth.primary + truth.secondary]
     if shown.is_spliced(text[verdict.start : verdict.end], [*ids, *_LABEL_WORDS]):
         raise ValueError("the instruction goes on inside the verdict: its quotation marks were not escaped")
-    values = _used(verdict.value, dimension, mode)
+    values = _used(verdict.fields, dimension, mode)
     try:
         reply = _KINDS[dimension].model_validate(values)
     except ValidationError as error:
@@ -102,7 +106,7 @@ def _with_ticket(text: str, key: str, dimension: str, mode: JudgeMode) -> Found:
     found = objects(text, re.compile(rf'\{{\s*(?:"dimension"\s*:\s*"\w{{1,20}}"\s*,\s*)?"ticket"\s*:\s*"{key}"'))
     if not _verdicts(found):
         found = objects(text)  # in another order of fields
-    own = [one for one in _verdicts(found) if one.value.get("ticket") == key]
+    own = [one for one in _verdicts(found) if one.fields.get("ticket") == key]
     if thought := last_closed(text):  # one that the judge's template opened may hold drafts
         own = [one for one in own if one.start >= thought.end()] or own
     last = _agreed(text, found, own, dimension, mode)
@@ -117,12 +121,12 @@ def _without(text: str, shown: Shown, dimension: str, mode: JudgeMode) -> Found:
     found = objects(text)
     own = _verdicts(found)
     last = _agreed(text, found, own, dimension, mode)
-    if any("ticket" in one.value for one in own):
+    if any("ticket" in one.fields for one in own):
         raise ValueError("the verdict has a 'ticket' that is not the one of this request")
     rest = _between(text, found, 0 if shown.may_be_json else last.end)
     if _MENTION.search(rest):
         raise ValueError("a JSON object of the reply is broken, or a part of a quotation")
-    if shown.has(text[last.start : last.end]) or _stands_in(shown, last.value, dimension, mode):
+    if shown.has(text[last.start : last.end]) or _stands_in(shown, last.fields, dimension, mode):
         raise ValueError("the only verdict in the reply is quoted from what it was shown, and has no 'ticket'")
     return last
 
@@ -163,10 +167,10 @@ def _agreed(text: str, found: Sequence[Found], own: Sequence[Found], dimension: 
         if not any(one.value for one in found):
             raise ValueError(f"the reply holds no whole JSON object: it {ending(text)}")
         raise ValueError("no JSON object of the reply has a field 'dimension' and the 'ticket' of this request")
-    about = [one for one in own if _dimension(one.value) == dimension]
+    about = [one for one in own if _dimension(one.fields) == dimension]
     if not about:
-        raise ValueError(f"the reply's JSON object is about {_dimension(own[-1].value)!r:.80}, expected {dimension!r}")
-    different = {_counted(one.value, dimension, mode) for one in about}
+        raise ValueError(f"the reply's JSON object is about {_dimension(own[-1].fields)!r:.80}, expected {dimension!r}")
+    different = {_counted(one.fields, dimension, mode) for one in about}
     if len(different) > 1:
         raise ValueError(f"the reply holds {len(different)} different verdicts, expected one")
     return about[-1]

@@ -55,7 +55,7 @@ def accuracy_of(assertions: Sequence[Assertion], truth: Changes) -> tuple[int, i
     told = Counter(one.verdict for one in assertions)
     unrelated = told["unrelated"] == len(assertions)
     covered = {one.change for one in assertions if one.verdict in ("correct", "minor", "major")} & primary
-    errors = dict(
+    errors: dict[str, Any] = dict(
         fabricated=told["fabricated"] + told["unrelated"],
         major_errors=told["major"],
         minor_errors=told["minor"],
@@ -127,6 +127,7 @@ def _clarity(reply: ClarityReply, instruction: str, source: TermSource) -> Score
     invented = [term for term in named if term in unseen][:_MOST_INVENTED]
     terms = _terms(rubric.forbidden_terms(instruction), seen, source)
     words = len(instruction.split())
+    assert reply.score is not None, "clarity's own number counts in both modes, so `parse_reply` asks for it"
     score = rubric.clarity_score(reply.score, len(terms), words=words, points=reply.information_points)
     deviations = [f"L1: it names a forbidden term that is not in the text: {term!r}" for term in invented]
     if reply.score > rubric.ceiling(len(seen)):

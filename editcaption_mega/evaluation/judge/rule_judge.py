@@ -48,11 +48,11 @@ def judge(instruction: str, truth: Changes) -> RuleJudgement:
     Clarity: 1 when no clause can be executed; else 5, or 4 where a clause leaves out an attribute that tells what is
     meant, and never above the ceiling of the forbidden terms."""
     changes, wrong = named_changes(instruction, truth), wrong_claims(instruction, truth)
-    facts = {change.id: change.facts for change in truth.primary}
+    facts = {change.id: change.facts or {} for change in truth.primary}
     hits = tuple(c.change_id for c in changes if c.named or _mentions(facts[c.change_id], c.claim))
     inventions = [claim for claim in wrong if claim.mistaken_for is None]
     mistakes = [claim for claim in wrong if claim.mistaken_for is not None]
-    major = [claim for claim in mistakes if not _only_leaves_out(facts[claim.mistaken_for], claim.facts)]
+    major = [one for one in mistakes if one.mistaken_for and not _only_leaves_out(facts[one.mistaken_for], one.facts)]
     named = tuple(change.change_id for change in changes if change.named)
     said_something = bool(named or wrong)
     about_it = bool(named or mistakes)
@@ -80,7 +80,7 @@ def assertions(instruction: str, truth: Changes) -> list[Assertion]:
     """Each clause that the grammar reads, in order, labelled as a judge model would: what `judge` counts. Errors as
     `judge`."""
     changes, wrong = named_changes(instruction, truth), wrong_claims(instruction, truth)
-    facts = {change.id: change.facts for change in truth.primary}
+    facts = {change.id: change.facts or {} for change in truth.primary}
     invention = "fabricated" if any(c.named for c in changes) or any(c.mistaken_for for c in wrong) else "unrelated"
     named = {change.change_id: change.claim for change in changes if change.named}
     remaining, found = iter(wrong), []

@@ -11,6 +11,7 @@ from typing import Any
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.stats.intervals import wilson_interval
 from editcaption_mega.records import Changes, Instruction, Judgement
+from editcaption_mega.records.evaluation import Dimension
 
 from .perturbations import NOT_APPLICABLE, SHORTENED, SWAPPED, TRUTH, UNRELATED, VAGUE, FlippedBenchmark, perturbations
 from .reply_scores import accuracy_of
@@ -72,8 +73,9 @@ def check_judge(benchmark: Benchmark, judge: JudgeFunction, *, threshold: float 
     Raises ValueError for pairs without ground truth, and what the judge raises."""
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1")
-    truths = {pair.id: pair.changes for pair in benchmark.pairs()}
-    bare = [pair_id for pair_id, truth in truths.items() if truth is None]
+    pairs = benchmark.pairs()
+    truths = {pair.id: pair.changes for pair in pairs if pair.changes is not None}
+    bare = [pair.id for pair in pairs if pair.id not in truths]
     if bare:
         raise ValueError(f"benchmark {benchmark.name}: pair {bare[0]} has no ground truth, which a check perturbs")
     rows = {kind: _by_id(own) for kind, own in judge(benchmark, perturbations(benchmark)).items()}
@@ -121,7 +123,7 @@ def _perfect(before: Judgement, after: Judgement, truth: Changes) -> bool:
     return after.scores["accuracy"] == after.scores["completeness"] == 5
 
 
-def _lower(dimension: str) -> Holds:
+def _lower(dimension: Dimension) -> Holds:
     return lambda before, after, truth: after.scores[dimension] < before.scores[dimension]
 
 
@@ -155,7 +157,7 @@ def _agreement(rows: Mapping[str, Mapping[str, list[Judgement]]], threshold: flo
 
 
 def _agree(repeats: Sequence[Judgement]) -> bool:
-    def spread(dimension: str) -> float:
+    def spread(dimension: Dimension) -> float:
         values = [row.scores[dimension] for row in repeats]
         return max(values) - min(values)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from importlib import resources
+from typing import Any
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import Proposal
@@ -44,7 +45,7 @@ def push_proposals(
             row = by_id[item.pair.id]
             pictures = {"picture_1": data_url(Picture(item.source)), "picture_2": data_url(Picture(item.target))}
             data = {"pair": item.pair.id, "support": _told(row), **pictures}
-            task = {"data": data, "meta": {"task": item.pair.id}}
+            task: dict[str, Any] = {"data": data, "meta": {"task": item.pair.id}}
             if row.changes is not None:
                 task["predictions"] = [{"model_version": "proposal", "result": _result(row.changes)}]
             yield task

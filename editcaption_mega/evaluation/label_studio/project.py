@@ -115,7 +115,8 @@ def _listed(server: LabelStudio, project: int) -> list[dict[str, Any]]:
 
 
 def _batches(rows: Iterable[dict]) -> Iterator[list[dict]]:
-    batch, size = [], 0
+    batch: list[dict[str, Any]] = []
+    size = 0
     for row in rows:
         length = sum(len(str(value)) for value in row["data"].values())
         if batch and (size + length > _BATCH_BYTES or len(batch) == _BATCH_TASKS):

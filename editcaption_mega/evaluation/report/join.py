@@ -117,13 +117,15 @@ def _opinions(
             f"{where} on {benchmark.name} lack {len(missing)} of {len(benchmark)} ids (first: {missing[0]}); finish "
             "the judging: what a judge cannot score has a row that says why"
         )
-    opinions = {}
+    opinions: dict[str, Labels] = {}
     for pair_id in benchmark.ids:
         if pair_id in by_id:
             _check_once([one.repeat for one in by_id[pair_id]], f"{where} on {benchmark.name}, {pair_id}")
             opinions[pair_id] = merge(by_id[pair_id])
         else:
-            opinions[pair_id] = Labels(0, unscored=dict.fromkeys(DIMENSIONS, written[pair_id].reason))
+            reason = written[pair_id].reason
+            assert reason is not None, "a text without an opinion is one that was not written, with its reason"
+            opinions[pair_id] = Labels(0, unscored=dict.fromkeys(DIMENSIONS, reason))
     return opinions
 
 

@@ -51,7 +51,7 @@ class ModelScores:
     """One model on one benchmark by one judge."""
 
     means: dict[str, Mean]  # by measure: weighted, accuracy, completeness, clarity
-    rank: Interval | None  # best and worst place that the intervals of the weighted score allow
+    rank: tuple[int, int] | None  # best and worst place that the intervals of the weighted score allow
     by_category: dict[str, Mean]  # weighted
     by_edit_type: dict[str, Mean]  # weighted
     correct: Rate | None  # wholly correct, of the pairs where the judge can tell

@@ -55,8 +55,10 @@ def can_tell(one: Judgement | Labels, fault: str) -> bool:
 
 def merge(judgements: Sequence[Judgement]) -> Labels:
     """The repeats of one judge on one instruction (at least one) as one opinion."""
-    scores = {name: [one.scores[name] for one in judgements if name in one.scores] for name in DIMENSIONS}
-    means = {name: statistics.fmean(found) for name, found in scores.items() if found}
+    scores: dict[str, list[float]] = {
+        name: [one.scores[name] for one in judgements if name in one.scores] for name in DIMENSIONS
+    }
+    means: dict[str, float] = {name: statistics.fmean(found) for name, found in scores.items() if found}
     scores[WEIGHTED] = [found for one in judgements if (found := weighted(one)) is not None]
     if len(means) == len(DIMENSIONS):
         means[WEIGHTED] = weighted_score(**means)

@@ -123,7 +123,7 @@ def forbidden_terms(text: str) -> list[str]:
             term = name or " ".join(match.group().split())
             found.setdefault(term, match.start())
             found[term] = min(found[term], match.start())
-    return sorted(found, key=found.get)
+    return sorted(found, key=lambda term: found[term])
 
 
 _TARGET_STATE = re.compile(r"\b(?:to|into|from|until|so that|as|by \d)\b")

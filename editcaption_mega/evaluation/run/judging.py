@@ -90,8 +90,8 @@ def written_judgements(
                 one.id
                 for one in made
                 if one.id in written
-                and truths[one.id] is not None
-                and one.provenance.get("judged") != judged_digest(written[one.id], truths[one.id])
+                and (truth := truths[one.id]) is not None
+                and one.provenance.get("judged") != judged_digest(written[one.id], truth)
             ]
             if outdated:
                 raise ValueError(

@@ -1,7 +1,7 @@
 """Models compared on the same pairs: differences with intervals, tests, and their correction for being many."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
@@ -53,30 +53,30 @@ def compare_models(
     not the same, or a pair has no group."""
     ids = _same_ids(models)
     members = {EVERYTHING: ids}
-    for pair in ids if groups is not None else []:
-        if pair not in groups:
-            raise ValueError(f"pair {pair} has no group: give one for every pair, or no groups")
-        members.setdefault(groups[pair], []).append(pair)
+    if groups is not None:
+        for pair in ids:
+            if pair not in groups:
+                raise ValueError(f"pair {pair} has no group: give one for every pair, or no groups")
+            members.setdefault(groups[pair], []).append(pair)
     return {group: _compare(models, pairs, draws, seed) for group, pairs in members.items()}
 
 
 def _compare(models: Mapping[str, ScoreByPair], pairs: Sequence[str], draws: int, seed: int) -> list[Comparison]:
-    found = []
+    comparisons: list[Comparison] = []
+    p_values: dict[int, float] = {}  # position -> p, of those that could be tested
     for first, second in combinations(models, 2):
-        a, b = models[first], models[second]
-        both = [pair for pair in pairs if a[pair] is not None and b[pair] is not None]
-        differences = [a[pair] - b[pair] for pair in both]
-        numbers = (None, None, None)
-        if differences:
-            numbers = (
-                fmean(differences),
-                bootstrap_interval(differences, draws=draws, seed=seed),
-                permutation_test(differences, seed=seed),
-            )
-        found.append((first, second, len(both), len(pairs) - len(both), *numbers))
-    tested = [row for row in found if row[-1] is not None]
-    adjusted = dict(zip([row[:2] for row in tested], holm([row[-1] for row in tested]), strict=True))
-    return [Comparison(*row, p_adjusted=adjusted.get(row[:2])) for row in found]
+        scores = [(models[first][pair], models[second][pair]) for pair in pairs]
+        differences = [a - b for a, b in scores if a is not None and b is not None]
+        counts = len(differences), len(pairs) - len(differences)
+        if not differences:
+            comparisons.append(Comparison(first, second, *counts, None, None, None, None))
+            continue
+        p = p_values[len(comparisons)] = permutation_test(differences, seed=seed)
+        interval = bootstrap_interval(differences, draws=draws, seed=seed)
+        comparisons.append(Comparison(first, second, *counts, fmean(differences), interval, p, None))
+    for position, adjusted in zip(p_values, holm(list(p_values.values())), strict=True):
+        comparisons[position] = replace(comparisons[position], p_adjusted=adjusted)
+    return comparisons
 
 
 def _same_ids(models: Mapping[str, ScoreByPair]) -> list[str]:

@@ -5,6 +5,7 @@ What is resampled is always the pair, never one of its repeats or of its annotat
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from statistics import NormalDist
 
@@ -49,6 +50,7 @@ def bootstrap_interval(values: Sequence[float], *, draws: int = 2000, seed: int 
     Raises ValueError without values, or for one that is not finite."""
     values = _finite(values, "bootstrap_interval")
     found = bootstrap_estimate(lambda weights: weights @ values / len(values), len(values), draws=draws, seed=seed)
+    assert found.interval is not None, "there are values"
     return found.interval
 
 
@@ -165,7 +167,9 @@ class RepeatVariance:
     @property
     def reliability(self) -> float | None:
         """Share of one score's variance that is the item's: the intraclass correlation ICC(1)."""
-        if self.item_variance is None or self.item_variance + self.repeat_variance == 0:
+        if self.item_variance is None or self.repeat_variance is None:
+            return None
+        if self.item_variance + self.repeat_variance == 0:
             return None
         return self.item_variance / (self.item_variance + self.repeat_variance)
 
@@ -202,9 +206,9 @@ def correlations(
         x, y = arrays[first], arrays[second]
         rank_x, rank_y = _ranker(x), _ranker(y)
         found[first, second] = {
-            "pearson": bootstrap_estimate(lambda w, x=x, y=y: _pearson(w, x, y), len(x), draws=draws, seed=seed),
+            "pearson": bootstrap_estimate(partial(_pearson, x=x, y=y), len(x), draws=draws, seed=seed),
             "spearman": bootstrap_estimate(
-                lambda w, x=rank_x, y=rank_y: _pearson(w, x(w), y(w)), len(x), draws=draws, seed=seed
+                partial(_spearman, rank_x=rank_x, rank_y=rank_y), len(x), draws=draws, seed=seed
             ),
         }
     return found
@@ -218,6 +222,10 @@ def _pearson(weights: Array, x: Array, y: Array) -> Array:
     square = (weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1)
     scale = abs(x).max() * abs(y).max() * total[:, 0]
     return (weights * x * y).sum(axis=1) / np.sqrt(np.where(square > (1e-12 * scale) ** 2, square, np.nan))
+
+
+def _spearman(weights: Array, rank_x: Callable[[Array], Array], rank_y: Callable[[Array], Array]) -> Array:
+    return _pearson(weights, rank_x(weights), rank_y(weights))
 
 
 def _ranker(values: Array) -> Callable[[Array], Array]:

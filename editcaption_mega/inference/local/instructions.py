@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.sample import EncodedSample
 from editcaption_mega.inference.endpoint.answer import Answer, as_instruction, read_answer
 
@@ -22,9 +22,17 @@ class PairPrompt:
     grid_thw: list[tuple[int, int, int]]
 
 
+class Prompts(Protocol):
+    """Pairs with their prompts, such as a `PairDataset` or a part of one."""
+
+    def __len__(self) -> int: ...
+    def id(self, i: int) -> str: ...
+    def prompt(self, i: int) -> EncodedSample: ...
+
+
 def write_instructions(
     generator: Generator,
-    dataset: PairDataset,
+    dataset: Prompts,
     *,
     max_new_tokens: int = 256,
     temperature: float = 0.0,

@@ -41,8 +41,9 @@ def _headline(evaluation: Evaluation, judge: str, benchmark: str) -> str:
     ranked = {model: scores for model, scores in evaluation.scores[judge][benchmark].items() if scores.rank}
     if not ranked:
         return f"{benchmark}: no instruction has a weighted score."
-    best = max(ranked, key=lambda model: ranked[model].means[WEIGHTED].value)
+    best = max(ranked, key=lambda model: ranked[model].means[WEIGHTED].value or 0.0)
     mean = ranked[best].means[WEIGHTED]
+    assert mean.interval is not None, "what has a rank has scores"
     low, high = mean.interval
     line = f"{benchmark}: {best} scores {mean.value:.3f} of 5 (95 % interval {low:.2f}–{high:.2f})"
     if len(ranked) == 1:

@@ -53,6 +53,7 @@ def score_plot(title: str, means: dict[str, Mean], floor: float, paper: dict[str
         title_ = f"{one.scored} scored"
         if one.unscored:
             title_ += f", {one.unscored} unscored: {one.bounds[0]:.3f} if they were 1, {one.bounds[1]:.3f} if 5"
+        assert one.interval is not None, "there are scores"
         low, high = one.interval
         bounds = (place(one.bounds[0]), place(one.bounds[1])) if one.unscored else None
         marks.append(
@@ -85,11 +86,13 @@ def share_plot(title: str, rates: dict[str, Rate], ceiling: float) -> Plot:
 def difference_plot(title: str, comparisons: Sequence[Comparison]) -> Plot:
     """Paired differences, the better model first, the largest on top; of models that share scored pairs."""
     turned = [_turned(one) for one in comparisons if one.interval is not None]
-    reach = max((max(abs(end) for end in one.interval) for one in turned), default=1.0) or 1.0
-    least = min((one.interval[0] for one in turned), default=0.0)
+    intervals = [one.interval for one in turned if one.interval is not None]
+    reach = max((max(map(abs, interval)) for interval in intervals), default=1.0) or 1.0
+    least = min((low for low, _ in intervals), default=0.0)
     place, ticks = axis(min(0.0, least), reach, nice_step(reach / 4), lambda v: f"{v:+g}" if v else "0")
     marks = []
-    for one in sorted(turned, key=lambda one: -one.difference):
+    for one in sorted(turned, key=lambda one: -(one.difference or 0.0)):
+        assert one.difference is not None and one.interval is not None, "it has pairs"
         low, high = one.interval
         told = f"{one.pairs} pairs, permutation test p = {one.p:.2g}, {one.p_adjusted:.2g} after Holm's correction"
         detail = f"{low:+.2f} to {high:+.2f}" + ("" if one.apart else ", not settled")
@@ -118,6 +121,7 @@ def floor_of(scores: Iterable[ModelScores], printed: Iterable[float] = ()) -> fl
 
 
 def _turned(one: Comparison) -> Comparison:
+    assert one.difference is not None and one.interval is not None, "it has pairs"
     if one.difference >= 0:
         return one
     (low, high), difference = one.interval, -one.difference

@@ -59,8 +59,7 @@ def as_numbers(table: Table | None) -> list[dict]:
 def _row(between: str, what: str, measure: str, agreement: Estimate, same: Estimate | None) -> TableRow:
     same_cell = Cell(None)
     if same is not None and same.value is not None:
-        same_cell = Cell(
-            100 * same.value, same.interval and tuple(100 * end for end in same.interval), digits=1, unit=" %"
-        )
+        interval = same.interval and (100 * same.interval[0], 100 * same.interval[1])
+        same_cell = Cell(100 * same.value, interval, digits=1, unit=" %")
     value = Cell(agreement.value, agreement.interval, digits=2)
     return TableRow((Cell(between), Cell(what), Cell(measure), value, same_cell, Cell(agreement.n)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import cast
 
 from editcaption_mega.evaluation.report.numbers import Evaluation, ModelScores, Rate
 from editcaption_mega.evaluation.rubric.opinions import MEASURES, WEIGHTED
@@ -48,21 +49,24 @@ def set_of_paper(paper: PaperTables | None, benchmark: str) -> PaperBenchmark | 
 def printed_scores(paper: PaperTables | None, benchmark: str) -> dict[str, dict[str, float]]:
     """Table 2: model -> measure -> what the paper prints for this benchmark; empty where it is none of the paper's."""
     theirs = set_of_paper(paper, benchmark)
-    return {row.model: row.scores(theirs.name)._asdict() for row in paper.objective} if theirs else {}
+    if paper is None or theirs is None:
+        return {}
+    return {row.model: row.scores(theirs.name)._asdict() for row in paper.objective}
 
 
 def _printed_people(paper: PaperTables | None, benchmark: str) -> dict[str, dict[str, float]]:
     """Table 3, which is of the in-house set alone: model -> severity -> per cent."""
     theirs = set_of_paper(paper, benchmark)
-    if theirs is None or theirs.name != IN_HOUSE:
+    if paper is None or theirs is None or theirs.name != IN_HOUSE:
         return {}
     return {row.model: {name: getattr(row, name) for name in SEVERITIES} for row in paper.human}
 
 
 def _printed_ablation(paper: PaperTables | None, benchmark: str, scale: str, training: str) -> dict[str, float]:
     theirs = set_of_paper(paper, benchmark)
-    rows = paper.ablation if theirs else []
-    found = (row for row in rows if same_name(row.model, scale) and same_name(row.training, training))
+    if paper is None or theirs is None:
+        return {}
+    found = (row for row in paper.ablation if same_name(row.model, scale) and same_name(row.training, training))
     return next((row.scores(theirs.name)._asdict() for row in found), {})
 
 
@@ -73,7 +77,9 @@ def _named(printed: Mapping[str, Mapping[str, float]], model: str) -> Mapping[st
 def _doubts(paper: PaperTables | None, table: int, benchmarks: Iterable[str]) -> list[str]:
     """Where the paper's own numbers contradict each other, of the sets that are printed."""
     sets = {one.name for name in benchmarks if (one := set_of_paper(paper, name))}
-    found = [d for d in (paper.doubtful if sets else []) if d.table == table and (table != 2 or d.column in sets)]
+    found = [
+        d for d in (paper.doubtful if paper and sets else []) if d.table == table and (table != 2 or d.column in sets)
+    ]
     told = "; ".join(f"{one.model}, {one.column}: {one.why}" for one in found)
     return [f"The paper contradicts itself here: {told}."] if told else []
 
@@ -149,7 +155,9 @@ def _places(rank: tuple[int, int]) -> str:
 
 def _mean_cells(one: ModelScores | None) -> list[Cell]:
     """The bounds stand at the weighted score alone: a pair without it lacks a dimension, and there are never more."""
-    cells = [Cell(m.value, m.interval, m.unscored) for measure in MEASURES if one and (m := one.means[measure])]
+    if one is None:
+        return [Cell(None)] * len(MEASURES)
+    cells = [Cell(m.value, m.interval, m.unscored) for measure in MEASURES if (m := one.means[measure])]
     if not cells:
         return [Cell(None)] * len(MEASURES)
     return [replace(cells[0], bounds=one.means[WEIGHTED].bounds), *cells[1:]]
@@ -173,7 +181,8 @@ def _bold(rows: Iterable[TableRow]) -> tuple[TableRow, ...]:
         ours = [row.cells[i] for row in rows if row.cells[i].interval and not row.from_paper]
         if len(ours) < 2:
             continue
-        best = max(ours, key=lambda cell: cell.value)
+        best = max(ours, key=lambda cell: cast(float, cell.value))  # what has an interval is a number
+        assert best.interval is not None
         for r, row in enumerate(rows):
             cell = row.cells[i]
             if cell.interval and not row.from_paper and cell.interval[1] >= best.interval[0]:
@@ -225,7 +234,7 @@ def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: PaperTab
             cells = [Cell(name), Cell(training)]
             theirs = [Cell(name), Cell(training)]
             for scale, models in ablation.items():
-                cells += _mean_cells(by_model.get(models.get(training)))
+                cells += _mean_cells(by_model.get(models.get(training, "")))
                 theirs += _paper_cells(_printed_ablation(paper, name, scale, training))
             block.append(TableRow(tuple(cells)))
             if any(cell.value is not None for cell in theirs[2:]):
