@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from editcaption_mega.words import printable
 
 from .control_tokens import CONTROL_TOKEN
 from .side_files import CONFIG, SideFiles
 from .tokens import TextEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IMAGE_PAD = "<|image_pad|>"
 END_OF_TURN = "<|im_end|>"
@@ -104,11 +106,13 @@ class Prompt:
         return hashlib.sha256(json.dumps([getattr(self, f) for f in _FIELDS]).encode()).hexdigest()[:16]
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of a Hugging Face folder, with the chat template that transformers' processor would take.
 
     A template that opens a thought where the answer begins closes it again. Raises ValueError that names what the
     folder lacks, and for a tokenizer with more tokens than the model of its config.json."""
+    from transformers import AutoTokenizer  # it brings PyTorch, for which a prompt alone need not wait
+
     files = SideFiles.read(folder)
     if not any(name in files.contents for name in ("tokenizer.json", "vocab.json")):
         raise ValueError(f"{folder} lacks a tokenizer: expected tokenizer.json, or vocab.json with merges.txt")
@@ -131,7 +135,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def folder_notes(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def folder_notes(folder: str | Path, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """What a user should know of how the folder is read: one sentence each."""
     files = SideFiles.read(folder)
     name, template = next(iter(files.chat_templates().items()))
@@ -144,13 +148,13 @@ def folder_notes(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> list
     return notes
 
 
-def trained_side_files(files: SideFiles, tokenizer: PreTrainedTokenizerBase) -> SideFiles:
+def trained_side_files(files: SideFiles, tokenizer: "PreTrainedTokenizerBase") -> SideFiles:
     """The side files of a model that was trained with this tokenizer: the one template in every place that has one,
     and the end of turn among the tokens that end an answer."""
     return files.with_chat_template(tokenizer.chat_template).with_end(tokenizer.convert_tokens_to_ids(END_OF_TURN))
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], where: str, *, generation: bool = True) -> str:
+def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], where: str, *, generation: bool = True) -> str:
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
     except Exception as error:  # a template is a program of the folder's own
@@ -159,7 +163,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], where: str
         ) from None
 
 
-def _close_thought(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+def _close_thought(tokenizer: "PreTrainedTokenizerBase", where: str) -> None:
     """Have the template close the thought that its generation prompt opens: an instruction is no thought."""
 
     def opens() -> bool:
@@ -200,7 +204,7 @@ class ChatEncoder:
 
     Only the chat template writes control tokens: a prompt that holds one is refused, in an answer it is text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt):
         self.tokenizer, self.prompt = tokenizer, prompt
         self.text = TextEncoder(tokenizer)
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)

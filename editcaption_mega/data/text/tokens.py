@@ -7,9 +7,12 @@ comes from elsewhere goes through `TextEncoder`, which knows the words of the to
 import hashlib
 import json
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class TextEncoder:
@@ -18,7 +21,7 @@ class TextEncoder:
     Text without added tokens gets the very ids that the tokenizer gives. Raises ValueError for a tokenizer that is
     none of the `tokenizers` library."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
         self.tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):

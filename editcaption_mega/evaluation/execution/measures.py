@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from editcaption_mega.data.images.decode import decode_image
 
-Measure = Callable[[Tensor, Tensor], float]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# PyTorch is imported where a measure is taken: a run without an editor need not wait for it.
+Measure = Callable[["Tensor", "Tensor"], float]
 
 
 def measure_images(result: bytes, target: bytes, measures: Mapping[str, Measure]) -> dict[str, float]:
@@ -22,22 +25,26 @@ def measure_images(result: bytes, target: bytes, measures: Mapping[str, Measure]
     return {name: measure(*pair) for name, measure in measures.items()}
 
 
-def _tensor(image: Image.Image) -> Tensor:
+def _tensor(image: Image.Image) -> "Tensor":
     """[3, height, width] fp32 in 0 .. 1."""
+    import torch
+
     data = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return data.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
 
 
-def ssim(a: Tensor, b: Tensor) -> float:
+def ssim(a: "Tensor", b: "Tensor") -> float:
     """Structural similarity of the luminance (Wang et al. 2004): 11 x 11 Gaussian of sigma 1.5, inside only, 1 = equal.
 
     Pictures smaller than the window are compared by one window of their own size."""
+    import torch
+
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)
     x, y = ((picture.double() * weights).sum(0)[None, None] for picture in (a, b))
     height, width = x.shape[-2:]
     kernel = _gaussian(min(11, height))[:, None] * _gaussian(min(11, width))[None, :]
 
-    def mean(values: Tensor) -> Tensor:
+    def mean(values: "Tensor") -> "Tensor":
         return torch.nn.functional.conv2d(values, kernel[None, None])
 
     mx, my = mean(x), mean(y)
@@ -47,7 +54,9 @@ def ssim(a: Tensor, b: Tensor) -> float:
     return values.mean().item()
 
 
-def _gaussian(size: int) -> Tensor:
+def _gaussian(size: int) -> "Tensor":
+    import torch
+
     x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     values = torch.exp(-(x**2) / (2 * 1.5**2))
     return values / values.sum()
@@ -64,11 +73,13 @@ class ClipSimilarity:
         self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
 
-    @torch.inference_mode()
-    def __call__(self, a: Tensor, b: Tensor) -> float:
+    def __call__(self, a: "Tensor", b: "Tensor") -> float:
+        import torch
+
         pixels = self.processor(images=[a, b], return_tensors="pt", do_rescale=False)["pixel_values"]
-        features = self.model.vision_model(pixel_values=pixels).pooler_output
-        features = self.model.visual_projection(features)
+        with torch.inference_mode():
+            features = self.model.vision_model(pixel_values=pixels).pooler_output
+            features = self.model.visual_projection(features)
         return torch.nn.functional.cosine_similarity(features[:1], features[1:]).item()
 
 
@@ -76,6 +87,7 @@ def lpips_distance() -> Measure:
     """Learned perceptual distance (Zhang et al. 2018), 0 = equal. Raises ValueError where `lpips` is not installed."""
     try:
         import lpips
+        import torch
     except ImportError:
         raise ValueError(
             "the measure lpips needs the package lpips, which is not installed: pip install lpips"
@@ -83,7 +95,7 @@ def lpips_distance() -> Measure:
     network = lpips.LPIPS(net="alex", verbose=False).eval()
 
     @torch.inference_mode()
-    def distance(a: Tensor, b: Tensor) -> float:
+    def distance(a: "Tensor", b: "Tensor") -> float:
         return network(a[None] * 2 - 1, b[None] * 2 - 1).item()
 
     return distance
