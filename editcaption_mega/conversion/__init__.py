@@ -1,6 +1,6 @@
 """Weights between Hugging Face folders, sharded checkpoints and model chunks, by one table of rules."""
 
-from editcaption_mega import platform  # noqa: F401  isort: skip
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader, hf_tensors, write_folder
 from .manifest import DamagedCheckpointError

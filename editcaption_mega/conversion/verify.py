@@ -26,7 +26,7 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
     with platform.together():
         store = StoreReader(folder)
     if not store.manifest.has_checksums:
-        platform.print_once(f"{store.folder} was written without checksums (format 1): its bytes cannot be verified")
+        platform.print_rank_0(f"{store.folder} was written without checksums (format 1): its bytes cannot be verified")
         return store
     with platform.together():
         _refuse_foreign_side_files(store.folder, store.manifest)

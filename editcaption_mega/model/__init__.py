@@ -1,6 +1,6 @@
-"""Qwen3-VL on Megatron-Core. `platform` comes first: it prepares Megatron for a machine without CUDA."""
+"""Qwen3-VL on Megatron-Core. On a machine without CUDA a program calls `platform.prepare()` before it builds one."""
 
-from editcaption_mega import platform  # noqa: F401  isort: skip
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from .architecture import Architecture, ExpertArchitecture, VisionArchitecture
 from .build import build_model, transformer_config, unwrap
 from .qwen3_vl import Qwen3VLModel

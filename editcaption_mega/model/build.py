@@ -8,6 +8,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from editcaption_mega import platform
 from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
@@ -138,6 +139,7 @@ def build_model(
     architecture: Architecture, model: ModelSettings, parallel: ParallelSettings, precision: str
 ) -> list[torch.nn.Module]:
     """The model chunks of this rank (one, or several under interleaved pipelining), with uninitialized weights."""
+    platform.require_prepared()
     config = transformer_config(architecture, model, parallel, precision)
     chunks = []
     virtual = parallel.virtual_pipeline_model_parallel_size

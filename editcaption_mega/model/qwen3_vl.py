@@ -16,6 +16,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from editcaption_mega import platform
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.kernels import MAX_LOGITS_BYTES, linear_log_probs
 
@@ -46,6 +47,7 @@ class Qwen3VLModel(MegatronModule):
         vp_stage: int | None = None,
         max_logits_bytes: int = MAX_LOGITS_BYTES,
     ):
+        platform.require_prepared()
         super().__init__(config=config)
         self.architecture = architecture
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage

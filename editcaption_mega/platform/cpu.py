@@ -1,29 +1,21 @@
 """What Megatron-Core 0.19 assumes of CUDA, answered on a machine without one.
 
 This is the only place in the project that patches anything, and only when there is no GPU. Each function below is
-one assumption, with the place in Megatron that makes it. `install()` runs once, before Megatron is imported.
+one assumption, with the place in Megatron that makes it. `prepare` calls `install()`, once. Megatron may be imported
+before: it looks the names up when it runs, which tests/platform holds for each of them.
 """
 
 import contextlib
 import functools
 import logging
-import os
 
 import torch
 
-_installed = False
-
 
 def install() -> None:
-    """Apply every shim, once. Does nothing on the second call."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
+    """Apply every shim. Call it once."""
     # `jit.py` 21 decorates with torch.compile; compiling small CPU functions costs minutes and gains nothing.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    # Megatron imports TE when any `transformer_engine` folder is importable, and warns for Apex: both expected here.
-    logging.getLogger("megatron.core").setLevel(logging.ERROR)
+    torch.compiler.set_stance("force_eager")
     _current_device()
     _streams_and_events()
     _device_literals()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from .preparation import prepare
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def is_rank_zero() -> bool:
     return rank() == 0
 
 
-def print_once(*values) -> None:
+def print_rank_0(*values) -> None:
     if is_rank_zero():
         print(*values, flush=True)
 
@@ -51,10 +51,14 @@ def barrier() -> None:
 
 
 def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None:
-    """Join the process group (NCCL on GPUs, gloo on CPUs) and build Megatron's groups.
+    """Prepare the process, join the process group (NCCL on GPUs, gloo on CPUs) and build Megatron's groups.
 
     Without torchrun this is a world of one rank. The layout must divide the world; `settings` checks that first,
     so a mismatch here is an invariant broken."""
+    prepare()
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(device())
@@ -85,6 +89,8 @@ def destroy(*, after_failure: bool = False) -> None:
 
     after_failure: this rank may be alone with it, and NCCL would wait for the others: the process's end will do."""
     if dist.is_initialized() and not (after_failure and world_size() > 1 and torch.cuda.is_available()):
+        from megatron.core import parallel_state
+
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
 

@@ -1,6 +1,6 @@
 """The training job: optimizer, loop, checkpoints, metrics, signals."""
 
-from editcaption_mega import platform  # noqa: F401  isort: skip
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from .dpo import run_dpo
 from .job import run_sft
 

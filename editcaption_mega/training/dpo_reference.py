@@ -121,7 +121,7 @@ def _stored_reference(prepared: Prepared, settings: DPOSettings, progress: Progr
         _check_same_reference(prepared, weights)
         if not exists:
             prepared.load(source)
-            platform.print_once(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
+            platform.print_rank_0(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
             write_log_probs(prepared.chunks, reader, path, expected, progress=progress)
     return JobReference(
         StoredReference(read_reference(path, reader, expected, sums=path == own)), weights, equals_start

@@ -51,7 +51,7 @@ def train(prepared: Prepared, objective: Objective) -> Ending:
     expert_load = ExpertLoad(state.chunks, layers, experts.num_experts) if experts else None
     ending = Ending(resumed.step)
     if resumed.step >= prepared.total_steps:
-        platform.print_once(
+        platform.print_rank_0(
             f"{prepared.session.output} has already been trained for {resumed.step} steps: nothing to do"
         )
     else:

@@ -47,7 +47,7 @@ def log_probs_of_shards(
     architecture = open_architecture(settings)
     dataset = open_dataset(settings, "either")
     for note in dataset.notes:
-        platform.print_once(note)
+        platform.print_rank_0(note)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
     try:
         lengths = measure_samples(dataset, settings.data.sequence_length)
@@ -82,7 +82,7 @@ def write_log_probs(
     first_line = json.dumps({"fingerprint": fingerprint}) + "\n"
     done = platform.from_rank_zero(lambda: lines_to_keep(temporary, first_line, dataset, with_tokens))
     if done:
-        platform.print_once(f"{temporary} has {done:,} of {len(dataset):,} samples already: going on from there")
+        platform.print_rank_0(f"{temporary} has {done:,} of {len(dataset):,} samples already: going on from there")
     with ExitStack() as stack:
         out = stack.enter_context(open(temporary, "a", encoding="utf-8")) if platform.is_rank_zero() else None
         starts = range(done, len(dataset), BATCH)

@@ -177,7 +177,7 @@ def run_steps(
                 saved = finished
             if leave and finished < span.last:
                 why = f"signal {asked}" if asked else f"training.stop_after={span.stop_after}"
-                platform.print_once(f"stopped by {why} after step {finished}; the same command goes on from there")
+                platform.print_rank_0(f"stopped by {why} after step {finished}; the same command goes on from there")
                 return finished, asked
     return finished, 0
 

@@ -88,7 +88,7 @@ def resume_point(
             continue
         for damaged, error in problems:
             aside = platform.from_rank_zero(partial(set_aside, damaged))
-            platform.print_once(f"{error}. It is kept as {aside.name}; going on from {folder.name}")
+            platform.print_rank_0(f"{error}. It is kept as {aside.name}; going on from {folder.name}")
         return folder, state
     if problems:
         raise DamagedCheckpointError(f"{problems[0][1]}. No checkpoint before it is sound either")

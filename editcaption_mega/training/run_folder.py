@@ -34,7 +34,7 @@ def where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files
     output = Path(settings.training.output)
     unchecked: list[str] = []
     for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume, objective_files)):
-        platform.print_once(line)
+        platform.print_rank_0(line)
 
     def check(folder: Path, state: dict[str, Any]) -> None:
         unchecked[:] = check_identity(folder, state, parts)

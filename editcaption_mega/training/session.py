@@ -69,7 +69,7 @@ def session(settings: JobSettings) -> Iterator[Session]:
         try:
             yield opened
         except Stopped as stopped:
-            platform.print_once(str(stopped))
+            platform.print_rank_0(str(stopped))
             opened.ending = Ending(stopped.step, stopped.signal)
         except Exception as error:
             failed = True

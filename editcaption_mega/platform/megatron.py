@@ -1,0 +1,13 @@
+"""Imports Megatron-Core without its remarks on what this machine lacks, so it comes before every other import of it.
+
+`model`, `conversion` and `training` import this file in their `__init__`. Nothing but the import happens here: what a
+process needs before it uses Megatron is done by `prepare`, which entry points call.
+"""
+
+from .remarks import silenced
+
+with silenced():
+    import megatron.core.distributed
+    import megatron.core.models.gpt
+    import megatron.core.optimizer
+    import megatron.core.pipeline_parallel  # noqa: F401

@@ -1,0 +1,37 @@
+"""What an entry point does to its process before Megatron-Core is used. No import does any of it."""
+
+import os
+import sys
+
+import torch
+
+from . import remarks
+
+_prepared = False
+
+
+def prepare() -> None:
+    """Prepare this process for Megatron-Core; entry points call it, later calls do nothing. `initialize` calls it too.
+
+    With CUDA torch is left as it is. Without, the CPU answers what Megatron asks of CUDA (see `cpu`), which rank 0 says
+    in a line on stderr. In both cases remarks that no user can mend are silenced (see `remarks`)."""
+    global _prepared
+    if _prepared:
+        return
+    remarks.silence()
+    if not torch.cuda.is_available():
+        from . import cpu
+
+        cpu.install()
+        if os.environ.get("RANK", "0") == "0":
+            print("no GPU found: Megatron-Core runs on the CPU here", file=sys.stderr, flush=True)
+    _prepared = True
+
+
+def require_prepared() -> None:
+    """RuntimeError where Megatron-Core would ask for CUDA on a machine without it, because `prepare` was not called."""
+    if not _prepared and not torch.cuda.is_available():
+        raise RuntimeError(
+            "this machine has no CUDA, which Megatron-Core asks for, and this process is not prepared for that: call "
+            "editcaption_mega.platform.prepare() once at its start (platform.initialize does it too)"
+        )
