@@ -3,7 +3,9 @@
 - A C++ compiler gives the CPU variant: one set of inner loops per instruction set, chosen at run time, so the build of
   one machine serves another. OpenMP is used where the compiler has it.
 - nvcc on the PATH (or under CUDA_HOME) adds the CUDA variant, for the architectures in EDITCAPTION_CUDA_ARCHS (default
-  "80;90;100+PTX"; empty leaves CUDA out). When nvcc fails, the build says so and goes on without it.
+  "80;90;100+PTX"; empty leaves CUDA out). Those that this nvcc does not know are left out, and named. When nvcc fails,
+  the build says so and goes on without it.
+- ninja compiles in parallel (MAX_JOBS at a time), and only what changed; without it everything is compiled in turn.
 - No compiler: the package installs without the extension and says so once, at first use.
 - EDITCAPTION_SANITIZE=1 builds the CPU variant with AddressSanitizer and UBSan (`make sanitize` runs the tests on it).
 """
@@ -15,6 +17,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -43,24 +46,101 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=os.path.join(home, "bin")) if home else shutil.which("nvcc")
 
 
-def gencode_flags(archs: str) -> list[str]:
-    """nvcc's flags for a list like "80;90;100+PTX" (dots are allowed: "9.0")."""
-    flags = []
+class Architecture(NamedTuple):
+    """A kind of GPU to build for: `number` as in sm_90; ptx: also code that newer GPUs compile for themselves."""
+
+    number: str
+    ptx: bool
+
+    def __str__(self) -> str:
+        return self.number + ("+PTX" if self.ptx else "")
+
+    def flag(self) -> str:
+        codes = [f"sm_{self.number}"] + ([f"compute_{self.number}"] if self.ptx else [])
+        return f"-gencode=arch=compute_{self.number},code=[{','.join(codes)}]"
+
+
+def wanted_architectures(archs: str) -> list[Architecture]:
+    """A list like "80;90;100+PTX" (dots are allowed: "9.0")."""
+    wanted = []
     for entry in archs.replace(",", ";").split(";"):
         number, plus, suffix = entry.strip().replace(".", "").partition("+")
         if not number.rstrip("af").isdigit() or (plus and suffix.upper() != "PTX"):
             raise SystemExit(f'EDITCAPTION_CUDA_ARCHS: found {archs!r}, expected a list such as "80;90;100+PTX"')
-        codes = [f"sm_{number}"] + ([f"compute_{number}"] if plus else [])
-        flags += [f"-gencode=arch=compute_{number},code={code}" for code in codes]
-    return flags
+        wanted.append(Architecture(number, bool(plus)))
+    return wanted
+
+
+def known_architectures(nvcc: str, wanted: list[Architecture]) -> tuple[list[Architecture], list[Architecture]]:
+    """(those that this nvcc can build for, the others). When PTX was asked for with one of the others, the newest that
+    stays gets it, so that newer GPUs are still served. An nvcc that cannot say what it knows is taken to know all."""
+    try:
+        listed = subprocess.run([nvcc, "--list-gpu-code"], check=True, capture_output=True, text=True).stdout.split()
+    except BUILD_ERRORS:
+        return wanted, []
+    known = [arch for arch in wanted if f"sm_{arch.number}" in listed]
+    others = [arch for arch in wanted if arch not in known]
+    if known and any(arch.ptx for arch in others) and not any(arch.ptx for arch in known):
+        known[-1] = known[-1]._replace(ptx=True)
+    return known, others
 
 
 def cuda_library_folders(nvcc: str) -> list[str]:
     """The linker's -L flags for the CUDA runtime, as nvcc itself states them (it may be a link or a wrapper)."""
     with tempfile.NamedTemporaryFile(suffix=".cu") as empty:
-        told = subprocess.run([nvcc, "-dryrun", "-c", empty.name], check=True, capture_output=True, text=True).stderr
-    line = next((line for line in told.splitlines() if "LIBRARIES=" in line), "")
+        output = subprocess.run([nvcc, "-dryrun", "-c", empty.name], check=True, capture_output=True, text=True).stderr
+    line = next((line for line in output.splitlines() if "LIBRARIES=" in line), "")
     return shlex.split(line.partition("LIBRARIES=")[2])
+
+
+def nvcc_command(nvcc: str, archs: list[Architecture], includes: list[str]) -> list[str]:
+    flags = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "0"]
+    return [nvcc, *flags, *(arch.flag() for arch in archs), *includes, "-DECM_WITH_CUDA=1"]
+
+
+class Step(NamedTuple):
+    """One compilation. The command also writes `target`.d, the headers that the source includes."""
+
+    source: str
+    target: str
+    command: list[str]
+
+
+def find_ninja() -> str | None:
+    try:
+        import ninja
+    except ImportError:
+        return shutil.which("ninja")
+    return os.path.join(ninja.BIN_DIR, "ninja")
+
+
+def run_steps(folder: str, steps: list[Step]) -> None:
+    """Compile what changed with ninja, or without it everything, one after another."""
+    program = find_ninja()
+    if program is None:
+        for step in steps:
+            print(shlex.join(step.command), flush=True)
+            subprocess.run(step.command, check=True)
+        return
+    lines = [
+        f"builddir = {ninja_path(folder)}",
+        "rule compile",
+        "  command = $command",
+        "  deps = gcc",
+        "  depfile = $out.d",
+    ]
+    for step in steps:
+        command = shlex.join(step.command).replace("$", "$$")
+        lines += [f"build {ninja_path(step.target)}: compile {ninja_path(step.source)}", f"  command = {command}"]
+    file = os.path.join(folder, "build.ninja")
+    with open(file, "w") as out:
+        out.write("\n".join(lines) + "\n")
+    jobs = os.environ.get("MAX_JOBS", "")
+    subprocess.run([program, "-f", file, *(["-j", jobs] if jobs else [])], check=True)
+
+
+def ninja_path(path: str) -> str:
+    return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
 class BuildKernels(build_ext):
@@ -83,72 +163,89 @@ class BuildKernels(build_ext):
     def _build(self, ext: Extension) -> None:
         import pybind11
 
-        compiler = self.compiler
+        if self.compiler.compiler_type != "unix":
+            raise CCompilerError(
+                f"the build knows g++ and clang++, not a compiler of type {self.compiler.compiler_type}"
+            )
         self._folder = os.path.join(self.build_temp, "kernels")
-        includes = [*self.compiler.include_dirs, "csrc", pybind11.get_include()]
+        includes = [f"-I{folder}" for folder in (*self.compiler.include_dirs, "csrc", pybind11.get_include())]
         common = ["-std=c++17", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
         sanitize = os.environ.get("EDITCAPTION_SANITIZE", "") not in ("", "0")
+        sanitizers = ["-fsanitize=address,undefined"] if sanitize else []
         if sanitize:
-            common += ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
-            common += ["-fno-sanitize-recover=undefined"]
+            common += ["-g", "-fno-omit-frame-pointer", *sanitizers, "-fno-sanitize-recover=undefined"]
         if not self._works(common):
             raise CCompilerError("no C++17 compiler that works: install g++ or clang++, or set CXX")
+        openmp = ["-fopenmp"] if self._works(["-fopenmp"], link=["-fopenmp"]) else []
+        variants = self._instruction_sets()
+        macros = [f"-D{macro}=1" for _, _, macro in variants if macro]
+        nvcc, archs = (None, []) if sanitize else self._cuda()
+
+        def compile_all(nvcc: str | None) -> list[str]:
+            cxx = [*self.compiler.compiler_so_cxx, *includes, *common, *macros]
+            steps = [self._step(ROWS, name, [*cxx, *flags, f"-DECM_ISA={name}"]) for name, flags, _ in variants]
+            cuda = []
+            if nvcc:
+                steps.append(self._step(CUDA, "cuda", nvcc_command(nvcc, archs, includes)))
+                names = ";".join(map(str, archs))
+                cuda = ["-DECM_WITH_CUDA=1", f'-DECM_CUDA_ARCHITECTURES="{names}"']
+            for source in ext.sources:
+                if source != ROWS:
+                    steps.append(self._step(source, "common", [*cxx, *openmp, *cuda]))
+            run_steps(self._folder, steps)
+            return [step.target for step in steps]
+
+        libraries = []
+        if nvcc:
+            try:
+                libraries = [*cuda_library_folders(nvcc), "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+                objects = compile_all(nvcc)
+            except BUILD_ERRORS as error:
+                print(f"editcaption_mega: no CUDA variant, the build with {nvcc} failed: {error}", flush=True)
+                nvcc, libraries = None, []
+        if not nvcc:
+            objects = compile_all(None)
+        target = self.get_ext_fullpath(ext.name)
+        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+        link = openmp + libraries + sanitizers
+        self.compiler.link_shared_object(objects, target, extra_postargs=link, target_lang="c++")
+        names = [name for name, _, _ in variants] + ([f"cuda ({';'.join(map(str, archs))})"] if nvcc else [])
+        threads = "with OpenMP" if openmp else "without OpenMP: one thread"
+        print(f"editcaption_mega: built {ext.name}: {', '.join(names)} ({threads})", flush=True)
+
+    def _instruction_sets(self) -> list[tuple[str, list[str], str | None]]:
+        """(name, flags, macro) of each variant of the inner loops that this compiler can build."""
         # Without -fno-trapping-math g++ keeps comparisons as branches below AVX-512 and most loops stay scalar. It
         # gives up the floating-point exception flags, which nobody reads; NaN and infinity keep their meaning.
         simd = [flag for flag in ("-fopenmp-simd", "-fno-trapping-math") if self._works([flag])]
-        openmp = ["-fopenmp"] if self._works(["-fopenmp"], link=["-fopenmp"]) else []
-
-        rows, macros, built = [], [], []
         x86 = platform.machine().lower() in ("x86_64", "amd64")
+        variants = []
         for name, choices, macro in X86_VARIANTS if x86 else PORTABLE_VARIANTS:
             flags = next((choice for choice in choices if self._works(choice)), None)
             if flags is not None:
-                rows.append((name, flags))
-                macros += [(macro, "1")] if macro else []
-                built.append(name)
+                variants.append((name, simd + flags, macro))
+        return variants
 
-        def compile_one(source: str, flags: list[str], definitions: list, folder: str) -> list[str]:
-            return compiler.compile(
-                [source],
-                output_dir=os.path.join(self._folder, folder),
-                macros=macros + definitions,
-                include_dirs=includes,
-                extra_postargs=common + flags,
+    def _cuda(self) -> tuple[str | None, list[Architecture]]:
+        """(nvcc and what to build for), or (None, []) where there is no nvcc or nothing that it could build for."""
+        archs = os.environ.get("EDITCAPTION_CUDA_ARCHS", DEFAULT_CUDA_ARCHS)
+        nvcc = find_nvcc() if archs else None
+        if not nvcc:
+            return None, []
+        known, others = known_architectures(nvcc, wanted_architectures(archs))
+        if others:
+            names = ", ".join(f"sm_{arch.number}" for arch in others)
+            print(
+                f"editcaption_mega: {nvcc} does not know {names}: left out; a newer CUDA toolkit has them", flush=True
             )
+        if not known:
+            print("editcaption_mega: no CUDA variant, because nothing is left to build it for", flush=True)
+        return (nvcc, known) if known else (None, [])
 
-        cuda_objects, libraries, archs = [], [], os.environ.get("EDITCAPTION_CUDA_ARCHS", DEFAULT_CUDA_ARCHS)
-        nvcc = find_nvcc() if archs and not sanitize else None
-        if nvcc:
-            try:
-                cuda_objects = [self._nvcc(nvcc, CUDA, archs, includes)]
-                libraries = [*cuda_library_folders(nvcc), "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-                built.append(f"cuda ({archs})")
-                macros += [("ECM_WITH_CUDA", "1"), ("ECM_CUDA_ARCHITECTURES", f'"{archs}"')]
-            except BUILD_ERRORS as error:
-                print(f"editcaption_mega: no CUDA variant, {nvcc} failed: {error}", flush=True)
-        objects = list(cuda_objects)
-        for name, flags in rows:
-            objects += compile_one(ROWS, simd + flags, [("ECM_ISA", name)], name)
-        for source in ext.sources:
-            if source != ROWS:
-                objects += compile_one(source, openmp, [], "common")
-
-        target = self.get_ext_fullpath(ext.name)
-        os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-        link = openmp + libraries + (["-fsanitize=address,undefined"] if sanitize else [])
-        compiler.link_shared_object(objects, target, extra_postargs=link, target_lang="c++")
-        threads = "with OpenMP" if openmp else "without OpenMP: one thread"
-        print(f"editcaption_mega: built {ext.name}: {', '.join(built)} ({threads})", flush=True)
-
-    def _nvcc(self, nvcc: str, source: str, archs: str, includes: list[str]) -> str:
-        target = os.path.join(self._folder, "cuda", os.path.basename(source) + ".o")
+    def _step(self, source: str, variant: str, command: list[str]) -> Step:
+        target = os.path.join(self._folder, variant, os.path.basename(source) + ".o")
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        command = [nvcc, "-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--threads", "0"]
-        command += [*gencode_flags(archs), *(f"-I{folder}" for folder in includes)]
-        command += ["-DECM_WITH_CUDA=1", "-c", source, "-o", target]
-        print(" ".join(command), flush=True)
-        subprocess.run(command, check=True)
-        return target
+        return Step(source, target, [*command, "-MD", "-MF", f"{target}.d", "-c", source, "-o", target])
 
     def _works(self, flags: list[str], link: list[str] | None = None) -> bool:
         """Whether the compiler takes these flags (and the linker `link`), tried on an empty program."""
@@ -170,7 +267,7 @@ setup(
         Extension(
             "editcaption_mega.kernels._C",
             sources=["csrc/bindings.cpp", "csrc/log_probs_cpu.cpp", ROWS],
-            depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/*.cu")),
+            depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/*.cu*")),
             language="c++",
         )
     ],

@@ -27,10 +27,10 @@ ecm::RowGradient make_row_gradient(uintptr_t targets, uintptr_t log_probs, uintp
     return {at<const int64_t>(targets), at<const float>(log_probs), at<const float>(lse), at<const float>(row_grad)};
 }
 
-ecm::Preference make_preference(int shape, bool length_normalised, double beta, double label_smoothing, double margin,
-                                double nll_weight) {
-    if (shape < ecm::kSigmoid || shape > ecm::kIpo) throw py::value_error("shape must be SIGMOID, ROBUST, HINGE or IPO");
-    return {shape, length_normalised, beta, label_smoothing, margin, nll_weight};
+ecm::PreferenceLoss make_preference_loss(int shape, bool per_token, double beta, double label_smoothing, double margin,
+                                         double nll_weight) {
+    if (shape < 0 || shape >= ecm::kLossShapes) throw py::value_error("shape must be an index into LOSS_SHAPES");
+    return {shape, per_token, beta, label_smoothing, margin, nll_weight};
 }
 
 int checked_width(int width) {
@@ -40,7 +40,7 @@ int checked_width(int width) {
 }
 
 ecm::Finalize make_finalize(uintptr_t stats, int64_t parts, int64_t rows, int width, int64_t vocab_size, uintptr_t bounds,
-                            int64_t sequences, const ecm::Preference* preference, uintptr_t reference, uintptr_t margin,
+                            int64_t sequences, const ecm::PreferenceLoss* preference, uintptr_t reference, uintptr_t margin,
                             uintptr_t log_probs, uintptr_t lse, uintptr_t details, uintptr_t sums, uintptr_t loss,
                             uintptr_t rewards, uintptr_t row_scale) {
     if (parts < 1 || rows < 0 || sequences < 0 || vocab_size < 1)
@@ -60,10 +60,9 @@ PYBIND11_MODULE(_C, m) {
     m.attr("FLOAT32") = static_cast<int>(ecm::kFloat32);
     m.attr("BFLOAT16") = static_cast<int>(ecm::kBFloat16);
     m.attr("FLOAT16") = static_cast<int>(ecm::kFloat16);
-    m.attr("SIGMOID") = static_cast<int>(ecm::kSigmoid);
-    m.attr("ROBUST") = static_cast<int>(ecm::kRobust);
-    m.attr("HINGE") = static_cast<int>(ecm::kHinge);
-    m.attr("IPO") = static_cast<int>(ecm::kIpo);
+    py::tuple shapes(static_cast<int>(ecm::kLossShapes));
+    for (int shape = 0; shape < ecm::kLossShapes; ++shape) shapes[shape] = ecm::kLossShapeNames[shape];
+    m.attr("LOSS_SHAPES") = shapes;  // a shape is given as its index
     m.attr("STATS_WIDTH") = ecm::kStatsWidth;
     m.attr("DETAILS_WIDTH") = ecm::kDetailsWidth;
     m.attr("INSTRUCTION_SETS") = ecm::instruction_sets_built_cpu();
@@ -76,8 +75,8 @@ PYBIND11_MODULE(_C, m) {
              arg("valid_cols"), arg("vocab_offset"));
     py::class_<ecm::RowGradient>(m, "RowGradient", py::module_local())
         .def(py::init(&make_row_gradient), arg("targets"), arg("log_probs"), arg("lse"), arg("row_grad"));
-    py::class_<ecm::Preference>(m, "Preference", py::module_local())
-        .def(py::init(&make_preference), arg("shape"), arg("length_normalised"), arg("beta"), arg("label_smoothing"),
+    py::class_<ecm::PreferenceLoss>(m, "PreferenceLoss", py::module_local())
+        .def(py::init(&make_preference_loss), arg("shape"), arg("per_token"), arg("beta"), arg("label_smoothing"),
              arg("margin"), arg("nll_weight"));
     py::class_<ecm::Finalize>(m, "Finalize", py::module_local())
         .def(py::init(&make_finalize), arg("stats"), arg("parts"), arg("rows"), arg("width"), arg("vocab_size"),

@@ -38,12 +38,13 @@ ECM_INLINE Token token_of(const float* record, int64_t parts, int64_t stride, in
     return token;
 }
 
-// The codes that bindings.cpp publishes to Python.
-enum LossShape : int { kSigmoid = 0, kRobust = 1, kHinge = 2, kIpo = 3 };
+// A function of z below, and its name in Python, in one order.
+enum LossShape : int { kSigmoid, kRobust, kHinge, kIpo, kLossShapes };
+inline constexpr const char* kLossShapeNames[kLossShapes] = {"sigmoid", "robust", "hinge", "ipo"};
 
-struct Preference {
+struct PreferenceLoss {
     int shape;  // LossShape
-    bool length_normalised;
+    bool per_token;  // log-probs per token instead of summed
     double beta;
     double label_smoothing;
     double margin;      // of every pair, on the scale of rewards
@@ -63,35 +64,35 @@ ECM_INLINE double sigmoid(double x) {
     return (x > 0.0 ? 1.0 : e) / (1.0 + e);
 }
 
-// z = reward(chosen) - reward(rejected) - margin, reward = beta * (log-prob - reference), per token if normalised.
+// z = reward(chosen) - reward(rejected) - margin, reward = beta * (log-prob - reference), per token if asked.
 //   sigmoid   (1 - s) softplus(-z) + s softplus(z)                Rafailov et al. 2023; s > 0: conservative DPO
 //   robust    ((1 - s) softplus(-z) - s softplus(z)) / (1 - 2 s)  Chowdhury et al. 2024
 //   hinge     max(0, 1 - z)                                       Zhao et al. 2023
 //   ipo       ((z - 1/2) / beta)^2                                Azar et al. 2024, eq. 17 (log-probs per token)
-ECM_INLINE Pair pair_of(const Preference& how, double chosen, double rejected, double reference_chosen,
+ECM_INLINE Pair pair_of(const PreferenceLoss& config, double chosen, double rejected, double reference_chosen,
                         double reference_rejected, double margin, int64_t chosen_length, int64_t rejected_length) {
-    const double per_chosen = how.beta / (how.length_normalised ? static_cast<double>(chosen_length) : 1.0);
-    const double per_rejected = how.beta / (how.length_normalised ? static_cast<double>(rejected_length) : 1.0);
+    const double per_chosen = config.beta / (config.per_token ? static_cast<double>(chosen_length) : 1.0);
+    const double per_rejected = config.beta / (config.per_token ? static_cast<double>(rejected_length) : 1.0);
     Pair pair;
     pair.chosen_reward = per_chosen * (chosen - reference_chosen);
     pair.rejected_reward = per_rejected * (rejected - reference_rejected);
-    const double z = pair.chosen_reward - pair.rejected_reward - (how.margin + margin);
-    const double s = how.label_smoothing;
+    const double z = pair.chosen_reward - pair.rejected_reward - (config.margin + margin);
+    const double s = config.label_smoothing;
     double slope;  // the loss's derivative by z
-    if (how.shape == kHinge) {
+    if (config.shape == kHinge) {
         pair.loss = z < 1.0 ? 1.0 - z : (z == z ? 0.0 : z);
         slope = z < 1.0 ? -1.0 : 0.0;
-    } else if (how.shape == kIpo) {
-        const double u = (z - 0.5) / how.beta;
+    } else if (config.shape == kIpo) {
+        const double u = (z - 0.5) / config.beta;
         pair.loss = u * u;
-        slope = 2.0 * u / how.beta;
+        slope = 2.0 * u / config.beta;
     } else {
-        const double other = how.shape == kRobust ? -s : s;
-        const double norm = how.shape == kRobust ? 1.0 - 2.0 * s : 1.0;
+        const double other = config.shape == kRobust ? -s : s;
+        const double norm = config.shape == kRobust ? 1.0 - 2.0 * s : 1.0;
         pair.loss = ((1.0 - s) * softplus(-z) + other * softplus(z)) / norm;
         slope = (other * sigmoid(z) - (1.0 - s) * sigmoid(-z)) / norm;
     }
-    const double nll = how.nll_weight == 0.0 ? 0.0 : how.nll_weight / static_cast<double>(chosen_length);
+    const double nll = config.nll_weight == 0.0 ? 0.0 : config.nll_weight / static_cast<double>(chosen_length);
     pair.loss -= nll * chosen;
     pair.chosen_scale = slope * per_chosen - nll;
     pair.rejected_scale = -slope * per_rejected;

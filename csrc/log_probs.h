@@ -35,7 +35,7 @@ struct Finalize {
     int64_t vocab_size;        // over all parts
     const int64_t* bounds;     // [sequences + 1], the sequences' first rows and the end; null: none
     int64_t sequences;
-    const Preference* preference;  // null: none. Else sequences 2 i and 2 i + 1 are the answers of pair i
+    const PreferenceLoss* preference;  // null: none. Else sequences 2 i and 2 i + 1 are the answers of pair i
     const float* reference;        // [sequences], null: 0 (reference-free)
     const float* margin;           // [sequences / 2], null: 0
     float* log_probs;              // [rows]

@@ -26,7 +26,7 @@ from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.images.patches import Grid, ImageSettings
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, corpus_texts, render_pair
-from editcaption_mega.kernels import Preference
+from editcaption_mega.kernels import PreferenceLossConfig
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
 from editcaption_mega.objectives import DPOObjective
@@ -255,7 +255,7 @@ class OurSteps:
         shards = local_param_shards(chunks, rules_for(architecture))
         self.trainer = build_train_state(chunks, shards, settings.optimizer, precision="fp32", total_steps=10**6)
         facts = pair_facts(dataset, settings.preference)
-        self.objective = DPOObjective(Preference("sigmoid", BETA), made, facts, per_mode=False)
+        self.objective = DPOObjective(PreferenceLossConfig("sigmoid", BETA), made, facts, per_mode=False)
         for chunk in self.trainer.chunks:
             chunk.train()
 

@@ -2,14 +2,14 @@
 
     log_probs(logits [T, V], targets [T]) -> [T] fp32
     linear_log_probs(hidden [T, H], weight [V, H], targets [T], *, group=None, backend="auto") -> [T] fp32
-    preference(logits, targets, cu_seqlens, reference, how) -> PreferenceOutput       and linear_preference
+    preference(logits, targets, cu_seqlens, reference, config) -> PreferenceOutput       and linear_preference
     sequence_sums(log_probs [T], cu_seqlens [S + 1]) -> [S] fp32
     available_backends() -> those of ("cuda", "cpu", "torch") that this installation can run here
 
 The sources of the compiled backends are in csrc/; the `torch` backend is the readable reference and runs everywhere.
 """
 
-from .backends import available_backends
+from .backends import available_backends, require_cuda_variant
 from .operators import (
     MAX_LOGITS_BYTES,
     PreferenceOutput,
@@ -20,11 +20,11 @@ from .operators import (
     preference,
     sequence_sums,
 )
-from .preference import Preference
+from .preference_losses import PreferenceLossConfig
 
 __all__ = [
     "MAX_LOGITS_BYTES",
-    "Preference",
+    "PreferenceLossConfig",
     "PreferenceOutput",
     "TokenDetails",
     "available_backends",
@@ -32,5 +32,6 @@ __all__ = [
     "linear_preference",
     "log_probs",
     "preference",
+    "require_cuda_variant",
     "sequence_sums",
 ]

@@ -3,20 +3,34 @@
 import functools
 import warnings
 
+import torch
+
 from . import compiled, reference
+from .contract import Backend
 
 NAMES = ("cuda", "cpu", "torch")
-BACKENDS = {"cuda": compiled.Cuda(), "cpu": compiled.Cpu(), "torch": reference}
+BACKENDS: dict[str, Backend] = {"cuda": compiled.Cuda(), "cpu": compiled.Cpu(), "torch": reference.Torch()}
 
 
 def available_backends() -> tuple[str, ...]:
     """The backends that work here, fastest first; always ends with "torch"."""
-    return tuple(name for name in NAMES if name == "torch" or BACKENDS[name].is_available())
+    return tuple(name for name in NAMES if BACKENDS[name].is_available())
 
 
 @functools.cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def require_cuda_variant() -> None:
+    """ValueError on a machine with a GPU where `backend="auto"` would fall back to PyTorch: for jobs of many hours."""
+    if torch.cuda.is_available() and "cuda" not in available_backends():
+        built = "was not built" if compiled.EXTENSION is None else "was built without CUDA"
+        raise ValueError(
+            f"this machine has a GPU and the kernels' extension {built}, so log-probs would be computed in plain "
+            "PyTorch, slower and with more memory: put nvcc on the PATH and run `make setup`, or set "
+            "model.kernels=torch"
+        )
 
 
 def choose(backend: str, device_type: str, operator: str) -> str:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .preference import Preference
+from .preference_losses import PreferenceLossConfig
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -114,22 +114,22 @@ def check_preference(
     targets: Tensor,
     cu_seqlens: Tensor,
     reference: Tensor | None,
-    how: Preference,
+    config: PreferenceLossConfig,
     margin: Tensor | None,
 ) -> None:
     """Everything about pairs but the values of cu_seqlens."""
-    if not isinstance(how, Preference):
-        raise ValueError(f"{operator}: `how` must be a Preference, found {type(how).__name__}")
+    if not isinstance(config, PreferenceLossConfig):
+        raise ValueError(f"{operator}: `config` must be a PreferenceLossConfig, found {type(config).__name__}")
     check_cu_seqlens(operator, cu_seqlens, targets.device)
     sequences = cu_seqlens.shape[0] - 1
     if sequences % 2:
         raise ValueError(
             f"{operator}: `cu_seqlens` must bound pairs of answers, an even number of them, found {sequences}"
         )
-    if how.reference_free and reference is not None:
-        raise ValueError(f"{operator}: `reference` must be None for {how.loss}, which has no reference model")
-    if not how.reference_free and reference is None:
-        raise ValueError(f"{operator}: `reference` must be the answers' log-probs [{sequences}] for {how.loss}")
+    if config.reference_free and reference is not None:
+        raise ValueError(f"{operator}: `reference` must be None for {config.loss}, which has no reference model")
+    if not config.reference_free and reference is None:
+        raise ValueError(f"{operator}: `reference` must be the answers' log-probs [{sequences}] for {config.loss}")
     for name, tensor, size in (("reference", reference, sequences), ("margin", margin, sequences // 2)):
         if tensor is None:
             continue

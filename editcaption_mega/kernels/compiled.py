@@ -1,21 +1,30 @@
 """The `cpu` and `cuda` backends: the compiled extension, called with addresses and sizes (see `contract`)."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from .contract import DETAILS_WIDTH, STATS_WIDTH, Final
-from .preference import SHAPES, Preference
+from .preference_losses import PreferenceLossConfig
 
 try:
     from . import _C as EXTENSION
-except ImportError:  # not built: see setup.py
+except ModuleNotFoundError:  # not built: see setup.py
     EXTENSION = None
+except ImportError as error:
+    EXTENSION = None
+    warnings.warn(
+        f"editcaption_mega.kernels: the extension does not load here ({error}); run `make setup` on this machine",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 DTYPE_NAMES = {torch.float32: "FLOAT32", torch.bfloat16: "BFLOAT16", torch.float16: "FLOAT16"}
 
 
 class Cpu:
-    """Multithreaded C++, with the best instruction set that the processor has."""
+    """The `Backend` in multithreaded C++, with the best instruction set that the processor has."""
 
     def is_available(self) -> bool:
         return EXTENSION is not None
@@ -47,25 +56,25 @@ class Cpu:
         stats: Tensor,
         vocab_size: int,
         bounds: Tensor | None = None,
-        preference: Preference | None = None,
+        config: PreferenceLossConfig | None = None,
         reference: Tensor | None = None,
-        margin: Tensor | None = None,
+        margins: Tensor | None = None,
     ) -> Final:
         parts, rows, width = stats.shape
         sequences = 0 if bounds is None else bounds.shape[0] - 1
-        pairs = 0 if preference is None else sequences // 2
+        pairs = 0 if config is None else sequences // 2
 
-        def room(*shape: int) -> Tensor:
+        def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.float32, device=stats.device)
 
         final = Final(
-            log_probs=room(rows),
-            lse=room(rows, 2),
-            details=room(rows if width == DETAILS_WIDTH else 0, 3),
-            sums=room(sequences),
-            loss=room(pairs),
-            rewards=room(pairs, 2),
-            row_scale=room(0 if preference is None else rows),
+            log_probs=empty(rows),
+            lse=empty(rows, 2),
+            details=empty(rows if width == DETAILS_WIDTH else 0, 3),
+            sums=empty(sequences),
+            loss=empty(pairs),
+            rewards=empty(pairs, 2),
+            row_scale=empty(0 if config is None else rows),
         )
         job = EXTENSION.Finalize(
             stats=stats.data_ptr(),
@@ -75,9 +84,9 @@ class Cpu:
             vocab_size=vocab_size,
             bounds=_address(bounds),
             sequences=sequences,
-            preference=None if preference is None else _preference(preference),
+            preference=None if config is None else _preference(config),
             reference=_address(reference),
-            margin=_address(margin),
+            margin=_address(margins),
             **{name: tensor.data_ptr() for name, tensor in final._asdict().items()},
         )
         self._run("finalize", stats.device, job)
@@ -134,14 +143,14 @@ def _matrix(logits: Tensor, vocab_offset: int, valid_cols: int):
     return EXTENSION.Logits(logits.data_ptr(), dtype, rows, logits.stride(0), cols, valid_cols, vocab_offset)
 
 
-def _preference(how: Preference):
-    return EXTENSION.Preference(
-        shape=SHAPES.index(how.shape),
-        length_normalised=how.length_normalised,
-        beta=how.beta,
-        label_smoothing=how.label_smoothing,
-        margin=how.margin,
-        nll_weight=how.nll_weight,
+def _preference(config: PreferenceLossConfig):
+    return EXTENSION.PreferenceLoss(
+        shape=EXTENSION.LOSS_SHAPES.index(config.shape),
+        per_token=config.per_token,
+        beta=config.beta,
+        label_smoothing=config.label_smoothing,
+        margin=config.margin,
+        nll_weight=config.nll_weight,
     )
 
 

@@ -1,4 +1,4 @@
-"""The public operators: what they take is checked here, what they do is in `library`."""
+"""The public operators: what they take is checked here, what they do is in `library_logits` and `library_linear`."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from . import checks, library
+from . import checks, library_linear, library_logits
 from .backends import choose
-from .preference import Preference
+from .library_common import Out, loss_arguments
+from .preference_losses import PreferenceLossConfig
 
 MAX_LOGITS_BYTES = 4 << 30
 
@@ -38,7 +39,7 @@ def log_probs(
     backend: str = "auto",
     details: bool = False,
     inplace_backward: bool = False,
-    checked: bool = False,
+    validate_targets: bool = True,
 ) -> Tensor | tuple[Tensor, TokenDetails]:
     """log softmax(logits)[t, targets[t]] for each row t, with fp32 statistics.
 
@@ -48,15 +49,27 @@ def log_probs(
 
     inplace_backward: the backward pass writes the gradient over the logits, and so needs no memory of its own. Nothing
     else may need their values by then; a second backward raises RuntimeError. Without it logits are never changed.
-    checked: the caller vouches for the values of the targets, so they aren't looked at. On a GPU that look waits for
-    the device.
+    validate_targets: look at the values of the targets; on a GPU that waits for the device. False where the caller
+    vouches for them.
     ValueError names the argument, what was found and what was expected, and is the same for every backend.
     """
     operator = "log_probs"
     _check_logits(operator, logits, targets, details)
-    chosen = choose(backend, logits.device.type, operator)
-    out = library.from_logits(logits, targets, None, None, None, [], details, inplace_backward, checked, chosen)
-    return (out[0], _details(out)) if details else out[0]
+    out = Out(
+        *library_logits.log_probs(
+            logits,
+            targets,
+            None,
+            None,
+            None,
+            **loss_arguments(None),
+            details=details,
+            inplace_backward=inplace_backward,
+            validate_targets=validate_targets,
+            backend=choose(backend, logits.device.type, operator),
+        )
+    )
+    return (out.log_probs, _details(out)) if details else out.log_probs
 
 
 def linear_log_probs(
@@ -69,7 +82,7 @@ def linear_log_probs(
     vocab_size: int | None = None,
     details: bool = False,
     max_logits_bytes: int = MAX_LOGITS_BYTES,
-    checked: bool = False,
+    validate_targets: bool = True,
 ) -> Tensor | tuple[Tensor, TokenDetails]:
     """log softmax(hidden @ weight.T)[t, targets[t]] for each row t: the LM head and the log-prob in one operator.
 
@@ -94,12 +107,27 @@ def linear_log_probs(
     backward pass computes the logits again (a fourth GEMM). Either way backward runs once, and a second one raises
     RuntimeError. Second derivatives aren't implemented.
 
-    `checked` and ValueError as for `log_probs`.
+    `validate_targets` and ValueError as for `log_probs`.
     """
     operator = "linear_log_probs"
-    arguments = _linear_arguments(operator, hidden, weight, targets, group, vocab_size, backend, details)
-    out = library.linear(hidden, weight, targets, None, None, None, [], details, max_logits_bytes, checked, *arguments)
-    return (out[0], _details(out)) if details else out[0]
+    _check_linear(operator, hidden, weight, targets, group, vocab_size, details)
+    out = Out(
+        *library_linear.linear_log_probs(
+            hidden,
+            weight,
+            targets,
+            None,
+            None,
+            None,
+            **loss_arguments(None),
+            details=details,
+            max_logits_bytes=max_logits_bytes,
+            validate_targets=validate_targets,
+            **_shard(weight, group, vocab_size),
+            backend=choose(backend, hidden.device.type, operator),
+        )
+    )
+    return (out.log_probs, _details(out)) if details else out.log_probs
 
 
 def preference(
@@ -107,26 +135,36 @@ def preference(
     targets: Tensor,
     cu_seqlens: Tensor,
     reference: Tensor | None,
-    how: Preference,
+    config: PreferenceLossConfig,
     margin: Tensor | None = None,
     *,
     backend: str = "auto",
     inplace_backward: bool = False,
-    checked: bool = False,
+    validate_targets: bool = True,
 ) -> PreferenceOutput:
     """The preference loss of N pairs of answers whose tokens lie one after another: chosen 0, rejected 0, chosen 1, ...
 
     logits [T, V], targets [T] as for `log_probs`. cu_seqlens: [2 N + 1] int32 or int64, where each answer begins and
     the last one ends (0, ..., T); on the CPU or on the logits' device. reference: [2 N] float32, summed log-probs under
     the reference model, in the same order; None for a loss without a reference (simpo). margin: [N] float32 per pair,
-    added to how.margin. Token sums, loss, and the coefficient of each row for the backward pass come from one pass.
+    added to config.margin. Token sums, loss, and the coefficient of each row for the backward pass come from one pass.
     """
     operator = "preference"
     _check_logits(operator, logits, targets)
-    checks.check_preference(operator, targets, cu_seqlens, reference, how, margin)
-    chosen = choose(backend, logits.device.type, operator)
-    extra = (cu_seqlens, reference, margin, library.encode(how))
-    return _preference_output(library.from_logits(logits, targets, *extra, False, inplace_backward, checked, chosen))
+    checks.check_preference(operator, targets, cu_seqlens, reference, config, margin)
+    out = library_logits.log_probs(
+        logits,
+        targets,
+        cu_seqlens,
+        reference,
+        margin,
+        **loss_arguments(config),
+        details=False,
+        inplace_backward=inplace_backward,
+        validate_targets=validate_targets,
+        backend=choose(backend, logits.device.type, operator),
+    )
+    return _preference_output(Out(*out))
 
 
 def linear_preference(
@@ -135,23 +173,34 @@ def linear_preference(
     targets: Tensor,
     cu_seqlens: Tensor,
     reference: Tensor | None,
-    how: Preference,
+    config: PreferenceLossConfig,
     margin: Tensor | None = None,
     *,
     group: ProcessGroup | None = None,
     backend: str = "auto",
     vocab_size: int | None = None,
     max_logits_bytes: int = MAX_LOGITS_BYTES,
-    checked: bool = False,
+    validate_targets: bool = True,
 ) -> PreferenceOutput:
     """`preference` from hidden states and the LM head, with all that `linear_log_probs` says of them."""
     operator = "linear_preference"
-    arguments = _linear_arguments(operator, hidden, weight, targets, group, vocab_size, backend)
-    checks.check_preference(operator, targets, cu_seqlens, reference, how, margin)
-    extra = (cu_seqlens, reference, margin, library.encode(how))
-    return _preference_output(
-        library.linear(hidden, weight, targets, *extra, False, max_logits_bytes, checked, *arguments)
+    _check_linear(operator, hidden, weight, targets, group, vocab_size)
+    checks.check_preference(operator, targets, cu_seqlens, reference, config, margin)
+    out = library_linear.linear_log_probs(
+        hidden,
+        weight,
+        targets,
+        cu_seqlens,
+        reference,
+        margin,
+        **loss_arguments(config),
+        details=False,
+        max_logits_bytes=max_logits_bytes,
+        validate_targets=validate_targets,
+        **_shard(weight, group, vocab_size),
+        backend=choose(backend, hidden.device.type, operator),
     )
+    return _preference_output(Out(*out))
 
 
 def sequence_sums(log_probs: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -176,24 +225,39 @@ def _check_logits(operator: str, logits: Tensor, targets: Tensor, details: bool 
     checks.check_columns(operator, logits.shape[1], details)
 
 
-def _linear_arguments(operator, hidden, weight, targets, group, vocab_size, backend, details=False) -> tuple:
-    """Checked -> (group's name, vocab_offset, vocab_size, backend's name)."""
+def _check_linear(
+    operator: str,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    group: ProcessGroup | None,
+    vocab_size: int | None,
+    details: bool = False,
+) -> None:
     checks.check_linear(operator, hidden, weight, targets)
-    size, rank = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
-    if rank < 0:
+    if group is not None and dist.get_rank(group) < 0:
         raise ValueError(f"{operator}: `group` must contain this process (rank {dist.get_rank()}), and doesn't")
-    shard = weight.shape[0]
-    vocab_size = shard * size if vocab_size is None else vocab_size
-    checks.check_vocab_size(operator, vocab_size, shard * size)
+    columns = weight.shape[0] * (1 if group is None else dist.get_world_size(group))
+    vocab_size = columns if vocab_size is None else vocab_size
+    checks.check_vocab_size(operator, vocab_size, columns)
     checks.check_columns(operator, vocab_size, details)
-    name = group.group_name if size > 1 else ""
-    return name, rank * shard, vocab_size, choose(backend, hidden.device.type, operator)
 
 
-def _details(out: library.Out) -> TokenDetails:
+def _shard(weight: Tensor, group: ProcessGroup | None, vocab_size: int | None) -> dict[str, str | int]:
+    """Which part of which vocabulary `weight` is, as keywords of the operators."""
+    size, rank = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
+    rows = weight.shape[0]
+    return {
+        "group_name": group.group_name if group is not None and size > 1 else "",
+        "vocab_offset": rank * rows,
+        "vocab_size": rows * size if vocab_size is None else vocab_size,
+    }
+
+
+def _details(out: Out) -> TokenDetails:
     entropy, mean_logit, argmax = out.details.unbind(1)
     return TokenDetails(entropy, mean_logit, argmax.long())
 
 
-def _preference_output(out: library.Out) -> PreferenceOutput:
+def _preference_output(out: Out) -> PreferenceOutput:
     return PreferenceOutput(out.loss, out.log_probs, out.sums, out.rewards)

@@ -4,6 +4,7 @@ On CUDA in half precision it is PyTorch's varlen flash attention; elsewhere scal
 segments, batched where their lengths allow it.
 """
 
+import inspect
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,17 +91,8 @@ def segment_attention(
     key_cu_seqlens = cu_seqlens if key_cu_seqlens is None else key_cu_seqlens
     grouped = query.size(1) != key.size(1)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        from torch.nn.attention.varlen import varlen_attn
-
-        # Flash attention counts its window from the bottom right: with (-1, 0), query i of n sees keys up to
-        # i + m - n of m (flash-attn since 2.1; what PyTorch calls LOWER_RIGHT in torch.nn.attention.bias).
-        window = (-1, 0) if causal else (-1, -1)
-        out = varlen_attn(
-            query, key, value, cu_seqlens, key_cu_seqlens, longest_segment(bounds), longest_segment(key_bounds),
-            scale=scale, window_size=window, enable_gqa=grouped,
-        )  # fmt: skip
-        assert isinstance(out, Tensor), "the log-sum-exp comes along only when it is asked for"
-        return out
+        longest = longest_segment(bounds), longest_segment(key_bounds)
+        return flash_attention(query, key, value, cu_seqlens, key_cu_seqlens, *longest, causal=causal, scale=scale)
     if key_bounds != bounds:
         assert causal, "only answers behind a shared prompt have keys of their own"
         # `split`, because the gradient of a slice is as long as the row: one for each segment would be quadratic.
@@ -110,6 +102,37 @@ def segment_attention(
     return torch.cat(
         [_padded_attention(query, key, value, group, causal, scale, grouped) for group in _groups(bounds, causal)]
     )
+
+
+def flash_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    key_cu_seqlens: Tensor,
+    longest: int,
+    longest_key: int,
+    *,
+    causal: bool,
+    scale: float,
+) -> Tensor:
+    """PyTorch's varlen attention, as its 2.11 and later versions take it. Shapes as in `segment_attention`.
+
+    As many parameters as the kernel has: all but two of them are its own."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    # From 2.12 on, fewer kv heads than heads must be asked for; 2.11 takes them as they come.
+    takes_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    grouped = {"enable_gqa": query.size(1) != key.size(1)} if takes_gqa else {}
+    # Flash attention counts its window from the bottom right: with (-1, 0), query i of n sees keys up to
+    # i + m - n of m (flash-attn since 2.1; what PyTorch calls LOWER_RIGHT in torch.nn.attention.bias).
+    window = (-1, 0) if causal else (-1, -1)
+    out = varlen_attn(
+        query, key, value, cu_seqlens, key_cu_seqlens, longest, longest_key,
+        scale=scale, window_size=window, **grouped,
+    )  # fmt: skip
+    assert isinstance(out, Tensor), "the log-sum-exp comes along only when it is asked for"
+    return out
 
 
 def _bottom_right_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, grouped: bool) -> Tensor:

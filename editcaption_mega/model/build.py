@@ -151,6 +151,7 @@ def build_model(
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
             vp_stage=stage,
+            kernels=model.kernels,
             max_logits_bytes=int(model.max_logits_gib * 2**30),
         )
         for parameter in chunk.parameters():

@@ -45,6 +45,7 @@ class Qwen3VLModel(MegatronModule):
         pre_process: bool,
         post_process: bool,
         vp_stage: int | None = None,
+        kernels: str = "auto",
         max_logits_bytes: int = MAX_LOGITS_BYTES,
     ):
         platform.require_prepared()
@@ -67,7 +68,7 @@ class Qwen3VLModel(MegatronModule):
         )
         self.model_type = self.language.model_type
         self.tensor_group = self.language.pg_collection.tp
-        self.max_logits_bytes = max_logits_bytes
+        self.kernels, self.max_logits_bytes = kernels, max_logits_bytes
         self.language.rotary_pos_emb = InterleavedMRoPE(
             architecture.head_dim, 1.0, rotary_base=architecture.rope_theta, cp_group=self.language.pg_collection.cp
         )
@@ -136,8 +137,12 @@ class Qwen3VLModel(MegatronModule):
         weight = output_layer.weight if output_weight is None else output_weight
         hidden = self._response_hidden(hidden_states.squeeze(1), context)
         group = self.tensor_group if self.tensor_group.size() > 1 else None
-        # Every target is an input too, and the embedding has seen it.
-        options: dict[str, Any] = dict(group=group, max_logits_bytes=self.max_logits_bytes, checked=hidden.is_cuda)
+        options: dict[str, Any] = dict(
+            group=group,
+            backend=self.kernels,
+            max_logits_bytes=self.max_logits_bytes,
+            validate_targets=not hidden.is_cuda,  # every target is an input too, and the embedding has seen it
+        )
         if isinstance(head, str):  # "log_probs"
             return linear_log_probs(hidden, weight, context.targets, **options)
         return head(hidden, weight, context, **options)

@@ -1,4 +1,4 @@
-"""Preference optimization on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
+"""PreferenceLossConfig optimization on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from editcaption_mega.data.batching.batch import PackedBatch
-from editcaption_mega.kernels import Preference, linear_preference, sequence_sums
-from editcaption_mega.kernels.preference import pair_losses
+from editcaption_mega.kernels import PreferenceLossConfig, linear_preference, sequence_sums
+from editcaption_mega.kernels.preference_losses import pair_losses
 from editcaption_mega.records.pair import FAILURE_MODES
 
 from .objective import Objective, RowLoss
@@ -33,15 +33,15 @@ def preference_loss(
 ) -> Tensor:
     """The preference loss of N pairs [N] from the summed log-probs of their answers [N] (any float dtype).
 
-    Formulas: `kernels.Preference`. reference_*: None for simpo, which has none. margin: one for all or one per pair
+    Formulas: `kernels.PreferenceLossConfig`. reference_*: None for simpo, which has none. margin: one for all or one per pair
     [N]. *_lengths [N]: tokens of each answer, for losses per token (ipo, sigmoid_norm, simpo) and for the NLL term.
     Training computes the same in the kernel that computes the log-probs. ValueError names what is missing or wrong."""
     per_pair = torch.as_tensor(margin, dtype=policy_chosen.dtype, device=policy_chosen.device)
-    preference = Preference(loss=loss, beta=beta, label_smoothing=label_smoothing, nll_weight=nll_weight)
-    needs_lengths = preference.length_normalised or nll_weight > 0
+    preference = PreferenceLossConfig(loss=loss, beta=beta, label_smoothing=label_smoothing, nll_weight=nll_weight)
+    needs_lengths = preference.per_token or nll_weight > 0
     if needs_lengths and (chosen_lengths is None or rejected_lengths is None):
         raise ValueError(
-            f"preference_loss: {loss if preference.length_normalised else 'the NLL term'} divides by the tokens of the "
+            f"preference_loss: {loss if preference.per_token else 'the NLL term'} divides by the tokens of the "
             "answers: give `chosen_lengths` and `rejected_lengths`"
         )
     given = [tensor is not None for tensor in (reference_chosen, reference_rejected)]
@@ -115,7 +115,7 @@ class DPOObjective(Objective):
 
     def __init__(
         self,
-        preference: Preference,
+        preference: PreferenceLossConfig,
         reference: Reference | None,
         pairs: dict[str, PairFacts],
         *,

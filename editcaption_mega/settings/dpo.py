@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from .checks import SettingsError, at_least, choice
 from .job import JobSettings
 
-# Names of kernels.Preference; a test holds the two lists together.
+# Names of kernels.preference_losses.LOSSES; a test holds the two together.
 LOSSES = ("sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "simpo")
+WITHOUT_REFERENCE = ("simpo",)
 
 
 @dataclass
 class PreferenceSettings:
-    """The loss; formulas in kernels/preference.py. reward = beta (log-prob - reference)."""
+    """The loss; formulas in kernels/preference_losses.py. reward = beta (log-prob - reference)."""
 
     loss: str = "sigmoid"  # sigmoid (the paper) | robust | hinge | ipo | sigmoid_norm | simpo
     beta: float = 0.1
@@ -72,8 +73,9 @@ class DPOSettings(JobSettings):
         super().validate()
         self.preference.validate()
         self.reference.validate()
-        if (self.preference.loss == "simpo") != (self.reference.mode == "none"):
+        if (self.preference.loss in WITHOUT_REFERENCE) != (self.reference.mode == "none"):
             raise SettingsError(
-                f"preference.loss={self.preference.loss} with reference.mode={self.reference.mode}: simpo has no "
-                "reference (reference.mode=none) and every other loss needs one (stored or resident)"
+                f"preference.loss={self.preference.loss} with reference.mode={self.reference.mode}: "
+                f"{', '.join(WITHOUT_REFERENCE)} has no reference (reference.mode=none) and every other loss needs one "
+                "(stored or resident)"
             )

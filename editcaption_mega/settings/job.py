@@ -20,6 +20,7 @@ class ModelSettings:
     checkpoint: str = ""  # Megatron checkpoint to start from instead of the folder's weights; "" for none
     backend: str = "torch"  # one of BACKENDS
     recompute: str = "none"  # none | selective (attention only) | full (each layer and vision block)
+    kernels: str = "auto"  # auto: the compiled ones, which a job on GPUs must have | torch: plain PyTorch, slower
     max_logits_gib: float = 4.0  # logits of a row's response tokens kept for backward; beyond, they are computed again
     router_aux_loss: float = 0.0  # coefficient of the load-balancing loss; 0 for none (and for dense models)
 
@@ -27,6 +28,7 @@ class ModelSettings:
         if not self.folder:
             raise SettingsError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
         choice("model.backend", self.backend, BACKENDS)
+        choice("model.kernels", self.kernels, ("auto", "torch"))
         choice("model.recompute", self.recompute, ("none", "selective", "full"))
         at_least("model.router_aux_loss", self.router_aux_loss, 0)
         if self.max_logits_gib <= 0:

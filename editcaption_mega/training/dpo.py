@@ -4,7 +4,7 @@ import math
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.dataset import PairDataset
-from editcaption_mega.kernels import Preference
+from editcaption_mega.kernels import PreferenceLossConfig
 from editcaption_mega.objectives import Agreement, DPOObjective, PairFacts
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import EditPair
@@ -33,7 +33,9 @@ def dpo_objective(settings: DPOSettings, reference: JobReference | None, pairs: 
     """The objective of these settings. One that begins with policy and reference equal checks at its first step that
     they are."""
     options = settings.preference
-    preference = Preference(options.loss, options.beta, options.label_smoothing, options.margin, options.nll_weight)
+    preference = PreferenceLossConfig(
+        options.loss, options.beta, options.label_smoothing, options.margin, options.nll_weight
+    )
     if reference is None:
         return DPOObjective(preference, None, pairs, per_mode=options.failure_mode_metrics)
     agreement = None
@@ -46,7 +48,7 @@ def dpo_objective(settings: DPOSettings, reference: JobReference | None, pairs: 
     )  # fmt: skip
 
 
-def loss_at_reference(preference: Preference, pairs: dict[str, PairFacts]) -> float | None:
+def loss_at_reference(preference: PreferenceLossConfig, pairs: dict[str, PairFacts]) -> float | None:
     """The loss while policy and reference are equal, where it is the same for every pair: ln 2 (sigmoid)."""
     plain = preference.shape == "sigmoid" and not preference.margin and not preference.nll_weight
     return math.log(2) if plain and not any(pair.margin for pair in pairs.values()) else None

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from editcaption_mega.kernels import (
-    Preference,
+    PreferenceLossConfig,
     available_backends,
     backends,
     compiled,
@@ -15,18 +16,19 @@ from editcaption_mega.kernels import (
     linear_preference,
     log_probs,
     preference,
+    require_cuda_variant,
     sequence_sums,
 )
 
 LOGITS, HIDDEN, WEIGHT = torch.zeros(3, 8), torch.zeros(3, 4), torch.zeros(8, 4)
 TARGETS = torch.tensor([0, 7, 3])
 META = torch.device("meta")
-BOUNDS, REFERENCE, DPO = torch.tensor([0, 1, 3]), torch.zeros(2), Preference()
+BOUNDS, REFERENCE, DPO = torch.tensor([0, 1, 3]), torch.zeros(2), PreferenceLossConfig()
 
 
-def pairs(bounds=BOUNDS, reference=REFERENCE, how=DPO, margin=None):
+def pairs(bounds=BOUNDS, reference=REFERENCE, config=DPO, margin=None):
     """Arguments of `preference` with one of them replaced."""
-    return LOGITS, TARGETS, bounds, reference, how, margin
+    return LOGITS, TARGETS, bounds, reference, config, margin
 
 
 TABLE = {
@@ -72,7 +74,11 @@ TABLE = {
         "`cu_seqlens` must end at 3",
     ),
     "reference missing": (preference, pairs(reference=None), r"`reference` must be the answers' log-probs \[2\]"),
-    "reference too many": (preference, pairs(how=Preference("simpo")), "`reference` must be None for simpo"),
+    "reference too many": (
+        preference,
+        pairs(config=PreferenceLossConfig("simpo")),
+        "`reference` must be None for simpo",
+    ),
     "reference shape": (preference, pairs(reference=torch.zeros(3)), r"`reference` must be a float32 tensor \[2\]"),
     "reference dtype": (preference, pairs(reference=REFERENCE.double()), "`reference` must be a float32.*float64"),
     "reference trained": (
@@ -81,7 +87,7 @@ TABLE = {
         "`reference` must not require a gradient",
     ),
     "margin shape": (preference, pairs(margin=torch.zeros(2)), r"`margin` must be a float32 tensor \[1\], found"),
-    "how": (preference, pairs(how="sigmoid"), "`how` must be a Preference, found str"),
+    "config": (preference, pairs(config="sigmoid"), "`config` must be a PreferenceLossConfig, found str"),
     "linear rows": (linear_log_probs, (HIDDEN[:1], WEIGHT, TARGETS), r"`targets` must be \[1\].*`hidden`.*found \[3\]"),
 }
 
@@ -134,6 +140,26 @@ def test_a_missing_extension_is_said_once(monkeypatch):
     backends._warn_once.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("extension", "built"),
+    [(None, "was not built"), (SimpleNamespace(CUDA_ARCHITECTURES=""), "was built without CUDA")],
+)
+def test_a_gpu_without_the_cuda_variant_is_an_error_where_it_is_asked_for(monkeypatch, extension, built):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compiled, "EXTENSION", extension)
+    with pytest.raises(ValueError, match=f"has a GPU and the kernels' extension {built}.*or set model.kernels=torch"):
+        require_cuda_variant()
+
+
+def test_the_cuda_variant_is_enough_and_a_machine_without_a_gpu_needs_none(monkeypatch):
+    monkeypatch.setattr(compiled, "EXTENSION", None)
+    if not torch.cuda.is_available():
+        require_cuda_variant()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(compiled, "EXTENSION", SimpleNamespace(CUDA_ARCHITECTURES="90"))
+    require_cuda_variant()
+
+
 def test_the_package_imports_without_the_extension():
     code = (
         "import sys; sys.modules['editcaption_mega.kernels._C'] = None\n"
@@ -143,3 +169,21 @@ def test_the_package_imports_without_the_extension():
         "assert abs(log_probs(torch.zeros(1, 4), torch.tensor([2])).item() + 1.3862944) < 1e-6\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_extension_that_does_not_load_says_why(tmp_path):
+    """As one that was built for another Python or lacks a symbol: not the same as one that was never built."""
+    code = (
+        "import importlib.machinery, sys, warnings, editcaption_mega\n"
+        "class Broken:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'editcaption_mega.kernels._C':\n"
+        f"            loader = importlib.machinery.ExtensionFileLoader(name, {str(tmp_path / '_C.so')!r})\n"
+        "            return importlib.machinery.ModuleSpec(name, loader, origin=loader.path)\n"
+        "sys.meta_path.insert(0, Broken())\n"
+        "from editcaption_mega.kernels import available_backends\n"
+        "assert available_backends() == ('torch',)\n"
+    )
+    (tmp_path / "_C.so").write_bytes(b"no library")
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "the extension does not load here (" in done.stderr and "make setup" in done.stderr

@@ -4,20 +4,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from editcaption_mega.kernels import Preference, linear_preference, preference, sequence_sums
+from editcaption_mega.kernels import PreferenceLossConfig, linear_preference, preference, sequence_sums
 
 CU_SEQLENS = torch.tensor([0, 3, 8, 9, 30, 300, 301])  # three pairs, one answer longer than a block of threads
 ROWS, VOCAB = 301, 67
 CASES = {
-    "sigmoid": Preference(),
-    "sigmoid, steep": Preference(beta=3.0),
-    "conservative": Preference(label_smoothing=0.2),
-    "robust": Preference("robust", label_smoothing=0.1),
-    "hinge": Preference("hinge", beta=0.5),
-    "ipo": Preference("ipo", beta=0.3),
-    "length-normalised": Preference("sigmoid_norm", beta=2.0),
-    "simpo": Preference("simpo", beta=2.0, margin=1.4),
-    "margin and nll": Preference(margin=0.3, nll_weight=0.7),
+    "sigmoid": PreferenceLossConfig(),
+    "sigmoid, steep": PreferenceLossConfig(beta=3.0),
+    "conservative": PreferenceLossConfig(label_smoothing=0.2),
+    "robust": PreferenceLossConfig("robust", label_smoothing=0.1),
+    "hinge": PreferenceLossConfig("hinge", beta=0.5),
+    "ipo": PreferenceLossConfig("ipo", beta=0.3),
+    "length-normalized": PreferenceLossConfig("sigmoid_norm", beta=2.0),
+    "simpo": PreferenceLossConfig("simpo", beta=2.0, margin=1.4),
+    "margin and nll": PreferenceLossConfig(margin=0.3, nll_weight=0.7),
 }
 
 
@@ -29,39 +29,39 @@ def inputs(seed=0):
     return logits, targets, reference, torch.rand(3, generator=g), torch.randn(3, generator=g)
 
 
-def trl(how, log_probs, reference, margin):
+def trl(config, log_probs, reference, margin):
     """trl.DPOTrainer's and trl.CPOTrainer's (simpo) expressions, with a margin (ODPO) and RPO's NLL term added."""
     sums = torch.stack([part.sum() for part in log_probs.split(CU_SEQLENS.diff().tolist())])
     length = CU_SEQLENS.diff().double()
-    scores = sums if how.loss == "simpo" else sums - reference.double()
-    if how.loss in ("ipo", "sigmoid_norm", "simpo"):
+    scores = sums if config.loss == "simpo" else sums - reference.double()
+    if config.loss in ("ipo", "sigmoid_norm", "simpo"):
         scores = scores / length
-    margin = margin.double() + how.margin
-    delta = scores[0::2] - scores[1::2] - margin / how.beta
-    s = how.label_smoothing
+    margin = margin.double() + config.margin
+    delta = scores[0::2] - scores[1::2] - margin / config.beta
+    s = config.label_smoothing
     loss = {
-        "sigmoid": -F.logsigmoid(how.beta * delta) * (1 - s) - F.logsigmoid(-how.beta * delta) * s,
-        "robust": (-F.logsigmoid(how.beta * delta) * (1 - s) + F.logsigmoid(-how.beta * delta) * s) / (1 - 2 * s),
-        "hinge": torch.relu(1 - how.beta * delta),
-        "ipo": (delta - 1 / (2 * how.beta)) ** 2,
-        "sigmoid_norm": -F.logsigmoid(how.beta * delta),
-        "simpo": -F.logsigmoid(how.beta * delta),
-    }[how.loss]
-    loss = loss - how.nll_weight * sums[0::2] / length[0::2]
-    return loss, how.beta * scores.view(3, 2), sums
+        "sigmoid": -F.logsigmoid(config.beta * delta) * (1 - s) - F.logsigmoid(-config.beta * delta) * s,
+        "robust": (-F.logsigmoid(config.beta * delta) * (1 - s) + F.logsigmoid(-config.beta * delta) * s) / (1 - 2 * s),
+        "hinge": torch.relu(1 - config.beta * delta),
+        "ipo": (delta - 1 / (2 * config.beta)) ** 2,
+        "sigmoid_norm": -F.logsigmoid(config.beta * delta),
+        "simpo": -F.logsigmoid(config.beta * delta),
+    }[config.loss]
+    loss = loss - config.nll_weight * sums[0::2] / length[0::2]
+    return loss, config.beta * scores.view(3, 2), sums
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_gradients(backend, case):
-    how = CASES[case]
+    config = CASES[case]
     logits, targets, reference, margin, upstream = inputs()
     mine = logits.clone().requires_grad_()
-    given = None if how.reference_free else reference
-    found = preference(mine, targets, CU_SEQLENS, given, how, margin, backend=backend)
+    given = None if config.reference_free else reference
+    found = preference(mine, targets, CU_SEQLENS, given, config, margin, backend=backend)
     (grad,) = torch.autograd.grad(found.loss, mine, upstream)
     exact = logits.double().requires_grad_()
     log_probs = exact.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    loss, rewards, sums = trl(how, log_probs, reference, margin)
+    loss, rewards, sums = trl(config, log_probs, reference, margin)
     (want,) = torch.autograd.grad(loss, exact, upstream.double())
     torch.testing.assert_close(found.log_probs.double(), log_probs, atol=2e-6, rtol=1e-6)
     torch.testing.assert_close(found.sequence_log_probs.double(), sums, atol=1e-5, rtol=1e-6)
@@ -75,9 +75,11 @@ def test_far_from_zero_nothing_overflows(backend):
     logits, targets, reference, _, _ = inputs()
     for shift in (-1e5, 1e5):
         moved = reference + shift * torch.tensor([1.0, -1.0] * 3)
-        for how in CASES.values():
+        for config in CASES.values():
             mine = logits.clone().requires_grad_()
-            found = preference(mine, targets, CU_SEQLENS, None if how.reference_free else moved, how, backend=backend)
+            found = preference(
+                mine, targets, CU_SEQLENS, None if config.reference_free else moved, config, backend=backend
+            )
             (grad,) = torch.autograd.grad(found.loss.sum(), mine)
             assert torch.isfinite(found.loss).all() and torch.isfinite(grad).all()
 
@@ -85,16 +87,16 @@ def test_far_from_zero_nothing_overflows(backend):
 def test_tokens_sequences_and_pairs_all_carry_gradients(backend):
     """Upstream gradients into every differentiable output at once add up."""
     logits, targets, reference, margin, upstream = inputs()
-    how = CASES["sigmoid"]
+    config = CASES["sigmoid"]
     g = torch.Generator().manual_seed(1)
     by_token, by_sequence = torch.randn(ROWS, generator=g), torch.randn(6, generator=g)
     mine = logits.clone().requires_grad_()
-    found = preference(mine, targets, CU_SEQLENS, reference, how, margin, backend=backend)
+    found = preference(mine, targets, CU_SEQLENS, reference, config, margin, backend=backend)
     total = (found.loss * upstream).sum() + (found.log_probs * by_token).sum()
     (grad,) = torch.autograd.grad(total + (found.sequence_log_probs * by_sequence).sum(), mine)
     exact = logits.double().requires_grad_()
     log_probs = exact.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    loss, _, sums = trl(how, log_probs, reference, margin)
+    loss, _, sums = trl(config, log_probs, reference, margin)
     total = (loss * upstream).sum() + (log_probs * by_token).sum() + (sums * by_sequence).sum()
     (want,) = torch.autograd.grad(total, exact)
     torch.testing.assert_close(grad.double(), want, atol=2e-6, rtol=1e-5)
@@ -105,15 +107,15 @@ def test_linear_form(backend, max_logits_bytes):
     _, targets, reference, margin, upstream = inputs()
     g = torch.Generator().manual_seed(2)
     hidden, weight = torch.randn(ROWS, 16, generator=g), torch.randn(VOCAB, 16, generator=g)
-    how = CASES["margin and nll"]
+    config = CASES["margin and nll"]
     x, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     found = linear_preference(
-        x, w, targets, CU_SEQLENS.int(), reference, how, margin, backend=backend, max_logits_bytes=max_logits_bytes
+        x, w, targets, CU_SEQLENS.int(), reference, config, margin, backend=backend, max_logits_bytes=max_logits_bytes
     )
     grads = torch.autograd.grad(found.loss, (x, w), upstream)
     x64, w64 = hidden.double().requires_grad_(), weight.double().requires_grad_()
     log_probs = (x64 @ w64.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
-    loss, _, _ = trl(how, log_probs, reference, margin)
+    loss, _, _ = trl(config, log_probs, reference, margin)
     torch.testing.assert_close(found.loss.double(), loss, atol=1e-5, rtol=5e-6)
     for ours, want in zip(grads, torch.autograd.grad(loss, (x64, w64), upstream.double()), strict=True):
         torch.testing.assert_close(ours.double(), want, atol=1e-5, rtol=1e-4)
@@ -122,7 +124,7 @@ def test_linear_form(backend, max_logits_bytes):
 def test_no_pairs(backend):
     empty = torch.zeros(0, VOCAB, requires_grad=True)
     targets = torch.zeros(0, dtype=torch.int64)
-    found = preference(empty, targets, torch.tensor([0]), torch.zeros(0), Preference(), backend=backend)
+    found = preference(empty, targets, torch.tensor([0]), torch.zeros(0), PreferenceLossConfig(), backend=backend)
     assert found.loss.shape == (0,) and found.rewards.shape == (0, 2)
     assert torch.autograd.grad(found.loss.sum(), empty)[0].shape == (0, VOCAB)
 
@@ -144,7 +146,7 @@ def test_two_runs_agree_to_the_bit(backend):
     mine = logits.clone().requires_grad_()
 
     def run():
-        found = preference(mine, targets, CU_SEQLENS, reference, Preference(), margin, backend=backend)
+        found = preference(mine, targets, CU_SEQLENS, reference, PreferenceLossConfig(), margin, backend=backend)
         return (*(part.detach() for part in found), *torch.autograd.grad(found.loss.sum(), mine))
 
     assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
@@ -176,4 +178,4 @@ def test_sequence_sums():
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
-        Preference(**settings)
+        PreferenceLossConfig(**settings)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from editcaption_mega.kernels import Preference, preference
-from editcaption_mega.kernels.preference import LOSSES
+from editcaption_mega.kernels import PreferenceLossConfig, preference
+from editcaption_mega.kernels.preference_losses import LOSSES
 from editcaption_mega.objectives import preference_loss
 
 pytest.importorskip("trl")
@@ -90,26 +90,26 @@ def trl_cpo(pairs: Pairs, loss_type, beta, *, gamma=0.0, label_smoothing=0.0):
     return loss.detach(), logits.grad
 
 
-def trl(pairs, how: Preference):
-    if how.loss == "simpo":
-        return trl_cpo(pairs, "simpo", how.beta, gamma=how.margin)
-    if how.loss == "sigmoid" and how.label_smoothing:  # conservative DPO, which DPOTrainer no longer has
-        return trl_cpo(pairs, "sigmoid", how.beta, label_smoothing=how.label_smoothing)
-    types, weights = [how.loss], [1.0]
-    if how.nll_weight:
-        types, weights = [how.loss, "sft"], [1.0, how.nll_weight]
-    return trl_dpo(pairs, types, weights, how.beta, how.label_smoothing)
+def trl(pairs, config: PreferenceLossConfig):
+    if config.loss == "simpo":
+        return trl_cpo(pairs, "simpo", config.beta, gamma=config.margin)
+    if config.loss == "sigmoid" and config.label_smoothing:  # conservative DPO, which DPOTrainer no longer has
+        return trl_cpo(pairs, "sigmoid", config.beta, label_smoothing=config.label_smoothing)
+    types, weights = [config.loss], [1.0]
+    if config.nll_weight:
+        types, weights = [config.loss, "sft"], [1.0, config.nll_weight]
+    return trl_dpo(pairs, types, weights, config.beta, config.label_smoothing)
 
 
 CASES = [
-    Preference("sigmoid", 0.1),
-    Preference("sigmoid", 0.7),
-    Preference("sigmoid", 0.3, label_smoothing=0.1),
-    Preference("robust", 0.3, label_smoothing=0.2),
-    Preference("hinge", 0.2),
-    Preference("ipo", 0.4),
-    Preference("sigmoid_norm", 2.0),
-    Preference("simpo", 2.5, margin=0.8),
+    PreferenceLossConfig("sigmoid", 0.1),
+    PreferenceLossConfig("sigmoid", 0.7),
+    PreferenceLossConfig("sigmoid", 0.3, label_smoothing=0.1),
+    PreferenceLossConfig("robust", 0.3, label_smoothing=0.2),
+    PreferenceLossConfig("hinge", 0.2),
+    PreferenceLossConfig("ipo", 0.4),
+    PreferenceLossConfig("sigmoid_norm", 2.0),
+    PreferenceLossConfig("simpo", 2.5, margin=0.8),
 ]
 
 
@@ -121,28 +121,28 @@ def test_every_loss_is_compared():
     assert {case.loss for case in CASES} == set(LOSSES)
 
 
-@pytest.mark.parametrize("how", CASES, ids=str)
-def test_training_operator_equals_trl(how):
+@pytest.mark.parametrize("config", CASES, ids=str)
+def test_training_operator_equals_trl(config):
     """The kernel from fp32 logits: loss and gradient by the logits."""
     pairs = Pairs(LENGTHS)
-    expected, gradient = trl(pairs, how)
+    expected, gradient = trl(pairs, config)
     logits = pairs.logits.float().requires_grad_()
-    reference = None if how.reference_free else pairs.reference.flatten()
-    out = preference(logits, pairs.targets, pairs.bounds, reference, how)
+    reference = None if config.reference_free else pairs.reference.flatten()
+    out = preference(logits, pairs.targets, pairs.bounds, reference, config)
     out.loss.mean().backward()
     assert close(out.loss.mean().detach(), expected) and close(logits.grad, gradient)
 
 
-@pytest.mark.parametrize("how", CASES, ids=str)
-def test_readable_form_equals_trl(how):
+@pytest.mark.parametrize("config", CASES, ids=str)
+def test_readable_form_equals_trl(config):
     pairs = Pairs(LENGTHS)
-    expected, gradient = trl(pairs, how)
+    expected, gradient = trl(pairs, config)
     logits = pairs.logits.clone().requires_grad_()
     sums = pairs.sums(logits)
-    reference = [None, None] if how.reference_free else pairs.reference.double().unbind(1)
+    reference = [None, None] if config.reference_free else pairs.reference.double().unbind(1)
     loss = preference_loss(
-        *sums.unbind(1), *reference, loss=how.loss, beta=how.beta, label_smoothing=how.label_smoothing,
-        margin=how.margin, chosen_lengths=pairs.lengths[:, 0], rejected_lengths=pairs.lengths[:, 1],
+        *sums.unbind(1), *reference, loss=config.loss, beta=config.beta, label_smoothing=config.label_smoothing,
+        margin=config.margin, chosen_lengths=pairs.lengths[:, 0], rejected_lengths=pairs.lengths[:, 1],
     ).mean()  # fmt: skip
     loss.backward()
     assert close(loss.detach(), expected) and close(logits.grad, gradient)
@@ -152,10 +152,10 @@ def test_readable_form_equals_trl(how):
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_nll_term_equals_trl(lengths, weight):
     """One pair at a time: TRL takes the mean over the tokens of the batch, ours over each answer's."""
-    pairs, how = Pairs([lengths]), Preference("sigmoid", 0.1, nll_weight=weight)
-    expected, gradient = trl(pairs, how)
+    pairs, config = Pairs([lengths]), PreferenceLossConfig("sigmoid", 0.1, nll_weight=weight)
+    expected, gradient = trl(pairs, config)
     logits = pairs.logits.float().requires_grad_()
-    out = preference(logits, pairs.targets, pairs.bounds, pairs.reference.flatten(), how)
+    out = preference(logits, pairs.targets, pairs.bounds, pairs.reference.flatten(), config)
     out.loss.sum().backward()
     assert close(out.loss[0].detach(), expected) and close(logits.grad, gradient)
 
@@ -165,14 +165,14 @@ def test_margin_per_pair_shifts_the_reward_difference(loss):
     """A margin is what a reference that prefers the chosen answer by that much would do."""
     pairs, beta = Pairs(LENGTHS), 0.5
     margin = torch.tensor([0.0, 0.4, 1.5])
-    how = Preference(loss, beta)
+    config = PreferenceLossConfig(loss, beta)
     found = preference(
-        pairs.logits.float(), pairs.targets, pairs.bounds, pairs.reference.flatten(), how, margin=margin
+        pairs.logits.float(), pairs.targets, pairs.bounds, pairs.reference.flatten(), config, margin=margin
     ).loss
     shifted = pairs.reference.double().clone()
-    shifted[:, 0] += margin / beta * (pairs.lengths[:, 0] if how.length_normalised else 1)
+    shifted[:, 0] += margin / beta * (pairs.lengths[:, 0] if config.per_token else 1)
     pairs.reference = shifted
-    expected, _ = trl(pairs, how)
+    expected, _ = trl(pairs, config)
     assert close(found.mean(), expected)
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from ranks import on_ranks
 
 from editcaption_mega import platform
+from tests.helpers.ranks import on_ranks
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on CUDA nothing is replaced")
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ import re
 import pytest
 import yaml
 
-from editcaption_mega.kernels.preference import LOSSES as KERNEL_LOSSES
+from editcaption_mega.kernels.preference_losses import LOSSES as KERNEL_LOSSES
 from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings
-from editcaption_mega.settings.dpo import LOSSES
+from editcaption_mega.settings.dpo import LOSSES, WITHOUT_REFERENCE
 from tests.helpers import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -38,6 +38,7 @@ def test_dpo_configs_load(name):
 def test_settings_name_the_losses_that_the_kernels_have():
     """settings/ must not import kernels/, so the names are there twice."""
     assert tuple(KERNEL_LOSSES) == LOSSES
+    assert tuple(name for name, form in KERNEL_LOSSES.items() if form.reference_free) == WITHOUT_REFERENCE
 
 
 def test_the_demo_trains_on_the_world_that_it_is_judged_on_as_an_erring_captioner_describes_it():

@@ -1,25 +1,38 @@
 """Which preference loss, and its formulas on log-probs of whole answers: the readable form of csrc/finalize_math.h."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-SHAPES = ("sigmoid", "robust", "hinge", "ipo")
-# name -> (shape, log-probs per token instead of summed, without a reference model)
+# A function of z; csrc/finalize_math.h has the same, under the same names.
+Shape = Literal["sigmoid", "robust", "hinge", "ipo"]
+SHAPES: tuple[str, ...] = get_args(Shape)
+
+
+class LossForm(NamedTuple):
+    """How a loss is made of log-probs."""
+
+    shape: Shape
+    per_token: bool = False  # log-probs per token instead of summed
+    reference_free: bool = False  # without a reference model
+
+
+# A loss of another form of these is one line here and one in settings/dpo.py; a new shape also is a branch of
+# `pair_losses` and of csrc/finalize_math.h.
 LOSSES = {
-    "sigmoid": ("sigmoid", False, False),
-    "robust": ("robust", False, False),
-    "hinge": ("hinge", False, False),
-    "ipo": ("ipo", True, False),
-    "sigmoid_norm": ("sigmoid", True, False),
-    "simpo": ("sigmoid", True, True),
+    "sigmoid": LossForm("sigmoid"),
+    "robust": LossForm("robust"),
+    "hinge": LossForm("hinge"),
+    "ipo": LossForm("ipo", per_token=True),
+    "sigmoid_norm": LossForm("sigmoid", per_token=True),
+    "simpo": LossForm("sigmoid", per_token=True, reference_free=True),
 }
 
 
 @dataclass(frozen=True)
-class Preference:
+class PreferenceLossConfig:
     """A preference loss, with reward = beta * (log-prob - reference), z = reward(chosen) - reward(rejected) - margin:
 
     sigmoid       softplus(-z)                                       DPO, Rafailov et al. 2023 (the paper, eq. 2)
@@ -27,7 +40,7 @@ class Preference:
     robust        ((1 - s) softplus(-z) - s softplus(z)) / (1 - 2 s) Chowdhury et al. 2024
     hinge         max(0, 1 - z)                                      SLiC, Zhao et al. 2023
     ipo           ((z - 1/2) / beta)^2, log-probs per token          Azar et al. 2024, eq. 17
-    sigmoid_norm  as sigmoid, log-probs per token                    length-normalised DPO
+    sigmoid_norm  as sigmoid, log-probs per token                    length-normalized DPO
     simpo         as sigmoid_norm, without a reference               Meng et al. 2024; its gamma is `margin`
 
     margin: the same for every pair; one per pair is added to it. nll_weight: how much of the chosen answer's mean
@@ -55,16 +68,16 @@ class Preference:
             raise ValueError(f"margin={self.margin} must be finite")
 
     @property
-    def shape(self) -> str:
-        return LOSSES[self.loss][0]
+    def shape(self) -> Shape:
+        return LOSSES[self.loss].shape
 
     @property
-    def length_normalised(self) -> bool:
-        return LOSSES[self.loss][1]
+    def per_token(self) -> bool:
+        return LOSSES[self.loss].per_token
 
     @property
     def reference_free(self) -> bool:
-        return LOSSES[self.loss][2]
+        return LOSSES[self.loss].reference_free
 
 
 class PairLosses(NamedTuple):
@@ -74,26 +87,26 @@ class PairLosses(NamedTuple):
 
 
 def pair_losses(
-    how: Preference, sums: Tensor, reference: Tensor | None, lengths: Tensor, margin: Tensor | None
+    config: PreferenceLossConfig, sums: Tensor, reference: Tensor | None, lengths: Tensor, margin: Tensor | None
 ) -> PairLosses:
     """sums, reference: summed log-probs of the answers [N, 2] (chosen, rejected); lengths: their tokens [N, 2];
     margin: [N] or None. Computed in the dtype of `sums`, and differentiable by them."""
-    per_token = 1 / lengths if how.length_normalised else torch.ones_like(sums)
-    rewards = how.beta * per_token * (sums if reference is None else sums - reference)
-    z = rewards[:, 0] - rewards[:, 1] - how.margin
+    per_token = 1 / lengths if config.per_token else torch.ones_like(sums)
+    rewards = config.beta * per_token * (sums if reference is None else sums - reference)
+    z = rewards[:, 0] - rewards[:, 1] - config.margin
     if margin is not None:
         z = z - margin
-    s = how.label_smoothing
+    s = config.label_smoothing
     softplus = torch.nn.functional.softplus
-    if how.shape == "hinge":
+    if config.shape == "hinge":
         loss, slope = torch.relu(1 - z), -(z < 1).to(z.dtype)
-    elif how.shape == "ipo":
-        loss, slope = ((z - 0.5) / how.beta) ** 2, 2 * (z - 0.5) / how.beta**2
+    elif config.shape == "ipo":
+        loss, slope = ((z - 0.5) / config.beta) ** 2, 2 * (z - 0.5) / config.beta**2
     else:
-        other, norm = (-s, 1 - 2 * s) if how.shape == "robust" else (s, 1.0)
+        other, norm = (-s, 1 - 2 * s) if config.shape == "robust" else (s, 1.0)
         loss = ((1 - s) * softplus(-z) + other * softplus(z)) / norm
         slope = (other * torch.sigmoid(z) - (1 - s) * torch.sigmoid(-z)) / norm
-    nll = how.nll_weight / lengths[:, 0]
+    nll = config.nll_weight / lengths[:, 0]
     loss = loss - nll * sums[:, 0]
-    by_reward = how.beta * per_token * slope[:, None]
+    by_reward = config.beta * per_token * slope[:, None]
     return PairLosses(loss, rewards, torch.stack((by_reward[:, 0] - nll, -by_reward[:, 1]), dim=1))
