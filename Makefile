@@ -32,7 +32,7 @@ $(BIN)/python:
 	echo "making $(VENV) with $$found"; "$$found" -m venv $(VENV)
 
 $(STAMP): $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools pybind11 $(PIP_ARGS)
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools pybind11 ninja $(PIP_ARGS)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[test]' $(PIP_ARGS)
 	@$(BIN)/python -c 'from editcaption_mega.kernels import available_backends as a; print("log-prob backends here:", *a())'
 	@touch $@

@@ -1,4 +1,4 @@
-"""PreferenceLossConfig optimization on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
+"""Preference optimization on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ def preference_loss(
 ) -> Tensor:
     """The preference loss of N pairs [N] from the summed log-probs of their answers [N] (any float dtype).
 
-    Formulas: `kernels.PreferenceLossConfig`. reference_*: None for simpo, which has none. margin: one for all or one per pair
-    [N]. *_lengths [N]: tokens of each answer, for losses per token (ipo, sigmoid_norm, simpo) and for the NLL term.
+    Formulas: `kernels.PreferenceLossConfig`. reference_*: None for simpo, which has none. margin: one for all or one
+    per pair [N]. *_lengths [N]: tokens of each answer, for losses per token (ipo, sigmoid_norm, simpo) and for NLL.
     Training computes the same in the kernel that computes the log-probs. ValueError names what is missing or wrong."""
     per_pair = torch.as_tensor(margin, dtype=policy_chosen.dtype, device=policy_chosen.device)
     preference = PreferenceLossConfig(loss=loss, beta=beta, label_smoothing=label_smoothing, nll_weight=nll_weight)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editcaption_mega import platform, signals
+from editcaption_mega.kernels import require_cuda_variant
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.settings import JobSettings
 
@@ -64,6 +65,8 @@ def session(settings: JobSettings) -> Iterator[Session]:
 
     Stopped ends the block without an error, and is its `ending`. Any other error is written into the run folder, if it
     is the job's, and raised."""
+    if settings.model.kernels == "auto":
+        require_cuda_variant()
     with signals.listening():
         opened, failed = Session(settings), False
         try:

@@ -5,7 +5,7 @@ import torch
 
 from editcaption_mega.kernels import compiled
 from editcaption_mega.settings import JobSettings
-from editcaption_mega.training.job import run_job
+from editcaption_mega.training import run_sft
 
 
 def test_a_job_on_a_gpu_asks_for_the_cuda_variant_unless_told_otherwise(monkeypatch):
@@ -13,7 +13,7 @@ def test_a_job_on_a_gpu_asks_for_the_cuda_variant_unless_told_otherwise(monkeypa
     monkeypatch.setattr(compiled, "EXTENSION", None)
     settings = JobSettings()
     with pytest.raises(ValueError, match="the kernels' extension was not built.*or set model.kernels=torch"):
-        run_job(settings, "instruction", None, "sft")
+        run_sft(settings)
     settings.model.kernels = "torch"  # goes on to the next thing that is missing here, the model's folder
     with pytest.raises((ValueError, OSError), match="config.json"):
-        run_job(settings, "instruction", None, "sft")
+        run_sft(settings)

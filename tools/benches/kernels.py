@@ -1,18 +1,13 @@
-"""The log-prob operators against everything installed that does their work; tools/bench.py is the command.
+"""The log-prob operators against everything installed that does their work; `tools/bench.py kernels` is the command.
 
 One process measures all: candidates take turns, so whatever else the machine does meets them alike. Peak memory is
 what a run adds to what was there before it. On CUDA, times are events and each turn finds the cache full of other data.
 """
 
-import ctypes
-import gc
 import importlib.util
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +16,7 @@ from torch import Tensor
 from editcaption_mega import platform
 from editcaption_mega.kernels import available_backends, linear_log_probs, log_probs
 
-CACHE_BYTES = 512 << 20  # more than any GPU's L2
+from . import measuring
 
 
 @dataclass
@@ -61,7 +56,8 @@ def measure(case: Case, repeats: int, say: Callable[[str], None]) -> list[dict]:
         for turn in range(repeats):
             say(f"{form}: turn {turn + 1} of {repeats}")
             for candidate in candidates:
-                candidate.times.append(_timed(candidate.run, case.device))
+                _prepare(candidate.run)
+                candidate.times.append(measuring.timed(candidate.run, case.device))
         ours = statistics.median(candidates[0].times)
         for candidate in candidates:
             median = statistics.median(candidate.times)
@@ -118,7 +114,7 @@ def _from_logits(case: Case):
     moved = logits.numel() * logits.element_size() * 3  # read, read again, written
 
     def work(seconds: float) -> dict:
-        copied = _copy_bandwidth(case.device)
+        copied = measuring.copy_bandwidth(case.device)
         return {"bytes_per_second": moved / seconds, "share_of_copy": moved / seconds / copied}
 
     return "log-probs from logits", candidates, truth, work
@@ -211,61 +207,11 @@ def _first_run(candidate: Candidate, truth: tuple[Tensor, Tensor], case: Case) -
     _prepare(candidate.run)
     candidate.run()
     _prepare(candidate.run)
-    before = _reset_peak(case.device)
+    before = measuring.resetmeasuring.peak(case.device)
     found, grad = candidate.run()
-    candidate.record["peak_bytes"] = _peak(case.device) - before
+    candidate.record["peak_bytes"] = measuring.peak(case.device) - before
     candidate.record["log_prob_error"] = (found.double() - truth[0]).abs().max().item()
     candidate.record["grad_error"] = ((grad.double() - truth[1]).abs().max() / truth[1].abs().max()).item()
-
-
-def _timed(run: Callable, device: torch.device) -> float:
-    _prepare(run)
-    gc.collect()
-    if device.type == "cuda":
-        torch.empty(CACHE_BYTES, dtype=torch.int8, device=device).zero_()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize(device)
-        return start.elapsed_time(end) / 1e3
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written per second by a copy far larger than the caches."""
-    source = torch.ones(256 << 20, dtype=torch.float32 if device.type == "cuda" else torch.int8, device=device)
-    target = torch.empty_like(source)
-    target.copy_(source)
-    seconds = statistics.median(_timed(lambda: target.copy_(source), device) for _ in range(5))
-    return 2 * source.numel() * source.element_size() / seconds
-
-
-def _status(name: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
-def _reset_peak(device: torch.device) -> int:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    if not sys.platform.startswith("linux"):
-        return 0
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-    return _status("VmRSS")
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") if sys.platform.startswith("linux") else 0
 
 
 def markdown(records: list[dict], machine: dict) -> str:

@@ -1,0 +1,79 @@
+"""Time, memory and bandwidth on this machine, and the line that says which machine it was."""
+
+import ctypes
+import gc
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+CACHE_BYTES = 512 << 20  # more than any GPU's L2
+
+
+def machine_facts(repeats: int, case: str, device: str = "") -> dict:
+    return {
+        "device": device or platform.processor() or "CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "repeats": repeats,
+        "case": case,
+    }
+
+
+def timed(run: Callable, device: torch.device) -> float:
+    """Seconds of one run; on a GPU those of the device, with other data in its cache."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.empty(CACHE_BYTES, dtype=torch.int8, device=device).zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize(device)
+        return start.elapsed_time(end) / 1e3
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a copy far larger than the caches."""
+    source = torch.ones(256 << 20, dtype=torch.float32 if device.type == "cuda" else torch.int8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    seconds = statistics.median(timed(lambda: target.copy_(source), device) for _ in range(5))
+    return 2 * source.numel() * source.element_size() / seconds
+
+
+def reset_peak(device: torch.device) -> int:
+    """Start to look for the peak of memory -> bytes in use now."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    if not sys.platform.startswith("linux"):
+        return 0
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+    return status_bytes("VmRSS")
+
+
+def peak(device: torch.device) -> int:
+    """Bytes in use at most since `reset_peak`; 0 on systems that do not say."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    return status_bytes("VmHWM")
+
+
+def status_bytes(name: str) -> int:
+    """A line of /proc/self/status that counts kB, such as VmRSS, in bytes; 0 on systems that do not say."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
