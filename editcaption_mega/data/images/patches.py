@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tvf
 
 from editcaption_mega.data.text.side_files import CONFIG, SideFiles
 
@@ -142,7 +140,9 @@ def _resized(image: Image.Image, settings: ImageSettings) -> Tensor:
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
     rows, columns = smart_resize(image.height, image.width, settings)
     if (rows, columns) != (image.height, image.width):
-        pixels = tvf.resize(pixels, [rows, columns], interpolation=InterpolationMode.BICUBIC, antialias=True)
+        from torchvision.transforms.v2 import InterpolationMode, functional  # seconds, which many tools never need
+
+        pixels = functional.resize(pixels, [rows, columns], interpolation=InterpolationMode.BICUBIC, antialias=True)
     return pixels
 
 
