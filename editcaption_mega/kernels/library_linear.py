@@ -36,7 +36,7 @@ def _each_chunk(hidden: Tensor, weight: Tensor, chunks: list[slice]) -> Iterator
 
 
 @torch.library.custom_op("editcaption::linear_log_probs", mutates_args=())
-def linear_log_probs(
+def linear_log_probs_op(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -80,7 +80,7 @@ def linear_log_probs(
     return common.out_of(final, logits if len(chunks) == 1 else logits.new_empty(0, shard))
 
 
-@linear_log_probs.register_fake
+@linear_log_probs_op.register_fake
 def _(hidden, weight, targets, cu_seqlens, reference, margins, *, loss, details, max_logits_bytes, **others):
     rows = hidden.shape[0] if len(_chunks(hidden, weight, max_logits_bytes)) == 1 else 0
     logits = hidden.new_empty(rows, weight.shape[0])
@@ -161,4 +161,4 @@ def _backward(ctx, grad_log_probs, grad_sums, grad_loss, *_):
     return grad_hidden if need_hidden else None, grad_weight if own_grad else None, None, None, None, None
 
 
-linear_log_probs.register_autograd(_backward, setup_context=_setup)
+linear_log_probs_op.register_autograd(_backward, setup_context=_setup)

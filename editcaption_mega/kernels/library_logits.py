@@ -9,7 +9,7 @@ from .library_common import Out, Tensors
 
 
 @torch.library.custom_op("editcaption::log_probs", mutates_args=())
-def log_probs(
+def log_probs_op(
     logits: Tensor,
     targets: Tensor,
     cu_seqlens: Tensor | None,
@@ -38,7 +38,7 @@ def log_probs(
     return common.out_of(final, logits.new_empty(0, 0))
 
 
-@log_probs.register_fake
+@log_probs_op.register_fake
 def _(logits, targets, cu_seqlens, reference, margins, *, loss, details, **others):
     return common.fake_out(logits, cu_seqlens, logits.new_empty(0, 0), has_loss=bool(loss), details=details)
 
@@ -94,4 +94,4 @@ def _backward(ctx, grad_log_probs, grad_sums, grad_loss, *_):
     return grad, None, None, None, None
 
 
-log_probs.register_autograd(_backward, setup_context=_setup)
+log_probs_op.register_autograd(_backward, setup_context=_setup)

@@ -56,7 +56,7 @@ def log_probs(
     operator = "log_probs"
     _check_logits(operator, logits, targets, details)
     out = Out(
-        *library_logits.log_probs(
+        *library_logits.log_probs_op(
             logits,
             targets,
             None,
@@ -112,7 +112,7 @@ def linear_log_probs(
     operator = "linear_log_probs"
     _check_linear(operator, hidden, weight, targets, group, vocab_size, details)
     out = Out(
-        *library_linear.linear_log_probs(
+        *library_linear.linear_log_probs_op(
             hidden,
             weight,
             targets,
@@ -152,7 +152,7 @@ def preference(
     operator = "preference"
     _check_logits(operator, logits, targets)
     checks.check_preference(operator, targets, cu_seqlens, reference, config, margin)
-    out = library_logits.log_probs(
+    out = library_logits.log_probs_op(
         logits,
         targets,
         cu_seqlens,
@@ -186,7 +186,7 @@ def linear_preference(
     operator = "linear_preference"
     _check_linear(operator, hidden, weight, targets, group, vocab_size)
     checks.check_preference(operator, targets, cu_seqlens, reference, config, margin)
-    out = library_linear.linear_log_probs(
+    out = library_linear.linear_log_probs_op(
         hidden,
         weight,
         targets,

@@ -4,7 +4,7 @@ Importing it changes nothing. Programs call `prepare` once, or `initialize`, whi
 refuse to be built before that. Nothing else needs it: kernels, data, rubric and objectives run without.
 """
 
-from .preparation import prepare, require_prepared
+from .machine import prepare, require_prepared
 from .process import (
     Layout,
     barrier,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from .preparation import prepare
+from .machine import prepare
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def _from_logits(case: Case):
 
 
 def _linear(case: Case):
+    """In one piece, because every candidate works on the same tensors."""
     generator = torch.Generator().manual_seed(1)
     every = torch.randn(case.tokens, case.hidden, generator=generator)
     weight = torch.randn(case.vocab, case.hidden, generator=generator) / case.hidden**0.5 * 2

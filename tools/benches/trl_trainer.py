@@ -16,7 +16,9 @@ MICRO_BATCH = 4  # pairs that TRL takes at once
 
 
 def run_trl(root: Path, pairs: int, steps: int, checkpointing: bool, way: Way, between: Callable[[], None]) -> None:
-    """`steps` optimizer steps of TRL's trainer into `way`; `between` is called after each, outside its time."""
+    """`steps` optimizer steps of TRL's trainer into `way`; `between` is called after each, outside its time.
+
+    As long as the options are by which both do the same work."""
     from datasets import Dataset, Features, Sequence, Value
     from datasets import Image as Picture
     from transformers import (
