@@ -6,16 +6,22 @@ import torch
 from torch import Tensor
 
 from .contract import DETAILS_WIDTH, STATS_WIDTH, Final
-from .preference_losses import PreferenceLossConfig
+from .preference_losses import SHAPES, PreferenceLossConfig
 
+_problem = ""
 try:
     from . import _C as EXTENSION
+
+    if getattr(EXTENSION, "LOSS_SHAPES", None) != SHAPES:
+        _problem = "it was built from other sources"
 except ModuleNotFoundError:  # not built: see setup.py
     EXTENSION = None
 except ImportError as error:
+    _problem = str(error)
+if _problem:
     EXTENSION = None
     warnings.warn(
-        f"editcaption_mega.kernels: the extension does not load here ({error}); run `make setup` on this machine",
+        f"editcaption_mega.kernels: the extension cannot be used here ({_problem}); run `make setup` again",
         RuntimeWarning,
         stacklevel=2,
     )

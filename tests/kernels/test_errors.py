@@ -186,4 +186,15 @@ def test_an_extension_that_does_not_load_says_why(tmp_path):
     )
     (tmp_path / "_C.so").write_bytes(b"no library")
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert "the extension does not load here (" in done.stderr and "make setup" in done.stderr
+    assert "the extension cannot be used here (" in done.stderr and "make setup" in done.stderr
+
+
+def test_an_extension_of_other_sources_is_not_used_and_says_so():
+    """As after an update without a new build."""
+    code = (
+        "import sys, types; sys.modules['editcaption_mega.kernels._C'] = types.ModuleType('_C')\n"
+        "from editcaption_mega.kernels import available_backends\n"
+        "assert available_backends() == ('torch',)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "it was built from other sources); run `make setup` again" in done.stderr
