@@ -1,6 +1,7 @@
 """Process groups and the device of this rank."""
 
 import datetime
+import gc
 import os
 import random
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def destroy(*, after_failure: bool = False) -> None:
 
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+        gc.collect()  # the threads of a group end with the last module that holds it, and modules lie in circles
 
 
 def threads_per_rank() -> int:

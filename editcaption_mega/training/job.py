@@ -34,10 +34,20 @@ def train(prepared: Prepared, objective: Objective) -> Ending:
 
     Raises FloatingPointError for a loss or gradient that is not finite, OSError where the last checkpoint cannot be
     written, ValueError for a run of an objective of another identity, and whatever the objective raises at a step."""
-    settings, resumed = prepared.settings, prepared.resumed
+    resumed = prepared.resumed
     if resumed.checkpoint:
         check_identity(resumed.checkpoint, resumed.state, objective.identity)
     state, param_shards, notes = _train_state(prepared)
+    try:
+        return _train(prepared, objective, state, param_shards, notes)
+    finally:
+        state.release()
+
+
+def _train(
+    prepared: Prepared, objective: Objective, state: TrainState, param_shards: list[ParamShard], notes: list[str]
+) -> Ending:
+    settings, resumed = prepared.settings, prepared.resumed
     stop_if_asked(resumed.step, "while the model was loaded")
     log = None
     with platform.together():

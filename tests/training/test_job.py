@@ -1,6 +1,7 @@
 """The SFT job as its users run it: resumed, killed, moved, frozen, and given things that cannot work."""
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from editcaption_mega import signals
 from editcaption_mega.conversion import StoreReader
 from editcaption_mega.lock import FolderLock, HeldError
+from editcaption_mega.model.qwen3_vl import Qwen3VLModel
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.session import Ending
@@ -76,6 +78,22 @@ def test_resumed_run_equals_the_whole_one(base, whole):
     assert final[0].tensors.keys() == final[1].tensors.keys()
     for key in final[0].tensors:
         assert final[0].read(key).equal(final[1].read(key)), key
+
+
+def test_a_job_leaves_no_model_and_no_thread_behind(base, whole):
+    """A process may train again and again; a group of ranks has threads that would never sleep."""
+
+    def alive() -> tuple[int, int]:
+        gc.collect()
+        models = sum(type(thing) is Qwen3VLModel for thing in gc.get_objects())
+        return models, len(os.listdir("/proc/self/task"))
+
+    models, threads = alive()
+    run_sft(settings(base, base / "left", steps=1))
+    with pytest.raises(ValueError, match="global_batch_size"):
+        run_sft(settings(base, base / "left", steps=1, global_batch_size=4))
+    after = alive()
+    assert after[0] == models and after[1] < threads + 10, f"{models} models, {threads} threads before; then {after}"
 
 
 def test_a_finished_run_has_nothing_to_do(base, whole, capsys):
