@@ -4,8 +4,6 @@ The text goes through the tokenizer's own chat template, and each `<|image_pad|>
 picture has tokens, which is what transformers' Qwen3VLProcessor does (held together by a test).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -60,7 +58,7 @@ class Prompt:
     request: str
 
     @classmethod
-    def load(cls, path: str | Path | None = None) -> Prompt:
+    def load(cls, path: str | Path | None = None) -> "Prompt":
         """Read a prompt file; None or "" is the built-in one. Raises ValueError that names the field."""
         if path:
             file = Path(path)
@@ -119,8 +117,6 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     if not any(name in files.contents for name in ("tokenizer.json", "vocab.json")):
         raise ValueError(f"{folder} lacks a tokenizer: expected tokenizer.json, or vocab.json with merges.txt")
     files.json("tokenizer_config.json")
-    from transformers import AutoTokenizer  # seconds, which a tool that only reads shards does not need
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
         tokenizer.decode(TextEncoder(tokenizer).with_control_tokens(END_OF_TURN))  # some types are only missed in use

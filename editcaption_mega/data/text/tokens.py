@@ -4,8 +4,6 @@ A tokenizer reads `<|im_end|>` in any text as its control token. Only a chat tem
 comes from elsewhere goes through `TextEncoder`, which knows the words of the tokenizer and none of its added tokens.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import cached_property
