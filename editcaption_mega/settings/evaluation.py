@@ -10,6 +10,8 @@ from .pictures import PixelLimits
 _HOTTEST = 10.0  # of temperatures; servers mostly take up to 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")  # it becomes a folder
 
+# model: an endpoint | rule: synthetic pairs, from their facts. Those without a model: evaluation/judge/code_judges.py
+JudgeKind = Literal["model", "rule"]
 JudgeMode = Literal["labels", "paper"]  # the judge labels and code scores, or the judge's own numbers count, checked
 CompletenessTable = Literal["listing2", "listing2_any_hit", "table8"]  # which numbers the rubric of completeness has
 # Whose list of forbidden terms: the lexicon's (the same for every judge), the judge's, both or what they share.
@@ -77,7 +79,7 @@ class JudgeSettings:
     """Who judges, how often, how it is asked, and how its labels are scored; all but the name is a model's alone."""
 
     name: str = ""
-    kind: Literal["model", "rule"] = "model"  # model: an endpoint | rule: synthetic pairs, from their facts
+    kind: JudgeKind = "model"
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
     mode: JudgeMode = "labels"
     repeats: int = 1  # judgements per instruction
@@ -100,15 +102,15 @@ class JudgeSettings:
         if (self.kind == "model") != bool(self.endpoint.url):
             raise SettingsError(
                 f"{where}: kind {self.kind} with endpoint.url={self.endpoint.url!r}; a model needs an endpoint, and "
-                "rule has none"
+                f"{'rule' if self.kind == 'model' else self.kind} has none"
             )
-        if self.kind == "rule":
+        if self.kind != "model":
             default = JudgeSettings(self.name, self.kind)
             changed = [f.name for f in fields(self) if getattr(self, f.name) != getattr(default, f.name)]
             if changed:
                 raise SettingsError(
-                    f"{where}: {', '.join(changed)} is for judges of kind model alone, and kind rule asks no model: "
-                    "leave it out"
+                    f"{where}: {', '.join(changed)} is for judges of kind model alone, and kind {self.kind} asks no "
+                    "model: leave it out"
                 )
 
 

@@ -1,13 +1,16 @@
 """Settings of an evaluation run: lists of sections, and what cannot be meant."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import yaml
 
+from editcaption_mega.evaluation.judge.code_judges import CODE_JUDGES
 from editcaption_mega.evaluation.rubric import COMPLETENESS_TABLES
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.settings import EndpointSettings, EvaluationSettings, PixelLimits, load_settings, save_settings
+from editcaption_mega.settings.evaluation import JudgeKind
 
 GOOD = """
 output: runs/eval
@@ -91,3 +94,7 @@ def test_the_rubric_has_the_tables_that_settings_name(tmp_path):
         assert load(tmp_path, GOOD.replace("kind: rule", judge)).judges[0].table == table
     with pytest.raises(ValueError, match=f"table is 'x', expected one of {', '.join(COMPLETENESS_TABLES)}$"):
         load(tmp_path, GOOD.replace("kind: rule", "kind: rule, table: x"))
+
+
+def test_every_kind_of_judge_is_a_model_or_has_its_code():
+    assert ("model", *CODE_JUDGES) == get_args(JudgeKind)

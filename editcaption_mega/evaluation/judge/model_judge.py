@@ -17,13 +17,13 @@ from editcaption_mega.evaluation.rubric.flags import flags
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.client import Reply, Request, Usage, complete
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes, Instruction, Judgement
+from editcaption_mega.records import DIMENSIONS, Changes, Instruction, Judgement
 from editcaption_mega.settings import JudgeSettings, PixelLimits
 
-from . import rule_judge
+from .code_judges import CODE_JUDGES, CodeJudge
 from .prompts import CANDIDATE, judge_prompt
 from .reply import ParsedReply, parse_reply
-from .reply_scores import Scored, accuracy_of, score_reply
+from .reply_scores import Scored, score_reply
 
 Instructions = Mapping[str, Mapping[str, Instruction]]  # model -> id -> what it wrote
 RULE_JUDGE = "rules"
@@ -101,13 +101,13 @@ def judge_benchmark(
 
 
 def rule_judge_benchmark(
-    benchmark: Benchmark, instructions: Instructions, *, name: str = RULE_JUDGE
+    benchmark: Benchmark, instructions: Instructions, *, name: str = RULE_JUDGE, kind: str = "rule"
 ) -> dict[str, list[Judgement]]:
-    """The same rows from the rule judge, for pairs of the synthetic world: no model, no repeats.
+    """The same rows from one of `CODE_JUDGES` (rule: for pairs of the synthetic world): no model, no repeats.
 
-    Raises ValueError: as `judge_benchmark`, and for a truth without facts."""
+    Raises ValueError: as `judge_benchmark`, and for a truth without the facts that it needs."""
     tasks = _tasks(benchmark, instructions)
-    return {model: [_rule_row(task, name) for task in own] for model, own in tasks.items()}
+    return {model: [_code_row(task, CODE_JUDGES[kind], name) for task in own] for model, own in tasks.items()}
 
 
 def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_Task]]:
@@ -218,22 +218,12 @@ def _judgement(
     )
 
 
-def _rule_row(task: _Task, name: str) -> Judgement:
+def _code_row(task: _Task, judge: CodeJudge, name: str) -> Judgement:
     one, truth = task.instruction, task.truth
     who = {"benchmark": one.benchmark, "id": one.id, "model": one.model, "judge": name}
     about = {"mode": "rules", "judged": judged_digest(one, truth)}
     if one.instruction is None:
         reason = f"no instruction: {one.reason}"
         return Judgement(**who, unscored=dict.fromkeys(DIMENSIONS, reason), provenance=about)
-    found, claims = rule_judge.judge(one.instruction, truth), rule_judge.assertions(one.instruction, truth)
-    return Judgement(
-        **who,
-        scores={dimension: getattr(found, dimension) for dimension in DIMENSIONS},
-        hits=list(found.hits),
-        misses=[change.id for change in truth.primary if change.id not in found.hits],
-        assertions=claims,
-        forbidden=list(found.forbidden),
-        failure_modes=[mode for mode in FAILURE_MODES if mode in found.failure_modes],
-        correct=found.correct,
-        provenance=about | {"acc_no_coverage": accuracy_of(claims, truth)[1]},
-    )
+    labels = judge.judge(one.instruction, truth)
+    return Judgement(**who, **labels | {"provenance": about | labels.get("provenance", {})})

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.judge.code_judges import CODE_JUDGES
 from editcaption_mega.evaluation.judge.prompts import judge_prompt
 from editcaption_mega.records import DIMENSIONS, Instruction, Judgement
 from editcaption_mega.settings import EvaluationSettings
@@ -32,8 +33,8 @@ def facts_of(
         if cut_off:
             facts.append((f"model {model.name}", f"{cut_off:,} of {len(own):,} texts are cut off at max_tokens"))
     for judge in settings.judges:
-        if judge.kind == "rule":
-            facts.append((f"judge {judge.name}", "a parser: reads each instruction against the pair's facts"))
+        if judge.kind in CODE_JUDGES:
+            facts.append((f"judge {judge.name}", CODE_JUDGES[judge.kind].about))
             continue
         served = sorted(
             {

@@ -65,7 +65,7 @@ def _texts(settings: EvaluationSettings, model: CandidateSettings, benchmark: Be
 
 def _judgements(judge: JudgeSettings, benchmark: Benchmark, instructions: int) -> Demand:
     who = f"judge {judge.name}"
-    if judge.kind == "rule":
+    if judge.kind != "model":
         return Demand(who, benchmark.name, "nobody", 0, "a parser")
     what = f"at most: {instructions:,} instructions x {len(DIMENSIONS)} dimensions"
     what += f" x {judge.repeats} repeats" if judge.repeats > 1 else ""

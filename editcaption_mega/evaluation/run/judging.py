@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.judge.code_judges import CODE_JUDGES
 from editcaption_mega.evaluation.judge.model_judge import judge_benchmark, judged_digest, rule_judge_benchmark
 from editcaption_mega.evaluation.judge.validation import JudgeFunction
 from editcaption_mega.evaluation.record_files import read_records, write_records
@@ -39,8 +40,8 @@ def judge_function(
     judge: JudgeSettings, settings: EvaluationSettings, progress: Progress, usage: Usage | None = None
 ) -> JudgeFunction:
     """The judge of the settings as a function of a benchmark and the instructions for it."""
-    if judge.kind == "rule":
-        return partial(rule_judge_benchmark, name=judge.name)
+    if judge.kind in CODE_JUDGES:
+        return partial(rule_judge_benchmark, name=judge.name, kind=judge.kind)
 
     def ask(benchmark: Benchmark, instructions: Mapping) -> dict[str, list[Judgement]]:
         return judge_benchmark(
