@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-slow lint types bench parity sanitize chaos fuzz hostile
+.PHONY: setup demo test test-slow lint types bench parity sanitize chaos fuzz hostile api
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -70,3 +70,8 @@ fuzz: setup
 
 hostile: setup
 	$(BIN)/python -m pytest -m slow -q tests/inference/endpoint/test_hostile_endpoint.py $(PYTEST_ARGS)
+
+# A reference from the docstrings, in build/api.
+api: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt pdoc $(PIP_ARGS)
+	$(BIN)/python -m pdoc --output-directory build/api editcaption_mega

@@ -59,9 +59,19 @@ def problems_of_paths(page: Page) -> list[str]:
     return wrong
 
 
+def problems_of_figures(page: Page) -> list[str]:
+    """Files of the package that a figure names, from the package's folder on."""
+    if "/how_to/add_" in page.name:
+        return []  # there it is what a command prints
+    figures = "\n".join(block.text for block in page.fenced() if block.language == "text")
+    files = re.findall(r"(?<![\w/])(?:[a-z_]+/)+[a-z_]*(?:\.py)?(?![\w.])", figures)
+    roots = (ROOT, ROOT / "editcaption_mega")
+    return [f"a figure names {file}" for file in files if not any((root / file).exists() for root in roots)]
+
+
 @pytest.mark.parametrize("page", all_pages(), ids=lambda page: page.name)
 def test_links_and_paths_lead_somewhere(page):
-    assert problems_of_links(page) + problems_of_paths(page) == []
+    assert problems_of_links(page) + problems_of_paths(page) + problems_of_figures(page) == []
 
 
 @pytest.mark.parametrize(
@@ -73,11 +83,12 @@ def test_links_and_paths_lead_somewhere(page):
         ("[`Nobody`](../editcaption_mega/lock.py)", "lock.py has no Nobody"),
         ("`tests/nothing.py`", "there is no tests/nothing.py"),
         ("`tools/evaluate.py::nothing`", "tools/evaluate.py has no nothing"),
+        ("```text\n a ─> b   data/nothing.py\n```", "names data/nothing.py"),
     ],
 )
 def test_the_checker_sees(text, message):
     page = Page(ROOT / "docs" / "unwritten.md", draft=f"# A heading\n\n{text}\n")
-    found = problems_of_links(page) + problems_of_paths(page)
+    found = problems_of_links(page) + problems_of_paths(page) + problems_of_figures(page)
     assert len(found) == 1 and message in found[0], found
 
 
