@@ -24,7 +24,6 @@ _PROMISED = "its name and parameters are promised to other people's code"
 WIDE = {
     "editcaption_mega/kernels/library_linear.py: linear_log_probs_op": _OPERATOR,
     "editcaption_mega/kernels/library_logits.py: log_probs_op": _OPERATOR,
-    "editcaption_mega/model/attention.py: flash_attention": "as many as the kernel of PyTorch that it calls",
     "editcaption_mega/kernels/operators.py: linear_log_probs": _OPERATOR,
     "editcaption_mega/kernels/operators.py: linear_preference": _OPERATOR,
     "editcaption_mega/kernels/operators.py: preference": _OPERATOR,
@@ -49,7 +48,6 @@ TO_BE_MENDED = {
     "editcaption_mega/curation/preference.py: sample_rejected",
     "editcaption_mega/evaluation/report/demo.py: write_report",
     "editcaption_mega/evaluation/report/write.py: write_report",
-    "editcaption_mega/model/attention.py: segment_attention",
     *("Picture", "Rate", "Reply", "judge_all", "read_answer", "read_json", "shown", "write_report"),
     "preference",
     "editcaption_mega/data/images/decode.py: grey",

@@ -8,6 +8,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,26 @@ from torch import Tensor
 from editcaption_mega.data.batching.batch import PackedBatch
 
 
-@dataclass
+class Cuts(NamedTuple):
+    """Where the tokens (or keys) of a row are cut into segments: segment i is bounds[i] : bounds[i + 1]."""
+
+    bounds: tuple[int, ...]  # host ints, from 0 to the end of the row
+    cu_seqlens: Tensor  # the same, int32 on the device, for varlen kernels
+
+    @classmethod
+    def of(cls, bounds: tuple[int, ...], device: torch.device) -> "Cuts":
+        return cls(bounds, torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True))
+
+    @property
+    def lengths(self) -> list[int]:
+        return [end - start for start, end in pairwise(self.bounds)]
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+
+@dataclass(kw_only=True)
 class Segments(PackedSeqParams):
     """Where one row is cut for attention.
 
@@ -31,30 +51,23 @@ class Segments(PackedSeqParams):
     in each layer, which would be a device sync, and the 3-D positions cover the whole row anyway.
     """
 
-    bounds: tuple[int, ...] = ()  # host ints: segment i is rows bounds[i] : bounds[i + 1]; covers the row
-    cu_seqlens: Tensor | None = None  # the same, int32 on the device, for varlen kernels
-    key_bounds: tuple[int, ...] = ()  # the keys of segment i; `bounds` where no prompt is shared
-    key_cu_seqlens: Tensor | None = None
-    key_index: Tensor | None = None  # [keys] int64, the row of each key; None where no prompt is shared
+    queries: Cuts
+    keys: Cuts  # `queries` where no prompt is shared
+    key_index: Tensor | None  # [keys] int64, the token of each key; None where no prompt is shared
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "Segments":
-        bounds, key_bounds, device = batch.bounds, batch.key_bounds, batch.input_ids.device
-        row = torch.tensor([0, bounds[-1]], dtype=torch.int32)
-        cu_seqlens = torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True)
-        key_cu_seqlens = cu_seqlens
-        if batch.key_index is not None:
-            key_cu_seqlens = torch.tensor(key_bounds, dtype=torch.int32).to(device, non_blocking=True)
+        device, end = batch.input_ids.device, batch.bounds[-1]
+        row = torch.tensor([0, end], dtype=torch.int32)
+        queries = Cuts.of(batch.bounds, device)
         return cls(
             qkv_format="thd",
             cu_seqlens_q=row,
             cu_seqlens_kv=row,
-            max_seqlen_q=bounds[-1],
-            max_seqlen_kv=bounds[-1],
-            bounds=bounds,
-            cu_seqlens=cu_seqlens,
-            key_bounds=key_bounds,
-            key_cu_seqlens=key_cu_seqlens,
+            max_seqlen_q=end,
+            max_seqlen_kv=end,
+            queries=queries,
+            keys=queries if batch.key_index is None else Cuts.of(batch.key_bounds, device),
             key_index=batch.key_index,
         )
 
@@ -66,69 +79,54 @@ class Segments(PackedSeqParams):
         return tensor if self.key_index is None else tensor.index_select(0, self.key_index)
 
 
-def longest_segment(bounds: tuple[int, ...]) -> int:
-    """Tokens of the longest segment."""
-    return max(end - start for start, end in pairwise(bounds))
-
-
 def segment_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bounds: tuple[int, ...],
-    cu_seqlens: Tensor,
+    queries: Cuts,
+    keys: Cuts | None = None,
     *,
     causal: bool,
     scale: float,
-    key_bounds: tuple[int, ...] | None = None,
-    key_cu_seqlens: Tensor | None = None,
 ) -> Tensor:
     """Attention inside each segment. query [T, heads, d], key and value [keys, kv heads, d] -> [T, heads, d].
 
-    `key_bounds` and `key_cu_seqlens` are given where keys are cut differently from queries (None: T keys, the same
-    cuts); a causal segment of n queries and m keys is then its last n rows: query i sees keys 0 .. m - n + i."""
-    key_bounds = bounds if key_bounds is None else key_bounds
-    key_cu_seqlens = cu_seqlens if key_cu_seqlens is None else key_cu_seqlens
+    `keys` is given where keys are cut differently from queries (None: T keys, the same cuts); a causal segment of n
+    queries and m keys is then its last n: query i sees keys 0 .. m - n + i."""
+    keys = queries if keys is None else keys
     grouped = query.size(1) != key.size(1)
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        longest = longest_segment(bounds), longest_segment(key_bounds)
-        return flash_attention(query, key, value, cu_seqlens, key_cu_seqlens, *longest, causal=causal, scale=scale)
-    if key_bounds != bounds:
+        return flash_attention(query, key, value, queries, keys, causal=causal, scale=scale)
+    if keys.bounds != queries.bounds:
         assert causal, "only answers behind a shared prompt have keys of their own"
         # `split`, because the gradient of a slice is as long as the row: one for each segment would be quadratic.
-        lengths, key_lengths = ([end - start for start, end in pairwise(cut)] for cut in (bounds, key_bounds))
-        parts = zip(query.split(lengths), key.split(key_lengths), value.split(key_lengths), strict=True)
+        parts = zip(query.split(queries.lengths), key.split(keys.lengths), value.split(keys.lengths), strict=True)
         return torch.cat([_bottom_right_attention(*part, scale, grouped) for part in parts])
-    return torch.cat(
-        [_padded_attention(query, key, value, group, causal, scale, grouped) for group in _groups(bounds, causal)]
-    )
+    groups = _groups(queries.bounds, causal)
+    return torch.cat([_padded_attention(query, key, value, group, causal, scale, grouped) for group in groups])
 
 
 def flash_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    cu_seqlens: Tensor,
-    key_cu_seqlens: Tensor,
-    longest: int,
-    longest_key: int,
+    queries: Cuts,
+    keys: Cuts,
     *,
     causal: bool,
     scale: float,
 ) -> Tensor:
-    """PyTorch's varlen attention, as its 2.11 and later versions take it. Shapes as in `segment_attention`.
-
-    As many parameters as the kernel has: all but two of them are its own."""
+    """PyTorch's varlen attention, as its 2.11 and later versions take it. Shapes as in `segment_attention`."""
     from torch.nn.attention.varlen import varlen_attn
 
     # From 2.12 on, fewer kv heads than heads must be asked for; 2.11 takes them as they come.
     takes_gqa = "enable_gqa" in inspect.signature(varlen_attn).parameters
-    grouped = {"enable_gqa": query.size(1) != key.size(1)} if takes_gqa else {}
+    grouped: dict[str, Any] = {"enable_gqa": query.size(1) != key.size(1)} if takes_gqa else {}
     # Flash attention counts its window from the bottom right: with (-1, 0), query i of n sees keys up to
     # i + m - n of m (flash-attn since 2.1; what PyTorch calls LOWER_RIGHT in torch.nn.attention.bias).
     window = (-1, 0) if causal else (-1, -1)
     out = varlen_attn(
-        query, key, value, cu_seqlens, key_cu_seqlens, longest, longest_key,
+        query, key, value, queries.cu_seqlens, keys.cu_seqlens, queries.longest, keys.longest,
         scale=scale, window_size=window, **grouped,
     )  # fmt: skip
     assert isinstance(out, Tensor), "the log-sum-exp comes along only when it is asked for"
@@ -227,9 +225,7 @@ class SegmentCoreAttention(MegatronModule):
         """query [T, heads/tp, d], key and value [T, kv heads/tp, d] -> [T, heads/tp, d]."""
         assert isinstance(packed_seq_params, Segments), "rows are always packed: positions and bounds come from data"
         segments = packed_seq_params
-        assert segments.cu_seqlens is not None
+        key, value = segments.expand_shared_prompt(key), segments.expand_shared_prompt(value)
         return segment_attention(
-            query, segments.expand_shared_prompt(key), segments.expand_shared_prompt(value),
-            segments.bounds, segments.cu_seqlens, causal=self.causal, scale=self.scale,
-            key_bounds=segments.key_bounds, key_cu_seqlens=segments.key_cu_seqlens,
-        )  # fmt: skip
+            query, key, value, segments.queries, segments.keys, causal=self.causal, scale=self.scale
+        )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import Segments, longest_segment
+from .attention import Segments
 
 
 class Modules(NamedTuple):
@@ -52,10 +52,10 @@ def segment_attention_class(megatron_attention: Any) -> type[torch.nn.Module]:
             segments: Segments = packed_seq_params
             cuts = dict(
                 qkv_format="thd",
-                cu_seqlens_q=segments.cu_seqlens,
-                cu_seqlens_kv=segments.key_cu_seqlens,
-                max_seqlen_q=longest_segment(segments.bounds),
-                max_seqlen_kv=longest_segment(segments.key_bounds),
+                cu_seqlens_q=segments.queries.cu_seqlens,
+                cu_seqlens_kv=segments.keys.cu_seqlens,
+                max_seqlen_q=segments.queries.longest,
+                max_seqlen_kv=segments.keys.longest,
             )
             if segments.key_index is None:
                 packed = PackedSeqParams(**cuts)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from editcaption_mega.data.batching.batch import ImageBatch
 
 from .architecture import VisionArchitecture
-from .attention import segment_attention
+from .attention import Cuts, segment_attention
 from .rotary import rotate, vision_angles
 
 
@@ -28,7 +28,8 @@ class VisionAttention(nn.Module):
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], images: ImageBatch) -> Tensor:
         query, key, value = self.qkv(x).view(x.size(0), 3, self.num_heads, -1).unbind(1)
         query, key = rotate(query, *angles), rotate(key, *angles)
-        out = segment_attention(query, key, value, images.bounds, images.cu_seqlens, causal=False, scale=self.scale)
+        cuts = Cuts(images.bounds, images.cu_seqlens)
+        out = segment_attention(query, key, value, cuts, causal=False, scale=self.scale)
         return self.proj(out.flatten(1))
 
 

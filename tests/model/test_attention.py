@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.attention.varlen as varlen
 
-from editcaption_mega.model.attention import flash_attention, segment_attention
+from editcaption_mega.model.attention import Cuts, flash_attention, segment_attention
 
 
 def plain(query, key, value, cu_seqlens, key_cu_seqlens, causal, scale):
@@ -48,12 +48,11 @@ def varlen_2_12(
 def test_each_signature_gets_what_it_takes(monkeypatch, version, kv_heads, causal):
     monkeypatch.setattr(varlen, "varlen_attn", version)
     g = torch.Generator().manual_seed(0)
-    bounds = (0, 3, 4, 9)
-    cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
+    cuts = Cuts.of((0, 3, 4, 9), torch.device("cpu"))
     query = torch.randn(9, 4, 8, generator=g)
     key, value = (torch.randn(9, kv_heads, 8, generator=g) for _ in range(2))
-    found = flash_attention(query, key, value, cu_seqlens, cu_seqlens, 5, 5, causal=causal, scale=0.3)
-    expected = segment_attention(query, key, value, bounds, cu_seqlens, causal=causal, scale=0.3)
+    found = flash_attention(query, key, value, cuts, cuts, causal=causal, scale=0.3)
+    expected = segment_attention(query, key, value, cuts, causal=causal, scale=0.3)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -61,14 +60,10 @@ def test_each_signature_gets_what_it_takes(monkeypatch, version, kv_heads, causa
 def test_shared_prompts_have_more_keys_than_queries(monkeypatch, version):
     monkeypatch.setattr(varlen, "varlen_attn", version)
     g = torch.Generator().manual_seed(1)
-    bounds, key_bounds = (0, 5, 7), (0, 5, 10)
-    cu_seqlens, key_cu_seqlens = (torch.tensor(cut, dtype=torch.int32) for cut in (bounds, key_bounds))
+    queries, keys = (Cuts.of(bounds, torch.device("cpu")) for bounds in ((0, 5, 7), (0, 5, 10)))
     query, (key, value) = torch.randn(7, 4, 8, generator=g), torch.randn(2, 10, 2, 8, generator=g)
-    found = flash_attention(query, key, value, cu_seqlens, key_cu_seqlens, 5, 5, causal=True, scale=0.3)
-    expected = segment_attention(
-        query, key, value, bounds, cu_seqlens,
-        causal=True, scale=0.3, key_bounds=key_bounds, key_cu_seqlens=key_cu_seqlens,
-    )  # fmt: skip
+    found = flash_attention(query, key, value, queries, keys, causal=True, scale=0.3)
+    expected = segment_attention(query, key, value, queries, keys, causal=True, scale=0.3)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
