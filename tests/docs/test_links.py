@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,8 @@ def problems_of_links(page: Page) -> list[str]:
             wrong.append(f"[{text}]({target}): there is no {file}")
         elif anchor and path.suffix == ".md" and anchor not in (Page(path) if file else page).anchors():
             wrong.append(f"[{text}]({target}): {path.name} has no heading {anchor}")
+        elif re.fullmatch(r"[\w./-]+\.\w+", text) and Path(text).name != path.name:
+            wrong.append(f"[{text}]({target}): the file is named {path.name}")
         elif path.suffix == ".py" and (name := _PYTHON_NAME.fullmatch(text)):
             if name[1] not in defined(path) | {path.stem}:
                 wrong.append(f"[{text}]({target}): {path.name} has no {name[1]}")
@@ -81,6 +84,7 @@ def test_links_and_paths_lead_somewhere(page):
         ("[a](#nothing)", "has no heading nothing"),
         ("[a](../README.md#nothing)", "README.md has no heading nothing"),
         ("[`Nobody`](../editcaption_mega/lock.py)", "lock.py has no Nobody"),
+        ("[scores.py](../editcaption_mega/lock.py)", "the file is named lock.py"),
         ("`tests/nothing.py`", "there is no tests/nothing.py"),
         ("`tools/evaluate.py::nothing`", "tools/evaluate.py has no nothing"),
         ("```text\n a ─> b   data/nothing.py\n```", "names data/nothing.py"),

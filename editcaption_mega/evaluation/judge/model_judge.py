@@ -1,7 +1,7 @@
 """Judging instructions for a benchmark: by a judge model behind an endpoint, or by the rules of the synthetic world.
 
 A judge model is asked once per dimension, sees neither the model's name nor any order in the models, and returns
-labels; `judge_scores` makes scores of them. Whatever could not be judged is `unscored` with its reason."""
+labels; `reply_scores` makes scores of them. Whatever could not be judged is `unscored` with its reason."""
 
 import hashlib
 import json
