@@ -50,7 +50,7 @@ def execute(
     Pictures and rows are kept under OUTPUT/executions/MODEL/BENCHMARK. Raises ValueError for ids that do not fit."""
     if COPY in instructions:
         raise ValueError(f"a model is named {COPY!r}, which is the name of doing nothing: rename it")
-    found: dict[str, list[Execution]] = {}
+    by_model: dict[str, list[Execution]] = {}
     for model, rows in instructions.items():
         benchmark.check_join(rows, f"the instructions of {model}")
         folder = output / "executions" / model / benchmark.name
@@ -67,7 +67,7 @@ def execute(
             total=count,
         )
         made = {one.id: one for one in done}
-        found[model] = []
+        by_model[model] = []
         for item in benchmark:
             who = {"benchmark": benchmark.name, "id": item.pair.id, "model": model, "editor": editor.model}
             one = made.get(item.pair.id)
@@ -77,12 +77,12 @@ def execute(
                 row = Execution(**who, reason=one.reason)
             else:
                 row = _compared(who, one.path.read_bytes(), item.target, measures)
-            found[model].append(row)
-        write_records(executions_path(output, model, benchmark.stem), found[model])
+            by_model[model].append(row)
+        write_records(executions_path(output, model, benchmark.stem), by_model[model])
     who = {"benchmark": benchmark.name, "model": COPY, "editor": COPY}
-    found[COPY] = [_compared(who | {"id": item.pair.id}, item.source, item.target, measures) for item in benchmark]
-    write_records(executions_path(output, COPY, benchmark.stem), found[COPY])
-    return found
+    by_model[COPY] = [_compared(who | {"id": item.pair.id}, item.source, item.target, measures) for item in benchmark]
+    write_records(executions_path(output, COPY, benchmark.stem), by_model[COPY])
+    return by_model
 
 
 def executions_path(output: Path, model: str, stem: str) -> Path:
@@ -116,9 +116,9 @@ class ExecutionMean:
     failed: int
 
 
-def summarize(found: Mapping[str, Sequence[Execution]], seed: int = 0) -> list[ExecutionMean]:
+def summarize(by_model: Mapping[str, Sequence[Execution]], seed: int = 0) -> list[ExecutionMean]:
     rows = []
-    for model, executions in found.items():
+    for model, executions in by_model.items():
         done = [row.measures for row in executions if row.measures is not None]
         for measure in done[0] if done else ():
             values = [one[measure] for one in done]

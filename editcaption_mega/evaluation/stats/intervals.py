@@ -49,9 +49,9 @@ def bootstrap_interval(values: Sequence[float], *, draws: int = 2000, seed: int 
 
     Raises ValueError without values, or for one that is not finite."""
     values = _finite(values, "bootstrap_interval")
-    found = bootstrap_estimate(lambda weights: weights @ values / len(values), len(values), draws=draws, seed=seed)
-    assert found.interval is not None, "there are values"
-    return found.interval
+    estimate = bootstrap_estimate(lambda weights: weights @ values / len(values), len(values), draws=draws, seed=seed)
+    assert estimate.interval is not None, "there are values"
+    return estimate.interval
 
 
 def bootstrap_estimate(statistic: Statistic, n: int, *, draws: int = 2000, seed: int = 0) -> Estimate:
@@ -69,14 +69,14 @@ def bootstrap_estimate(statistic: Statistic, n: int, *, draws: int = 2000, seed:
     sizes = [min(rows, draws - start) for start in range(0, draws, rows)]
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(np.ones((1, n)))[0])
-        found = np.concatenate([statistic(_resample(generator, size, n)) for size in sizes])
+        resampled = np.concatenate([statistic(_resample(generator, size, n)) for size in sizes])
         without_one = np.concatenate([np.empty(0), *map(statistic, _leave_one_out(n, rows))])
     if math.isnan(value):
         return Estimate(None, None, n)
-    found, without_one = found[np.isfinite(found)], without_one[np.isfinite(without_one)]
-    if len(found) < max(1, draws // 2):
+    resampled, without_one = resampled[np.isfinite(resampled)], without_one[np.isfinite(without_one)]
+    if len(resampled) < max(1, draws // 2):
         return Estimate(value, None, n)
-    low, high = np.quantile(found, _bca_levels(value, found, without_one, n))
+    low, high = np.quantile(resampled, _bca_levels(value, resampled, without_one, n))
     return Estimate(value, (float(low), float(high)), n)
 
 
@@ -93,11 +93,11 @@ def _leave_one_out(n: int, rows: int) -> Iterator[Array]:
         yield weights
 
 
-def _bca_levels(value: float, found: Array, without_one: Array, n: int) -> list[float]:
+def _bca_levels(value: float, resampled: Array, without_one: Array, n: int) -> list[float]:
     """The two quantiles of the resamples that end the interval: bias-corrected, accelerated, widened."""
     slack = 1e-12 * max(1.0, abs(value))
-    below = ((found < value - slack).sum() + (abs(found - value) <= slack).sum() / 2) / len(found)
-    bias = _NORMAL.inv_cdf(min(max(below, 1 / (len(found) + 1)), len(found) / (len(found) + 1)))
+    below = ((resampled < value - slack).sum() + (abs(resampled - value) <= slack).sum() / 2) / len(resampled)
+    bias = _NORMAL.inv_cdf(min(max(below, 1 / (len(resampled) + 1)), len(resampled) / (len(resampled) + 1)))
     influence = without_one.mean() - without_one if len(without_one) else np.zeros(1)
     square = (influence**2).sum()
     acceleration = (influence**3).sum() / (6 * square**1.5) if square > slack**2 else 0.0
@@ -201,17 +201,17 @@ def correlations(
     arrays = {name: _finite(values, f"correlations, column {name}") for name, values in columns.items()}
     if len({len(values) for values in arrays.values()}) > 1:
         raise ValueError(f"correlations: columns of {[len(v) for v in arrays.values()]} rows, expected equally many")
-    found = {}
+    estimates = {}
     for first, second in combinations(arrays, 2):
         x, y = arrays[first], arrays[second]
         rank_x, rank_y = _ranker(x), _ranker(y)
-        found[first, second] = {
+        estimates[first, second] = {
             "pearson": bootstrap_estimate(partial(_pearson, x=x, y=y), len(x), draws=draws, seed=seed),
             "spearman": bootstrap_estimate(
                 partial(_spearman, rank_x=rank_x, rank_y=rank_y), len(x), draws=draws, seed=seed
             ),
         }
-    return found
+    return estimates
 
 
 def _pearson(weights: Array, x: Array, y: Array) -> Array:
@@ -241,9 +241,9 @@ def _ranker(values: Array) -> Callable[[Array], Array]:
 
 
 def _finite(values: Sequence[float], where: str) -> Array:
-    found = np.asarray(values, dtype=np.float64)
-    if not found.size:
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
         raise ValueError(f"{where}: found no values, expected at least one")
-    if not np.isfinite(found).all():
+    if not np.isfinite(array).all():
         raise ValueError(f"{where}: found a value that is not a finite number; leave unscored rows out before")
-    return found
+    return array

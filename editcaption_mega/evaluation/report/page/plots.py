@@ -46,7 +46,7 @@ def score_plot(title: str, means: dict[str, Mean], floor: float, paper: dict[str
     place, ticks = axis(floor, 5.0, 0.5 if floor > 2.5 else 1.0, lambda v: f"{v:g}")
     marks = []
     for name, one in means.items():
-        printed = next((value for theirs, value in (paper or {}).items() if same_name(theirs, name)), None)
+        printed = next((value for paper_model, value in (paper or {}).items() if same_name(paper_model, name)), None)
         if one.value is None:
             marks.append(Mark(name, "–", f"all {one.unscored} unscored", None))
             continue
@@ -94,10 +94,10 @@ def difference_plot(title: str, comparisons: Sequence[Comparison]) -> Plot:
     for one in sorted(turned, key=lambda one: -(one.difference or 0.0)):
         assert one.difference is not None and one.interval is not None, "it has pairs"
         low, high = one.interval
-        told = f"{one.pairs} pairs, permutation test p = {one.p:.2g}, {one.p_adjusted:.2g} after Holm's correction"
+        title_ = f"{one.pairs} pairs, permutation test p = {one.p:.2g}, {one.p_adjusted:.2g} after Holm's correction"
         detail = f"{low:+.2f} to {high:+.2f}" + ("" if one.apart else ", not settled")
         label, ends = f"{one.first} − {one.second}", (place(low), place(high))
-        marks.append(Mark(label, f"{one.difference:+.3f}", detail, place(one.difference), *ends, title=told))
+        marks.append(Mark(label, f"{one.difference:+.3f}", detail, place(one.difference), *ends, title=title_))
     return Plot(title, tuple(marks), ticks, zero=place(0.0))
 
 

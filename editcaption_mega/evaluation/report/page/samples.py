@@ -45,7 +45,7 @@ def _sample(joined: Joined, number: int, name: str, pair: EditPair) -> dict:
     """Lists by model and by judge are in the overview's order; null where a model or a judge lacks the benchmark."""
     written = joined.instructions[name]
     rows = [written.get(model, {}).get(pair.id) for model in joined.models]
-    by_judge = [found.get(name, {}) for found in joined.labels.values()]
+    by_judge = [by_benchmark.get(name, {}) for by_benchmark in joined.labels.values()]
     sample = {
         "set": number,
         "id": pair.id,
@@ -53,8 +53,8 @@ def _sample(joined: Joined, number: int, name: str, pair: EditPair) -> dict:
         "type": pair.edit_type,
         "texts": [row and (row.instruction if row.reason is None else {"reason": row.reason}) for row in rows],
         "labels": [
-            [_labels(found[model][pair.id]) if model in found else None for model in joined.models]
-            for found in by_judge
+            [_labels(by_benchmark[model][pair.id]) if model in by_benchmark else None for model in joined.models]
+            for by_benchmark in by_judge
         ],
     }
     if pair.changes is not None:
@@ -69,24 +69,24 @@ def _sample(joined: Joined, number: int, name: str, pair: EditPair) -> dict:
     return sample
 
 
-def _labels(one: Labels) -> dict:
+def _labels(opinion: Labels) -> dict:
     """Numbers rounded to thousandths; what is empty is left out."""
-    found = {
-        "n": one.repeats,
-        "scores": [round(one.scores[m], 3) if m in one.scores else None for m in MEASURES],
-        "spread": [round(one.spread.get(m, 0.0), 3) for m in MEASURES] if any(one.spread.values()) else None,
-        "unscored": one.unscored,
-        "partly": one.partly,
-        "hits": one.hits,
-        "misses": one.misses,
-        "secondary": one.secondary_hits,
-        "claims": [[text, verdict, change, n] for (text, verdict, change), n in one.assertions.items()],
-        "forbidden": one.forbidden,
-        "faults": [FAULTS.index(fault) for fault in one.faults],
-        "words": {name: [_short(text) for text in texts] for name, texts in one.words.items()},
+    fields = {
+        "n": opinion.repeats,
+        "scores": [round(opinion.scores[m], 3) if m in opinion.scores else None for m in MEASURES],
+        "spread": [round(opinion.spread.get(m, 0.0), 3) for m in MEASURES] if any(opinion.spread.values()) else None,
+        "unscored": opinion.unscored,
+        "partly": opinion.partly,
+        "hits": opinion.hits,
+        "misses": opinion.misses,
+        "secondary": opinion.secondary_hits,
+        "claims": [[text, verdict, change, n] for (text, verdict, change), n in opinion.assertions.items()],
+        "forbidden": opinion.forbidden,
+        "faults": [FAULTS.index(fault) for fault in opinion.faults],
+        "words": {name: [_short(text) for text in texts] for name, texts in opinion.words.items()},
     }
-    found = {name: value for name, value in found.items() if value}
-    return found if one.correct is None else found | {"correct": one.correct}
+    fields = {name: value for name, value in fields.items() if value}
+    return fields if opinion.correct is None else fields | {"correct": opinion.correct}
 
 
 def _short(text: str) -> str:

@@ -34,11 +34,11 @@ def shrunk(data: bytes, budget: int, *, side: int = THUMBNAIL_SIDE, where: str =
     while True:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         for quality in _QUALITIES:
-            found = _webp(picture, quality)
-            if len(found) <= budget:
-                return "image/webp", found
+            encoded = _webp(picture, quality)
+            if len(encoded) <= budget:
+                return "image/webp", encoded
         if side <= _SMALLEST_SIDE:
-            return "image/webp", found
+            return "image/webp", encoded
         side = max(_SMALLEST_SIDE, side * 3 // 4)
 
 

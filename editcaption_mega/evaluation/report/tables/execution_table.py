@@ -7,12 +7,12 @@ from editcaption_mega.evaluation.execution.execute import COPY, Execution, summa
 from .forms import Cell, Column, Table, TableRow
 
 
-def execution_table(found: Mapping[str, Mapping[str, Sequence[Execution]]], seed: int = 0) -> Table | None:
+def execution_table(executions: Mapping[str, Mapping[str, Sequence[Execution]]], seed: int = 0) -> Table | None:
     """benchmark -> model -> executions, as a table of the report; None without any."""
-    if not found:
+    if not executions:
         return None
     rows = []
-    for benchmark, by_model in found.items():
+    for benchmark, by_model in executions.items():
         for one in summarize(by_model, seed):
             mean = Cell(one.mean, interval=one.interval, digits=4)
             cells = (Cell(benchmark), Cell(one.model), Cell(one.measure), mean, Cell(one.executed), Cell(one.failed))

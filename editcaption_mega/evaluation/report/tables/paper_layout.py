@@ -21,19 +21,22 @@ _NOT_RANKED = "Bold: the best, and all whose intervals overlap with its."
 Ablation = Mapping[str, Mapping[str, str]]
 
 
-def tables_of(found: Evaluation, paper: PaperTables | None = None, ablation: Ablation | None = None) -> list[Table]:
+def tables_of(
+    evaluation: Evaluation, paper: PaperTables | None = None, ablation: Ablation | None = None
+) -> list[Table]:
     """Tables 1 to 4, tables 2 and 4 once per judge; table 3 where there are verdicts, table 4 where `ablation` says
     which models it compares. Raises ValueError when that names a model that is not there."""
     for scale, trainings in (ablation or {}).items():
         for training, model in trainings.items():
-            if model not in found.models:
+            if model not in evaluation.models:
                 raise ValueError(
-                    f"ablation {scale}, {training}: there is no model {model!r}; models here: {', '.join(found.models)}"
+                    f"ablation {scale}, {training}: there is no model {model!r}; models here: "
+                    f"{', '.join(evaluation.models)}"
                 )
-    judged = [_scores(found, judge, paper) for judge in found.judges]
-    people = [_people(found, name, paper) for name, models in found.people.items() if models]
-    ablated = [_ablation(found, judge, ablation, paper) for judge in found.judges if ablation]
-    tables = [_data_sets(found, paper)]
+    judged = [_scores(evaluation, judge, paper) for judge in evaluation.judges]
+    people = [_people(evaluation, name, paper) for name, models in evaluation.people.items() if models]
+    ablated = [_ablation(evaluation, judge, ablation, paper) for judge in evaluation.judges if ablation]
+    tables = [_data_sets(evaluation, paper)]
     for several in (judged, people, ablated):
         numbered = enumerate(several, start=1) if len(several) > 1 else ()
         tables += [replace(table, key=f"{table.key}-{number}") for number, table in numbered] or several
@@ -48,48 +51,48 @@ def set_of_paper(paper: PaperTables | None, benchmark: str) -> PaperBenchmark | 
 
 def printed_scores(paper: PaperTables | None, benchmark: str) -> dict[str, dict[str, float]]:
     """Table 2: model -> measure -> what the paper prints for this benchmark; empty where it is none of the paper's."""
-    theirs = set_of_paper(paper, benchmark)
-    if paper is None or theirs is None:
+    paper_set = set_of_paper(paper, benchmark)
+    if paper is None or paper_set is None:
         return {}
-    return {row.model: row.scores(theirs.name)._asdict() for row in paper.objective}
+    return {row.model: row.scores(paper_set.name)._asdict() for row in paper.objective}
 
 
 def _printed_people(paper: PaperTables | None, benchmark: str) -> dict[str, dict[str, float]]:
     """Table 3, which is of the in-house set alone: model -> severity -> per cent."""
-    theirs = set_of_paper(paper, benchmark)
-    if paper is None or theirs is None or theirs.name != IN_HOUSE:
+    paper_set = set_of_paper(paper, benchmark)
+    if paper is None or paper_set is None or paper_set.name != IN_HOUSE:
         return {}
     return {row.model: {name: getattr(row, name) for name in SEVERITIES} for row in paper.human}
 
 
 def _printed_ablation(paper: PaperTables | None, benchmark: str, scale: str, training: str) -> dict[str, float]:
-    theirs = set_of_paper(paper, benchmark)
-    if paper is None or theirs is None:
+    paper_set = set_of_paper(paper, benchmark)
+    if paper is None or paper_set is None:
         return {}
-    found = (row for row in paper.ablation if same_name(row.model, scale) and same_name(row.training, training))
-    return next((row.scores(theirs.name)._asdict() for row in found), {})
+    printed = (row for row in paper.ablation if same_name(row.model, scale) and same_name(row.training, training))
+    return next((row.scores(paper_set.name)._asdict() for row in printed), {})
 
 
 def _named(printed: Mapping[str, Mapping[str, float]], model: str) -> Mapping[str, float]:
-    return next((scores for theirs, scores in printed.items() if same_name(theirs, model)), {})
+    return next((scores for paper_model, scores in printed.items() if same_name(paper_model, model)), {})
 
 
 def _doubts(paper: PaperTables | None, table: int, benchmarks: Iterable[str]) -> list[str]:
     """Where the paper's own numbers contradict each other, of the sets that are printed."""
     sets = {one.name for name in benchmarks if (one := set_of_paper(paper, name))}
-    found = [
+    doubts = [
         d for d in (paper.doubtful if paper and sets else []) if d.table == table and (table != 2 or d.column in sets)
     ]
-    told = "; ".join(f"{one.model}, {one.column}: {one.why}" for one in found)
-    return [f"The paper contradicts itself here: {told}."] if told else []
+    sentences = "; ".join(f"{one.model}, {one.column}: {one.why}" for one in doubts)
+    return [f"The paper contradicts itself here: {sentences}."] if sentences else []
 
 
-def _data_sets(found: Evaluation, paper: PaperTables | None) -> Table:
+def _data_sets(evaluation: Evaluation, paper: PaperTables | None) -> Table:
     rows = []
-    for name, one in found.data_sets.items():
+    for name, one in evaluation.data_sets.items():
         kinds = ", ".join(f"{category} {count}" for category, count in one.categories.items())
-        theirs = set_of_paper(paper, name)
-        printed = theirs.samples if theirs else None
+        paper_set = set_of_paper(paper, name)
+        printed = paper_set.samples if paper_set else None
         truth = "all" if one.with_truth == one.pairs else one.with_truth
         characteristics = f"{kinds}; {len(one.edit_types)} edit types"
         rows.append(
@@ -106,26 +109,26 @@ def _data_sets(found: Evaluation, paper: PaperTables | None) -> Table:
     return Table("table-1", "Table 1: evaluation data sets", columns, tuple(rows))
 
 
-def _scores(found: Evaluation, judge: str, paper: PaperTables | None) -> Table:
+def _scores(evaluation: Evaluation, judge: str, paper: PaperTables | None) -> Table:
     """Table 2: ours, under each model of the paper's its row, then the paper's other models on the same sets."""
-    by_benchmark = found.scores[judge]
+    by_benchmark = evaluation.scores[judge]
     groups = tuple(by_benchmark)
     columns = [Column("Model", is_label=True)]
     for name in groups:
         columns += [Column("Rank", name), *(Column(_SHORT[measure], name) for measure in MEASURES)]
     printed = {name: printed_scores(paper, name) for name in groups}
     rows, matched = [], set()
-    for model in found.models:
+    for model in evaluation.models:
         cells = [Cell(model)]
         for name in groups:
             one = by_benchmark[name].get(model)
             cells.append(Cell(_places(one.rank) if one and one.rank else None))
             cells += _mean_cells(one)
         rows.append(TableRow(tuple(cells)))
-        theirs = {name: _named(printed[name], model) for name in groups}
-        if any(theirs.values()):
+        ours_in_paper = {name: _named(printed[name], model) for name in groups}
+        if any(ours_in_paper.values()):
             matched.add(bare_name(model))
-            rows.append(_paper_row(model, theirs))
+            rows.append(_paper_row(model, ours_in_paper))
     others = dict.fromkeys(model for name in groups for model in printed[name] if bare_name(model) not in matched)
     for model in others:
         rows.append(_paper_row(model, {name: printed[name].get(model, {}) for name in groups}))
@@ -142,7 +145,9 @@ def _scores(found: Evaluation, judge: str, paper: PaperTables | None) -> Table:
     if any(row.from_paper for row in rows):
         notes.append(f"Rows of the paper ({PAPER}) are as printed, by its own judge runs, and have no intervals.")
         sizes = {
-            name: (found.data_sets[name].pairs, one.samples) for name in groups if (one := set_of_paper(paper, name))
+            name: (evaluation.data_sets[name].pairs, one.samples)
+            for name in groups
+            if (one := set_of_paper(paper, name))
         }
         notes += [f"{name} has {n} pairs here and {m} in the paper." for name, (n, m) in sizes.items() if n != m]
         notes += _doubts(paper, 2, groups)
@@ -190,7 +195,7 @@ def _bold(rows: Iterable[TableRow]) -> tuple[TableRow, ...]:
     return tuple(rows)
 
 
-def _people(found: Evaluation, benchmark: str, paper: PaperTables | None) -> Table:
+def _people(evaluation: Evaluation, benchmark: str, paper: PaperTables | None) -> Table:
     order = ("correct", *(name for name in SEVERITIES if name != "correct"))
     columns = (
         Column("Model", is_label=True),
@@ -204,13 +209,15 @@ def _people(found: Evaluation, benchmark: str, paper: PaperTables | None) -> Tab
         shares = (Cell(printed[model].get(name), digits=2, unit=" %") for name in order)
         return TableRow((Cell(model), Cell(None), Cell(None), *shares), from_paper=True)
 
-    models = found.people[benchmark]
+    models = evaluation.people[benchmark]
     for model, one in models.items():
         rows.append(
             TableRow((Cell(model), Cell(one.pairs), Cell(one.annotators), *(_share(one.shares[n]) for n in order)))
         )
-        rows += [paper_row(theirs) for theirs in printed if same_name(theirs, model)]
-    rows += [paper_row(theirs) for theirs in printed if not any(same_name(theirs, model) for model in models)]
+        rows += [paper_row(paper_model) for paper_model in printed if same_name(paper_model, model)]
+    rows += [
+        paper_row(paper_model) for paper_model in printed if not any(same_name(paper_model, model) for model in models)
+    ]
     notes = [
         "P0: critical, the instruction cannot be used; P1: moderate; P2: minor. Intervals: 95 %, Wilson.",
         "Several annotators of a pair count as one: the severity that most chose, the worse one in a tie.",
@@ -223,22 +230,22 @@ def _share(rate: Rate) -> Cell:
     return Cell(100 * rate.share, (100 * rate.interval[0], 100 * rate.interval[1]), digits=2, unit=" %")
 
 
-def _ablation(found: Evaluation, judge: str, ablation: Ablation, paper: PaperTables | None) -> Table:
+def _ablation(evaluation: Evaluation, judge: str, ablation: Ablation, paper: PaperTables | None) -> Table:
     columns = [Column("Test set", is_label=True), Column("Training", is_label=True)]
     columns += [Column(_SHORT[measure], scale) for scale in ablation for measure in MEASURES]
     trainings = list(dict.fromkeys(training for models in ablation.values() for training in models))
     rows: list[TableRow] = []
-    for name, by_model in found.scores[judge].items():
+    for name, by_model in evaluation.scores[judge].items():
         block: list[TableRow] = []
         for training in trainings:
             cells = [Cell(name), Cell(training)]
-            theirs = [Cell(name), Cell(training)]
+            paper_cells = [Cell(name), Cell(training)]
             for scale, models in ablation.items():
                 cells += _mean_cells(by_model.get(models.get(training, "")))
-                theirs += _paper_cells(_printed_ablation(paper, name, scale, training))
+                paper_cells += _paper_cells(_printed_ablation(paper, name, scale, training))
             block.append(TableRow(tuple(cells)))
-            if any(cell.value is not None for cell in theirs[2:]):
-                block.append(TableRow(tuple(theirs), from_paper=True))
+            if any(cell.value is not None for cell in paper_cells[2:]):
+                block.append(TableRow(tuple(paper_cells), from_paper=True))
         rows += _bold(block)
     title = f"Table 4: what each stage of training adds (judge: {judge})"
     return Table("table-4", title, tuple(columns), tuple(rows), (_NOT_RANKED,))
