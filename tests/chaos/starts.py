@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers import ROOT
+from tests.helpers.warm import RANK
 
 SCRIPTS = {"sft": ROOT / "launch/pretrain_sft.sh", "dpo": ROOT / "launch/train_dpo.sh"}
-RANK = str(Path(__file__).with_name("rank.py"))
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 

@@ -1,12 +1,11 @@
 """The vocabulary split over processes (gloo) gives what one process gives, and the same bits on all."""
 
-import os
-import socket
-import subprocess
 import sys
 
 import pytest
 import torch
+
+from tests.helpers import warm
 
 WORKER = """
 import sys, torch, torch.distributed as dist
@@ -58,17 +57,7 @@ dist.destroy_process_group()
 def launch(tmp_path, size):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    base = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
-    command = [sys.executable, str(script), str(tmp_path)]
-    workers = [subprocess.Popen(command, env={**base, "RANK": str(rank)}) for rank in range(size)]
-    try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0] * size
-    finally:
-        for worker in workers:
-            worker.kill()
+    warm.run_ranks([sys.executable, script, tmp_path], size)
     return [torch.load(tmp_path / f"{size}_{rank}.pt") for rank in range(size)]
 
 

@@ -5,36 +5,24 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.helpers import ROOT, tiny
+from tests.helpers import tiny, warm
 
 from . import worker
 
-LAUNCHES = {
-    1: ["1 rank", "1 rank, full recompute", "1 rank, selective recompute"],
-    2: [
-        "DP2", "TP2+SP", "TP2+SP, full recompute", "TP2, no SP", "PP2", "PP2 x VPP2",
-        "EP2", "TP2 x EP2", "expert TP2", "TP2, expert TP1",
-    ],
-    4: ["TP2 x PP2", "TP2 x EP2 x expert TP2", "PP2 x VPP2 x EP2"],
-}  # fmt: skip
+ALL = [f"{kind}/{layout}" for layout in worker.LAYOUTS for kind in ("dense", "moe") if worker.possible(kind, layout)]
 # What `make test` measures: each kind of parallelism once. `make parity` and `make test-slow` measure everything.
-FAST = {
-    1: ["1 rank"],
-    2: ["DP2", "TP2+SP", "PP2", "TP2 x EP2"],
-}
+FAST = ["dense/1 rank", "moe/1 rank", "dense/DP2", "dense/TP2+SP", "dense/PP2", "moe/TP2 x EP2"]
 LOGITS_BAR, LOSS_BAR, MOVED_BAR = 2e-5, 1e-4, 1e-5
 
 
-def measure(work: Path, launches: dict[int, list[str]] = LAUNCHES) -> dict[str, dict]:
-    """Write models and references into `work`, run the launches there, and return numbers per "kind/layout"."""
+def measure(work: Path, names: list[str] = ALL) -> dict[str, dict]:
+    """Write models and references into `work`, run the cases there, and return numbers per "kind/layout"."""
     torch.set_num_threads(1)
     references = {}
     for kind in ("dense", "moe"):
@@ -48,13 +36,11 @@ def measure(work: Path, launches: dict[int, list[str]] = LAUNCHES) -> dict[str, 
         save_file(logits, work / f"{kind}-logits.safetensors")
         references[kind] = reference_losses(model)
     results = {}
-    for ranks, layouts in launches.items():
-        launch(ranks, [work, *layouts])
-    for layout in (layout for layouts in launches.values() for layout in layouts):
-        for kind in ("dense", "moe"):
-            parts = sorted((work / "parts").glob(f"{worker.slug_of(kind, layout)}.*.json"))
-            if parts:
-                results[f"{kind}/{layout}"] = {k: v for part in parts for k, v in json.loads(part.read_text()).items()}
+    launch("worker", work, names)
+    for name in names:
+        parts = sorted((work / "parts").glob(f"{worker.slug_of(*name.split('/'))}.*.json"))
+        assert parts, f"nothing was measured of {name}"
+        results[name] = {k: v for part in parts for k, v in json.loads(part.read_text()).items()}
     for name, numbers in results.items():
         kind, layout = name.split("/")
         one = results[f"{kind}/1 rank"]
@@ -133,14 +119,12 @@ def largest(a: list[float], b: list[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def launch(ranks: int, arguments: list, worker: str = "worker") -> None:
-    """Run the worker under torchrun; its output is shown when it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command += ["-m", f"tests.parity.{worker}", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{ranks} ranks failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+def launch(program: str, work: Path, names: list[str]) -> None:
+    """Run a program of this folder for the cases, those of equally many ranks together."""
+    for count in (1, 2, 4):
+        chosen = [name for name in names if worker.ranks_of(name.split("/")[1]) == count]
+        if chosen:
+            warm.run_ranks([sys.executable, "-m", f"tests.parity.{program}", work, *chosen], count, timeout=3000)
 
 
 def table(results: dict[str, dict]) -> str:

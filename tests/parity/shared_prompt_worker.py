@@ -1,6 +1,6 @@
-"""Runs on every rank under torchrun: log-probs and gradients of preference pairs, with and without shared prompts.
+"""Runs on every rank: log-probs and gradients of preference pairs, with and without shared prompts.
 
-Usage: -m tests.parity.shared_prompt_worker WORK LAYOUT [LAYOUT ...]; tests/model/test_shared_prompt.py starts it.
+Usage: -m tests.parity.shared_prompt_worker WORK KIND/LAYOUT [KIND/LAYOUT ...]; for tests/model/test_shared_prompt.py.
 Each case leaves `WORK/gradients/SLUG` (a store) and `WORK/log_probs/SLUG.RANK` (safetensors) for each way of making
 rows.
 """
@@ -20,7 +20,7 @@ from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.training.loop import run_pipeline
 from tests.helpers import tiny
 
-from .worker import Case, finish, in_child, possible, rows_of, slug_of
+from .worker import Case, finish, in_child, rows_of, slug_of
 
 # Tokens: any two pairs fit as four plain sequences, and the second half, which is another rank's under sequence
 # parallelism, begins between a shared prompt and its chosen answer (row 2).
@@ -75,11 +75,9 @@ def measure(work: Path, kind: str, layout: str) -> None:
 
 
 def main() -> None:
-    work, layouts = Path(sys.argv[1]), sys.argv[2:]
-    for kind in ("dense", "moe"):
-        for layout in layouts:
-            if possible(kind, layout):
-                in_child(measure, work, kind, layout)
+    work = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        in_child(measure, work, *name.split("/"))
 
 
 if __name__ == "__main__":

@@ -4,33 +4,28 @@ import pytest
 
 from . import matrix
 
-FAST = [layout for layouts in matrix.FAST.values() for layout in layouts]
-ALL = [layout for layouts in matrix.LAUNCHES.values() for layout in layouts]
-
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
-    """Numbers by name; the fast layouts are measured together, the others together when one is asked for."""
+    """Numbers by name; the fast cases are measured together, and all when another one is asked for."""
     known: dict[str, dict] = {}
 
     def numbers(name: str) -> dict:
-        layout = name.split("/")[1]
         if name not in known:
-            launches = matrix.FAST if layout in FAST else matrix.LAUNCHES
-            known.update(matrix.measure(tmp_path_factory.mktemp("parity"), launches))
+            names = matrix.FAST if name in matrix.FAST else matrix.ALL
+            known.update(matrix.measure(tmp_path_factory.mktemp("parity"), names))
         return known[name]
 
     return numbers
 
 
-def cases(kind: str) -> list:
-    """Layouts that this kind of model can have; those beyond the fast ones are marked slow."""
-    never = ("EP", "expert") if kind == "dense" else ("no SP",)
-    return [
-        pytest.param(f"{kind}/{layout}", marks=[] if layout in FAST else pytest.mark.slow)
-        for layout in ALL
-        if not any(word in layout for word in never)
-    ]
+def each(names: list[str]):
+    """One test for each name; those beyond the fast ones are marked slow."""
+    assert set(matrix.FAST) < set(matrix.ALL)
+    marks = [[] if name in matrix.FAST else [pytest.mark.slow] for name in names]
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=mark) for name, mark in zip(names, marks, strict=True)]
+    )
 
 
 @pytest.fixture
@@ -38,7 +33,7 @@ def results(measured, name):
     return {name: measured(name)}
 
 
-EACH = pytest.mark.parametrize("name", cases("dense") + cases("moe"))
+EACH = each(matrix.ALL)
 
 
 @EACH
@@ -68,7 +63,7 @@ def test_round_trip_is_bitwise(results, name):
     assert results[name]["round_trip"]
 
 
-@pytest.mark.parametrize("name", cases("moe"))
+@each([name for name in matrix.ALL if name.startswith("moe/")])
 def test_router_loss_agrees_with_one_rank(results, name):
     numbers = results[name]
     assert numbers["aux_effect"] > 1e-4, "the router loss must change the run, or this test shows nothing"

@@ -1,6 +1,6 @@
-"""Runs on every rank under torchrun: one layout after another, numbers into one JSON file per launch.
+"""Runs on every rank: one case after another, numbers into JSON files.
 
-Usage: -m tests.parity.worker WORK LAYOUT [LAYOUT ...]; see matrix.py, which starts it and owns the references.
+Usage: -m tests.parity.worker WORK KIND/LAYOUT [KIND/LAYOUT ...]; matrix.py starts it and owns the references.
 """
 
 import json
@@ -230,6 +230,15 @@ def possible(kind: str, layout: str) -> bool:
     return not any(word in layout for word in words)
 
 
+def ranks_of(layout: str) -> int:
+    """What the layout's own sizes come to; DP2 and EP2 leave the second rank to data parallelism."""
+    options = LAYOUTS[layout]
+    model = options.get("tensor_model_parallel_size", 1) * options.get("pipeline_model_parallel_size", 1)
+    experts = options.get("expert_model_parallel_size", 1) * options.get("expert_tensor_parallel_size", 1)
+    experts *= options.get("pipeline_model_parallel_size", 1)
+    return 2 if layout == "DP2" else max(model, experts)
+
+
 def in_child(job, *arguments) -> None:
     """Run a job in a forked child: imports are paid once, and no thread of its process groups outlives it."""
     child = os.fork()
@@ -245,17 +254,14 @@ def in_child(job, *arguments) -> None:
 
 
 def main() -> None:
-    work, layouts = Path(sys.argv[1]), sys.argv[2:]
-    for kind in ("dense", "moe"):
-        for layout in layouts:
-            if not possible(kind, layout):
-                continue
-            in_child(measure, work, kind, layout)
-            in_child(resume, work, kind, layout)
-            if layout != "1 rank":
-                in_child(move, work, kind, layout)
-            if kind == "moe":
-                in_child(balance, work, kind, layout)
+    work = Path(sys.argv[1])
+    for kind, layout in (name.split("/") for name in sys.argv[2:]):
+        in_child(measure, work, kind, layout)
+        in_child(resume, work, kind, layout)
+        if layout != "1 rank":
+            in_child(move, work, kind, layout)
+        if kind == "moe":
+            in_child(balance, work, kind, layout)
 
 
 if __name__ == "__main__":

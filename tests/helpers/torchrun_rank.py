@@ -1,18 +1,17 @@
-"""What torchrun runs as a rank in forked starts: the launch script, and then the end of the process, with its code.
+"""What torchrun runs as a rank in forked starts: the program itself, and then the end of the process, with its code.
 
 `--run-path` alone would let a rank wait for torchrun to fetch a return value, also while torchrun waits for its end.
 """
 
 import os
-import runpy
 import sys
 import threading
 
-script, *arguments = sys.argv[1:]
-sys.argv = [script, *arguments]
+from tests.helpers.warm import execute
+
 code = 0
 try:
-    runpy.run_path(script, run_name="__main__")
+    execute(sys.argv[1:])
 except SystemExit as end:
     code = end.code if isinstance(end.code, int) else int(end.code is not None)
 sys.stdout.flush()
