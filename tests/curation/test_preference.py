@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -14,7 +13,7 @@ from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
-from tests.helpers import ROOT, small_job
+from tests.helpers import ROOT, small_job, warm
 
 TOOL = ROOT / "tools/curate.py"
 SETTINGS = SamplingSettings(samples=3, temperature=1.0, batch_size=4, max_new_tokens=8)
@@ -160,13 +159,13 @@ def test_the_tool_with_a_real_model(base, tmp_path):
         "--output",
         str(tmp_path / "out"),
         "--max-new-tokens",
-        "400",
+        "64",
         "--min-pixels",
         "1024",
     ]
-    done = subprocess.run([*command, "--samples", "2"], capture_output=True, text=True)
+    done = warm.run_cold([*command, "--samples", "2"])
     assert done.returncode == 2 and "set a temperature" in done.stderr and "Traceback" not in done.stderr
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.run(command)
     # A random model ends its answers or does not; either way it is said, and nothing is half-written.
     assert "Traceback" not in done.stderr
     if done.returncode == 0:

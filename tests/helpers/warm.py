@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 _IMPORTS = [
@@ -105,6 +106,10 @@ def run(command: Sequence[str | Path], *, timeout: float = 300.0, **options) -> 
     process = Popen(command, **options)
     out, errors = process.communicate(timeout)
     return subprocess.CompletedProcess(list(command), process.returncode, out, errors)
+
+
+# The same program by a new interpreter, for tests of starting.
+run_cold = partial(subprocess.run, capture_output=True, text=True)
 
 
 def run_ranks(command: Sequence[str | Path], count: int, *, timeout: float = 300.0, **environment: str) -> None:

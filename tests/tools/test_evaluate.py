@@ -23,7 +23,7 @@ from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import truth_hash
 from editcaption_mega.lock import FolderLock
-from tests.helpers import ROOT, small_job
+from tests.helpers import ROOT, small_job, warm
 from tests.helpers.image_editor import EditServer
 from tests.helpers.judge_cases import rule_reply
 from tests.helpers.scripted_server import ScriptedServer
@@ -248,14 +248,14 @@ def test_batch_evaluation_is_divided_and_put_together(root, tmp_path, way):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if way == "torchrun":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-        done = subprocess.run([*command, config], capture_output=True, text=True, env=environment)
+        done = warm.run([*command, config], env=environment)
         assert done.returncode == 0, done.stderr
     else:
         for number in (2, 1):  # an array of 1-2
             array = {"SLURM_ARRAY_TASK_ID": number, "SLURM_ARRAY_TASK_MIN": 1, "SLURM_ARRAY_TASK_COUNT": 2}
             array = {name: str(value) for name, value in array.items()}
-            command = ["bash", script, config]
-            done = subprocess.run(command, capture_output=True, text=True, env=environment | array, cwd=ROOT)
+            start, program = (warm.run_cold, "bash") if number == 1 else (warm.run, sys.executable)
+            done = start([program, script, config], env=environment | array, cwd=ROOT)
             assert done.returncode == 0, done.stderr
             assert (tmp_path / "run/report/report.html").is_file() == (number == 1)
     assert len((tmp_path / "run/judgements/rules/m/set.jsonl").read_text().splitlines()) == PAIRS

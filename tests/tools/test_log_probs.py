@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -12,7 +11,7 @@ from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
-from tests.helpers import ROOT, small_job
+from tests.helpers import ROOT, small_job, warm
 
 TOOL = ROOT / "tools/log_probs.py"
 
@@ -32,13 +31,12 @@ def base(tmp_path_factory):
     return root
 
 
-def run(base, shards, output, *extra, ranks=1):
+def run(base, shards, output, *extra, ranks=1, start=warm.run):
     command = [sys.executable, str(TOOL), "--checkpoint", str(base / "model"), "--shards", str(base / shards)]
     command += ["--output", str(output), "--min-pixels", "1024", "--with-tokens", *extra]
     if ranks > 1:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    return done
+    return start(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def read(path):
@@ -105,7 +103,7 @@ def test_chosen_and_rejected(base):
 def test_errors_are_one_line(base, one_process):
     again = run(base, "shards", base / "one.jsonl")
     assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
-    bad = run(base, "shards", base / "x.jsonl", "--cp", "2")
+    bad = run(base, "shards", base / "x.jsonl", "--cp", "2", start=warm.run_cold)
     assert bad.returncode == 2 and "context_parallel_size=2" in bad.stderr
     none = run(base, "nowhere", base / "x.jsonl")
     assert none.returncode in (1, 2) and "nowhere" in none.stderr and "Traceback" not in none.stderr

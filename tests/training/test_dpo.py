@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +25,7 @@ from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.log_probs import lines_to_keep
 from editcaption_mega.training.session import Ending
-from tests.helpers import ROOT, preference_job, small_job
+from tests.helpers import ROOT, preference_job, small_job, warm
 from tests.parity import matrix
 
 LAUNCH = ROOT / "launch/train_dpo.sh"
@@ -274,7 +273,7 @@ def launched(base, output, ranks, *overrides):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [*(command if ranks > 1 else command[:1]), str(LAUNCH), str(config), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return warm.run(command, env=environment)
 
 
 TENSOR = ["parallel.tensor_model_parallel_size=2", "parallel.expert_tensor_parallel_size=1"]
@@ -316,7 +315,7 @@ def test_a_file_of_log_probs_serves_as_reference(base, stored):
     tool = LAUNCH.parents[1] / "tools/log_probs.py"
     command = [sys.executable, str(tool), "--checkpoint", str(base / "model"), "--shards", str(base / "pairs")]
     command += ["--output", str(base / "reference.jsonl"), "--min-pixels", "1024"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.run(command)
     assert done.returncode == 0, done.stderr
     run_dpo(settings(base, "from_file", reference={"file": str(base / "reference.jsonl")}, steps=4))
     run_dpo(settings(base, "own_file", steps=4))
@@ -443,18 +442,23 @@ def test_a_sample_that_is_not_finite_is_named(base, tmp_path):
     shutil.copytree(base / "model", tmp_path / "model")
     tensors = load_file(tmp_path / "model/model.safetensors")
     tensors["model.language_model.embed_tokens.weight"][token] = float("nan")
-    tied = "lm_head.weight" not in tensors
+    assert "lm_head.weight" in tensors, "a tied embedding is the LM head too, and touches every sample"
     save_file(tensors, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
     job.model.folder = str(tmp_path / "model")
     with pytest.raises(FloatingPointError, match="samples whose log-probs are not finite: ") as found:
         run_dpo(job)
-    if not tied:  # a tied embedding is the LM head too, and touches every sample
-        assert f"not finite: {name}. No update" in str(found.value)
+    assert f"not finite: {name}. No update" in str(found.value)
 
 
 def test_command_line_errors_are_one_sentence(base):
     bad = launched(base, "bad", 1, "preference.beta=0")
     assert bad.returncode == 2 and "preference.beta=0" in bad.stderr and "Traceback" not in bad.stderr
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    real = warm.run_cold(
+        ["bash", LAUNCH, base / "bad.yaml", "preference.beta=0"],
+        env={**os.environ, "PATH": path, "NPROC_PER_NODE": "1"},
+    )
+    assert real.returncode == 2 and "preference.beta=0" in real.stderr and "Traceback" not in real.stderr
     bad = launched(base, "bad", 1, "preference.betta=0.1")
     assert bad.returncode == 2 and "did you mean 'preference.beta'" in bad.stderr
     bad = launched(base, "bad", 1, f"reference.file={base / 'nowhere.jsonl'}")

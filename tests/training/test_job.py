@@ -1,6 +1,7 @@
 """The SFT job as its users run it: resumed, killed, moved, frozen, and given things that cannot work."""
 
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ from editcaption_mega.model.qwen3_vl import Qwen3VLModel
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.session import Ending
-from tests.helpers import ROOT, small_job
+from tests.helpers import ROOT, small_job, warm
 
 LAUNCH = ROOT / "launch/pretrain_sft.sh"
 
@@ -102,14 +103,14 @@ def test_a_finished_run_has_nothing_to_do(base, whole, capsys):
     assert losses(rows(base / "whole")) == losses(whole)
 
 
-def start(base, output, ranks, *overrides):
+def start(base, output, ranks, *overrides, program=warm.Popen):
     config = base / f"{output.name}.yaml"
     save_settings(settings(base, output), config)
     command = [sys.executable, str(LAUNCH), str(config), *overrides]
     if ranks > 1:
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return program(command, stderr=subprocess.STDOUT, env=environment)
 
 
 def test_killed_run_goes_on_with_other_ranks(base, whole):
@@ -125,7 +126,8 @@ def test_killed_run_goes_on_with_other_ranks(base, whole):
     process.wait()
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL, "".join(seen)
-    done = start(base, output, 2)
+    torchrun = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, text=True)  # as a user starts it
+    done = start(base, output, 2, program=torchrun)
     text, _ = done.communicate(timeout=300)
     assert done.returncode == 0, text
     assert "resumed after step" in text

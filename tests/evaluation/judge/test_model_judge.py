@@ -20,7 +20,7 @@ from editcaption_mega.evaluation.rubric.scores import weighted
 from editcaption_mega.inference.endpoint.client import Usage
 from editcaption_mega.records import DIMENSIONS, EditPair, Instruction
 from editcaption_mega.settings import EndpointSettings, JudgeSettings
-from tests.helpers import ROOT
+from tests.helpers import ROOT, warm
 from tests.helpers.judge_cases import (
     judge_run,
     rule_reply,
@@ -292,15 +292,16 @@ def kill_and_resume(tmp_path, kills, pairs):
     with server_process(*arguments) as server:
         command = [sys.executable, "-m", "tests.helpers.judge_cases", shards, server.url, tmp_path / "cache", output]
         for point in points:
-            run = subprocess.Popen([str(part) for part in command], cwd=ROOT)
+            run = warm.Popen(command, cwd=ROOT, stderr=subprocess.STDOUT)
             while sum(server.counts().values()) <= point and run.poll() is None:
                 time.sleep(0.002)
             run.kill()
-            if run.wait() == 0:  # on a busy machine it may end between two looks
+            run.communicate()
+            if run.returncode == 0:  # on a busy machine it may end between two looks
                 break
             assert run.returncode == -signal.SIGKILL and not output.exists()
             killed += 1
-        assert subprocess.run([str(part) for part in command], cwd=ROOT).returncode == 0
+        assert warm.run(command, cwd=ROOT).returncode == 0
         calls = sum(server.counts().values())
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert killed, "no run was killed, so this test shows nothing"
