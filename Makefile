@@ -1,4 +1,4 @@
-# make setup | demo | test | test-slow | lint | types | bench | parity | sanitize | chaos | fuzz | hostile     (each runs
+# make setup | demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile     (each runs
 # setup first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
@@ -12,10 +12,18 @@ BENCH_ARGS ?= kernels
 CHAOS_ARGS ?=
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
+# What `make check` runs; the one place that says so.
+UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/stats \
+  evaluation/judge/test_reply.py evaluation/judge/test_reply_scores.py evaluation/judge/test_golden_replies.py \
+  evaluation/human/test_agreement.py data/batching/test_order.py data/text/test_quoting.py data/text/test_refusals.py \
+  data/images/test_file_kinds.py inference/endpoint/test_answer.py inference/endpoint/test_failures.py \
+  inference/endpoint/test_openai_protocol.py inference/endpoint/test_secret.py \
+  test_files.py test_words.py test_import_order.py test_automation.py)
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo test test-slow lint types bench parity sanitize chaos fuzz hostile api
+.PHONY: setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile api
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -40,11 +48,18 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 demo: setup
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)
 
+# Before each commit, under a minute: style, types, and the tests that need no process, no server and no training.
+check: lint types unit
+
+unit: setup
+	$(BIN)/python -m pytest -q -m "not slow" $(UNIT_TESTS) $(PYTEST_ARGS)
+
+# A file of tests stays in one process, so what its tests share is made once.
 test: setup
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow --timeout 14400 $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
