@@ -101,7 +101,7 @@ class Popen:
         return texts["stdout"], texts.get("stderr")
 
 
-def run(command: Sequence[str | Path], *, timeout: float = 300.0, **options) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str | Path], *, timeout: float = 900.0, **options) -> subprocess.CompletedProcess[str]:
     """The program to its end, with both outputs."""
     process = Popen(command, **options)
     out, errors = process.communicate(timeout)

@@ -248,7 +248,7 @@ def test_batch_evaluation_is_divided_and_put_together(root, tmp_path, way):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     if way == "torchrun":
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-        done = warm.run([*command, config], env=environment)
+        done = warm.run_cold([*command, config], env=environment)
         assert done.returncode == 0, done.stderr
     else:
         for number in (2, 1):  # an array of 1-2
