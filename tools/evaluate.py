@@ -111,7 +111,7 @@ def run(settings, arguments) -> None:
     from editcaption_mega.evaluation.run.executing import execute_all
     from editcaption_mega.evaluation.run.generation import collect_all, generate_all
     from editcaption_mega.evaluation.run.judging import sole_finisher
-    from editcaption_mega.evaluation.run.outcome import without_success
+    from editcaption_mega.evaluation.run.success import without_success
 
     if arguments.dry_run:
         return dry_run(settings, arguments, "generate", "judge", "execute")
@@ -139,7 +139,7 @@ def refuse_failures(failures) -> None:
 
 def generate(settings, arguments) -> None:
     from editcaption_mega.evaluation.run.generation import collect_all, generate_all
-    from editcaption_mega.evaluation.run.outcome import without_success
+    from editcaption_mega.evaluation.run.success import without_success
 
     if arguments.dry_run:
         return dry_run(settings, arguments, "generate")
@@ -164,7 +164,7 @@ def summary(rows) -> str:
 
 def judge(settings, arguments) -> None:
     from editcaption_mega.evaluation.run.generation import written_instructions
-    from editcaption_mega.evaluation.run.outcome import without_success
+    from editcaption_mega.evaluation.run.success import without_success
 
     if arguments.dry_run:
         return dry_run(settings, arguments, "judge")
@@ -189,7 +189,7 @@ def execute(settings, arguments) -> None:
     from editcaption_mega.evaluation.execution.execute import summarize
     from editcaption_mega.evaluation.run.executing import execute_all
     from editcaption_mega.evaluation.run.generation import written_instructions
-    from editcaption_mega.evaluation.run.outcome import without_success
+    from editcaption_mega.evaluation.run.success import without_success
 
     if arguments.dry_run:
         return dry_run(settings, arguments, "execute")

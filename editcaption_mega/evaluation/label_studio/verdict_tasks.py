@@ -23,7 +23,7 @@ from .api import LabelStudio
 from .project import Pushed, exported_tasks, import_tasks, open_project, tasks_there
 
 
-def labelling_config() -> str:
+def label_config() -> str:
     """The form: both pictures, the instruction as text, one severity, and the checklist's rows of that severity."""
     text = (
         resources.files("editcaption_mega.evaluation.label_studio").joinpath("forms/verdict.xml.j2").read_text("utf-8")
@@ -55,7 +55,7 @@ def push_tasks(
         document_root = Path(document_root).resolve()
         if document_root not in folder.parents:
             raise ValueError(f"{folder} must lie in a folder of {document_root}, which Label Studio serves files from")
-    project = open_project(server, title, labelling_config(), annotators)
+    project = open_project(server, title, label_config(), annotators)
     if document_root is not None:
         _serve_files(server, project, folder)
     there = tasks_there(server, project)

@@ -34,7 +34,7 @@ class FaultChange:
 
 
 @dataclass(frozen=True)
-class Change:
+class ModelChange:
     """Two models on one benchmark by one judge, in pair ids: those of which the judge tells both answers' worth."""
 
     judge: str
@@ -79,7 +79,7 @@ def is_right(opinion: Labels) -> bool | None:
     return None if opinion.severity is None else opinion.severity == "correct"
 
 
-def changes_of(joined: Joined, before: str, after: str) -> Iterator[Change]:
+def changes_of(joined: Joined, before: str, after: str) -> Iterator[ModelChange]:
     """One for each judge and benchmark that have both models. Raises ValueError for a model that is not there."""
     for model in (before, after):
         if model not in joined.models:
@@ -90,12 +90,12 @@ def changes_of(joined: Joined, before: str, after: str) -> Iterator[Change]:
                 yield _change(judge, benchmark, {before: by_model[before], after: by_model[after]})
 
 
-def _change(judge: str, benchmark: str, both: dict[str, dict[str, Labels]]) -> Change:
+def _change(judge: str, benchmark: str, both: dict[str, dict[str, Labels]]) -> ModelChange:
     (before, first), (after, second) = both.items()
     right = {pair_id: (is_right(first[pair_id]), is_right(second[pair_id])) for pair_id in first}
     told = [pair_id for pair_id, both_right in right.items() if None not in both_right]
     faults = [FaultChange(mode, *(fault_rate(own.values(), mode) for own in (first, second))) for mode in FAILURE_MODES]
-    return Change(
+    return ModelChange(
         judge, benchmark, before, after,
         pairs=len(told),
         untold=len(right) - len(told),
@@ -105,7 +105,7 @@ def _change(judge: str, benchmark: str, both: dict[str, dict[str, Labels]]) -> C
     )  # fmt: skip
 
 
-def cards(joined: Joined, change: Change, pair_ids: Sequence[str]) -> list[Card]:
+def cards(joined: Joined, change: ModelChange, pair_ids: Sequence[str]) -> list[Card]:
     """Up to MOST_CARDS of the pairs, every edit type in turn, so that the first ones show the breadth."""
     benchmark = joined.benchmarks[change.benchmark]
     positions = {pair_id: i for i, pair_id in enumerate(benchmark.ids)}
@@ -127,7 +127,7 @@ def cards(joined: Joined, change: Change, pair_ids: Sequence[str]) -> list[Card]
     ]
 
 
-def _answers(joined: Joined, change: Change, pair_id: str) -> Iterator[CardAnswer]:
+def _answers(joined: Joined, change: ModelChange, pair_id: str) -> Iterator[CardAnswer]:
     for model, opinions in joined.labels[change.judge][change.benchmark].items():
         instruction, opinion = joined.instructions[change.benchmark][model][pair_id], opinions[pair_id]
         modes = tuple(mode for mode in FAILURE_MODES if mode in opinion.faults)

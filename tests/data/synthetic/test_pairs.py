@@ -37,7 +37,7 @@ def digest(indices, seed=1):
 
 
 def test_the_same_numbers_give_the_same_bytes_in_another_process():
-    code = "import test_synthetic_pairs as t; print(t.digest(range(20)))"
+    code = "import test_pairs as t; print(t.digest(range(20)))"
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "77",

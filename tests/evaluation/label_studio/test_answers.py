@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from editcaption_mega.evaluation.human.tasks import Key
 from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError, TooLargeError
 from editcaption_mega.evaluation.label_studio.project import exported_tasks, import_tasks, open_project, tasks_there
-from editcaption_mega.evaluation.label_studio.verdict_tasks import labelling_config, pull_verdicts
+from editcaption_mega.evaluation.label_studio.verdict_tasks import label_config, pull_verdicts
 from editcaption_mega.inference.endpoint.transport import MIB, Response, TooLarge
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "eyJhbGciOiJIUzI1NiJ9.eyJwZXJzb25hbCI6MX0.c2lnbmF0dXJl"
-PROJECT = {"id": 7, "title": "study", "label_config": labelling_config(), "maximum_annotations": 1}
+PROJECT = {"id": 7, "title": "study", "label_config": label_config(), "maximum_annotations": 1}
 ANNOTATION = {"id": 3, "completed_by": 1, "was_cancelled": False, "result": [
     {"from_name": "severity", "value": {"choices": ["P1"]}}, {"from_name": "P1", "value": {"choices": ["P1-2"]}},
     {"from_name": "region", "value": {"x": 1, "y": 2, "width": 3, "height": 4}},
@@ -52,7 +52,7 @@ class Canned(LabelStudio):
 
 COMMANDS = (
     lambda server: pull_verdicts(server, "study", KEY),
-    lambda server: open_project(server, "study", labelling_config()),
+    lambda server: open_project(server, "study", label_config()),
     lambda server: tasks_there(server, 7),
     lambda server: import_tasks(server, 7, [{"data": {"task": "t1"}, "meta": {"task": "t1"}}]),
 )

@@ -12,7 +12,7 @@ from editcaption_mega.evaluation.human.tasks import Key, checklist, export_tasks
 from editcaption_mega.evaluation.label_studio import project as label_studio_project
 from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError
 from editcaption_mega.evaluation.label_studio.verdict_tasks import (
-    labelling_config,
+    label_config,
     pull_answers,
     pull_verdicts,
     push_tasks,
@@ -153,7 +153,7 @@ def test_region_share():
 
 def test_the_form():
     """Hierarchical: a severity's rows show with it alone; nothing in it depends on the instruction's markup."""
-    root = ElementTree.fromstring(labelling_config())
+    root = ElementTree.fromstring(label_config())
     severity = root.find(".//Choices[@name='severity']")
     assert [c.get("value") for c in severity] == ["P0", "P1", "P2", "correct"] and severity.get("required") == "true"
     for name in ("P0", "P1", "P2"):

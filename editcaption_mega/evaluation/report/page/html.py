@@ -9,7 +9,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from editcaption_mega.evaluation.report.changes import Change, cards
+from editcaption_mega.evaluation.report.changes import ModelChange, cards
 from editcaption_mega.evaluation.report.join import Joined
 from editcaption_mega.evaluation.report.numbers import Evaluation
 from editcaption_mega.evaluation.report.tables.forms import Table
@@ -52,7 +52,7 @@ def page(
     joined: Joined,
     evaluation: Evaluation,
     tables: Sequence[Table],
-    changes: Sequence[Change],
+    changes: Sequence[ModelChange],
     options: ReportOptions,
     progress: Progress,
 ) -> Iterator[str]:
