@@ -1,6 +1,7 @@
 """The `cpu` and `cuda` backends: the compiled extension, called with addresses and sizes (see `contract`)."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,8 +10,10 @@ from .contract import DETAILS_WIDTH, STATS_WIDTH, Final
 from .preference_losses import SHAPES, PreferenceLossConfig
 
 _problem = ""
+EXTENSION: Any
 try:
-    from . import _C as EXTENSION
+    # Compiled: a type checker sees no such module.
+    from . import _C as EXTENSION  # type: ignore[attr-defined, no-redef]
 
     if getattr(EXTENSION, "LOSS_SHAPES", None) != SHAPES:
         _problem = "it was built from other sources"

@@ -106,6 +106,7 @@ def row_grad(ctx, log_probs: Tensor, row_scale: Tensor, by_token, by_sequence, b
     if by_sequence is None and by_pair is None:
         return gradient
     bounds = bounds_on(log_probs.device, ctx.cu_seqlens)
+    assert bounds is not None, "what has a gradient by sequence has sequences"
     sequence = torch.arange(bounds.shape[0] - 1, device=bounds.device)
     sequence = sequence.repeat_interleave(bounds.diff(), output_size=log_probs.shape[0])
     if by_sequence is not None:

@@ -1,6 +1,7 @@
 """The operators on hidden states and the LM head as torch.library sees them: one forward op, its gradient, autograd."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -71,7 +72,7 @@ def linear_log_probs_op(
         stats.append(module.stats(logits, targets[rows], vocab_offset, valid, parts, details))
     gathered = torch.cat(stats, dim=1) if len(stats) > 1 else stats[0]
     if group_name:
-        own, group = gathered, _resolve_process_group(group_name)
+        own, group = gathered, _resolve_process_group(cast(Any, group_name))  # a str: operators take no other
         gathered = own.new_empty(dist.get_world_size(group) * parts, *own.shape[1:])
         dist.all_gather(list(gathered.split(parts)), own, group=group)
     bounds = common.bounds_on(hidden.device, cu_seqlens)

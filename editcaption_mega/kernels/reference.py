@@ -77,6 +77,7 @@ class Torch:
             exact = torch.segment_reduce(log_probs.double(), "sum", offsets=bounds)
             sums = exact.float()
         if config is not None:
+            assert bounds is not None, "pairs are of answers, which have bounds"
             pairs = pair_losses(
                 config,
                 exact.view(-1, 2),

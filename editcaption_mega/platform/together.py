@@ -69,7 +69,8 @@ def each_together[Item](items: Iterable[Item]) -> Iterator[Item]:
     """The items, of which every rank has as many; where one rank cannot make its next one, every rank raises.
 
     Collective, once for each item and once at the end. Raises as `raise_together`."""
-    source, end = iter(items), object()
+    source = iter(items)
+    end: Any = object()
     while True:
         with together():
             item = next(source, end)
