@@ -1,5 +1,5 @@
-# make setup | demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile     (each runs
-# setup first when something changed)
+# make setup | demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
+# | api     (each runs setup first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
