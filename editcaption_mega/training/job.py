@@ -12,6 +12,7 @@ from .checkpoint import load_optimizer, load_random_state
 from .experts import ExpertLoad
 from .identity import check_identity
 from .loop import Span, run_steps
+from .megatron_optimizer import release_hooks
 from .metrics import RunLog
 from .optimizer import TrainState, build_train_state, freeze_modules, trainable_table
 from .prepare import Prepared, prepare
@@ -41,7 +42,7 @@ def train(prepared: Prepared, objective: Objective) -> Ending:
     try:
         return _train(prepared, objective, state, param_shards, notes)
     finally:
-        state.release()
+        release_hooks(state.chunks)
 
 
 def _train(

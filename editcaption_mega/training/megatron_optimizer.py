@@ -1,4 +1,4 @@
-"""All that checkpoints need of the inside of Megatron-Core's distributed optimizer: the state of one parameter.
+"""What is needed of the inside of Megatron-Core's optimizer and its wrapper: one parameter's state, and the hooks.
 
 Written for megatron-core 0.19; nothing else in the package reads these names.
 
@@ -11,6 +11,7 @@ one fails there and by that name:
     DistributedOptimizer.model_param_gbuf_map       its keys: the parameters of which it has a range here
     DistributedOptimizer._get_model_param_range_map(parameter)["param"]    the range: flat start and end
     DistributedOptimizer._get_main_param_and_optimizer_states(parameter)   views of the state of that range
+    DistributedDataParallel.grad_accs               the graph's nodes that hold its hooks
 
 The public `sharded_state_dict` does not do. Its `fully_reshardable` form, the only one that other layouts read, gathers
 the state of all data-parallel ranks on each of them (or on one, through gloo groups that are not made here), shares one
@@ -64,6 +65,19 @@ def parameter_state(optimizer: MegatronOptimizer, parameter: torch.nn.Parameter)
     return None
 
 
+def release_hooks(chunks: list[torch.nn.Module]) -> None:
+    """Let the wrapped chunks end with their last use; they train no more.
+
+    Megatron's hooks hold the model, and PyTorch's graph holds the hooks, where Python's collector does not look: so a
+    process that trains again would keep every model, and sixty threads of gloo with each."""
+    for chunk in chunks:
+        accumulators: Any = _inside(chunk, "grad_accs")
+        for accumulate in accumulators:
+            hooks = accumulate.register_hook(lambda *gradients: None).hooks_dict_ref()
+            hooks.clear()
+        accumulators.clear()
+
+
 def _allocate(inner: torch.optim.Optimizer) -> None:
     """A step with gradients of zero; weight decay may change the weights, which are to be filled too."""
     for group in inner.param_groups:
@@ -84,7 +98,7 @@ def _parts(optimizer: MegatronOptimizer) -> Iterator[Any]:
 def _inside(part: Any, name: str) -> Any:
     if not hasattr(part, name):
         raise RuntimeError(
-            f"megatron-core {megatron.core.__version__} has no {type(part).__name__}.{name}, which checkpoints need: "
+            f"megatron-core {megatron.core.__version__} has no {type(part).__name__}.{name}, which a job needs: "
             f"training/megatron_optimizer.py was written for {WRITTEN_FOR} and is the one file to change"
         )
     return getattr(part, name)

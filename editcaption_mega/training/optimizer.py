@@ -28,17 +28,6 @@ class TrainState:
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler  # the learning rate of the next step
 
-    def release(self) -> None:
-        """After training: let model, optimizer and process groups end with their last use.
-
-        Megatron's hooks hold the model, and PyTorch's graph holds the hooks, where Python's collector does not look: so
-        a process that trains again would keep every model, and sixty threads of gloo with each."""
-        for chunk in self.chunks:
-            for accumulate in chunk.grad_accs:
-                hooks = accumulate.register_hook(lambda *gradients: None).hooks_dict_ref()
-                hooks.clear()
-            chunk.grad_accs.clear()
-
 
 class Schedule(OptimizerParamScheduler):
     """Linear warm-up, then cosine decay, as Megatron's; but the first of w warm-up steps trains already, with 1/(w + 1)

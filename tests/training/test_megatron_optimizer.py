@@ -80,9 +80,18 @@ def test_get_main_param_and_optimizer_states(part, state):
     assert torch.equal(tensors[MASTER].to(parameter.dtype), parameter.detach().flatten()), MEND
 
 
+def test_grad_accs(state):
+    """One node for each trained parameter, and its hooks are to be reached through a new one."""
+    (chunk,) = state[0].chunks
+    assert len(chunk.grad_accs) == len(list(chunk.module.parameters())), MEND
+    handle = chunk.grad_accs[0].register_hook(lambda *gradients: None)
+    assert len(handle.hooks_dict_ref()) == 2, MEND
+    handle.remove()
+
+
 def test_a_name_that_is_gone_is_said(state, part, monkeypatch):
     monkeypatch.delattr(DistributedOptimizer, "_get_model_param_range_map")
-    with pytest.raises(RuntimeError, match="has no DistributedOptimizer._get_model_param_range_map, which checkpoints"):
+    with pytest.raises(RuntimeError, match="has no DistributedOptimizer._get_model_param_range_map, which a job needs"):
         parameter_state(state[0].optimizer, state[1][0].parameter)
 
 
@@ -99,6 +108,7 @@ INNER_NAMES = {
     "_get_main_param_and_optimizer_states",
     "_init_optimizer_states_with_dummy_values",
     "chained_optimizers",
+    "grad_accs",
     "gbuf_ranges",
     "model_param_group_index_map",
 }
