@@ -43,7 +43,7 @@ def log_probs_of_shards(
     if output.exists():
         raise ValueError(f"{output} exists already: choose another file, nothing was written")
     source = WeightSource.of(settings.model.checkpoint)
-    settings.model.folder = str(source.folder)
+    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, folder=str(source.folder)))
     architecture = open_architecture(settings)
     dataset = open_dataset(settings, "either")
     for note in dataset.notes:

@@ -1,5 +1,6 @@
 """Every file in configs/ loads as its command would load it, and settings name what the code has."""
 
+import dataclasses
 import random
 import re
 
@@ -7,7 +8,8 @@ import pytest
 import yaml
 
 from editcaption_mega.kernels.preference_losses import LOSSES as KERNEL_LOSSES
-from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings
+from editcaption_mega.kernels.preference_losses import PreferenceLossConfig
+from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, PreferenceSettings, load_settings
 from editcaption_mega.settings.dpo import LOSSES, WITHOUT_REFERENCE
 from tests.helpers import ROOT
 
@@ -38,6 +40,14 @@ def test_dpo_configs_load(name):
 def test_settings_name_the_losses_that_the_kernels_have():
     """settings/ must not import kernels/, so the names are there twice."""
     assert tuple(KERNEL_LOSSES) == LOSSES
+
+
+def test_every_number_of_a_loss_can_be_set():
+    of_the_loss, settings = dataclasses.fields(PreferenceLossConfig), PreferenceSettings()
+    assert len(of_the_loss) >= 5
+    assert {part.name: getattr(settings, part.name) for part in of_the_loss} == dataclasses.asdict(
+        PreferenceLossConfig()
+    )
     assert tuple(name for name, form in KERNEL_LOSSES.items() if form.reference_free) == WITHOUT_REFERENCE
 
 
