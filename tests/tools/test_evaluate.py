@@ -88,7 +88,9 @@ def test_step_by_step_is_the_same_as_run(root, written, tmp_path):
     for command in ("generate", "judge", "report"):
         done = evaluate(command, config)
         assert done.returncode == 0, done.stderr
-    for path in (tmp_path / "one").rglob("*.jsonl"):
+    written_files = list((tmp_path / "one").rglob("*.jsonl"))
+    assert written_files
+    for path in written_files:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
     found = json.loads((tmp_path / "two/report/numbers.json").read_text())["scores"]["rules"]["set"]
     best, other = (found[name]["means"]["weighted"]["value"] for name in ("truthful", "stubborn"))
