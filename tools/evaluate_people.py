@@ -46,7 +46,7 @@ def human_export(settings, benchmark, arguments) -> None:
         from editcaption_mega.evaluation.label_studio.verdict_tasks import push_tasks
 
         pushed = push_tasks(
-            server_of(arguments), arguments.folder, title_of(arguments), annotators=arguments.annotators,
+            server_of(settings, arguments), arguments.folder, title_of(arguments), annotators=arguments.annotators,
             document_root=arguments.document_root, progress=cli.progress,
         )  # fmt: skip
         print(f"{arguments.label_studio}: project {pushed.project}, {pushed.new:,} new tasks, {pushed.there:,} there")
@@ -63,7 +63,7 @@ def human_import(settings, benchmark, arguments) -> int:
     if arguments.label_studio:
         from editcaption_mega.evaluation.label_studio.verdict_tasks import pull_answers
 
-        answers = pull_answers(server_of(arguments), title_of(arguments))
+        answers = pull_answers(server_of(settings, arguments), title_of(arguments))
     else:
         answers = read_answers(arguments.answers)
     found = import_answers(answers, key)
@@ -81,10 +81,11 @@ def human_import(settings, benchmark, arguments) -> int:
     return 1 if found.refused else 0
 
 
-def server_of(arguments):
+def server_of(settings, arguments):
     from editcaption_mega.evaluation.label_studio.api import LabelStudio
 
-    return LabelStudio.from_environment(arguments.label_studio, arguments.token_env)
+    log = Path(settings.output) / "cache"
+    return LabelStudio.from_environment(arguments.label_studio, arguments.token_env, log=log)
 
 
 def title_of(arguments) -> str:
@@ -101,7 +102,7 @@ def ground_truth(settings, benchmark, arguments) -> None:
         written = builder.freeze(benchmark, builder.read_proposals(arguments.proposals), arguments.output)
         return print(f"{arguments.output}: ground truth of {len(benchmark):,} pairs, hash {written}")
     if arguments.step in ("push", "pull"):
-        return check_in_label_studio(benchmark, arguments)
+        return check_in_label_studio(settings, benchmark, arguments)
     served = {
         model.name: Endpoint.of(model.endpoint, settings.generation)
         for model in settings.models
@@ -124,7 +125,7 @@ def ground_truth(settings, benchmark, arguments) -> None:
     print("check each, set approved and annotator, then: ground-truth --step freeze")
 
 
-def check_in_label_studio(benchmark, arguments) -> None:
+def check_in_label_studio(settings, benchmark, arguments) -> None:
     from editcaption_mega.evaluation.ground_truth import read_proposals, write_proposals
     from editcaption_mega.evaluation.label_studio.change_tasks import pull_proposals, push_proposals
 
@@ -133,9 +134,9 @@ def check_in_label_studio(benchmark, arguments) -> None:
     title = arguments.project or f"ground truth {benchmark.name}"
     rows = read_proposals(arguments.proposals)
     if arguments.step == "push":
-        pushed = push_proposals(server_of(arguments), title, benchmark, rows, cli.progress)
+        pushed = push_proposals(server_of(settings, arguments), title, benchmark, rows, cli.progress)
         return print(f"{arguments.label_studio}: {pushed.new:,} new tasks, {pushed.there:,} were there")
-    rows = pull_proposals(server_of(arguments), title, rows)
+    rows = pull_proposals(server_of(settings, arguments), title, rows)
     write_proposals(arguments.proposals, rows)
     approved = sum(row.approved for row in rows)
     print(f"{arguments.proposals}: {approved:,} of {len(rows):,} approved; all must be before it can be frozen")

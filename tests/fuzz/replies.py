@@ -19,7 +19,7 @@ from editcaption_mega.evaluation.judge.reply_scores import score_reply
 from editcaption_mega.evaluation.record_files import read_records
 from editcaption_mega.inference.endpoint import image_edits
 from editcaption_mega.inference.endpoint.openai_protocol import read_answer
-from editcaption_mega.inference.endpoint.transport import Response
+from editcaption_mega.inference.endpoint.outcome import Response
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from tests.helpers.image_bytes import encoded, photo
 from tests.helpers.judge_cases import TABLE_6, accuracy_reply, clarity_reply, completeness_reply

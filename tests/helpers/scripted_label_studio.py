@@ -21,6 +21,7 @@ class Server(ThreadingHTTPServer):
         self.drop_after_import = False  # take the tasks, then hang up without an answer
         self.redirect_to = ""
         self.answer = None  # (status, body) instead of any other
+        self.faults = []  # of the next calls: (status, body, headers), "drop", or None for the answer itself
 
     @property
     def url(self):
@@ -43,6 +44,12 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values if name.endswith("[]") else values[0] for name, values in query.items()}
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "null")
         self.server.calls.append((method, parts.path))
+        fault = self.server.faults.pop(0) if self.server.faults else None
+        if fault == "drop":
+            self.close_connection = True
+            return
+        if fault:
+            return self.reply(*fault[:2], **fault[2])
         if self.server.answer:
             return self.reply(*self.server.answer)
         if self.server.redirect_to:

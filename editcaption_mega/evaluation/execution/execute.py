@@ -62,7 +62,7 @@ def execute(
             folder,
             size=size,
             max_pixels=max_pixels,
-            log=output / "cache",
+            cache=output / "cache",
             progress=progress,
             total=count,
         )

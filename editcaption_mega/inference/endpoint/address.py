@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from editcaption_mega.settings import EndpointSettings, PixelLimits
 
 from .secret import Secret
-from .transport import check_address
 
 # What a message names; lower case letters are refused, since a key pasted here by mistake mostly has some.
 _VARIABLE_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -27,6 +26,24 @@ _RANGES = {
     "max_request_mib": (0.001, 1024),
     "max_reply_mib": (0, 1024),
 }
+
+
+def check_address(url: str, what: str, example: str = "http://host:8000/v1") -> None:
+    """Raises ValueError for an address that can never work or that holds a secret: addresses are written to caches and
+    reports. what: whose address it is, for the message, which does not show it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        usable = usable and url.isprintable() and " " not in url
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{what} must look like {example}: this one is no such address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            f"{what} at {parts.hostname} has a user name, a password, a query or a fragment in it: give the plain "
+            "address, and the key by its environment variable"
+        )
 
 
 class EndpointError(RuntimeError):

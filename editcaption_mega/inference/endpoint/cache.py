@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .outcome import Outcome
+
 # 2: the server is part of the key. Replies of version 1 may be those of any server that had a model of that name.
 _SCHEMA_VERSION = 2
 _BUSY_SECONDS = 60.0  # that a write waits for another process
@@ -162,6 +164,37 @@ class CallLog:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+@contextlib.contextmanager
+def open_cache(folder: Path | None) -> Iterator[tuple[ReplyCache | None, CallLog | None]]:
+    """What a folder keeps; nothing without a folder. Raises CacheError for one that can't be used."""
+    if folder is None:
+        yield None, None
+        return
+    with contextlib.closing(ReplyCache(folder)) as cache, contextlib.closing(CallLog(folder)) as log:
+        yield cache, log
+
+
+def call_record(
+    name: str, key: str, model: str, attempt: int, outcome: Outcome, seconds: float, cost: float = 0.0
+) -> dict[str, Any]:
+    """An attempt as a line of calls.jsonl; nothing in it is the server's but what `outcome` holds. name: the
+    request's; key: that of the cache."""
+    return {
+        "time": round(time.time(), 3),
+        "id": name,
+        "key": key,
+        "model": model,
+        "attempt": attempt,
+        "status": outcome.status,
+        "http": outcome.http,
+        "reason": outcome.reason,
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "cost": cost,
+        "seconds": round(seconds, 4),
+    }
 
 
 def read_calls(folder: Path) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,10 @@
 """The one client of every model endpoint: requests in, replies out, each kept before it is handed on.
 
-Generation, judging and whatever else asks a model over HTTP call `complete`."""
+Generation, judging and whatever else asks a model for text over HTTP call `complete`. Image edits (`image_edits.py`)
+are another `Service` of the same scheduler, transport, cache and call log."""
 
-import contextlib
 import logging
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +12,14 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.words import one_line
 
 from .address import Endpoint, EndpointError
-from .cache import CacheError, CallLog, ReplyCache, read_calls
+from .cache import CacheError, ReplyCache, open_cache, read_calls
 from .messages import STATUSES, Message, Picture, Reply, Request, Usage
 from .openai_protocol import body_bytes, cache_key, checked, read_answer
-from .outcome import Outcome
+from .outcome import Outcome, Response
 from .picture_limits import PictureLimits
-from .scheduler import Exchange, Job
+from .scheduler import RequestScheduler
 from .secret import Secret
-from .transport import Response
+from .service import Job
 
 __all__ = [
     "STATUSES",
@@ -38,8 +35,6 @@ __all__ = [
     "read_calls",
 ]
 
-_BATCH = 32  # requests looked up in the cache at once
-_BATCH_SECONDS = 0.005
 # What is kept: definite answers, and the words of those that are asked for again by a later run, once.
 _KEPT = ("ok", "refused", "malformed")
 
@@ -67,59 +62,47 @@ def complete[Value](
     the endpoint as a whole is of no use (nobody there, key refused, unknown model, 50 requests failed in a row, 20 in a
     row answered in no usable form)."""
     secret = endpoint.secret()
-    return iter(progress(_replies(endpoint, secret, requests, cache), total, endpoint.model))
 
+    def replies() -> Iterator[Reply[Value]]:
+        with open_cache(cache) as (kept, log):
+            chat = _Chat(endpoint, secret, kept)
+            with RequestScheduler(endpoint, secret, chat, log) as scheduler:
+                yield from scheduler.results(_distinct(requests))
 
-def _replies(endpoint: Endpoint, secret: Secret, requests: Iterable[Request], folder: Path | None) -> Iterator[Reply]:
-    with contextlib.ExitStack() as stack:
-        cache = log = None
-        if folder is not None:
-            cache = stack.enter_context(contextlib.closing(ReplyCache(folder)))
-            log = stack.enter_context(contextlib.closing(CallLog(folder)))
-        exchange = stack.enter_context(Exchange(endpoint, secret, _Chat(endpoint, secret, cache), log))
-        limits = PictureLimits(endpoint.min_pixels, endpoint.max_pixels)
-        versions = _Versions(endpoint, cache)
-        source = _distinct(requests)
-        asked: dict[str, list[Request]] = {}  # keys in flight, with the requests that wait for the same answer
-        waiting: deque[Request] = deque()  # those of them whose turn it is
-        while True:
-            batch = _take(exchange, waiting, source)
-            if not batch and not exchange.held:
-                return
-            keys = [cache_key(endpoint, request) if cache is not None else request.id for request in batch]
-            rows = cache.get(keys) if cache is not None and keys else {}
-            for key, request in zip(keys, batch, strict=True):
-                if key in asked:
-                    exchange.held += 1
-                    asked[key].append(request)
-                elif cache is not None and key in rows and (kept := _kept_reply(cache, rows[key], request)) is not None:
-                    exchange.trust.answers_in_form = True
-                    yield kept
-                else:
-                    try:
-                        fitted = replace(request, messages=limits.fit(request.messages))
-                    except ValueError as error:
-                        yield _unsendable(request, error)
-                        continue
-                    asked[key] = []
-                    exchange.submit(key, fitted, known=rows.get(key, {}).get("status") == "malformed")
-            if not batch or exchange.pending():
-                for key, reply in exchange.receive():
-                    same = asked.pop(key)
-                    exchange.held -= len(same)
-                    waiting.extend(same)
-                    versions.see(reply.model)
-                    yield reply
+    return iter(progress(replies(), total, endpoint.model))
 
 
 class _Chat:
-    """Chat completions, as the exchange sees them."""
+    """Chat completions, as the scheduler sees them."""
 
     path = "/chat/completions"
     max_reply_mib = 2.0
+    look_ahead = 64
 
     def __init__(self, endpoint: Endpoint, secret: Secret, cache: ReplyCache | None):
         self._endpoint, self._secret, self._cache = endpoint, secret, cache
+        self._limits = PictureLimits(endpoint.min_pixels, endpoint.max_pixels)
+        self._versions = _Versions(endpoint, cache)
+
+    def look_up(self, requests: Sequence[Request]) -> Iterator[Job]:
+        if self._cache is None:
+            yield from (Job(request.id, request) for request in requests)
+            return
+        keys = [cache_key(self._endpoint, request) for request in requests]
+        rows = self._cache.get(keys) if keys else {}
+        for key, request in zip(keys, requests, strict=True):
+            if key in rows:
+                kept = _kept_reply(self._cache, rows[key], request)
+                yield Job(key, request, kept, known=rows[key]["status"] == "malformed")
+            else:
+                yield Job(key, request)
+
+    def fit(self, request: Request) -> Request:
+        return self._limits.fit(request)
+
+    def unsendable(self, request: Request, reason: str) -> Reply:
+        nothing: dict[str, Any] = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+        return Reply(request.id, "failed", reason=one_line(reason), attempts=0, cached=False, **nothing)
 
     def write(self, request: Request) -> tuple[bytes, str]:
         return body_bytes(self._endpoint, request), "application/json"
@@ -136,6 +119,8 @@ class _Chat:
         ]
         if self._cache is not None and kept:
             self._cache.put(self._endpoint.model, self._endpoint.identity, kept)
+        for reply in replies:
+            self._versions.see(reply.model)
         return replies
 
     def _reply(self, job: Job, outcome: Outcome) -> Reply:
@@ -158,19 +143,6 @@ class _Chat:
 
 def _kept_fields(reply: Reply) -> dict[str, Any]:
     return {name: value for name, value in vars(reply).items() if name not in ("id", "cached", "value")}
-
-
-def _take(exchange: Exchange, waiting: deque[Request], source: Iterator[Request]) -> list[Request]:
-    """What there is room for, of those that wait and then of the source: some at a time, and fewer of a slow source, so
-    that neither replies nor the endpoint wait for it."""
-    batch: list[Request] = []
-    begin = time.monotonic()
-    while exchange.has_room(len(batch)) and len(batch) < _BATCH and time.monotonic() - begin < _BATCH_SECONDS:
-        request = waiting.popleft() if waiting else next(source, None)
-        if request is None:
-            break
-        batch.append(request)
-    return batch
 
 
 def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Reply | None:
@@ -215,23 +187,18 @@ def _distinct(requests: Iterable[Request]) -> Iterator[Request]:
         yield request
 
 
-def _unsendable(request: Request, error: ValueError) -> Reply:
-    nothing: dict[str, Any] = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
-    return Reply(request.id, "failed", reason=one_line(str(error)), attempts=0, cached=False, **nothing)
-
-
 class _Versions:
     """Says once when the server's version of the model is another one than that of kept replies."""
 
     def __init__(self, endpoint: Endpoint, cache: ReplyCache | None):
-        self._model, self._said = endpoint.model, False
+        self._model, self._warned = endpoint.model, False
         self._seen = cache.served(endpoint.model, endpoint.identity) if cache is not None else set()
 
     def see(self, version: str) -> None:
         if not version or version in self._seen:
             return
-        if self._seen and not self._said:
-            self._said = True
+        if self._seen and not self._warned:
+            self._warned = True
             _log.warning(
                 "%s: the server now says it serves %s; kept replies are of %s, so this run mixes versions",
                 self._model,

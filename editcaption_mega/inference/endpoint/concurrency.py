@@ -12,27 +12,27 @@ _LONGEST_BACKOFF = 30.0
 LONGEST_PAUSE = 600.0  # seconds that a server may ask for by Retry-After; who asks for more is not waited for
 
 
-class Pace:
-    """Additive increase, multiplicative decrease of the requests in flight, from `most` on.
+class ConcurrencyLimiter:
+    """Additive increase, multiplicative decrease (AIMD) of the requests in flight, from `maximum` on.
 
     A window is about one answer per request in flight. More than a third of them overloaded (429, 5xx, timeouts, broken
     connections): the limit is halved and a new epoch begins; answers to requests of an older epoch say nothing about
     the new limit and are not counted, so it is halved once per window. Else it grows by an eighth."""
 
-    def __init__(self, most: int):
-        self.most = most
-        self.limit = float(most)
+    def __init__(self, maximum: int):
+        self.maximum = maximum
+        self.limit = float(maximum)
         self.epoch = 0
         self.not_before = 0.0  # on the loop's clock; nothing is sent earlier
-        self._answers = self._overloaded = self._in_a_row = 0
+        self._answers = self._overloaded = self._overloaded_in_a_row = 0
 
     @property
     def in_trouble(self) -> bool:
-        return self._in_a_row >= _TROUBLE
+        return self._overloaded_in_a_row >= _TROUBLE
 
-    def heard(self, epoch: int, overload: bool, retry_after: float | None, now: float) -> None:
+    def record(self, epoch: int, overload: bool, retry_after: float | None, now: float) -> None:
         """An answer to a request that was sent in `epoch`."""
-        self._in_a_row = self._in_a_row + 1 if overload else 0
+        self._overloaded_in_a_row = self._overloaded_in_a_row + 1 if overload else 0
         if epoch != self.epoch:
             return
         self._answers += 1
@@ -45,7 +45,7 @@ class Pace:
             if retry_after is not None:
                 self.not_before = max(self.not_before, now + min(retry_after, LONGEST_PAUSE))
         elif self._answers >= window:
-            self.limit = min(float(self.most), self.limit + max(1.0, self.limit * _GROWTH))
+            self.limit = min(float(self.maximum), self.limit + max(1.0, self.limit * _GROWTH))
             self._answers = self._overloaded = 0
 
 

@@ -14,9 +14,8 @@ from typing import Any
 from editcaption_mega.words import one_line
 
 from .concurrency import LONGEST_PAUSE
-from .outcome import Outcome
+from .outcome import Outcome, Response
 from .secret import Secret
-from .transport import Response
 
 # Brackets and separators of an answer, at most: a few bytes of JSON can become hundreds in memory.
 _MOST_VALUES = 400_000

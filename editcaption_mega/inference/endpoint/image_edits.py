@@ -3,10 +3,10 @@
 import asyncio
 import base64
 import json
+import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,13 +17,13 @@ from editcaption_mega.files import read_json, write_atomically
 from editcaption_mega.progress import Progress, no_progress
 
 from .address import Endpoint
-from .cache import CallLog
+from .cache import ReplyCache, open_cache
 from .failures import cleaned, read_object, token_count
 from .messages import Picture
-from .outcome import Outcome
-from .scheduler import Exchange, Job
+from .outcome import Outcome, Response
+from .scheduler import RequestScheduler
 from .secret import Secret
-from .transport import Response
+from .service import Job
 
 MAX_PIXELS = 2048 * 2048  # of a result; a decoder may take twelve times as many bytes
 
@@ -50,39 +50,28 @@ class Edited:
 
 def edit_pictures(
     endpoint: Endpoint, edits: Iterable[Edit], folder: Path, *, size: str = "", max_pixels: int = MAX_PIXELS,
-    log: Path | None = None, progress: Progress = no_progress, total: int | None = None,
+    cache: Path | None = None, progress: Progress = no_progress, total: int | None = None,
 ) -> Iterator[Edited]:  # fmt: skip
     """Execute each edit once, in order of completion. The picture is in `folder` before its `Edited` is yielded; what
     is there from an earlier run (of the same editor, source and instruction) is not asked for again. What the editor
     sends is decoded first: a damaged picture, or none, is the edit's `reason` and nothing of it is kept.
 
-    max_pixels: of a result, at most. log: the folder whose calls.jsonl gets a line per attempt.
+    max_pixels: of a result, at most. cache: a folder, as that of `complete`: its responses.sqlite says where the
+    picture of an edit lies, so that edits that ask the same are paid once, whatever their ids and folders; its
+    calls.jsonl gets a line per attempt.
 
-    Raises ValueError for a missing key at once; EndpointError when the endpoint as a whole is of no use."""
+    Raises ValueError for a missing key at once, and for an unusable cache; EndpointError when the endpoint as a whole
+    is of no use."""
     secret = endpoint.secret()
     folder.mkdir(parents=True, exist_ok=True)
-    service = _Edits(endpoint, secret, folder, size, max_pixels)
-    return iter(progress(_edited(service, endpoint, secret, edits, log), total, endpoint.model))
 
+    def edited() -> Iterator[Edited]:
+        with open_cache(cache) as (kept, log):
+            service = _Edits(endpoint, secret, kept, folder, size, max_pixels)
+            with RequestScheduler(endpoint, secret, service, log) as scheduler:
+                yield from scheduler.results(_distinct(edits))
 
-def _edited(
-    service: "_Edits", endpoint: Endpoint, secret: Secret, edits: Iterable[Edit], log: Path | None
-) -> Iterator[Edited]:
-    waiting = _distinct(edits)
-    with ExitStack() as stack:
-        calls = stack.enter_context(closing(CallLog(log))) if log is not None else None
-        exchange = stack.enter_context(Exchange(endpoint, secret, service, calls))
-        while True:
-            # A picture or two for each that is in flight, so that few are in memory.
-            while exchange.held < 2 * endpoint.max_concurrency and (edit := next(waiting, None)) is not None:
-                if (kept := service.kept(edit)) is not None:
-                    yield kept
-                else:
-                    exchange.submit(edit.id, edit)
-            if not exchange.held:
-                return
-            for _, edited in exchange.receive():
-                yield edited
+    return iter(progress(edited(), total, endpoint.model))
 
 
 def _distinct(edits: Iterable[Edit]) -> Iterator[Edit]:
@@ -96,28 +85,29 @@ def _distinct(edits: Iterable[Edit]) -> Iterator[Edit]:
 
 
 class _Edits:
-    """Image edits, as the exchange sees them, and what is kept of them:
+    """Image edits, as the scheduler sees them, and what is kept of them:
 
     FOLDER/ID.png    the picture
-    FOLDER/ID.json   what was asked, and the picture's digest"""
+    FOLDER/ID.json   what was asked, and the picture's digest
+
+    and in the cache, by what was asked, where such a picture lies and its digest."""
 
     path = "/images/edits"
     max_reply_mib = 12.0
 
-    def __init__(self, endpoint: Endpoint, secret: Secret, folder: Path, size: str, max_pixels: int):
-        self._endpoint, self._secret, self._folder = endpoint, secret, folder
+    def __init__(
+        self, endpoint: Endpoint, secret: Secret, cache: ReplyCache | None, folder: Path, size: str, max_pixels: int
+    ):
+        self._endpoint, self._secret, self._cache, self._folder = endpoint, secret, cache, folder
         self._size, self._max_pixels = size, max_pixels
+        self.look_ahead = endpoint.max_concurrency  # a picture or two for each in flight, so that few are in memory
         self._decoding = asyncio.Lock()  # one picture at a time is in memory as pixels
 
-    def kept(self, edit: Edit) -> Edited | None:
-        """The picture of an earlier run that asked the same, unless it was damaged since."""
-        path, mark = self._folder / f"{edit.id}.png", self._folder / f"{edit.id}.json"
-        try:
-            told, data = read_json(mark), path.read_bytes()
-            same = told["asked"] == self._asked(edit) and told["sha256"] == sha256(data).hexdigest()
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-        return Edited(edit.id, path) if same else None
+    def look_up(self, edits: Sequence[Edit]) -> Iterator[Job]:
+        for edit in edits:
+            asked = self._asked(edit)
+            key = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest() if self._cache else edit.id
+            yield Job(key, edit, self._kept(edit, asked) or self._kept_for_another(edit, asked, key))
 
     def _asked(self, edit: Edit) -> dict[str, Any]:
         return {
@@ -129,6 +119,42 @@ class _Edits:
             "extra": dict(self._endpoint.extra),
         }
 
+    def _kept(self, edit: Edit, asked: Mapping[str, Any]) -> Edited | None:
+        """The picture of an earlier run that asked the same, unless it was damaged since."""
+        path = self._path(edit)
+        try:
+            mark = read_json(path.with_name(f"{edit.id}.json"))
+            same = mark["asked"] == asked and mark["sha256"] == sha256(path.read_bytes()).hexdigest()
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return Edited(edit.id, path) if same else None
+
+    def _kept_for_another(self, edit: Edit, asked: Mapping[str, Any], key: str) -> Edited | None:
+        """The picture of another edit that asked the same, under this one's name too, unless it was damaged since."""
+        row = self._cache.get([key]).get(key) if self._cache else None
+        try:
+            picture = (self._cache.path.parent / row["picture"]).read_bytes()
+            same = row["sha256"] == sha256(picture).hexdigest()
+        except (FileNotFoundError, KeyError, TypeError):
+            return None
+        return self._place(edit, asked, picture) if same else None
+
+    def _place(self, edit: Edit, asked: Mapping[str, Any], picture: bytes) -> Edited:
+        path, mark = self._path(edit), {"asked": asked, "sha256": sha256(picture).hexdigest()}
+        write_atomically(path, picture)
+        write_atomically(path.with_name(f"{edit.id}.json"), json.dumps(mark))
+        return Edited(edit.id, path)
+
+    def _path(self, edit: Edit) -> Path:
+        return self._folder / f"{edit.id}.png"
+
+    def fit(self, edit: Edit) -> Edit:
+        _ = Picture(edit.source).mime
+        return edit
+
+    def unsendable(self, edit: Edit, reason: str) -> Edited:
+        return Edited(edit.id, None, reason)
+
     def write(self, edit: Edit) -> tuple[bytes, str]:
         return _form(self._endpoint, edit, self._size)
 
@@ -137,18 +163,23 @@ class _Edits:
             return cleaned(await asyncio.to_thread(read_edit, answer, self._max_pixels), self._secret)
 
     def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Edited]:
-        return [self._edited(job, outcome) for job, outcome in done]
+        results, rows = [], []
+        for job, outcome in done:
+            edit: Edit = job.request
+            if outcome.status != "ok":
+                after = f" (after {job.attempts} attempts)" if job.attempts > 1 else ""
+                results.append(Edited(edit.id, None, outcome.reason + after))
+                continue
+            results.append(self._place(edit, self._asked(edit), outcome.picture))
+            rows.append((job.key, self._row(edit, outcome)))
+        if self._cache is not None and rows:
+            self._cache.put(self._endpoint.model, self._endpoint.identity, rows)
+        return results
 
-    def _edited(self, job: Job, outcome: Outcome) -> Edited:
-        edit: Edit = job.request
-        if outcome.status != "ok":
-            after = f" (after {job.attempts} attempts)" if job.attempts > 1 else ""
-            return Edited(edit.id, None, outcome.reason + after)
-        path = self._folder / f"{edit.id}.png"
-        write_atomically(path, outcome.picture)
-        mark = {"asked": self._asked(edit), "sha256": sha256(outcome.picture).hexdigest()}
-        write_atomically(self._folder / f"{edit.id}.json", json.dumps(mark))
-        return Edited(edit.id, path)
+    def _row(self, edit: Edit, outcome: Outcome) -> dict[str, str]:
+        """Relative to the cache, since a run's folder may be moved as a whole."""
+        picture = os.path.relpath(self._path(edit), self._cache.path.parent) if self._cache else ""
+        return {"model": outcome.model, "picture": picture, "sha256": sha256(outcome.picture).hexdigest()}
 
 
 def read_edit(answer: Response, max_pixels: int = MAX_PIXELS) -> Outcome:
@@ -203,7 +234,7 @@ def _decoded(encoded: str) -> bytes:
 
 
 def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:
-    """The multipart form -> its bytes and content type. Raises ValueError for a source that is no picture."""
+    """The multipart form -> its bytes and content type."""
     boundary = uuid.uuid4().hex
     mime = Picture(edit.source).mime
     fields = {"model": endpoint.model, "prompt": edit.instruction, "n": "1", "response_format": "b64_json"}

@@ -11,9 +11,8 @@ from .address import Endpoint
 from .answer import read_choice
 from .failures import FILTER, cleaned, error_words, read_error, read_object, shown, token_count
 from .messages import Message, Picture, Request
-from .outcome import Outcome
+from .outcome import Outcome, Response
 from .secret import Secret
-from .transport import Response
 
 
 def body(endpoint: Endpoint, request: Request, picture: Callable[[Picture], Any]) -> dict[str, Any]:

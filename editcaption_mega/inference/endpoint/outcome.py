@@ -1,7 +1,15 @@
-"""What one attempt to ask an endpoint came to, whatever service it is."""
+"""What one attempt to ask an endpoint came to, whatever service it is: an HTTP answer, and what it means."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    http: int
+    headers: Mapping[str, str]  # whatever the case of their names
+    body: bytearray  # decompressed
 
 
 @dataclass(slots=True)

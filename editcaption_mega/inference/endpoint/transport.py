@@ -10,15 +10,15 @@ import select
 import threading
 import weakref
 import zlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from .outcome import Response
 from .secret import Secret
 
 _CONNECT_SECONDS = 30.0
@@ -39,31 +39,6 @@ class TooLarge(NoAnswer):
 
     def __init__(self, largest: int):
         super().__init__(f"an answer of more than {largest / MIB:g} MiB", may_pass=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    http: int
-    headers: Mapping[str, str]  # whatever the case of their names
-    body: bytearray  # decompressed
-
-
-def check_address(url: str, what: str, example: str = "http://host:8000/v1") -> None:
-    """Raises ValueError for an address that can never work or that holds a secret: addresses are written to caches and
-    reports. what: whose address it is, for the message, which does not show it."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        usable = usable and url.isprintable() and " " not in url
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(f"{what} must look like {example}: this one is no such address")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(
-            f"{what} at {parts.hostname} has a user name, a password, a query or a fragment in it: give the plain "
-            "address, and the key by its environment variable"
-        )
 
 
 def proxy_of(url: str) -> str | None:

@@ -11,7 +11,8 @@ from editcaption_mega.evaluation.human.tasks import Key
 from editcaption_mega.evaluation.label_studio.api import LabelStudio, LabelStudioError, TooLargeError
 from editcaption_mega.evaluation.label_studio.project import exported_tasks, import_tasks, open_project, tasks_there
 from editcaption_mega.evaluation.label_studio.verdict_tasks import label_config, pull_verdicts
-from editcaption_mega.inference.endpoint.transport import MIB, Response, TooLarge
+from editcaption_mega.inference.endpoint.outcome import Response
+from editcaption_mega.inference.endpoint.transport import MIB, TooLarge
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 PERSONAL = "eyJhbGciOiJIUzI1NiJ9.eyJwZXJzb25hbCI6MX0.c2lnbmF0dXJl"
@@ -36,7 +37,7 @@ class Canned(LabelStudio):
     """Answers from a table, without a network."""
 
     def __init__(self, answers, token=TOKEN, http=200):
-        super().__init__("http://127.0.0.1:1", token)
+        super().__init__("http://127.0.0.1:1", token, max_attempts=1)
         self.answers, self.http, self.asked = answers, http, []
 
     async def _ask(self, method, address, data):

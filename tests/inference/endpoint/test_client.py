@@ -231,18 +231,18 @@ def test_concurrency_finds_what_the_server_bears():
 
 
 def test_the_limit_halves_once_per_window_and_grows_back():
-    limit = concurrency.Pace(64)
+    limit = concurrency.ConcurrencyLimiter(64)
     for _ in range(64):
-        limit.heard(0, True, None, 0.0)  # all of one window; the epoch ends with the first third
+        limit.record(0, True, None, 0.0)  # all of one window; the epoch ends with the first third
     assert limit.limit == 32 and limit.epoch == 1 and limit.in_trouble
     for _ in range(11):
-        limit.heard(1, True, 5.0, 100.0)
+        limit.record(1, True, 5.0, 100.0)
     assert limit.limit == 16 and limit.not_before == 105.0
     for _ in range(1000):
-        limit.heard(2, False, None, 200.0)
+        limit.record(2, False, None, 200.0)
     assert limit.limit == 64 and not limit.in_trouble
     for i in range(1000):
-        limit.heard(2, i % 5 == 0, None, 200.0)
+        limit.record(2, i % 5 == 0, None, 200.0)
     assert limit.limit == 64, "one in five may be chance"
     waits = [concurrency.backoff(3, None) for _ in range(200)]
     assert 0 <= min(waits) < 0.1 < 0.3 < max(waits) <= concurrency.FIRST_BACKOFF * 8

@@ -16,8 +16,8 @@ from editcaption_mega.inference.endpoint.failures import (
     read_retry_after,
     token_count,
 )
+from editcaption_mega.inference.endpoint.outcome import Response
 from editcaption_mega.inference.endpoint.secret import Secret
-from editcaption_mega.inference.endpoint.transport import Response
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

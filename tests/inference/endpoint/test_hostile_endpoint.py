@@ -51,11 +51,11 @@ def chat(url: str, folder: Path) -> str:
 def edit(url: str, folder: Path) -> str:
     endpoint = Endpoint(f"{url}/v1", "m", "PLANTED_KEY", timeout=4 * TIMEOUT, max_attempts=ATTEMPTS)
     asked = [Edit("a", encoded(photo(16, 16)), "Add a hat.")]
-    return f"{list(edit_pictures(endpoint, asked, folder, log=folder))}"
+    return f"{list(edit_pictures(endpoint, asked, folder, cache=folder))}"
 
 
 def label_studio(url: str, folder: Path) -> str:
-    return f"{pull_answers(LabelStudio(url, KEY, timeout=TIMEOUT), 'study')}"
+    return f"{pull_answers(LabelStudio(url, KEY, timeout=TIMEOUT, max_attempts=ATTEMPTS, log=folder), 'study')}"
 
 
 def outcome(client, url: str, folder: Path) -> str:

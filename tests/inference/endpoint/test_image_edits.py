@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 from editcaption_mega.inference.endpoint import concurrency
 from editcaption_mega.inference.endpoint.address import Endpoint, EndpointError
 from editcaption_mega.inference.endpoint.image_edits import Edit, edit_pictures, read_edit
-from editcaption_mega.inference.endpoint.transport import Response
+from editcaption_mega.inference.endpoint.outcome import Response
 from tests.helpers.hostile_server import HostileServer, http
 from tests.helpers.image_bytes import encoded, photo, png_header_only
 from tests.helpers.image_editor import EditServer, mirrored, picture_reply
@@ -22,7 +22,7 @@ SOURCE = encoded(photo())
 def run(server, folder, *edits, **options):
     endpoint = Endpoint(server.url, "editor", **options)
     asked = [Edit(name, SOURCE, text) for name, text in edits]
-    made = edit_pictures(endpoint, asked, folder, size="64x64", log=folder.with_name(folder.name + "_log"))
+    made = edit_pictures(endpoint, asked, folder, size="64x64", cache=folder.with_name(folder.name + "_cache"))
     return {one.id: one for one in made}
 
 
@@ -131,17 +131,49 @@ def test_what_is_kept_is_that_editors_and_undamaged(tmp_path):
         run(server, tmp_path / "run", ("a", "x"), cache_as=other.url)
         assert server.calls == other.calls == {"x": 1}
         picture, mark = tmp_path / "run/a.png", tmp_path / "run/a.json"
-        for damage in (
-            lambda: picture.write_bytes(picture.read_bytes()[:100]),
-            lambda: mark.write_text("{"),
-            picture.unlink,
-            mark.unlink,
+        for damage, paid in (
+            (lambda: picture.write_bytes(picture.read_bytes()[:100]), 2),
+            (lambda: mark.write_text("{"), 2),  # the cache says what the picture is
+            (picture.unlink, 3),
+            (mark.unlink, 3),
         ):
             damage()
             assert run(other, tmp_path / "run", ("a", "x"))["a"].path.read_bytes() == mirrored(SOURCE)
-        assert other.calls == {"x": 5}
-    calls = [json.loads(line) for line in (tmp_path / "run_log/calls.jsonl").read_text().splitlines()]
-    assert len(calls) == 6 and {call["status"] for call in calls} == {"ok"}, "each call is a line, as of chat"
+            assert other.calls == {"x": paid}
+    calls = [json.loads(line) for line in (tmp_path / "run_cache/calls.jsonl").read_text().splitlines()]
+    assert len(calls) == 4 and {call["status"] for call in calls} == {"ok"}, "each call is a line, as of chat"
+
+
+def test_edits_that_ask_the_same_are_paid_once(tmp_path):
+    """In one call, and in another folder: two models write the same instruction for a pair."""
+    with EditServer() as server:
+        endpoint, cache = Endpoint(server.url, "editor", max_concurrency=4), tmp_path / "cache"
+        same = [Edit(f"{n}", SOURCE, "Mirror it.") for n in range(5)]
+        for folder in ("one", "two"):
+            made = list(edit_pictures(endpoint, same, tmp_path / folder, cache=cache))
+            assert [one.path.read_bytes() for one in made] == [mirrored(SOURCE)] * 5
+            assert {one.path.parent for one in made} == {tmp_path / folder}
+        assert server.calls == {"Mirror it.": 1}
+        # A run's folder may be moved as a whole; a picture that is another one by now is none.
+        (tmp_path / "moved").mkdir()
+        for name in ("one", "two", "cache"):
+            (tmp_path / name).rename(tmp_path / "moved" / name)
+        list(edit_pictures(endpoint, same, tmp_path / "moved/three", cache=tmp_path / "moved/cache"))
+        assert server.calls == {"Mirror it.": 1}
+        for name in ("one", "two", "three"):
+            for path in (tmp_path / "moved" / name).glob("*.png"):
+                path.write_bytes(b"another picture")
+        list(edit_pictures(endpoint, same[:1], tmp_path / "moved/four", cache=tmp_path / "moved/cache"))
+        assert server.calls == {"Mirror it.": 2}
+
+
+def test_a_source_that_is_no_picture_is_a_reason_and_no_call(tmp_path):
+    with EditServer() as server:
+        asked = [Edit("text", b"no picture", "x"), Edit("good", SOURCE, "x")]
+        made = edit_pictures(Endpoint(server.url, "editor"), asked, tmp_path / "run", cache=tmp_path / "cache")
+        found = {one.id: one for one in made}
+        assert server.calls == {"x": 1} and found["good"].path
+    assert found["text"].path is None and "expected PNG, JPEG, WebP or GIF" in found["text"].reason
 
 
 def test_an_editor_that_is_of_no_use_ends_the_run(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.messages import Message, Picture, Request
 from editcaption_mega.inference.endpoint.openai_protocol import cache_key, read_answer
-from editcaption_mega.inference.endpoint.transport import Response
+from editcaption_mega.inference.endpoint.outcome import Response
 
 
 def answer(http, data, **headers):

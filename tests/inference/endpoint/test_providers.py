@@ -7,7 +7,7 @@ import pytest
 from editcaption_mega.inference.endpoint import concurrency
 from editcaption_mega.inference.endpoint.client import Endpoint, EndpointError, Message, Request, complete
 from editcaption_mega.inference.endpoint.openai_protocol import read_answer
-from editcaption_mega.inference.endpoint.transport import Response
+from editcaption_mega.inference.endpoint.outcome import Response
 from tests.helpers.hostile_server import HostileServer, http
 from tests.helpers.provider_answers import ROWS
 

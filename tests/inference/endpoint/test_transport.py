@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from editcaption_mega.inference.endpoint.address import check_address
 from editcaption_mega.inference.endpoint.client import Endpoint, Message, Request, complete
 from editcaption_mega.inference.endpoint.secret import Secret
 from editcaption_mega.inference.endpoint.transport import (
@@ -22,7 +23,6 @@ from editcaption_mega.inference.endpoint.transport import (
     NoAnswer,
     TooLarge,
     Transport,
-    check_address,
     proxy_of,
     wait_for,
 )
