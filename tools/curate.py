@@ -36,8 +36,8 @@ def main(argv):
 
 
 def sample_rejected(arguments) -> None:
-    from editcaption_mega.curation.preference import SamplingSettings
     from editcaption_mega.curation.preference import sample_rejected as sample
+    from editcaption_mega.curation.samples import SamplingSettings
 
     settings = SamplingSettings(
         arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size
@@ -56,12 +56,13 @@ def sample_rejected(arguments) -> None:
         dataset, lambda: Generator(folder), arguments.output, settings,
         model=WeightSource(Path(folder)).digest(), progress=cli.progress,
     )  # fmt: skip
+    verdicts, modes = counts.verdicts, counts.failure_modes
     print(
-        f"{arguments.output}: {counts['rejected']:,} preference pairs from {len(dataset):,} "
-        f"({counts['already_correct']:,} already_correct, {counts['unusable']:,} unusable)"
+        f"{arguments.output}: {verdicts['rejected']:,} preference pairs from {len(dataset):,} "
+        f"({verdicts['already_correct']:,} already_correct, {verdicts['unusable']:,} unusable)"
     )
     for name in ("orientation", "viewpoint", "detail", "no failure mode"):
-        print(f"  {counts[name]:,} with {name if name.startswith('no') else 'a failure of ' + name}")
+        print(f"  {modes[name]:,} with {name if name.startswith('no') else 'a failure of ' + name}")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ import sys
 
 import pytest
 
-from editcaption_mega.curation import preference
-from editcaption_mega.curation.preference import SamplingSettings, sample_rejected, verdict
+from editcaption_mega.curation import samples
+from editcaption_mega.curation.preference import sample_rejected, verdict
+from editcaption_mega.curation.samples import SamplingSettings
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
+from editcaption_mega.records.pair import FAILURE_MODES
 from tests.helpers import ROOT, small_job, warm
 
 TOOL = ROOT / "tools/curate.py"
@@ -44,7 +46,7 @@ def scripted(texts, monkeypatch, calls=None, stop_after=None):
             text, finished = texts(number, i)
             yield {"id": data.shards.ids[i], "instruction": text, "tokens": 3, "finished": finished}
 
-    monkeypatch.setattr(preference, "write_instructions", write)
+    monkeypatch.setattr(samples, "write_instructions", write)
 
 
 def sample(base, output, settings=SETTINGS, **options):
@@ -71,7 +73,9 @@ def test_what_becomes_of_each_pair(base, tmp_path, monkeypatch):
 
     scripted(texts, monkeypatch)
     counts = sample(base, tmp_path / "out")
-    assert counts["rejected"] == 2 and counts["unusable"] == 2 and counts["already_correct"] == 6
+    assert counts.verdicts == {"rejected": 2, "unusable": 2, "already_correct": 6}
+    assert counts.failure_modes.keys() <= {*FAILURE_MODES, "no failure mode"}
+    assert sum(counts.failure_modes.values()) >= counts.verdicts["rejected"]
     made = open_shards(tmp_path / "out")
     assert list(made.ids) == [reader.ids[1], reader.ids[4]]
     pairs = [made.pair(i) for i in range(2)]

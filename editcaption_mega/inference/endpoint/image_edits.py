@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega.data.images.decode import decode_image, encode_png
+from editcaption_mega.data.images.formats import extension, media_type
 from editcaption_mega.files import read_json, write_atomically
 from editcaption_mega.progress import Progress, no_progress
 
@@ -29,7 +30,6 @@ MAX_PIXELS = 2048 * 2048  # of a result; a decoder may take twelve times as many
 
 _SMALLER = "have the editor make smaller ones (editor.size), or raise editor.max_pixels"
 _PLAIN_LETTERS = str.maketrans("-_", "+/")
-_ENDINGS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp", "image/gif": "gif"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class _Edits:
         return self._folder / f"{edit.id}.png"
 
     def fit(self, edit: Edit) -> Edit:
-        _ = Picture(edit.source).mime
+        media_type(edit.source)
         return edit
 
     def unsendable(self, edit: Edit, reason: str) -> Edited:
@@ -236,7 +236,6 @@ def _decoded(encoded: str) -> bytes:
 def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:
     """The multipart form -> its bytes and content type."""
     boundary = uuid.uuid4().hex
-    mime = Picture(edit.source).mime
     fields = {"model": endpoint.model, "prompt": edit.instruction, "n": "1", "response_format": "b64_json"}
     fields |= ({"size": size} if size else {}) | dict(endpoint.extra)
     parts = [
@@ -245,8 +244,8 @@ def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:
         if value is not None
     ]
     parts.append(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="source.{_ENDINGS[mime]}"\r\n'
-        f"Content-Type: {mime}\r\n\r\n".encode()
+        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="source.{extension(edit.source)}"\r\n'
+        f"Content-Type: {media_type(edit.source)}\r\n\r\n".encode()
         + edit.source
         + b"\r\n"
     )

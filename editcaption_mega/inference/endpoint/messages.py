@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-STATUSES = ("ok", "truncated", "refused", "malformed", "failed")
+from editcaption_mega.data.images.formats import media_type
 
-_MAGIC = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+STATUSES = ("ok", "truncated", "refused", "malformed", "failed")
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,7 @@ class Picture:
     @property
     def mime(self) -> str:
         """From the first bytes. Raises ValueError for anything but PNG, JPEG, WebP and GIF."""
-        for magic, mime in _MAGIC:
-            if self.data.startswith(magic):
-                return mime
-        if self.data[:4] == b"RIFF" and self.data[8:12] == b"WEBP":
-            return "image/webp"
-        raise ValueError(
-            f"a picture of {len(self.data)} bytes begins with {self.data[:8]!r}: expected PNG, JPEG, WebP or GIF"
-        )
+        return media_type(self.data)
 
 
 @dataclass(frozen=True)
