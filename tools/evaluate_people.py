@@ -49,7 +49,9 @@ def human_export(settings, benchmark, arguments) -> None:
             server_of(settings, arguments), arguments.folder, title_of(arguments), annotators=arguments.annotators,
             document_root=arguments.document_root, progress=cli.progress,
         )  # fmt: skip
-        print(f"{arguments.label_studio}: project {pushed.project}, {pushed.new:,} new tasks, {pushed.there:,} there")
+        print(
+            f"{arguments.label_studio}: project {pushed.project}, {pushed.new:,} new tasks, {pushed.existing:,} there"
+        )
 
 
 def human_import(settings, benchmark, arguments) -> int:
@@ -135,7 +137,7 @@ def check_in_label_studio(settings, benchmark, arguments) -> None:
     rows = read_proposals(arguments.proposals)
     if arguments.step == "push":
         pushed = push_proposals(server_of(settings, arguments), title, benchmark, rows, cli.progress)
-        return print(f"{arguments.label_studio}: {pushed.new:,} new tasks, {pushed.there:,} were there")
+        return print(f"{arguments.label_studio}: {pushed.new:,} new tasks, {pushed.existing:,} were there")
     rows = pull_proposals(server_of(settings, arguments), title, rows)
     write_proposals(arguments.proposals, rows)
     approved = sum(row.approved for row in rows)

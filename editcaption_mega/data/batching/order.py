@@ -57,7 +57,7 @@ class SampleOrder:
         mask = (1 << self._half) - 1
         left, right = value >> self._half, value & mask
         for key in keys:
-            left, right = right, left ^ (_mix(right ^ key) & mask)
+            left, right = right, left ^ (splitmix64(right ^ key) & mask)
         return (left << self._half) | right
 
     def _epoch_keys(self, epoch: int) -> tuple[int, ...]:
@@ -69,8 +69,8 @@ class SampleOrder:
         return f"SampleOrder(size={self.size}, seed={self.seed}, shuffle={self.shuffle})"
 
 
-def _mix(value: int) -> int:
-    """The finalizer of splitmix64: 64 bits in, 64 well-mixed bits out."""
+def splitmix64(value: int) -> int:
+    """The finalizer of SplitMix64: 64 bits in, 64 well-mixed bits out."""
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
     return value ^ (value >> 31)

@@ -76,7 +76,7 @@ def judge_benchmark(
     judge.validate()
     endpoint = Endpoint.of(judge.endpoint, pictures or PixelLimits())
     tasks = _tasks(benchmark, instructions)
-    asked = [task for own in tasks.values() for task in own if task.instruction.instruction is not None]
+    asked = [task for of_model in tasks.values() for task in of_model if task.instruction.instruction is not None]
     random.Random(seed).shuffle(asked)
     total = len(asked) * judge.repeats * len(DIMENSIONS)
     results: dict[str, _Result] = {}
@@ -87,16 +87,13 @@ def judge_benchmark(
             usage.add(reply)
         results[reply.id] = _result(reply, by_key[reply.id], judge)
 
-    def row(task: _Task, repeat: int) -> Judgement:
-        found = {d: results.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
-        about: dict[str, Any] = {"judge_model": endpoint.model}
-        for field in ("served", "repairs", "reasoning", "replies"):
-            told = {d: one.about[field] for d, one in found.items() if one.about.get(field)}
-            about |= {field: told} if told else {}
-        return _judgement(task, judge, repeat, {d: one.outcome for d, one in found.items()}, about)
+    def judgement(task: _Task, repeat: int) -> Judgement:
+        of_task = {d: results.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
+        return _judgement(task, judge, repeat, of_task)
 
     return {
-        model: [row(task, repeat) for task in own for repeat in range(judge.repeats)] for model, own in tasks.items()
+        model: [judgement(task, repeat) for task in of_model for repeat in range(judge.repeats)]
+        for model, of_model in tasks.items()
     }
 
 
@@ -124,10 +121,10 @@ def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_
     for model, rows in instructions.items():
         benchmark.check_join(rows, f"instructions of {model}")
         for pair_id, row in rows.items():
-            found = (row.benchmark, row.id, row.model)
-            if found != (benchmark.name, pair_id, model):
+            identity = (row.benchmark, row.id, row.model)
+            if identity != (benchmark.name, pair_id, model):
                 raise ValueError(
-                    f"instructions of {model}: the row of {pair_id} says (benchmark, id, model) = {found}, expected "
+                    f"instructions of {model}: the row of {pair_id} says (benchmark, id, model) = {identity}, expected "
                     f"{(benchmark.name, pair_id, model)}"
                 )
     return {
@@ -188,34 +185,44 @@ def _unasked(task: _Task) -> _Result:
     return _Result(f"no instruction: {task.instruction.reason}", {})
 
 
-def _judgement(
-    task: _Task, judge: JudgeSettings, repeat: int, found: Mapping[str, Scored | str], about: dict
-) -> Judgement:
-    scored = {dimension: one for dimension, one in found.items() if isinstance(one, Scored)}
-    labels = {field: value for one in scored.values() for field, value in one.labels.items()}
+def _judgement(task: _Task, judge: JudgeSettings, repeat: int, results: Mapping[str, _Result]) -> Judgement:
+    """results: dimension -> what its request came to."""
+    scored = {d: result.outcome for d, result in results.items() if isinstance(result.outcome, Scored)}
+    unscored = {d: result.outcome for d, result in results.items() if isinstance(result.outcome, str)}
     paper = judge.mode == "paper"
-    provenance = {
-        "mode": judge.mode,
-        "judged": judged_digest(task.instruction, task.truth),
-        "prompts": {dimension: judge_prompt(dimension).fingerprint for dimension in found},
-        **about,
-        **{field: value for one in scored.values() for field, value in one.facts.items()},
-    }
-    if hints := flags(task.instruction.instruction or ""):
-        provenance["flags"] = hints
+    labels = {field: value for dimension in scored.values() for field, value in dimension.labels.items()}
     return Judgement(
         benchmark=task.instruction.benchmark,
         id=task.instruction.id,
         model=task.instruction.model,
         judge=judge.name,
         repeat=repeat,
-        scores={dimension: one.judge_score if paper else one.score for dimension, one in scored.items()},
-        unscored={dimension: one for dimension, one in found.items() if isinstance(one, str)},
-        judge_scores={dimension: one.judge_score for dimension, one in scored.items()} if paper else None,
-        deviations=[sentence for one in scored.values() for sentence in one.deviations],
-        provenance=provenance,
+        scores={d: dimension.judge_score if paper else dimension.score for d, dimension in scored.items()},
+        unscored=unscored,
+        judge_scores={d: dimension.judge_score for d, dimension in scored.items()} if paper else None,
+        deviations=[sentence for dimension in scored.values() for sentence in dimension.deviations],
+        provenance=_provenance(task, judge, results, scored),
         **labels,
     )
+
+
+def _provenance(
+    task: _Task, judge: JudgeSettings, results: Mapping[str, _Result], scored: Mapping[str, Scored]
+) -> dict[str, Any]:
+    provenance: dict[str, Any] = {
+        "mode": judge.mode,
+        "judged": judged_digest(task.instruction, task.truth),
+        "prompts": {dimension: judge_prompt(dimension).fingerprint for dimension in results},
+        "judge_model": judge.endpoint.model,
+    }
+    for field in ("served", "repairs", "reasoning", "replies"):
+        if by_dimension := {d: result.about[field] for d, result in results.items() if result.about.get(field)}:
+            provenance[field] = by_dimension
+    for dimension in scored.values():
+        provenance |= dimension.details
+    if hints := flags(task.instruction.instruction or ""):
+        provenance["flags"] = hints
+    return provenance
 
 
 def _code_row(task: _Task, judge: CodeJudge, name: str) -> Judgement:

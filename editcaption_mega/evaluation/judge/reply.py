@@ -28,13 +28,13 @@ OwnScore = Annotated[float, Field(ge=1, le=5, strict=True)]
 _OWN_SCORE = TypeAdapter(OwnScore)
 
 
-class Reply(BaseModel):
+class JudgeReply(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     score: OwnScore | None = None
     reasoning: str = ""
 
 
-class AccuracyReply(Reply):
+class AccuracyReply(JudgeReply):
     dimension: Literal["accuracy"]
     assertions: list[Assertion]
 
@@ -45,13 +45,13 @@ class Label(BaseModel):
     label: Literal["HIT", "MISS"]
 
 
-class CompletenessReply(Reply):
+class CompletenessReply(JudgeReply):
     dimension: Literal["completeness"]
     changes: list[Label]
     secondary_hits: list[str]
 
 
-class ClarityReply(Reply):
+class ClarityReply(JudgeReply):
     dimension: Literal["clarity"]
     forbidden_terms: list[str]
     information_points: Annotated[int, Field(ge=0, strict=True)]

@@ -26,7 +26,7 @@ class Scored:
     score: float  # computed, 1 .. 5
     judge_score: float | None  # the judge's own; in labels mode it may have none
     labels: dict[str, Any]  # fields of records.Judgement
-    facts: dict[str, Any]  # what else the score rests on
+    details: dict[str, Any]  # what else the score rests on; for the provenance
     deviations: tuple[str, ...] = ()
 
 
@@ -52,13 +52,13 @@ def accuracy_of(assertions: Sequence[Assertion], truth: Changes) -> tuple[int, i
     A claim that has nothing to do with the pictures is a fabrication beside others; alone it makes the score 1, as
     does a text that claims nothing."""
     primary = {change.id for change in truth.primary}
-    told = Counter(one.verdict for one in assertions)
-    unrelated = told["unrelated"] == len(assertions)
-    covered = {one.change for one in assertions if one.verdict in ("correct", "minor", "major")} & primary
+    verdicts = Counter(assertion.verdict for assertion in assertions)
+    unrelated = verdicts["unrelated"] == len(assertions)
+    covered = {claim.change for claim in assertions if claim.verdict in ("correct", "minor", "major")} & primary
     errors: dict[str, Any] = dict(
-        fabricated=told["fabricated"] + told["unrelated"],
-        major_errors=told["major"],
-        minor_errors=told["minor"],
+        fabricated=verdicts["fabricated"] + verdicts["unrelated"],
+        major_errors=verdicts["major"],
+        minor_errors=verdicts["minor"],
         unrelated=unrelated,
     )
     total = len(primary)
@@ -68,11 +68,12 @@ def accuracy_of(assertions: Sequence[Assertion], truth: Changes) -> tuple[int, i
 
 def _accuracy(reply: AccuracyReply, truth: Changes) -> Scored:
     assertions, deviations = [], []
-    for one in reply.assertions:
-        verdict = _severity(one, truth)
-        if verdict != one.verdict:
-            deviations.append(f"A5: {one.text!r} is wrong about {one.change}: {verdict}, the judge says {one.verdict}")
-        assertions.append(one.model_copy(update={"verdict": verdict}))
+    for claim in reply.assertions:
+        verdict = _severity(claim, truth)
+        if verdict != claim.verdict:
+            about = f"{claim.text!r} is wrong about {claim.change}"
+            deviations.append(f"A5: {about}: {verdict}, the judge says {claim.verdict}")
+        assertions.append(claim.model_copy(update={"verdict": verdict}))
     score, without_coverage, covered = accuracy_of(assertions, truth)
     total = len(truth.primary)
     if reply.score is None:
@@ -80,13 +81,13 @@ def _accuracy(reply: AccuracyReply, truth: Changes) -> Scored:
     elif reply.score != int(reply.score):
         deviations.append(f"S3: accuracy {reply.score:g} is no whole number")
     if reply.score is not None and reply.score != score:
-        told = Counter(one.verdict for one in assertions if one.verdict != "correct")
-        errors = ", ".join(f"{count} {verdict}" for verdict, count in sorted(told.items())) or "no error"
-        rule = "A3" if told["fabricated"] and score == 2 else "A5" if told and score == without_coverage else "A4"
-        told_of = f"{errors}, {covered} of {total} changes covered"
-        deviations.append(f"{rule}: accuracy {reply.score:g}, its labels give {score} ({told_of})")
-    facts = {"acc_no_coverage": without_coverage, "covered": covered}
-    return Scored(score, reply.score, {"assertions": assertions}, facts, tuple(deviations))
+        errors = Counter(claim.verdict for claim in assertions if claim.verdict != "correct")
+        rule = "A3" if errors["fabricated"] and score == 2 else "A5" if errors and score == without_coverage else "A4"
+        listed = ", ".join(f"{count} {verdict}" for verdict, count in sorted(errors.items())) or "no error"
+        why = f"{listed}, {covered} of {total} changes covered"
+        deviations.append(f"{rule}: accuracy {reply.score:g}, its labels give {score} ({why})")
+    details = {"acc_no_coverage": without_coverage, "covered": covered}
+    return Scored(score, reply.score, {"assertions": assertions}, details, tuple(deviations))
 
 
 def _severity(assertion: Assertion, truth: Changes) -> str:
@@ -110,8 +111,8 @@ def _completeness(reply: CompletenessReply, truth: Changes, table: rubric.Comple
         deviations.append(f"S3: completeness {reply.score:g} is in no row of the table")
     if reply.score is not None and reply.score != score:
         rule = "C3" if abs(reply.score - score) == rubric.SECONDARY_BONUS else "C2"
-        told = f"{len(hits)} of {total} hit, {len(secondary)} secondary"
-        deviations.append(f"{rule}: completeness {reply.score:g}, its labels give {score:g} ({told})")
+        why = f"{len(hits)} of {total} hit, {len(secondary)} secondary"
+        deviations.append(f"{rule}: completeness {reply.score:g}, its labels give {score:g} ({why})")
     printed = re.search(r"\bR\s*=\s*(\d+(?:\.\d+)?)\s*%", reply.reasoning)
     if printed and abs(float(printed[1]) - 100 * len(hits) / total) > 1:
         deviations.append(f"C5: it says R={printed[1]}%, its labels give {100 * len(hits) / total:.0f} %")
@@ -135,8 +136,8 @@ def _clarity(reply: ClarityReply, instruction: str, source: TermSource) -> Score
         deviations.append(
             f"L2: clarity {reply.score:g} over the ceiling {limit:g} of the {len(seen)} terms that it names"
         )
-    facts = {"words": words, "information_points": reply.information_points, "judge_forbidden": seen}
-    return Scored(score, reply.score, {"forbidden": terms}, facts, tuple(deviations))
+    details = {"words": words, "information_points": reply.information_points, "judge_forbidden": seen}
+    return Scored(score, reply.score, {"forbidden": terms}, details, tuple(deviations))
 
 
 def _terms(lexicon: list[str], judge: list[str], source: TermSource) -> list[str]:

@@ -18,7 +18,7 @@ _BATCH_TASKS, _BATCH_BYTES = 100, 32 << 20  # of one import; the server takes 25
 class Pushed:
     project: int
     new: int
-    there: int  # tasks that an earlier push had brought
+    existing: int  # tasks that an earlier push had brought
 
 
 def open_project(server: LabelStudio, title: str, form: str, annotators: int = 1) -> int:

@@ -1,5 +1,6 @@
 """The paper's rubric as pure functions, and what rests on it: hints, one opinion of repeats, the paper's numbers."""
 
+from .lexicon import forbidden_terms
 from .scores import (
     COMPLETENESS_TABLES,
     SECONDARY_BONUS,
@@ -9,7 +10,6 @@ from .scores import (
     clarity_ceiling,
     clarity_score,
     completeness_score,
-    forbidden_terms,
     weighted,
     weighted_score,
 )

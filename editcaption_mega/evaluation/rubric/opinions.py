@@ -45,79 +45,77 @@ class Labels:
     @property
     def spread(self) -> dict[str, float]:
         """Of MEASURES: standard deviation between the repeats, where there are two or more."""
-        return {name: statistics.stdev(found) for name, found in self.values.items() if len(found) > 1}
+        return {name: statistics.stdev(values) for name, values in self.values.items() if len(values) > 1}
 
 
-def can_tell(one: Judgement | Labels, fault: str) -> bool:
+def can_tell(opinion: Judgement | Labels, fault: str) -> bool:
     """Whether what the fault is about was judged."""
-    return _DIMENSION_OF[fault] in one.scores if fault in _DIMENSION_OF else bool(one.scores)
+    return _DIMENSION_OF[fault] in opinion.scores if fault in _DIMENSION_OF else bool(opinion.scores)
 
 
 def merge(judgements: Sequence[Judgement]) -> Labels:
     """The repeats of one judge on one instruction (at least one) as one opinion."""
     scores: dict[str, list[float]] = {
-        name: [one.scores[name] for one in judgements if name in one.scores] for name in DIMENSIONS
+        name: [j.scores[name] for j in judgements if name in j.scores] for name in DIMENSIONS
     }
-    means: dict[str, float] = {name: statistics.fmean(found) for name, found in scores.items() if found}
-    scores[WEIGHTED] = [found for one in judgements if (found := weighted(one)) is not None]
+    means: dict[str, float] = {name: statistics.fmean(values) for name, values in scores.items() if values}
+    scores[WEIGHTED] = [score for j in judgements if (score := weighted(j)) is not None]
     if len(means) == len(DIMENSIONS):
         means[WEIGHTED] = weighted_score(**means)
-    told = [one.correct for one in judgements if one.correct is not None]
+    correct = [j.correct for j in judgements if j.correct is not None]
     count = len(judgements)
     return Labels(
         repeats=count,
         scores=means,
         values=scores,
-        unscored={name: next(one.unscored[name] for one in judgements) for name in DIMENSIONS if not scores[name]},
+        unscored={name: next(j.unscored[name] for j in judgements) for name in DIMENSIONS if not scores[name]},
         partly={name: count - len(scores[name]) for name in DIMENSIONS if 0 < len(scores[name]) < count},
-        hits=Counter(change for one in judgements for change in one.hits),
-        misses=Counter(change for one in judgements for change in one.misses),
-        secondary_hits=Counter(change for one in judgements for change in one.secondary_hits),
-        assertions=Counter((a.text, a.verdict, a.change) for one in judgements for a in one.assertions),
-        forbidden=Counter(term for one in judgements for term in dict.fromkeys(one.forbidden)),
-        faults=tuple(
-            name for name in FAULTS if _holds([name in _faults(one) for one in judgements if can_tell(one, name)])
-        ),
-        correct=not _holds([not one for one in told]) if told else None,
-        severity=_severity([severity_of_labels(one) for one in judgements if not one.unscored]),
+        hits=Counter(change for j in judgements for change in j.hits),
+        misses=Counter(change for j in judgements for change in j.misses),
+        secondary_hits=Counter(change for j in judgements for change in j.secondary_hits),
+        assertions=Counter((a.text, a.verdict, a.change) for j in judgements for a in j.assertions),
+        forbidden=Counter(term for j in judgements for term in dict.fromkeys(j.forbidden)),
+        faults=tuple(name for name in FAULTS if _holds([name in _faults(j) for j in judgements if can_tell(j, name)])),
+        correct=not _holds([not vote for vote in correct]) if correct else None,
+        severity=_severity([severity_of_labels(j) for j in judgements if not j.unscored]),
         words={name: words for name in DIMENSIONS if (words := _words(judgements, name))},
     )
 
 
-def severity_of_labels(row: Judgement) -> Severity:
+def severity_of_labels(judgement: Judgement) -> Severity:
     """What a judge's labels say in the words of table 5: P0 for a primary change that is missed or stated wrongly, for
     an invention, or for text about something else (rows 1 to 4); P1 for something else stated wrongly (rows 1 to 3 off
     the subject); P2 for forbidden terms; else correct."""
-    found = {assertion.verdict for assertion in row.assertions}
-    if row.misses or found & {"major", "fabricated", "unrelated"}:
+    verdicts = {assertion.verdict for assertion in judgement.assertions}
+    if judgement.misses or verdicts & {"major", "fabricated", "unrelated"}:
         return "P0"
-    if "minor" in found:
+    if "minor" in verdicts:
         return "P1"
-    return "P2" if row.forbidden else "correct"
+    return "P2" if judgement.forbidden else "correct"
 
 
 def _holds(votes: Sequence[bool]) -> bool:
     return bool(votes) and 2 * sum(votes) >= len(votes)
 
 
-def _severity(told: Sequence[Severity]) -> Severity | None:
+def _severity(votes: Sequence[Severity]) -> Severity | None:
     for level in SEVERITIES:  # the worst first
-        if _holds([SEVERITIES.index(one) <= SEVERITIES.index(level) for one in told]):
+        if _holds([SEVERITIES.index(vote) <= SEVERITIES.index(level) for vote in votes]):
             return level
     return None
 
 
-def _faults(one: Judgement) -> set[str]:
-    verdicts = {assertion.verdict for assertion in one.assertions}
+def _faults(judgement: Judgement) -> set[str]:
+    verdicts = {assertion.verdict for assertion in judgement.assertions}
     shown = {
         FABRICATED: verdicts & {"fabricated", "unrelated"},
         MAJOR_ERROR: "major" in verdicts,
-        MISSED: one.misses,
-        FORBIDDEN: one.forbidden,
+        MISSED: judgement.misses,
+        FORBIDDEN: judgement.forbidden,
     }
-    return {*one.failure_modes, *(name for name, found in shown.items() if found)}
+    return {*judgement.failure_modes, *(name for name, is_shown in shown.items() if is_shown)}
 
 
 def _words(judgements: Sequence[Judgement], dimension: str) -> list[str]:
-    told = [one.provenance.get(kind, {}).get(dimension) for one in judgements for kind in ("reasoning", "replies")]
-    return [words for words in dict.fromkeys(told) if words]
+    words = [j.provenance.get(kind, {}).get(dimension) for j in judgements for kind in ("reasoning", "replies")]
+    return [text for text in dict.fromkeys(words) if text]

@@ -57,8 +57,8 @@ def test_A1_N_is_the_number_of_primary_changes():
 
 def test_A2_coverage_counts_each_primary_change_once():
     repeated = accuracy(("correct", "p1"), ("correct", "p1"), ("correct", "p1"), ("correct", "s1"))
-    assert repeated.facts == {"acc_no_coverage": 5, "covered": 1} and repeated.score == 4
-    assert accuracy(("fabricated", "p1"), ("correct", "p2")).facts["covered"] == 1, "an invention covers nothing"
+    assert repeated.details == {"acc_no_coverage": 5, "covered": 1} and repeated.score == 4
+    assert accuracy(("fabricated", "p1"), ("correct", "p2")).details["covered"] == 1, "an invention covers nothing"
 
 
 def test_A3_a_fabrication_caps_at_2():
@@ -72,7 +72,7 @@ def test_A3_a_fabrication_caps_at_2():
 @pytest.mark.parametrize("covered, expected", [(0, 3), (29, 3), (30, 4), (49, 4), (50, 5), (100, 5)])
 def test_A4_coverage_caps(covered, expected):
     found = accuracy(*[("correct", f"p{i}") for i in range(1, covered + 1)] or [("correct", "s1")], of=truth(100, 1))
-    assert found.score == expected and found.facts["acc_no_coverage"] == 5
+    assert found.score == expected and found.details["acc_no_coverage"] == 5
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_L1_whose_list_of_forbidden_terms_counts_is_a_setting():
     for source, (terms, score) in expected.items():
         found = clarity(text, own=5.0, terms=judge, source=source)
         assert (found.labels["forbidden"], found.score) == (terms, score)
-        assert found.facts["judge_forbidden"] == ["that", "optimizing"]
+        assert found.details["judge_forbidden"] == ["that", "optimizing"]
         assert "L1: it names a forbidden term that is not in the text: 'dazzling'" in found.deviations
 
 

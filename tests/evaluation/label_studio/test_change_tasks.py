@@ -46,7 +46,7 @@ def answer(server, task, primary, approved="approved", overall=("A hat.",), **mo
 def test_people_edit_the_proposal_and_what_they_say_is_frozen(benchmark, proposals, studio, tmp_path):
     server, client = studio
     assert push_proposals(client, "t", benchmark, proposals).new == 4
-    assert push_proposals(client, "t", benchmark, proposals).there == 4
+    assert push_proposals(client, "t", benchmark, proposals).existing == 4
     first = server.tasks[0]
     shown = {one["from_name"]: one["value"]["text"] for one in first["predictions"][0]["result"]}
     assert shown == {"primary": ["A hat is added."], "secondary": ["Its shadow."], "overall": ["Hat."]}

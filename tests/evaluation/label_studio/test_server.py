@@ -77,9 +77,9 @@ def test_a_real_server(real_server):
     client = LabelStudio(url, LEGACY_TOKEN)
     for title, root in (("pictures inside", None), ("pictures as files", document_root)):
         pushed = push_tasks(client, folder, title, document_root=root)
-        assert (pushed.new, pushed.there) == (7, 0)
+        assert (pushed.new, pushed.existing) == (7, 0)
         again = push_tasks(client, folder, title, document_root=root)
-        assert (again.project, again.new, again.there) == (pushed.project, 0, 7)
+        assert (again.project, again.new, again.existing) == (pushed.project, 0, 7)
         tasks = work(client, pushed.project)
         check_work(client, title, key)
     shown = client.call("GET", f"/api/tasks/{tasks[0]}/")["data"]
@@ -89,7 +89,7 @@ def test_a_real_server(real_server):
         assert reply.read() == (folder / row["source"]).read_bytes()
 
     personal = client.call("POST", "/api/token/", {})["token"]
-    assert push_tasks(LabelStudio(url, personal), folder, "pictures inside").there == 7
+    assert push_tasks(LabelStudio(url, personal), folder, "pictures inside").existing == 7
     with pytest.raises(LabelStudioError, match="refuses the token"):
         push_tasks(LabelStudio(url, "0" * 40), folder, "pictures inside")
 
@@ -107,7 +107,7 @@ def test_ground_truth_is_checked_on_a_real_server(real_server):
     client = LabelStudio(url, LEGACY_TOKEN)
     assert push_proposals(client, "truth", benchmark, rows).new == len(rows)
     pushed = push_proposals(client, "truth", benchmark, rows)
-    assert (pushed.new, pushed.there) == (0, len(rows))
+    assert (pushed.new, pushed.existing) == (0, len(rows))
     listed = client.call("GET", "/api/tasks/", project=pushed.project, page=1, page_size=100)["tasks"]
     for task in listed:
         shown = client.call("GET", f"/api/tasks/{task['id']}/")

@@ -46,7 +46,7 @@ def client(scripted):
 def test_push_work_pull(study, scripted, client):
     root, key = study
     pushed = push_tasks(client, root / "tasks", "study", annotators=2)
-    assert (pushed.project, pushed.new, pushed.there) == (1, 7, 0)
+    assert (pushed.project, pushed.new, pushed.existing) == (1, 7, 0)
     assert scripted.projects[0]["maximum_annotations"] == 2
     rows = read_tasks(root / "tasks")
     for task in scripted.tasks:
@@ -79,10 +79,10 @@ def test_a_push_that_was_cut_off_is_repeated(study, scripted, client, monkeypatc
     assert 0 < len(scripted.tasks) < 7
     before = len(scripted.tasks)
     again = push_tasks(client, root / "tasks", "study")
-    assert (again.new, again.there) == (7 - before, before)
+    assert (again.new, again.existing) == (7 - before, before)
     assert sorted(task["data"]["task"] for task in scripted.tasks) == sorted(read_tasks(root / "tasks"))
     done = push_tasks(client, root / "tasks", "study")
-    assert (done.new, done.there, len(scripted.tasks), len(scripted.projects)) == (0, 7, 7, 1)
+    assert (done.new, done.existing, len(scripted.tasks), len(scripted.projects)) == (0, 7, 7, 1)
 
 
 def test_pictures_as_local_files(study, scripted, client):
@@ -99,7 +99,7 @@ def test_pictures_as_local_files(study, scripted, client):
 def test_titles_that_contain_the_title(study, scripted, client):
     push_tasks(client, study[0] / "tasks", "study two")
     assert push_tasks(client, study[0] / "tasks", "study").project == 2
-    assert push_tasks(client, study[0] / "tasks", "study two").there == 7
+    assert push_tasks(client, study[0] / "tasks", "study two").existing == 7
 
 
 def test_projects_that_do_not_fit(study, scripted, client):
@@ -174,7 +174,7 @@ def test_a_personal_token_is_exchanged_and_renewed(study, scripted):
     push_tasks(client, study[0] / "tasks", "study")
     assert scripted.access == 1
     scripted.access = 7  # the one that was handed out has expired
-    assert push_tasks(client, study[0] / "tasks", "study").there == 7 and scripted.access == 8
+    assert push_tasks(client, study[0] / "tasks", "study").existing == 7 and scripted.access == 8
     other = LabelStudio(scripted.url, "a.b.c")
     with pytest.raises(LabelStudioError, match="does not take the personal access token"):
         push_tasks(other, study[0] / "tasks", "study")
