@@ -87,7 +87,7 @@ def propose(
                 described[reply.id][name] = reply.value
             else:
                 silent[reply.id].append(f"{name} gave no description ({reply.status}: {reply.reason})")
-    statements = {pair_id: _statements(found) for pair_id, found in described.items() if len(found) >= 2}
+    statements = {pair_id: _statements(by_model) for pair_id, by_model in described.items() if len(by_model) >= 2}
     failed = {pair_id: "; ".join(silent[pair_id]) for pair_id in benchmark.ids if pair_id not in statements}
     merged: dict[str, dict] = {}
     ready = [i for i, pair_id in enumerate(benchmark.ids) if pair_id in statements]
@@ -169,25 +169,25 @@ def truth_hash(truth: dict[str, Any]) -> str:
 
 def read_description(text: str) -> dict:
     """{"primary": [str], "secondary": [str], "overall": str}. Raises ValueError that says what is wrong."""
-    found = last_object(text)
+    description = last_object(text)
     for name in ("primary", "secondary"):
-        if not isinstance(found.get(name), list) or not all(
-            isinstance(one, str) and one.strip() for one in found[name]
+        if not isinstance(description.get(name), list) or not all(
+            isinstance(text, str) and text.strip() for text in description[name]
         ):
-            raise ValueError(f"{name!r} must be a list of sentences, found {found.get(name)!r:.80}")
-    if not found["primary"]:
+            raise ValueError(f"{name!r} must be a list of sentences, found {description.get(name)!r:.80}")
+    if not description["primary"]:
         raise ValueError("'primary' is empty: the pictures differ, so something must have changed")
-    if not isinstance(found.get("overall"), str) or not found["overall"].strip():
-        raise ValueError(f"'overall' must be a sentence, found {found.get('overall')!r:.80}")
-    return found
+    if not isinstance(description.get("overall"), str) or not description["overall"].strip():
+        raise ValueError(f"'overall' must be a sentence, found {description.get('overall')!r:.80}")
+    return description
 
 
 def read_merged(text: str, statements: dict[str, str]) -> dict:
     """The merged truth; every statement's id exactly once. Raises ValueError that says what is wrong."""
-    found = last_object(text)
+    merged = last_object(text)
     used: list[str] = []
     for name, words in (("primary", "text"), ("secondary", "text"), ("dropped", "why")):
-        entries = found.setdefault(name, [])
+        entries = merged.setdefault(name, [])
         if not isinstance(entries, list):
             raise ValueError(f"{name!r} must be a list, found {entries!r:.80}")
         for entry in entries:
@@ -201,28 +201,28 @@ def read_merged(text: str, statements: dict[str, str]) -> dict:
         raise ValueError(
             f"every statement's id must be used exactly once; wrong: {', '.join(map(one_line, wrong)):.200}"
         )
-    if not found["primary"] or not isinstance(found.get("overall"), str) or not found["overall"].strip():
+    if not merged["primary"] or not isinstance(merged.get("overall"), str) or not merged["overall"].strip():
         raise ValueError("'primary' must hold at least one change and 'overall' one sentence")
-    return found
+    return merged
 
 
 def _statements(descriptions: dict[str, dict]) -> dict[str, str]:
     """id (M<model>.<number>) -> what it says."""
     return {
         f"M{m}.{n}": statement
-        for m, found in enumerate(descriptions.values(), start=1)
-        for n, statement in enumerate(found["primary"] + found["secondary"], start=1)
+        for m, description in enumerate(descriptions.values(), start=1)
+        for n, statement in enumerate(description["primary"] + description["secondary"], start=1)
     }
 
 
 def _merge_requests(benchmark: Benchmark, positions: list[int], statements: dict) -> Iterator[Request]:
     for i in positions:
         item = benchmark.item(i)
-        mine = statements[item.pair.id]
-        listed = "\n".join(f"{name}: {quoted(text)}" for name, text in mine.items())
+        of_pair = statements[item.pair.id]
+        listed = "\n".join(f"{name}: {quoted(text)}" for name, text in of_pair.items())
         yield Request(
             item.pair.id, _messages(MERGE.replace("{statements}", listed), item.source, item.target), MAX_TOKENS,
-            parse=partial(read_merged, statements=mine),
+            parse=partial(read_merged, statements=of_pair),
         )  # fmt: skip
 
 
@@ -236,9 +236,9 @@ def _proposal(pair_id: str, merged: dict, statements: dict[str, str], models: li
     for name, letter in (("primary", "P"), ("secondary", "S")):
         changes[name] = [{"id": f"{letter}{n}", "text": e["text"]} for n, e in enumerate(merged[name], start=1)]
         for n, entry in enumerate(merged[name], start=1):
-            numbers = sorted({int(one.split(".")[0].removeprefix("M")) for one in entry["from"]})
+            numbers = sorted({int(statement.split(".")[0].removeprefix("M")) for statement in entry["from"]})
             support[f"{letter}{n}"] = [models[number - 1] for number in numbers]
-    dropped = [f"{statements[one]} ({entry['why']})" for entry in merged["dropped"] for one in entry["from"]]
+    dropped = [f"{statements[name]} ({entry['why']})" for entry in merged["dropped"] for name in entry["from"]]
     return Proposal(id=pair_id, changes=Changes(**changes), support=support, dropped=dropped + silent)
 
 

@@ -44,8 +44,8 @@ def perturbations(benchmark: Benchmark) -> dict[str, dict[str, Instruction]]:
 
 def truth_text(truth: Changes, *, leave_out: int = 0) -> str:
     """An instruction that says the primary changes, without the last `leave_out` of them."""
-    kept = truth.primary[: len(truth.primary) - leave_out]
-    return " ".join(f"{change.text.rstrip('. ')}." for change in kept)
+    named = truth.primary[: len(truth.primary) - leave_out]
+    return " ".join(f"{change.text.rstrip('. ')}." for change in named)
 
 
 def swapped_sides(text: str) -> str:
@@ -60,7 +60,7 @@ def swapped_sides(text: str) -> str:
 
 def changed(text: str, change: Callable[[str], str]) -> str | None:
     """change(text), or None where that is the same."""
-    return found if (found := change(text)) != text else None
+    return result if (result := change(text)) != text else None
 
 
 class FlippedBenchmark(Benchmark):
@@ -106,15 +106,15 @@ def flipped_pair(pair: EditPair) -> EditPair:
         secondary=list(map(swapped, truth.secondary)),
         overall=swapped_sides(truth.overall),
     )
-    said = {
+    texts = {
         name: swapped_sides(text) for name in ("instruction", "chosen", "rejected") if (text := getattr(pair, name))
     }
-    return pair.model_copy(update={"changes": changes, **said})
+    return pair.model_copy(update={"changes": changes, **texts})
 
 
 def _row(benchmark: Benchmark, pair: EditPair, kind: str, text: str | None) -> Instruction:
-    said = {"instruction": text} if text is not None else {"reason": NOT_APPLICABLE}
-    return Instruction(benchmark=benchmark.name, id=pair.id, model=kind, **said)
+    outcome = {"instruction": text} if text is not None else {"reason": NOT_APPLICABLE}
+    return Instruction(benchmark=benchmark.name, id=pair.id, model=kind, **outcome)
 
 
 def _unrelated(truth: Changes) -> str:

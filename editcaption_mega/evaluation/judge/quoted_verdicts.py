@@ -37,7 +37,7 @@ class Shown:
     @cached_property
     def objects(self) -> list[dict[str, Any]]:
         """Raises ValueError where nobody can say what they hold."""
-        return [one for text in self._texts for one in objects_at_any_depth(text)]
+        return [value for text in self._texts for value in objects_at_any_depth(text)]
 
     def has(self, words: str) -> bool:
         return any(_bare(words) in text for text in self._bare)
@@ -45,7 +45,7 @@ class Shown:
     def is_spliced(self, verdict: str, schema: Iterable[str]) -> bool:
         """Whether a text, copied into this JSON object unescaped, ends one of its strings and goes on with fields of
         its own. schema: strings that are no copies: ids, labels."""
-        raw, known = _bare(verdict), {_bare(one) for one in schema}
+        raw, known = _bare(verdict), {_bare(word) for word in schema}
         for string in _STRING.finditer(raw):
             words, close, same = string[1], string.end(1), {string[1]}
             if string[2] or words in known:

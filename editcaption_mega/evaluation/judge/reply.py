@@ -86,11 +86,12 @@ def parse_reply(
     Raises ValueError with one sentence: no verdict or two different ones, one of another request, one that may come
     from `instruction` or the ground truth, one that is cut off or broken, one of another dimension, missing, unknown or
     ill-typed fields that are used, a primary change without a label or with two, an id that the truth lacks."""
-    shown = shown_texts(instruction, *(one.text for one in truth.primary + truth.secondary), truth.overall)
+    changes = truth.primary + truth.secondary
+    shown = shown_texts(instruction, *(change.text for change in changes), truth.overall)
     key = ticket(dimension, truth, instruction)
     verdict = _with_ticket(text, key, dimension, mode) if key in text else _without(text, shown, dimension, mode)
-    ids = [one.id for one in truth.primary + truth.secondary]
-    if shown.is_spliced(text[verdict.start : verdict.end], [*ids, *_LABEL_WORDS]):
+    schema = [*(change.id for change in changes), *_LABEL_WORDS]
+    if shown.is_spliced(text[verdict.start : verdict.end], schema):
         raise ValueError("the instruction goes on inside the verdict: its quotation marks were not escaped")
     values = _used(verdict.fields, dimension, mode)
     try:
@@ -106,11 +107,12 @@ def _with_ticket(text: str, key: str, dimension: str, mode: JudgeMode) -> Found:
     found = objects(text, re.compile(rf'\{{\s*(?:"dimension"\s*:\s*"\w{{1,20}}"\s*,\s*)?"ticket"\s*:\s*"{key}"'))
     if not _verdicts(found):
         found = objects(text)  # in another order of fields
-    own = [one for one in _verdicts(found) if one.fields.get("ticket") == key]
+    own = [verdict for verdict in _verdicts(found) if verdict.fields.get("ticket") == key]
     if thought := last_closed(text):  # one that the judge's template opened may hold drafts
-        own = [one for one in own if one.start >= thought.end()] or own
+        own = [verdict for verdict in own if verdict.start >= thought.end()] or own
     last = _agreed(text, found, own, dimension, mode)
-    broken = [one for one in found if one.start >= last.end and not one.value and key in text[one.start : one.end]]
+    later = [each for each in found if each.start >= last.end]
+    broken = [each for each in later if not each.value and key in text[each.start : each.end]]
     if broken:
         raise ValueError(f"a JSON object of the reply is broken: {broken[-1].error}")
     return last
@@ -121,7 +123,7 @@ def _without(text: str, shown: Shown, dimension: str, mode: JudgeMode) -> Found:
     found = objects(text)
     own = _verdicts(found)
     last = _agreed(text, found, own, dimension, mode)
-    if any("ticket" in one.fields for one in own):
+    if any("ticket" in verdict.fields for verdict in own):
         raise ValueError("the verdict has a 'ticket' that is not the one of this request")
     rest = _between(text, found, 0 if shown.may_be_json else last.end)
     if _MENTION.search(rest):
@@ -135,12 +137,12 @@ def _verdicts(found: Sequence[Found]) -> list[Found]:
     """Those that are about a dimension, without an object of one field around them; not the form that the prompt shows,
     which some judges repeat."""
     verdicts = []
-    for one in found:
-        value = one.value
+    for each in found:
+        value = each.value
         while value and len(value) == 1 and isinstance(inner := next(iter(value.values())), dict):
             value = inner
         if value and _dimension(value) and _without_its_ticket(value) != _example(_dimension(value)):
-            verdicts.append(replace(one, value=value))
+            verdicts.append(replace(each, value=value))
     return verdicts
 
 
@@ -150,7 +152,7 @@ def _dimension(value: Mapping[str, Any]) -> str:
 
 
 def _without_its_ticket(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one for name, one in value.items() if name != "ticket"}
+    return {name: field for name, field in value.items() if name != "ticket"}
 
 
 @cache
@@ -161,16 +163,16 @@ def _example(dimension: str) -> dict[str, Any] | None:
 def _agreed(text: str, found: Sequence[Found], own: Sequence[Found], dimension: str, mode: JudgeMode) -> Found:
     """The last of the judge's verdicts about a dimension, which must all say the same."""
     if not own:
-        broken = [one for one in found if not one.value and _MENTION.search(text[one.start : one.end])]
+        broken = [each for each in found if not each.value and _MENTION.search(text[each.start : each.end])]
         if broken:
             raise ValueError(f"a JSON object of the reply is broken: {broken[-1].error}")
-        if not any(one.value for one in found):
+        if not any(each.value for each in found):
             raise ValueError(f"the reply holds no whole JSON object: it {ending(text)}")
         raise ValueError("no JSON object of the reply has a field 'dimension' and the 'ticket' of this request")
-    about = [one for one in own if _dimension(one.fields) == dimension]
+    about = [verdict for verdict in own if _dimension(verdict.fields) == dimension]
     if not about:
         raise ValueError(f"the reply's JSON object is about {_dimension(own[-1].fields)!r:.80}, expected {dimension!r}")
-    different = {_counted(one.fields, dimension, mode) for one in about}
+    different = {_counted(verdict.fields, dimension, mode) for verdict in about}
     if len(different) > 1:
         raise ValueError(f"the reply holds {len(different)} different verdicts, expected one")
     return about[-1]
@@ -179,20 +181,20 @@ def _agreed(text: str, found: Sequence[Found], own: Sequence[Found], dimension: 
 def _counted(value: Mapping[str, Any], dimension: str, mode: JudgeMode) -> str:
     """What counts of a verdict, in one form: equal ones say the same, however they are written."""
 
-    def plain(one: Any) -> Any:
-        if isinstance(one, dict):
-            return {name: one.get(name) for name in ("verdict", "change", "id", "label")}
-        return float(one) if isinstance(one, int) and abs(one) < 2**53 else one
+    def plain(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {name: item.get(name) for name in ("verdict", "change", "id", "label")}
+        return float(item) if isinstance(item, int) and abs(item) < 2**53 else item
 
     fields = [*_LABELS[dimension], *(("score",) if mode == "paper" else ())]
     values = [value.get(name) for name in fields]
-    return json.dumps([list(map(plain, one)) if isinstance(one, list) else plain(one) for one in values])
+    return json.dumps([list(map(plain, field)) if isinstance(field, list) else plain(field) for field in values])
 
 
 def _stands_in(shown: Shown, value: Mapping[str, Any], dimension: str, mode: JudgeMode) -> bool:
     own = _counted(value, dimension, mode)
     try:
-        if any(_dimension(one) == dimension and _counted(one, dimension, mode) == own for one in shown.objects):
+        if any(_dimension(each) == dimension and _counted(each, dimension, mode) == own for each in shown.objects):
             return True
         # A judge may mend what is broken there.
         return bool(_MENTION.search(_between(shown.plainest, objects(shown.plainest), 0)))
@@ -203,10 +205,10 @@ def _stands_in(shown: Shown, value: Mapping[str, Any], dimension: str, mode: Jud
 def _between(text: str, found: Sequence[Found], start: int) -> str:
     """What follows `start`, without the whole objects."""
     pieces = []
-    for one in found:
-        if one.value and one.start >= start:
-            pieces.append(text[start : one.start])
-            start = one.end
+    for each in found:
+        if each.value and each.start >= start:
+            pieces.append(text[start : each.start])
+            start = each.end
     return "\n".join((*pieces, text[start:]))
 
 
@@ -248,15 +250,17 @@ def _check_ids(reply: AccuracyReply | CompletenessReply | ClarityReply, truth: C
     if isinstance(reply, AccuracyReply):
         _refuse_unknown([a.change for a in reply.assertions if a.change is not None], primary + secondary, "assertions")
     elif isinstance(reply, CompletenessReply):
-        labelled = Counter(label.id for label in reply.changes)
-        _refuse_unknown(labelled, primary, "changes")
+        label_count = Counter(label.id for label in reply.changes)
+        _refuse_unknown(label_count, primary, "changes")
         for change in primary:
-            if labelled[change] != 1:
-                raise ValueError(f"primary change {change!r} has {labelled[change]} labels, expected one: HIT or MISS")
+            if label_count[change] != 1:
+                raise ValueError(
+                    f"primary change {change!r} has {label_count[change]} labels, expected one: HIT or MISS"
+                )
         _refuse_unknown(reply.secondary_hits, secondary, "secondary_hits")
 
 
 def _refuse_unknown(ids, known: list[str], field: str) -> None:
-    unknown = [one for one in ids if one not in known]
+    unknown = [name for name in ids if name not in known]
     if unknown:
         raise ValueError(f"'{field}' names {unknown[0]!r:.80}, expected one of {', '.join(known) or 'none'}")

@@ -109,10 +109,10 @@ def check_judge(benchmark: Benchmark, judge: JudgeFunction, *, threshold: float 
 
 def _by_id(rows: Sequence[Judgement]) -> dict[str, list[Judgement]]:
     """id -> its repeats, in order."""
-    found: dict[str, list[Judgement]] = {}
+    by_id: dict[str, list[Judgement]] = {}
     for row in sorted(rows, key=lambda row: row.repeat):
-        found.setdefault(row.id, []).append(row)
-    return found
+        by_id.setdefault(row.id, []).append(row)
+    return by_id
 
 
 def _not_applicable(row: Judgement) -> bool:

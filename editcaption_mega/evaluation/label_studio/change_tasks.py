@@ -44,7 +44,7 @@ def push_proposals(
             item = benchmark.item(i)
             row = by_id[item.pair.id]
             pictures = {"picture_1": data_url(Picture(item.source)), "picture_2": data_url(Picture(item.target))}
-            data = {"pair": item.pair.id, "support": _told(row), **pictures}
+            data = {"pair": item.pair.id, "support": _support(row), **pictures}
             task: dict[str, Any] = {"data": data, "meta": {"task": item.pair.id}}
             if row.changes is not None:
                 task["predictions"] = [{"model_version": "proposal", "result": _result(row.changes)}]
@@ -59,11 +59,11 @@ def pull_proposals(server: LabelStudio, title: str, rows: Iterable[Proposal]) ->
     annotations of a task the last one counts. Raises ValueError for an annotation that is not of this form."""
     checked = {}
     for task in exported_tasks(server, title):
-        done = [one for one in task["annotations"] if not one.get("was_cancelled")]
+        done = [annotation for annotation in task["annotations"] if not annotation.get("was_cancelled")]
         if done:
-            last = max(done, key=lambda one: one["id"])
+            last = max(done, key=lambda annotation: annotation["id"])
             checked[str(task["data"].get("pair"))] = (task["id"], last)
-    found = []
+    pulled = []
     for row in rows:
         if row.id in checked:
             number, annotation = checked.pop(row.id)
@@ -73,15 +73,15 @@ def pull_proposals(server: LabelStudio, title: str, rows: Iterable[Proposal]) ->
                 raise ValueError(
                     f"task {number} ({row.id}): not a result of this form ({type(error).__name__})"
                 ) from None
-        found.append(row)
+        pulled.append(row)
     if checked:
         raise ValueError(f"project {title!r} has tasks of other pairs ({sorted(map(str, checked))[0]}): another title?")
-    return found
+    return pulled
 
 
-def _told(row: Proposal) -> str:
+def _support(row: Proposal) -> str:
     lines = [f"{change}: {', '.join(models)}" for change, models in row.support.items()]
-    lines += [f"left out: {one}" for one in row.dropped]
+    lines += [f"left out: {statement}" for statement in row.dropped]
     return "\n".join(lines) if row.changes is not None else f"no proposal: {row.reason}"
 
 
@@ -102,7 +102,7 @@ def _checked(row: Proposal, task: int, annotation: dict) -> Proposal:
         name, value = field.get("from_name"), field.get("value", {})
         if name in texts:
             given = value.get("text", [])
-            texts[name] += [one.strip() for one in ([given] if isinstance(given, str) else given) if one.strip()]
+            texts[name] += [text.strip() for text in ([given] if isinstance(given, str) else given) if text.strip()]
         elif name == "approved":
             approved = value["choices"][0]
         else:

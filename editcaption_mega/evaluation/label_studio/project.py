@@ -94,7 +94,7 @@ def find_project(server: LabelStudio, title: str) -> dict | None:
 def tasks_there(server: LabelStudio, project: int) -> set[str]:
     """Names of the tasks that an earlier push has brought."""
     meta = [task.get("meta") for task in _listed(server, project)]
-    names = [one.get("task") for one in meta if isinstance(one, dict)]
+    names = [each.get("task") for each in meta if isinstance(each, dict)]
     return {name for name in names if isinstance(name, str)}
 
 

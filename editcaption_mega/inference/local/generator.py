@@ -1,4 +1,4 @@
-"""Generation in process: a Hugging Face Qwen3-VL folder, tokenised prompts in, text out.
+"""Generation in process: a Hugging Face Qwen3-VL folder, tokenized prompts in, text out.
 
 Prompts of a batch are padded on the left and keep their own positions, so a prompt's answer doesn't depend on its
 neighbours (beyond the rounding of a larger matrix product).
