@@ -36,8 +36,8 @@ def main(argv):
 
 
 def sample_rejected(arguments) -> None:
-    from editcaption_mega.curation.preference import sample_rejected as sample
-    from editcaption_mega.curation.samples import SamplingSettings
+    from editcaption_mega.curation.model_samples import SamplingSettings
+    from editcaption_mega.curation.preference_pairs import sample_rejected as sample
 
     settings = SamplingSettings(
         arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size

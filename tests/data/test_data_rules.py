@@ -39,7 +39,7 @@ def test_D1_shards_say_their_quota_and_how_many_rows_were_dropped_for_which_reas
 
 def test_D2_a_preference_has_two_different_answers_to_one_pair():
     """One record holds both, so they share their pictures. That the rejected one came from the recorded checkpoint, and
-    its failure modes, is what tests/curation/test_preference.py checks."""
+    its failure modes, is what tests/curation/test_preference_pairs.py checks."""
     assert EditPair.from_json(PAIR | {"failure_modes": ["detail"]}).failure_modes == ["detail"]
     with pytest.raises(RecordError, match="the same text"):
         EditPair.from_json(PAIR | {"rejected": PAIR["chosen"]})

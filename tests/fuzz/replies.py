@@ -18,7 +18,7 @@ from editcaption_mega.evaluation.judge.reply import parse_reply
 from editcaption_mega.evaluation.judge.reply_scores import score_reply
 from editcaption_mega.evaluation.record_files import read_records
 from editcaption_mega.inference.endpoint import image_edits
-from editcaption_mega.inference.endpoint.openai_protocol import read_answer
+from editcaption_mega.inference.endpoint.openai_protocol import read_completion
 from editcaption_mega.inference.endpoint.outcome import Response
 from editcaption_mega.records import HumanVerdict, Instruction, Judgement
 from tests.helpers.image_bytes import encoded, photo
@@ -85,7 +85,7 @@ def _endpoints(random: Random, folder: Path, attempt: Attempt) -> None:
     }
     code = random.choice((200, 200, 200, 201, 302, 400, 401, 403, 404, 408, 413, 418, 429, 500, 503, 529))
     answer = Response(code, headers, bytearray(body))
-    outcome = attempt(image_edits.read_edit if is_edit else read_answer, answer)
+    outcome = attempt(image_edits.read_edit if is_edit else read_completion, answer)
     assert outcome is not None and outcome.status in ("ok", "refused", "truncated", "malformed", "failed")
     assert outcome.status == "ok" or outcome.reason
 

@@ -61,7 +61,7 @@ class Baked(NamedTuple):
     notes: list[str]
 
 
-class Picture(NamedTuple):
+class DecodedPicture(NamedTuple):
     """A picture read in full: upright RGB, the bytes it came from, their extension where they can be kept, and why
     they cannot."""
 
@@ -113,10 +113,10 @@ def bake(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: str = "ima
     return read_picture(data, max_pixels=max_pixels, where=where).baked()
 
 
-def read_picture(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: str = "image") -> Picture:
+def read_picture(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: str = "image") -> DecodedPicture:
     """Decode one image in full, and find what other readers would make of its bytes. Raises ImageError."""
 
-    def picture(readable: bytes, notes: list[str]) -> Picture:
+    def picture(readable: bytes, notes: list[str]) -> DecodedPicture:
         image = _open(readable, max_pixels, where)
         orientation, exif_is_readable = _orientation(image)
         if orientation != 1:
@@ -131,7 +131,7 @@ def read_picture(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, where: st
             notes.append(f"first of {frames} frames taken")
         if image.format not in _KEPT:
             notes.append(f"format {image.format} replaced")
-        return Picture(_upright_rgb(image, orientation, where), data, _KEPT.get(image.format or ""), notes)
+        return DecodedPicture(_upright_rgb(image, orientation, where), data, _KEPT.get(image.format or ""), notes)
 
     return _read(picture, data, max_pixels, where)
 

@@ -17,7 +17,7 @@ from typing import Any
 from editcaption_mega.inference.endpoint.address import check_address
 from editcaption_mega.inference.endpoint.cache import CallLog, call_record
 from editcaption_mega.inference.endpoint.concurrency import backoff
-from editcaption_mega.inference.endpoint.failures import cleaned, error_words, read_error, read_json
+from editcaption_mega.inference.endpoint.failures import cleaned, error_words, read_body, read_error
 from editcaption_mega.inference.endpoint.outcome import Outcome, Response
 from editcaption_mega.inference.endpoint.secret import Secret
 from editcaption_mega.inference.endpoint.transport import MIB, NoAnswer, TooLarge, Transport, wait_for
@@ -159,7 +159,7 @@ class LabelStudio:
             return answer, Outcome("failed", str(answer), may_pass=may_pass)
         self._met = True
         try:
-            content = read_json(answer.body)
+            content = read_body(answer.body)
         except ValueError as error:
             content = error
         if 200 <= answer.http < 300:

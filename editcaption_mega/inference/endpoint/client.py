@@ -14,7 +14,7 @@ from editcaption_mega.words import one_line
 from .address import Endpoint, EndpointError
 from .cache import CacheError, ReplyCache, open_cache, read_calls
 from .messages import STATUSES, Message, Picture, Reply, Request, Usage
-from .openai_protocol import body_bytes, cache_key, checked, read_answer
+from .openai_protocol import body_bytes, cache_key, checked, read_completion
 from .outcome import Outcome, Response
 from .picture_limits import PictureLimits
 from .scheduler import RequestScheduler
@@ -108,7 +108,7 @@ class _Chat:
         return body_bytes(self._endpoint, request), "application/json"
 
     async def read(self, request: Request, answer: Response) -> Outcome:
-        return checked(read_answer(answer, quotes=request.quotes), request, self._secret)
+        return checked(read_completion(answer, quotes=request.quotes), request, self._secret)
 
     def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Reply]:
         replies = [self._reply(job, outcome) for job, outcome in done]

@@ -68,7 +68,7 @@ _UNKNOWN_FIELD = re.compile(
 _FIELDS = ("max_tokens", "temperature", "top_p", "seed", "stream", "response_format", "size", "n")  # that are sent
 
 
-def read_json(body: bytes | bytearray) -> Any:
+def read_body(body: bytes | bytearray) -> Any:
     """The JSON of an answer. Raises ValueError that says what it is instead; the body itself is not quoted, for cut off
     anywhere it could hold a part of whatever the server echoes."""
     if sum(body.count(sign) for sign in b"[{,:") > _MOST_VALUES:
@@ -82,7 +82,7 @@ def read_json(body: bytes | bytearray) -> Any:
 def read_object(answer: Response, expected: str) -> dict[str, Any] | Outcome:
     """The JSON object of an answer that has the field of a result; else what it means. Never raises."""
     try:
-        data, unreadable = read_json(answer.body), ""
+        data, unreadable = read_body(answer.body), ""
     except ValueError as error:
         data, unreadable = None, str(error)
     if isinstance(data, list) and len(data) == 1 and isinstance(data[0], dict) and "error" in data[0]:
@@ -173,7 +173,7 @@ def error_words(data: Any) -> tuple[str, str]:
         error = next((error[name] for name in ("message", "error", "detail") if error.get(name)), "")
     written = [str(code) for code in codes if code and isinstance(code, str | int) and not _long(code)]
     code = next((code for code in written if code.isdecimal()), " ".join(written))
-    return code, (error[:_LONGEST_MESSAGE] if isinstance(error, str) else shown(error)) or code
+    return code, (error[:_LONGEST_MESSAGE] if isinstance(error, str) else as_text(error)) or code
 
 
 def _long(value: str | int) -> bool:
@@ -184,12 +184,12 @@ def _details(data: Any) -> str:
     """Whatever else an error body says: reasons of Gemini's details stand nowhere else."""
     try:
         error = (data[0] if isinstance(data, list) else data)["error"]
-        return shown([error["status"], error.get("details", "")])
+        return as_text([error["status"], error.get("details", "")])
     except (KeyError, TypeError, IndexError, AttributeError):
         return ""
 
 
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A server's value as text of bounded length."""
     try:
         return json.dumps(value, ensure_ascii=False)[:_LONGEST_MESSAGE]

@@ -9,7 +9,7 @@ from typing import Any
 
 from .address import Endpoint
 from .answer import read_choice
-from .failures import FILTER, cleaned, error_words, read_error, read_object, shown, token_count
+from .failures import FILTER, as_text, cleaned, error_words, read_error, read_object, token_count
 from .messages import Message, Picture, Request
 from .outcome import Outcome, Response
 from .secret import Secret
@@ -63,7 +63,7 @@ def _content(parts: tuple[str | Picture, ...], picture: Callable[[Picture], Any]
     ]
 
 
-def read_answer(answer: Response, *, quotes: bool = False) -> Outcome:
+def read_completion(answer: Response, *, quotes: bool = False) -> Outcome:
     """What an HTTP answer means; quotes: as `Request.quotes`. Never raises, whatever the server sent."""
     data = read_object(answer, "choices")
     if isinstance(data, Outcome):
@@ -87,7 +87,7 @@ def _completion(data: dict, quotes: bool) -> Outcome:
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict) or not ({"message", "finish_reason"} & choice.keys()):
         code, words = error_words(data)
-        if FILTER.search(f"{code} {words} {shown(data.get('prompt_feedback', ''))}"):
+        if FILTER.search(f"{code} {words} {as_text(data.get('prompt_feedback', ''))}"):
             return replace(outcome, status="refused", reason=words or "content filter")
         return replace(outcome, status="failed", reason="the answer has no choices", may_pass=True)
     message = choice.get("message")

@@ -7,12 +7,12 @@ import pytest
 
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.messages import Message, Picture, Request
-from editcaption_mega.inference.endpoint.openai_protocol import cache_key, read_answer
+from editcaption_mega.inference.endpoint.openai_protocol import cache_key, read_completion
 from editcaption_mega.inference.endpoint.outcome import Response
 
 
 def answer(http, data, **headers):
-    return read_answer(
+    return read_completion(
         Response(http, headers, bytearray(data if isinstance(data, bytes) else json.dumps(data).encode()))
     )
 

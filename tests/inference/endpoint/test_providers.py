@@ -6,7 +6,7 @@ import pytest
 
 from editcaption_mega.inference.endpoint import concurrency
 from editcaption_mega.inference.endpoint.client import Endpoint, EndpointError, Message, Request, complete
-from editcaption_mega.inference.endpoint.openai_protocol import read_answer
+from editcaption_mega.inference.endpoint.openai_protocol import read_completion
 from editcaption_mega.inference.endpoint.outcome import Response
 from tests.helpers.hostile_server import HostileServer, http
 from tests.helpers.provider_answers import ROWS
@@ -19,7 +19,7 @@ def body_of(row):
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.provider}, {row.what}" for row in ROWS])
 def test_what_it_means(row):
     headers = {name.lower(): value for name, value in row.headers.items()}
-    found = read_answer(Response(row.http, _Headers(headers), bytearray(body_of(row))))
+    found = read_completion(Response(row.http, _Headers(headers), bytearray(body_of(row))))
     status = found.status if row.meaning in ("ok", "truncated", "refused", "malformed") else row.meaning
     assert (found.status == "ok") == (row.meaning == "ok") and row.words.lower() in found.reason.lower(), found
     assert found.retry_after == row.wait, found

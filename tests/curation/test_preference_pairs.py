@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from editcaption_mega.curation import samples
-from editcaption_mega.curation.preference import sample_rejected, verdict
-from editcaption_mega.curation.samples import SamplingSettings
+from editcaption_mega.curation import model_samples
+from editcaption_mega.curation.model_samples import SamplingSettings
+from editcaption_mega.curation.preference_pairs import sample_rejected, verdict
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
@@ -46,7 +46,7 @@ def scripted(texts, monkeypatch, calls=None, stop_after=None):
             text, finished = texts(number, i)
             yield {"id": data.shards.ids[i], "instruction": text, "tokens": 3, "finished": finished}
 
-    monkeypatch.setattr(samples, "write_instructions", write)
+    monkeypatch.setattr(model_samples, "write_instructions", write)
 
 
 def sample(base, output, settings=SETTINGS, **options):

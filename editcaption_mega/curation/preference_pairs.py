@@ -21,7 +21,7 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Changes, EditPair
 from editcaption_mega.records.pair import FAILURE_MODES
 
-from .samples import SamplingSettings, sampled_instructions
+from .model_samples import SamplingSettings, sampled_instructions
 
 NO_FAILURE_MODE = "no failure mode"
 
