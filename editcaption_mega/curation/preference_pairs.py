@@ -47,7 +47,7 @@ def verdict(instruction: str, truth: Changes) -> Verdict:
     points = 0.0
     for change, true in zip(changes, truth.primary, strict=True):
         if not change.named:
-            halfway = change.claim is not None and change.claim["action"] == true.facts["action"]
+            halfway = change.claim is not None and change.claim["action"] == (true.facts or {})["action"]
             points += 0.5 if halfway else 1.0
     points += 0.5 * sum(claim.mistaken_for is None for claim in wrong)
     correct = not wrong and all(change.named for change in changes)
@@ -120,6 +120,7 @@ def _check(pair: EditPair) -> None:
 
 def _judged(pair: EditPair, samples: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], Verdict | None]:
     """What becomes of a pair, as a line of the file of verdicts; and of its rejected instruction, where it has one."""
+    assert pair.changes is not None, "checked for every pair"
     usable = [sample["instruction"] for sample in samples if sample["finished"] and sample["instruction"]]
     verdicts = {text: verdict(text, pair.changes) for text in dict.fromkeys(usable)}
     wrong = [text for text in usable if not verdicts[text].correct]

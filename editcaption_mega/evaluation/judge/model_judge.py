@@ -88,7 +88,7 @@ def judge_benchmark(
         results[reply.id] = _result(reply, by_key[reply.id], judge)
 
     def judgement(task: _Task, repeat: int) -> Judgement:
-        of_task = {d: results.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
+        of_task: dict[str, _Result] = {d: results.get(_key(task, repeat, d)) or _unasked(task) for d in DIMENSIONS}
         return _judgement(task, judge, repeat, of_task)
 
     return {

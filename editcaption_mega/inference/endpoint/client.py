@@ -5,6 +5,7 @@ are another `Service` of the same scheduler, transport, cache and call log."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ class _Chat:
                 yield Job(key, request)
 
     def fit(self, request: Request) -> Request:
-        return self._limits.fit(request)
+        messages = self._limits.fit(request.messages)
+        return request if messages is request.messages else replace(request, messages=messages)
 
     def unsendable(self, request: Request, reason: str) -> Reply:
         nothing: dict[str, Any] = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}

@@ -132,6 +132,8 @@ class _Edits:
     def _kept_for_another(self, edit: Edit, asked: Mapping[str, Any], key: str) -> Edited | None:
         """The picture of another edit that asked the same, under this one's name too, unless it was damaged since."""
         row = self._cache.get([key]).get(key) if self._cache else None
+        if self._cache is None or row is None:
+            return None
         try:
             picture = (self._cache.path.parent / row["picture"]).read_bytes()
             same = row["sha256"] == sha256(picture).hexdigest()

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import replace
 
-from .messages import Picture, Request
+from .messages import Message, Picture
 
 _REMEMBERED = 8  # pictures: judges ask about the same two several times in a row
 
@@ -15,16 +15,15 @@ class PictureLimits:
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
         self._remembered: OrderedDict[str, Picture] = OrderedDict()  # by the digest of what was given
 
-    def fit(self, request: Request) -> Request:
-        """The request with such pictures. Raises ValueError for bytes that are no sound picture, one in a form that
+    def fit(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The messages with such pictures. Raises ValueError for bytes that are no sound picture, one in a form that
         servers do not take, or of a shape that no model in process takes."""
-        if not any(isinstance(part, Picture) for message in request.messages for part in message.parts):
-            return request
-        messages = tuple(
+        if not any(isinstance(part, Picture) for message in messages for part in message.parts):
+            return messages
+        return tuple(
             replace(message, parts=tuple(self._fitted(p) if isinstance(p, Picture) else p for p in message.parts))
-            for message in request.messages
+            for message in messages
         )
-        return replace(request, messages=messages)
 
     def _fitted(self, picture: Picture) -> Picture:
         if picture.sha256 not in self._remembered:
