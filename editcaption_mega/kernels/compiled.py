@@ -1,4 +1,4 @@
-"""The `cpu` and `cuda` backends: the compiled extension, called with addresses and sizes (see `contract`)."""
+"""The `cpu` and `cuda` backends: the compiled extension, called with addresses and sizes (see `backends.Backend`)."""
 
 import warnings
 from typing import Any
