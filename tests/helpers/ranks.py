@@ -1,6 +1,7 @@
 """Several ranks of one gloo group, forked from the test's own process, so that nothing is imported twice."""
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ def on_ranks(work: Callable[[int], Any], folder: Path, count: int = 2, seconds: 
     results, store = context.SimpleQueue(), folder / "rendezvous"
 
     def body(rank: int) -> None:
+        # A fork has none of OpenMP's threads and would wait for them; `platform.initialize` reads this.
+        os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
         try:

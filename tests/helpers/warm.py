@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing import connection
 from pathlib import Path
 
 _IMPORTS = [
@@ -60,15 +61,17 @@ class Popen:
         files = [os.fdopen(os.dup(source.fileno()), encoding="utf-8", errors="replace") for source, _ in outputs]
         self.stdout, self.stderr = files[0], files[1] if len(files) > 1 else None
         self.pid = self._process.pid
+        self._lock = threading.Lock()  # the server says an exit code once, and several threads ask
 
     @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        with self._lock:
+            return self._process.exitcode
 
     poll = returncode.fget
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
+        connection.wait([self._process.sentinel], timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode

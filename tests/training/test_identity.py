@@ -20,12 +20,12 @@ MULTIPLIERS = ("optimizer.vision", "optimizer.merger", "optimizer.language", "op
 # Every other setting of a job: it may change on resume, and a line says so.
 MAY_CHANGE = {
     "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.resume", "checkpoint.verify",
-    "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt", "data.sequence_length",
-    "data.shards", "data.shared_prompt", "data.workers", "model.backend", "model.checkpoint", "model.folder",
-    "model.max_logits_gib", "model.recompute", "optimizer.beta1", "optimizer.beta2", "optimizer.clip_grad",
-    "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate", "optimizer.warmup_steps",
-    "optimizer.weight_decay", "preference.failure_mode_metrics", "reference.checkpoint", "reference.file",
-    "reference.mode", "training.epochs", "training.log_every", "training.output", "training.steps",
+    "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
+    "data.sequence_length", "data.shards", "data.shared_prompt", "data.workers", "model.backend", "model.checkpoint",
+    "model.folder", "model.kernels", "model.max_logits_gib", "model.recompute", "optimizer.beta1", "optimizer.beta2",
+    "optimizer.clip_grad", "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate",
+    "optimizer.warmup_steps", "optimizer.weight_decay", "preference.failure_mode_metrics", "reference.checkpoint",
+    "reference.file", "reference.mode", "training.epochs", "training.log_every", "training.output", "training.steps",
     "training.stop_after",
 }  # fmt: skip
 

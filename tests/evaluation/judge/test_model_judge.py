@@ -217,7 +217,7 @@ def test_one_call_in_five_faulty_ends_every_row_with_scores_or_a_reason(benchmar
     given = perturbations(benchmark)
     whole, _ = ask(benchmark, given, repeats=2)
     with ScriptedServer(rule_reply, at_random(0.2, 1, kinds)) as server:
-        rows = judge_benchmark(benchmark, given, judge(server, {"max_attempts": 5}, repeats=2), None)
+        rows = judge_benchmark(benchmark, given, judge(server, {"max_attempts": 8}, repeats=2), None)
     faulty = 0
     for model, own in rows.items():
         assert [(row.id, row.repeat) for row in own] == [(row.id, row.repeat) for row in whole[model]]

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-STEPS = ("preparation", "generation", "judging", "executing", "reporting", "outcome", "dry_run")
+STEPS = ("preparation", "generation", "judging", "executing", "reporting", "success", "dry_run")
 
 
 def test_no_step_waits_for_pytorch_before_a_model_runs_in_process():

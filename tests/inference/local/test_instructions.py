@@ -20,7 +20,8 @@ class Pairs:
         return self.names[i]
 
     def prompt(self, i):
-        return SimpleNamespace(id=self.names[i], prompt_ids=[1], patches=lambda k: torch.zeros(0, 1), grids=[(1, 2, 2)])
+        image = SimpleNamespace(load=lambda: torch.zeros(0, 1))
+        return SimpleNamespace(id=self.names[i], prompt_ids=[1], images=[image], grids=[(1, 2, 2)])
 
 
 class Scripted:
