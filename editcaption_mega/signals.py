@@ -113,7 +113,7 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _remember(number: int, frame) -> None:
+def _remember(number: int, frame: object) -> None:
     # A second Ctrl-C while nothing is at stake is a person who does not want to wait.
     if number == signal.SIGINT == _State.asked and not _State.answering:
         raise KeyboardInterrupt

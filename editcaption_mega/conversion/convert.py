@@ -15,7 +15,7 @@ from editcaption_mega.progress import Progress, no_progress
 
 from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader, hf_tensors, with_dtype, write_folder
-from .rules import Box, rules_for, unique_rules
+from .rules import Box, Rule, rules_for, unique_rules
 from .store import WEIGHTS, StoreWriter
 from .verify import check_same_model, verify_checkpoint
 
@@ -77,7 +77,7 @@ def megatron_to_hf(
     in_out = bool(store.metadata.get("experts_in_out", False))
     count = sum(1 for _ in hf_names(architecture, in_out))
 
-    def read(rule) -> torch.Tensor:
+    def read(rule: Rule) -> torch.Tensor:
         return store.read(WEIGHTS + rule.name)
 
     tensors = hf_tensors(architecture, read, experts_in_out=in_out)

@@ -112,7 +112,7 @@ class FolderReader:
                 "keeps it when it loads the folder), or remove the tensor"
             )
 
-    def _slice(self, name: str):
+    def _slice(self, name: str) -> Any:
         file = self._file_of[name]
         if file not in self._open:
             self._open[file] = self._safe_open(file)
@@ -123,7 +123,7 @@ class FolderReader:
                 f"{self.folder / file} does not hold {name}, which {WEIGHT_INDEX} names: {one_line(str(error))}"
             ) from None
 
-    def _safe_open(self, name: str):
+    def _safe_open(self, name: str) -> Any:
         try:
             return safe_open(self.folder / name, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:

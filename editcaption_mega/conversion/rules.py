@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -146,7 +147,7 @@ def unique_rules(rules: Mapping[str, Rule]) -> list[Rule]:
     return list({rule.name: rule for rule in rules.values()}.values())
 
 
-def _same(name: str, hf_name: str, shape: Shape, **options) -> Rule:
+def _same(name: str, hf_name: str, shape: Shape, **options: Any) -> Rule:
     return Rule(name, shape, (Piece(hf_name, shape, Box.whole(shape)),), **options)
 
 

@@ -6,6 +6,7 @@ up, every file with its checksum. The manifest is written last; a folder without
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -146,12 +147,12 @@ class StoreReader:
             out[common.within(box)] = file.get_slice(stored.inside)[common.within(stored.box)]
         return out
 
-    def _file(self, name: str):
+    def _file(self, name: str) -> Any:
         if name not in self._open:
             self._open[name] = self._checked(name)
         return self._open[name]
 
-    def _checked(self, name: str):
+    def _checked(self, name: str) -> Any:
         """The safetensors file, whose header has each tensor as the manifest says."""
         path = self.folder / name
         try:

@@ -25,6 +25,7 @@ from .record_files import read_lines
 
 if TYPE_CHECKING:
     from editcaption_mega.data.batching.dataset import PairDataset
+    from editcaption_mega.data.batching.sample import EncodedSample
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class _Subset:
     def id(self, i: int) -> str:
         return self.dataset.id(self.positions[i])
 
-    def prompt(self, i: int):
+    def prompt(self, i: int) -> "EncodedSample":
         return self.dataset.prompt(self.positions[i])
 
 

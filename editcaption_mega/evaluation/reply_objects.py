@@ -6,7 +6,7 @@ length."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ def objects_at_any_depth(text: str) -> list[dict[str, Any]]:
     """Every object that is whole, inside of others and of broken ones too. Raises ValueError as `objects`."""
     found: list[dict[str, Any]] = []
 
-    def keep(pairs):
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found.append(dict(pairs))
         return found[-1]
 
@@ -78,7 +78,7 @@ def ending(text: str) -> str:
     return f"ends with {text.rstrip()[-40:]!r}" if text.strip() else "is empty"
 
 
-def _decoder(keep=None) -> json.JSONDecoder:
+def _decoder(keep: Callable[[list[tuple[str, Any]]], Any] | None = None) -> json.JSONDecoder:
     """For extents: it takes whatever could be meant as JSON."""
     return json.JSONDecoder(object_pairs_hook=keep, parse_int=float, strict=False)
 

@@ -41,7 +41,7 @@ class Cpu:
     def parts(self, rows: int, cols: int) -> int:
         return 1
 
-    def _run(self, kernel: str, device: torch.device, *arguments) -> None:
+    def _run(self, kernel: str, device: torch.device, *arguments: Any) -> None:
         getattr(EXTENSION, kernel)(*arguments, torch.get_num_threads())
 
     def stats(
@@ -135,7 +135,7 @@ class Cuda(Cpu):
     def parts(self, rows: int, cols: int) -> int:
         return EXTENSION.stats_parts_cuda(rows, cols)
 
-    def _run(self, kernel: str, device: torch.device, *arguments) -> None:
+    def _run(self, kernel: str, device: torch.device, *arguments: Any) -> None:
         queue = EXTENSION.Queue(device.index, torch.cuda.current_stream(device).cuda_stream)
         with torch.cuda.device(device):
             getattr(EXTENSION, kernel + "_cuda")(*arguments, queue)
@@ -146,13 +146,13 @@ def _row_major(logits: Tensor) -> Tensor:
     return logits if logits.stride(1) == 1 or logits.shape[1] == 1 else logits.contiguous()
 
 
-def _matrix(logits: Tensor, vocab_offset: int, valid_cols: int):
+def _matrix(logits: Tensor, vocab_offset: int, valid_cols: int) -> Any:
     rows, cols = logits.shape
     dtype = getattr(EXTENSION, DTYPE_NAMES[logits.dtype])
     return EXTENSION.Logits(logits.data_ptr(), dtype, rows, logits.stride(0), cols, valid_cols, vocab_offset)
 
 
-def _preference(config: PreferenceLossConfig):
+def _preference(config: PreferenceLossConfig) -> Any:
     return EXTENSION.PreferenceLoss(
         shape=EXTENSION.LOSS_SHAPES.index(config.shape),
         per_token=config.per_token,

@@ -5,7 +5,7 @@ Operators are registered so that autograd and torch.compile take each for one op
 see it. Tensors are positional and everything else is a keyword: torch.library knows only flat lists of plain types.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,13 +94,20 @@ def bounds_on(device: torch.device, cu_seqlens: Tensor | None) -> Tensor | None:
     return None if cu_seqlens is None else cu_seqlens.to(device, torch.int64, non_blocking=True).contiguous()
 
 
-def only_loss_differentiable(ctx, out: Out) -> None:
+def only_loss_differentiable(ctx: Any, out: Out) -> None:
     """Gradients come by log_probs, sums and loss alone."""
     ctx.mark_non_differentiable(out.rewards, out.details, out.lse, out.row_scale, out.logits)
     ctx.set_materialize_grads(False)  # else autograd fills a gradient of the logits' size with zeros, for nobody
 
 
-def row_grad(ctx, log_probs: Tensor, row_scale: Tensor, by_token, by_sequence, by_pair) -> Tensor:
+def row_grad(
+    ctx: Any,
+    log_probs: Tensor,
+    row_scale: Tensor,
+    by_token: Tensor | None,
+    by_sequence: Tensor | None,
+    by_pair: Tensor | None,
+) -> Tensor:
     """Upstream gradients by token [T], by sequence and by pair, each None where there is none -> one per token [T]."""
     gradient = torch.zeros_like(log_probs) if by_token is None else by_token
     if by_sequence is None and by_pair is None:
@@ -119,7 +126,7 @@ def refuse_second_derivative(operator: str) -> None:
         raise RuntimeError(f"{operator}: second derivatives aren't implemented; don't use create_graph=True")
 
 
-def saved_tensors(ctx, operator: str) -> tuple[Tensor, ...]:
+def saved_tensors(ctx: Any, operator: str) -> tuple[Tensor, ...]:
     try:
         return ctx.saved_tensors
     except RuntimeError as error:

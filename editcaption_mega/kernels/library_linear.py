@@ -82,7 +82,19 @@ def linear_log_probs_op(
 
 
 @linear_log_probs_op.register_fake
-def _(hidden, weight, targets, cu_seqlens, reference, margins, *, loss, details, max_logits_bytes, **others):
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor | None,
+    reference: Tensor | None,
+    margins: Tensor | None,
+    *,
+    loss: str,
+    details: bool,
+    max_logits_bytes: int,
+    **others: Any,
+) -> Tensors:
     rows = hidden.shape[0] if len(_chunks(hidden, weight, max_logits_bytes)) == 1 else 0
     logits = hidden.new_empty(rows, weight.shape[0])
     return common.fake_out(hidden, cu_seqlens, logits, has_loss=bool(loss), details=details)
@@ -128,9 +140,11 @@ def _gradient(
 
 
 @_gradient.register_fake
-def _(hidden, weight, targets, log_probs, lse, row_grad, logits, main_grad, *, need_hidden, need_weight, **others):
+def _(
+    hidden: Tensor, weight: Tensor, *others: Tensor | None, need_hidden: bool, need_weight: bool, **options: Any
+) -> tuple[Tensor, Tensor]:
     grad_hidden = torch.empty_like(hidden) if need_hidden else hidden.new_empty(0)
-    own_grad = need_weight and main_grad is None
+    own_grad = need_weight and others[-1] is None  # main_grad
     return grad_hidden, torch.empty_like(weight) if own_grad else weight.new_empty(0)
 
 
@@ -138,7 +152,7 @@ def _name(loss: str) -> str:
     return "linear_preference" if loss else "linear_log_probs"
 
 
-def _setup(ctx, inputs, keyword_only_inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, keyword_only_inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
     hidden, weight, targets, ctx.cu_seqlens, _, _ = inputs
     ctx.operator = _name(keyword_only_inputs["loss"])
     passed_on = ("max_logits_bytes", "vocab_offset", "vocab_size", "backend")
@@ -148,7 +162,9 @@ def _setup(ctx, inputs, keyword_only_inputs, output) -> None:
     ctx.save_for_backward(hidden, weight, targets, out.log_probs, out.lse, out.row_scale, out.logits)
 
 
-def _backward(ctx, grad_log_probs, grad_sums, grad_loss, *_):
+def _backward(
+    ctx: Any, grad_log_probs: Tensor | None, grad_sums: Tensor | None, grad_loss: Tensor | None, *_: object
+) -> tuple[Tensor | None, ...]:
     common.refuse_second_derivative(ctx.operator)
     hidden, weight, targets, log_probs, lse, row_scale, logits = common.saved_tensors(ctx, ctx.operator)
     need_hidden, need_weight = ctx.needs_input_grad[:2]

@@ -1,5 +1,7 @@
 """The operators on logits as torch.library sees them: one forward op, its gradient in place and not, and autograd."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,17 @@ def log_probs_op(
 
 
 @log_probs_op.register_fake
-def _(logits, targets, cu_seqlens, reference, margins, *, loss, details, **others):
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    cu_seqlens: Tensor | None,
+    reference: Tensor | None,
+    margins: Tensor | None,
+    *,
+    loss: str,
+    details: bool,
+    **others: Any,
+) -> Tensors:
     return common.fake_out(logits, cu_seqlens, logits.new_empty(0, 0), has_loss=bool(loss), details=details)
 
 
@@ -52,7 +64,7 @@ def _gradient(
 
 
 @_gradient.register_fake
-def _(logits, targets, log_probs, lse, row_grad, *, backend):
+def _(logits: Tensor, *others: Tensor, backend: str) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -65,7 +77,7 @@ def _gradient_in_place(
 
 
 @_gradient_in_place.register_fake
-def _(logits, targets, log_probs, lse, row_grad, *, backend):
+def _(logits: Tensor, *others: Tensor, backend: str) -> None:
     return None
 
 
@@ -73,7 +85,7 @@ def _name(loss: str) -> str:
     return "preference" if loss else "log_probs"
 
 
-def _setup(ctx, inputs, keyword_only_inputs, output) -> None:
+def _setup(ctx: Any, inputs: tuple, keyword_only_inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
     logits, targets, ctx.cu_seqlens, _, _ = inputs
     ctx.operator, ctx.backend = _name(keyword_only_inputs["loss"]), keyword_only_inputs["backend"]
     ctx.in_place = keyword_only_inputs["inplace_backward"]
@@ -82,7 +94,9 @@ def _setup(ctx, inputs, keyword_only_inputs, output) -> None:
     ctx.save_for_backward(logits, targets, out.log_probs, out.lse, out.row_scale)
 
 
-def _backward(ctx, grad_log_probs, grad_sums, grad_loss, *_):
+def _backward(
+    ctx: Any, grad_log_probs: Tensor | None, grad_sums: Tensor | None, grad_loss: Tensor | None, *_: object
+) -> tuple[Tensor | None, ...]:
     common.refuse_second_derivative(ctx.operator)
     logits, targets, log_probs, lse, row_scale = common.saved_tensors(ctx, ctx.operator)
     row_grad = common.row_grad(ctx, log_probs, row_scale, grad_log_probs, grad_sums, grad_loss)

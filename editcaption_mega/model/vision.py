@@ -5,10 +5,13 @@ parallelism the images of a row are divided over the tensor-parallel ranks inste
 `data.batching.image_batch`), and `gather_images` brings the features together.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
 from editcaption_mega.data.batching.batch import ImageBatch
@@ -113,18 +116,18 @@ class _GatherImages(torch.autograd.Function):
     """All-gather equal-sized parts; backward takes the own slice: every rank holds the whole, equal gradient."""
 
     @staticmethod
-    def forward(ctx, part: Tensor, group) -> Tensor:
+    def forward(ctx: Any, part: Tensor, group: ProcessGroup) -> Tensor:
         ctx.rows, ctx.rank = part.size(0), group.rank()
         whole = part.new_empty(part.size(0) * group.size(), *part.shape[1:])
         dist.all_gather_into_tensor(whole, part.contiguous(), group=group)
         return whole
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None
 
 
-def gather_images(features: Tensor, images: ImageBatch, group) -> Tensor:
+def gather_images(features: Tensor, images: ImageBatch, group: ProcessGroup) -> Tensor:
     """Features of this rank's images [tokens, ...] -> those of all images of the row, in the row's order.
 
     A rank without an image of the row computed a dummy one, so that every rank joins the collective and every

@@ -143,7 +143,9 @@ class DPOObjective(Objective):
         if self.reference is not None:
             self.reference.prepare(micro_batches, length)
 
-    def _pair_losses(self, hidden: Tensor, weight: Tensor, batch: PackedBatch, **options) -> tuple[Tensor | None, ...]:
+    def _pair_losses(
+        self, hidden: Tensor, weight: Tensor, batch: PackedBatch, **options: Any
+    ) -> tuple[Tensor | None, ...]:
         """-> loss [N], token log-probs [T], rewards [N, 2], the reference's token log-probs [T] (None without one).
 
         A plain tuple: Megatron's Float16Module rebuilds what a model returns."""

@@ -42,7 +42,7 @@ def is_rank_zero() -> bool:
     return rank() == 0
 
 
-def print_rank_0(*values) -> None:
+def print_rank_0(*values: object) -> None:
     if is_rank_zero():
         print(*values, flush=True)
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -140,8 +140,10 @@ def response_log_probs(chunks: list, micro_batches: list[PackedBatch], length: i
     Collective, as a training step's forward pass is."""
     token_log_probs: list[Tensor] = []
 
-    def forward(data: Iterator[PackedBatch], model):
-        def collect(log_probs: Tensor):
+    def forward(
+        data: Iterator[PackedBatch], model: torch.nn.Module
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict]]]:
+        def collect(log_probs: Tensor) -> tuple[Tensor, dict]:
             token_log_probs.append(log_probs)
             return log_probs.sum(), {}
 

@@ -83,7 +83,7 @@ class PackedBatch:
         return _moved(self, device)
 
 
-def _moved(batch, device: torch.device):
+def _moved[Batch: (PackedBatch, ImageBatch)](batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     changes: dict[str, Any] = {}

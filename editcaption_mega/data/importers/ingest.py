@@ -125,7 +125,7 @@ class _Listed:
     def __enter__(self) -> "_Listed":
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         empty = []
         for file in self._files.values():
             with naming(file.name):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -16,6 +17,9 @@ from editcaption_mega.data.importers.candidates import (
 )
 
 DEFAULT_COUNT = 64
+
+if TYPE_CHECKING:
+    from editcaption_mega.data.synthetic import WorldSettings
 
 
 def read(settings: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
@@ -38,7 +42,7 @@ def count(settings: str, options: ImportOptions) -> int:
     return DEFAULT_COUNT if options.count is None else options.count
 
 
-def _world_settings(settings: str):
+def _world_settings(settings: str) -> "WorldSettings":
     from editcaption_mega.data.synthetic import WorldSettings
 
     if settings == "default":

@@ -8,7 +8,7 @@ import re
 import tarfile
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from editcaption_mega import lock
 from editcaption_mega.data.images.decode import image_size
@@ -160,7 +160,7 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -199,7 +199,7 @@ class ShardWriter:
 class _HashingFile:
     """The file a tar is written to; keeps the sha256 and the count of what passed."""
 
-    def __init__(self, raw):
+    def __init__(self, raw: BinaryIO) -> None:
         self.raw, self.hash, self.bytes = raw, hashlib.sha256(), 0
 
     def write(self, data: bytes) -> int:

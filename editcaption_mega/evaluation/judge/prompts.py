@@ -5,6 +5,7 @@ them, so both modes share the cached replies."""
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,7 +16,7 @@ import yaml
 from editcaption_mega.data.text.quoting import escaped, quoted
 from editcaption_mega.evaluation.benchmarks import BenchmarkPair, truth_of
 from editcaption_mega.inference.endpoint.client import Message, Picture
-from editcaption_mega.records import DIMENSIONS, Changes
+from editcaption_mega.records import DIMENSIONS, Change, Changes
 from editcaption_mega.settings.evaluation import RulesRole
 
 CANDIDATE = "candidate"  # in place of the model's name, which could sway the judge (the paper shows the name)
@@ -71,7 +72,7 @@ def ticket(dimension: str, truth: Changes, instruction: str) -> str:
 def ground_truth_text(truth: Changes) -> str:
     """The changes with their ids, as every prompt shows them: each text is one JSON string, as the instruction is."""
 
-    def listed(changes) -> str:
+    def listed(changes: Iterable[Change]) -> str:
         return "\n".join(f"[{escaped(change.id)}] {quoted(change.text)}" for change in changes) or "(none)"
 
     parts = ("Primary changes:", listed(truth.primary), "Secondary changes:", listed(truth.secondary))

@@ -7,7 +7,7 @@ can hold; a judge that leaves it out is held to more."""
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, get_args
@@ -260,7 +260,7 @@ def _check_ids(reply: AccuracyReply | CompletenessReply | ClarityReply, truth: C
         _refuse_unknown(reply.secondary_hits, secondary, "secondary_hits")
 
 
-def _refuse_unknown(ids, known: list[str], field: str) -> None:
+def _refuse_unknown(ids: Iterable[str], known: list[str], field: str) -> None:
     unknown = [name for name in ids if name not in known]
     if unknown:
         raise ValueError(f"'{field}' names {unknown[0]!r:.80}, expected one of {', '.join(known) or 'none'}")

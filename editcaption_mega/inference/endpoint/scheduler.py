@@ -31,7 +31,7 @@ class RequestScheduler[Asked, Result]:
         self._loop.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loop.stop()
 
     def results(self, requests: Iterable[Asked]) -> Iterator[Result]:

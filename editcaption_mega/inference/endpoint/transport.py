@@ -68,7 +68,7 @@ class Transport:
         )
         return self
 
-    async def __aexit__(self, *_) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def call(
@@ -120,11 +120,11 @@ class _Connector(aiohttp.TCPConnector):
     """Never uses a connection again on which something came after the last answer: a second answer, which nobody asked
     for, would be taken for that to the next question."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._used: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    async def connect(self, *arguments, **options) -> aiohttp.connector.Connection:
+    async def connect(self, *arguments: Any, **options: Any) -> aiohttp.connector.Connection:
         while True:
             connection = await super().connect(*arguments, **options)
             protocol = connection.protocol

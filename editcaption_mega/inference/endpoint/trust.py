@@ -12,7 +12,7 @@ _SHOWN = 200  # characters of such an answer
 class Trust:
     """`ended` and `answered` say in words why to give up, "" for no reason to."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.answers_in_form = False  # whether there is a usable answer, of now or kept
         self._failed = self._unusable = 0  # in a row
 

@@ -1,12 +1,14 @@
 """Curves as numbers: lines of points in a box of BOX units a side, y downward. The template draws them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import batched
 from statistics import fmean
 
 from .plots import axis, nice_step
+
+Axis = tuple[Callable[[float], float], tuple[tuple[float, str], ...]]
 
 BOX = 1000
 _MOST_POINTS = 400  # of a line; more are averaged in groups
@@ -74,14 +76,14 @@ def _count_step(reach: float) -> float:
     return max(1.0, nice_step(reach / 5))
 
 
-def _axis(values: Sequence[float]):
+def _axis(values: Sequence[float]) -> Axis:
     low, high = min(values, default=0.0), max(values, default=1.0)
     low, high = min(low, 0.0), max(high, 0.0)
     high = max(high, low + 1e-3)
     return axis(low, high, nice_step((high - low) / 5), lambda y: f"{y:g}")
 
 
-def _log_axis(values: Sequence[float]):
+def _log_axis(values: Sequence[float]) -> Axis:
     """Ticks at 1, 2, 5 times the powers of ten."""
     low, high = math.log10(min(values, default=0.1)), math.log10(max(values, default=1.0))
     high = high if high > low else low + 1e-3

@@ -10,7 +10,7 @@ from itertools import batched
 from PIL import Image
 
 from editcaption_mega.data.images.decode import decode_image, image_size
-from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair
 
 THUMBNAIL_SIDE = 384  # pixels of the longer side
 MOST_BYTES, LEAST_BYTES = 24_000, 4_000  # of one picture
@@ -53,7 +53,7 @@ def pairs_as_text(benchmark: Benchmark, budget: int) -> Iterator[str]:
             yield from (f"{source} {target}" for source, target in batched(texts, 2))
 
 
-def _sides(item) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+def _sides(item: BenchmarkPair) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
     return ("source", item.source), ("target", item.target)
 
 
