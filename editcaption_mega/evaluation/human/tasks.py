@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from editcaption_mega.data.images.formats import extension
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Instruction
@@ -160,8 +161,7 @@ def read_tasks(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 def _picture(folder: Path, data: bytes) -> str:
     """Its path within the folder; the name is its content's, so models share the file."""
-    kind = "png" if data.startswith(b"\x89PNG") else "webp" if data[8:12] == b"WEBP" else "jpg"
-    name = f"{PICTURES}/{hashlib.sha256(data).hexdigest()[:32]}.{kind}"
+    name = f"{PICTURES}/{hashlib.sha256(data).hexdigest()[:32]}.{extension(data)}"
     if not (folder / name).exists():
         _write(folder / name, data)
     return name

@@ -10,6 +10,7 @@ from itertools import batched
 from PIL import Image
 
 from editcaption_mega.data.images.decode import decode_image, image_size
+from editcaption_mega.data.images.formats import media_type
 from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair
 
 THUMBNAIL_SIDE = 384  # pixels of the longer side
@@ -29,7 +30,7 @@ def shrunk(data: bytes, budget: int, *, side: int = THUMBNAIL_SIDE, where: str =
 
     Quality falls first, then the side; at _SMALLEST_SIDE the last one is taken whatever its size. Raises ImageError."""
     if len(data) <= budget and max(image_size(data, where=where)) <= side:
-        return _mime(data), data
+        return media_type(data), data
     picture = decode_image(data, where=where)
     while True:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -65,9 +66,3 @@ def _webp(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", quality=quality, method=2)
     return buffer.getvalue()
-
-
-def _mime(data: bytes) -> str:
-    if data.startswith(b"\x89PNG"):
-        return "image/png"
-    return "image/webp" if data[8:12] == b"WEBP" else "image/jpeg"
