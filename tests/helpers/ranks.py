@@ -1,5 +1,6 @@
 """Several ranks of one gloo group, forked from the test's own process, so that nothing is imported twice."""
 
+import gc
 import multiprocessing
 import os
 import traceback
@@ -30,8 +31,12 @@ def on_ranks(work: Callable[[int], Any], folder: Path, count: int = 2, seconds: 
         dist.barrier()  # nobody leaves while another one still talks
 
     processes = [context.Process(target=body, args=(rank,), daemon=True) for rank in range(count)]
+    # The threads of this process's groups are not in a fork, where a collector that met the groups would wait for them.
+    gc.collect()
+    gc.freeze()
     for process in processes:
         process.start()
+    gc.unfreeze()
     for process in processes:
         process.join(seconds)
     hanging = [i for i, process in enumerate(processes) if process.is_alive()]
