@@ -15,7 +15,7 @@ FILES = {
     "SVG": b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="http://www.w3.org/2000/svg"/>',
     "ICO": b"\0\0\1\0\1\0\x10\x10\0\0\1\0",
     "TGA": b"\0\0\2\0\0\0\0\0\0\0\0\0\x10\0\x10\0\x18\0" + b"abc" * 256,
-    "gzip": gzip.compress(b"x"),
+    "gzip": gzip.compress(b"x", mtime=0),
     "a zip archive": b"PK\3\4\x14\0",
     "a web page or XML": b"<!DOCTYPE html><html>",
     "nothing but zero bytes": bytes(5000),
