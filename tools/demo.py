@@ -33,6 +33,10 @@ def main(argv):
     parser.add_argument("--ranks", type=int, default=2, metavar="N", help="processes that train (default 2)")
     parser.add_argument("--reduced", action="store_true", help="a quick run of every part, too short to learn much")
     arguments = parser.parse_args(argv)
+    for name in ("pairs", "pool", "held_out", "steps", "dpo_steps", "ranks"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise cli.ArgumentError(f"--{name.replace('_', '-')} is {value}: give 1 or more")
     if arguments.reduced:
         arguments.pairs, arguments.pool, arguments.held_out = 600, 100, 60
         arguments.steps, arguments.dpo_steps = 60, 4

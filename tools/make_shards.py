@@ -84,15 +84,14 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--count", type=int, help="synthetic: number of pairs (default 64)")
     parser.add_argument("--seed", type=int, help="synthetic: seed of the world (default 0)")
     parser.add_argument("--first-index", type=int, help="synthetic: index of the first pair (default 0)")
-    parser.add_argument(
-        "--category", choices=CATEGORIES, help="hq-edit, magicbrush: kind of edits, which these sets do not say"
-    )
+    silent = ", ".join(name for name, importer in FORMATS.items() if importer.needs_category)
+    parser.add_argument("--category", choices=CATEGORIES, help=f"{silent}: kind of edits, which these sets do not say")
     return parser.parse_args(argv)
 
 
 def check(args: argparse.Namespace) -> None:
     """Raises ArgumentError for arguments that do not fit together, before anything is read."""
-    if args.category and args.format not in ("hq-edit", "magicbrush"):
+    if args.category and not FORMATS[args.format].needs_category:
         raise ArgumentError(f"--category is not for --format {args.format}, which says it for each pair: leave it out")
     if (args.count, args.seed, args.first_index) != (None, None, None) and not FORMATS[args.format].takes_options:
         raise ArgumentError(f"--count, --seed and --first-index are not for --format {args.format}: leave them out")

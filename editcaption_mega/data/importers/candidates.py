@@ -51,14 +51,16 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class Importer:
-    """One format: its name, what its --input is, how to read it, how many rows to expect (None: unknown), and whether
-    it takes `ImportOptions`. Both functions raise InputError where the input as a whole can't be used."""
+    """One format: its name, what its --input is, how to read it, how many rows to expect (None: unknown), whether it
+    takes the synthetic `ImportOptions`, and whether the user must say the kind of edits. Both functions raise
+    InputError where the input as a whole can't be used."""
 
     name: str
     input: str
     read: Callable[[str, ImportOptions], Iterator[Candidate | Rejected]]
     count: Callable[[str, ImportOptions], int | None]
     takes_options: bool = False
+    needs_category: bool = False
 
 
 def input_file(path: str) -> Path:

@@ -80,7 +80,8 @@ def _importer(columns: Columns) -> Importer:
                 total += file.metadata.num_rows
         return total
 
-    return Importer(columns.name, "a parquet file or a folder of them", read, count)
+    described = "a parquet file or a folder of them"
+    return Importer(columns.name, described, read, count, needs_category=columns.category is None)
 
 
 def _paths(path: str, columns: Columns) -> list[Path]:
