@@ -9,6 +9,9 @@ from tests.helpers import tiny
 from tests.helpers.ranks import on_ranks
 from tests.helpers.train_state import train_state
 
+# Slow, though they take seconds: beside other tests of one process their forks hang now and then when they leave gloo.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
