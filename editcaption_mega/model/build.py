@@ -13,6 +13,7 @@ from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
 from .layers import check_backend, mark
+from .pipeline_split import megatron_layout, split_layers
 from .qwen3_vl import Qwen3VLModel
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -54,8 +55,7 @@ def transformer_config(
         expert_model_parallel_size=parallel.expert_model_parallel_size,
         expert_tensor_parallel_size=parallel.expert_tensor_parallel_size,
         sequence_parallel=parallel.use_sequence_parallel,
-        account_for_embedding_in_pipeline_split=parallel.account_for_embedding_in_pipeline_split,
-        account_for_loss_in_pipeline_split=parallel.account_for_loss_in_pipeline_split,
+        pipeline_model_parallel_layout=_pipeline_layout(architecture, parallel),
         # Batched p2p is silently wrong for the interleaved schedule at PP = 2 (a loss off by up to 1.45).
         batch_p2p_comm=not interleaved,
         overlap_p2p_comm=interleaved,
@@ -64,6 +64,12 @@ def transformer_config(
         gradient_accumulation_fusion=False,
     )
     return TransformerConfig(**options, **_expert_options(architecture, model), **_recompute_options(model))
+
+
+def _pipeline_layout(architecture: Architecture, parallel: ParallelSettings) -> list[list[str]] | None:
+    if parallel.pipeline_model_parallel_size == 1:
+        return None
+    return megatron_layout(split_layers(architecture.num_layers, parallel))
 
 
 def _expert_options(architecture: Architecture, model: ModelSettings) -> dict[str, Any]:
@@ -91,9 +97,7 @@ def _recompute_options(model: ModelSettings) -> dict[str, Any]:
 
 def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None:
     """Raise ValueError, naming the setting to change, when the layout does not divide the model."""
-    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    expert = parallel.expert_model_parallel_size
-    virtual = parallel.virtual_pipeline_model_parallel_size or 1
+    tensor, expert = parallel.tensor_model_parallel_size, parallel.expert_model_parallel_size
 
     def divides(setting: str, size: int, what: str, count: int) -> None:
         if count % size:
@@ -118,17 +122,9 @@ def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None
                 "parallel.sequence_parallel=false with tensor_model_parallel_size > 1 is not possible for a "
                 "mixture-of-experts model: set it to true"
             )
-    shares = architecture.num_layers
-    shares += parallel.account_for_embedding_in_pipeline_split + parallel.account_for_loss_in_pipeline_split
-    if shares % (pipeline * virtual):
-        raise ValueError(
-            f"{architecture.num_layers} layers do not divide over pipeline_model_parallel_size={pipeline} x "
-            f"virtual_pipeline_model_parallel_size={virtual} chunks: change them, or count the embedding and the "
-            "loss as a layer each (parallel.account_for_embedding_in_pipeline_split, ..loss..)"
-        )
-    first = shares // (pipeline * virtual) - parallel.account_for_embedding_in_pipeline_split
+    first = split_layers(architecture.num_layers, parallel)[0]
     deepstack_depth = len(architecture.vision.deepstack_layers)
-    if pipeline > 1 and first < deepstack_depth:
+    if first < deepstack_depth:
         raise ValueError(
             f"the first pipeline chunk would hold {first} layers, but DeepStack adds visual features to the first "
             f"{deepstack_depth}: lower pipeline_model_parallel_size or virtual_pipeline_model_parallel_size"

@@ -68,8 +68,12 @@ class ParallelSettings:
     expert_tensor_parallel_size: int | None = None  # null: the tensor parallel size
     context_parallel_size: int = 1  # only 1 is supported
     sequence_parallel: bool | None = None  # null: on when tensor_model_parallel_size > 1
-    account_for_embedding_in_pipeline_split: bool = False  # count the embedding (and vision) as one layer
-    account_for_loss_in_pipeline_split: bool = False  # count the LM head as one layer
+    # What a level split counts as one layer more: the embedding (and vision), the LM head.
+    account_for_embedding_in_pipeline_split: bool = False
+    account_for_loss_in_pipeline_split: bool = False
+    # Layers of each pipeline chunk along the network: PP x virtual stages of them, chunk c on stage c % PP. The first
+    # has the embedding and the vision tower besides, the last the LM head. null: a level split.
+    layers_per_chunk: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.virtual_pipeline_model_parallel_size == 1:
@@ -96,6 +100,32 @@ class ParallelSettings:
                 )
         if self.expert_tensor_parallel_size is not None:
             at_least("parallel.expert_tensor_parallel_size", self.expert_tensor_parallel_size, 1)
+        if self.layers_per_chunk is not None:
+            self._check_layers_per_chunk(self.layers_per_chunk)
+
+    def _check_layers_per_chunk(self, counts: list[int]) -> None:
+        setting, chunks = f"parallel.layers_per_chunk={counts}", self.num_pipeline_chunks
+        if len(counts) != chunks:
+            raise SettingsError(
+                f"{setting} has {len(counts)} counts, expected {chunks}: one for each of "
+                f"pipeline_model_parallel_size={self.pipeline_model_parallel_size} x "
+                f"virtual_pipeline_model_parallel_size={self.virtual_pipeline_model_parallel_size or 1} chunks"
+            )
+        if min(counts) < 0 or 0 in counts[1:-1]:
+            raise SettingsError(
+                f"{setting}: each chunk needs a layer; only the first, which has the embedding and the vision tower, "
+                "and the last, which has the LM head, can do with 0"
+            )
+        for part in ("embedding", "loss"):
+            if getattr(self, f"account_for_{part}_in_pipeline_split"):
+                raise SettingsError(
+                    f"{setting} says where layers are, so parallel.account_for_{part}_in_pipeline_split=true, which is "
+                    "for a level split, has no meaning: set it to false"
+                )
+
+    @property
+    def num_pipeline_chunks(self) -> int:
+        return self.pipeline_model_parallel_size * (self.virtual_pipeline_model_parallel_size or 1)
 
     @property
     def use_sequence_parallel(self) -> bool:

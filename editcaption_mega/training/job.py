@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from editcaption_mega import platform
 from editcaption_mega.conversion import ParamShard, local_param_shards, rules_for
 from editcaption_mega.data.batching.loader import Step
+from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
@@ -115,7 +116,8 @@ def _open_log(prepared: Prepared, objective: Objective, notes: list[str]) -> Run
     )  # fmt: skip
     table = trainable_table(rules_for(prepared.architecture), settings.optimizer)
     starts = first_lines(settings, len(prepared.dataset), prepared.total_steps, resumed)
-    for line in [*prepared.dataset.notes, *table, *starts, *notes]:
+    split = split_notes(prepared.architecture.num_layers, settings.parallel)
+    for line in [*prepared.dataset.notes, *table, *split, *starts, *notes]:
         log.say(line)
     keep_settings(output, settings, resumed.step)
     return log

@@ -22,6 +22,7 @@ from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.data.batching.sample import EncodedSample
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import build_model
+from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
@@ -46,7 +47,7 @@ def log_probs_of_shards(
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, folder=str(source.folder)))
     architecture = open_architecture(settings)
     dataset = open_dataset(settings, "either")
-    for note in dataset.notes:
+    for note in [*dataset.notes, *split_notes(architecture.num_layers, settings.parallel)]:
         platform.print_rank_0(note)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
     try:

@@ -26,7 +26,12 @@ def folders(tmp_path_factory):
     [
         ("dense", dict(tensor_model_parallel_size=8), "does not divide the 4 kv heads"),
         ("dense", dict(tensor_model_parallel_size=3), "does not divide the 4 kv heads"),
-        ("dense", dict(pipeline_model_parallel_size=3), "8 layers do not divide"),
+        ("dense", dict(pipeline_model_parallel_size=9), "8 layers are too few for 9 pipeline chunks"),
+        (
+            "dense",
+            dict(pipeline_model_parallel_size=2, layers_per_chunk=[4, 3]),
+            r"layers_per_chunk=\[4, 3\] has 7 layers, the model has 8",
+        ),
         ("dense", dict(expert_model_parallel_size=2), "needs a mixture-of-experts model"),
         ("moe", dict(expert_model_parallel_size=3), "does not divide the 8 experts"),
         ("moe", dict(expert_tensor_parallel_size=5), "does not divide the 48 expert feed-forward channels"),
@@ -42,20 +47,6 @@ def folders(tmp_path_factory):
 def test_refused_layouts(folders, kind, options, words):
     with pytest.raises(ValueError, match=words):
         check_layout(Architecture.from_folder(folders[kind]), ParallelSettings(**options))
-
-
-def test_94_layers_divide_with_embedding_and_loss_counted(folders):
-    architecture = dataclasses.replace(Architecture.from_folder(folders["dense"]), num_layers=94)
-    with pytest.raises(ValueError, match="count the embedding and the loss"):
-        check_layout(architecture, ParallelSettings(pipeline_model_parallel_size=8))
-    check_layout(
-        architecture,
-        ParallelSettings(
-            pipeline_model_parallel_size=8,
-            account_for_embedding_in_pipeline_split=True,
-            account_for_loss_in_pipeline_split=True,
-        ),
-    )
 
 
 def test_every_backend_of_the_settings_has_modules():

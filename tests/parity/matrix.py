@@ -17,7 +17,9 @@ from . import worker
 
 ALL = [f"{kind}/{layout}" for layout in worker.LAYOUTS for kind in ("dense", "moe") if worker.possible(kind, layout)]
 # What `make test` measures: each kind of parallelism once. `make parity` and `make test-slow` measure everything.
-FAST = ["dense/1 rank", "moe/1 rank", "dense/DP2", "dense/TP2+SP", "dense/PP2", "moe/TP2 x EP2"]
+FAST = [
+    "dense/1 rank", "moe/1 rank", "dense/DP2", "dense/TP2+SP", "dense/PP2", "moe/TP2 x EP2", "dense/PP2 of 3+5 layers",
+]  # fmt: skip
 LOGITS_BAR, LOSS_BAR, MOVED_BAR = 2e-5, 1e-4, 1e-5
 
 
@@ -48,6 +50,8 @@ def measure(work: Path, names: list[str] = ALL) -> dict[str, dict]:
         numbers["resume_error"] = largest(numbers["resumed"], numbers["losses"][worker.STEPS // 2 :])
         if "moved" in numbers:
             numbers["moved_error"] = largest(numbers["moved"], one["losses"][worker.STEPS // 2 :])
+            origin = work / "runs" / worker.slug_of(kind, "1 rank")
+            numbers["copied"] = same_tensors(origin, work / "copies" / worker.slug_of(kind, layout))
         if "aux_losses" in numbers:
             numbers["aux_error"] = largest(numbers["aux_losses"], one["aux_losses"])
             numbers["aux_effect"] = largest(one["aux_losses"], one["losses"][: len(one["aux_losses"])])
@@ -97,6 +101,16 @@ def schedule(step: int, warmup: int, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
+def same_tensors(a: Path, b: Path) -> bool:
+    """Whether two runs' checkpoints hold the same weights and moments, bit for bit."""
+    from editcaption_mega.conversion import StoreReader
+
+    readers = [StoreReader(worker.checkpoint_in(folder)) for folder in (a, b)]
+    names = [{name for name in reader.tensors if not name.startswith("random/")} for reader in readers]
+    mine, other = readers
+    return names[0] == names[1] and all(torch.equal(mine.read(name), other.read(name)) for name in names[0])
+
+
 def round_trip(folder: Path, store: Path, output: Path) -> bool:
     """Convert the store of a layout back with the tool and compare every tensor and the config, bit for bit."""
     from editcaption_mega.conversion import WEIGHTS, FolderReader, StoreReader, hf_tensors, write_folder
@@ -139,7 +153,8 @@ def table(results: dict[str, dict]) -> str:
         f"- **logits**: largest difference of any logit (bar {LOGITS_BAR:g})",
         f"- **20 steps**: largest difference of the loss at any of 20 optimizer steps (bar {LOSS_BAR:g})",
         "- **resumed**: steps 11 to 20 after a restart from step 10's checkpoint, same layout (bar: 0, bitwise)",
-        f"- **moved**: steps 11 to 20 at this layout from the one-rank run's checkpoint (bar {MOVED_BAR:g})",
+        f"- **moved**: steps 11 to 20 at this layout from the one-rank run's checkpoint (bar {MOVED_BAR:g}), which "
+        "this layout writes again bit for bit",
         "- **aux loss**: 6 steps with a router loss of 0.05, against one rank "
         "(`TP` and `DP` layouts balance over the same rows)",
         "- **round trip**: Hugging Face -> this layout -> Hugging Face, every tensor bit for bit",

@@ -56,6 +56,7 @@ def test_checkpoint_moves_to_another_layout(results, name):
     if name.endswith("/1 rank"):
         pytest.skip("the origin of the moved checkpoints")
     assert results[name]["moved_error"] <= matrix.MOVED_BAR
+    assert results[name]["copied"], "what a layout reads of a checkpoint, it writes again bit for bit"
 
 
 @EACH

@@ -43,6 +43,13 @@ LAYOUTS = {
     "TP2, no SP": dict(tensor_model_parallel_size=2, sequence_parallel=False),
     "PP2": dict(pipeline_model_parallel_size=2),
     "PP2 x VPP2": dict(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2),
+    "PP2 of 3+5 layers": dict(pipeline_model_parallel_size=2, layers_per_chunk=[3, 5]),
+    "PP2 x VPP2 of 2+3+1+2 layers": dict(
+        pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2, layers_per_chunk=[2, 3, 1, 2]
+    ),
+    "TP2 x PP2 of 6+2 layers": dict(
+        tensor_model_parallel_size=2, pipeline_model_parallel_size=2, layers_per_chunk=[6, 2]
+    ),
     "EP2": dict(expert_model_parallel_size=2),
     "TP2 x EP2": dict(tensor_model_parallel_size=2, expert_model_parallel_size=2, expert_tensor_parallel_size=1),
     "expert TP2": dict(tensor_model_parallel_size=2, expert_tensor_parallel_size=2),
@@ -193,9 +200,10 @@ def resume(work: Path, kind: str, layout: str) -> None:
 
 
 def move(work: Path, kind: str, layout: str) -> None:
-    """Steps 11 to 20 at this layout, from the checkpoint that one rank wrote."""
-    origin = slug_of(kind, "1 rank")
-    finish(work, slug_of(kind, layout), "moved", {"moved": continued(work, kind, layout, origin)})
+    """Steps 11 to 20 at this layout, from the checkpoint that one rank wrote; first what was read is written again."""
+    slug, origin = slug_of(kind, layout), slug_of(kind, "1 rank")
+    copy = work / "copies" / slug
+    finish(work, slug, "moved", {"moved": continued(work, kind, layout, origin, copy)})
 
 
 def balance(work: Path, kind: str, layout: str) -> None:
@@ -205,10 +213,17 @@ def balance(work: Path, kind: str, layout: str) -> None:
     finish(work, slug, "aux", {"aux_losses": case.train(0, 6)})
 
 
-def continued(work: Path, kind: str, layout: str, origin: str) -> list[float]:
-    checkpoint = work / "runs" / origin / "checkpoints" / f"step_{STEPS // 2:08d}"
+def checkpoint_in(folder: Path) -> Path:
+    """The one that the matrix writes, of half of the steps."""
+    return folder / "checkpoints" / f"step_{STEPS // 2:08d}"
+
+
+def continued(work: Path, kind: str, layout: str, origin: str, copy: Path | None = None) -> list[float]:
+    checkpoint = checkpoint_in(work / "runs" / origin)
     case = Case(work / kind, layout, f"{slug_of(kind, layout)}-from-{origin}", start=checkpoint)
     case.resume(checkpoint, STEPS // 2)
+    if copy:
+        case.save(copy, STEPS // 2)
     return case.train(STEPS // 2, STEPS)
 
 

@@ -52,6 +52,10 @@ def test_nothing_is_frozen_by_default(good):
         ("parallel.context_parallel_size=2", ["context_parallel_size=2", "set it to 1"]),
         ("parallel.sequence_parallel=true", ["sequence_parallel=true", "tensor_model_parallel_size > 1"]),
         ("parallel.virtual_pipeline_model_parallel_size=2", ["pipeline_model_parallel_size > 1"]),
+        ("parallel.layers_per_chunk=[3,5]", ["layers_per_chunk=[3, 5] has 2 counts, expected 1", "=1 x", "=1 chunks"]),
+        ("parallel.layers_per_chunk=[]", ["has 0 counts, expected 1"]),
+        ("parallel.layers_per_chunk=[many]", ["parallel.layers_per_chunk", "many"]),
+        ("parallel.layers_per_chunk=3", ["parallel.layers_per_chunk"]),
         ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", "above 0"]),
         ("optimizer.beta1=1.0", ["optimizer.beta1=1.0"]),
         ("optimizer.min_learning_rate=1", ["min_learning_rate=1", "learning_rate"]),
@@ -73,6 +77,22 @@ def test_bad_settings_are_named(good, override, words):
     message = str(error.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "counts, more, words",
+    [
+        ("[2,0,1,1]", [], "only the first, .* and the last, .* can do with 0"),
+        ("[2,-1,1,2]", [], "each chunk needs a layer"),
+        ("[1,1,1]", [], "has 3 counts, expected 4"),
+        ("[1,1,1,1]", ["parallel.account_for_loss_in_pipeline_split=true"], "account_for_loss.* set it to false"),
+    ],
+)
+def test_bad_layers_per_chunk(good, counts, more, words):
+    sizes = ["parallel.pipeline_model_parallel_size=2", "parallel.virtual_pipeline_model_parallel_size=2"]
+    with pytest.raises(ValueError, match=words):
+        load_settings(good, [*sizes, f"parallel.layers_per_chunk={counts}", *more])
+    assert load_settings(good, [*sizes, "parallel.layers_per_chunk=[0,2,2,0]"]).parallel.layers_per_chunk[0] == 0
 
 
 def test_everything_frozen_is_refused(good):

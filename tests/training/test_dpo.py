@@ -285,6 +285,7 @@ PIPELINE = ["parallel.pipeline_model_parallel_size=2"]
     [
         pytest.param(TENSOR, id="TP2+SP"),
         pytest.param([*PIPELINE, "reference.mode=resident"], id="PP2 resident", marks=pytest.mark.slow),
+        pytest.param([*PIPELINE, "parallel.layers_per_chunk=[3,1]"], id="PP2 uneven", marks=pytest.mark.slow),
         pytest.param(["parallel.expert_model_parallel_size=2"], id="EP2", marks=pytest.mark.slow),
         pytest.param([*TENSOR, "reference.mode=resident"], id="TP2+SP resident", marks=pytest.mark.slow),
     ],
@@ -293,6 +294,9 @@ def test_layouts_give_the_same_losses_and_metrics(base, stored, layout, request)
     output = request.node.callspec.id.replace(" ", "_")
     done = launched(base, output, 2, *layout)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert ("4 layers over 2 pipeline chunks, as parallel.layers_per_chunk says: 3, 1" in done.stdout) == (
+        output == "PP2_uneven"
+    )
     assert apart(losses(base / output), losses(stored)) <= 1e-4
     for mine, one in zip(rows(base / output), rows(stored), strict=True):
         assert mine.keys() - {"seconds"} == one.keys() - {"seconds"}
