@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editcaption_mega.settings.losses import SHAPES
+
 from .contract import DETAILS_WIDTH, STATS_WIDTH, Final
-from .preference_losses import SHAPES, PreferenceLossConfig
+from .preference_losses import PreferenceLossConfig
 
 _problem = ""
 EXTENSION: Any

@@ -1,34 +1,12 @@
 """Which preference loss, and its formulas on log-probs of whole answers: the readable form of csrc/finalize_math.h."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# A function of z; csrc/finalize_math.h has the same, under the same names.
-Shape = Literal["sigmoid", "robust", "hinge", "ipo"]
-SHAPES: tuple[str, ...] = get_args(Shape)
-
-
-class LossForm(NamedTuple):
-    """How a loss is made of log-probs."""
-
-    shape: Shape
-    per_token: bool = False  # log-probs per token instead of summed
-    reference_free: bool = False  # without a reference model
-
-
-# A loss of another form of these is one line here and one in settings/dpo.py; a new shape also is a branch of
-# `pair_losses` and of csrc/finalize_math.h.
-LOSSES = {
-    "sigmoid": LossForm("sigmoid"),
-    "robust": LossForm("robust"),
-    "hinge": LossForm("hinge"),
-    "ipo": LossForm("ipo", per_token=True),
-    "sigmoid_norm": LossForm("sigmoid", per_token=True),
-    "simpo": LossForm("sigmoid", per_token=True, reference_free=True),
-}
+from editcaption_mega.settings.losses import LOSSES, Shape
 
 
 @dataclass(frozen=True)
@@ -58,7 +36,7 @@ class PreferenceLossConfig:
             raise ValueError(f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
         if not 0 < self.beta < float("inf"):
             raise ValueError(f"beta={self.beta} must be above 0 and finite")
-        if self.label_smoothing and self.loss in ("hinge", "ipo"):
+        if self.label_smoothing and not LOSSES[self.loss].smoothed:
             raise ValueError(f"label_smoothing={self.label_smoothing} has no meaning for {self.loss}: set it to 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing={self.label_smoothing} must lie in [0, 0.5)")

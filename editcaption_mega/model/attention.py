@@ -225,7 +225,11 @@ class SegmentCoreAttention(MegatronModule):
         """query [T, heads/tp, d], key and value [T, kv heads/tp, d] -> [T, heads/tp, d]."""
         assert isinstance(packed_seq_params, Segments), "rows are always packed: positions and bounds come from data"
         segments = packed_seq_params
-        key, value = segments.expand_shared_prompt(key), segments.expand_shared_prompt(value)
+        return self.attend(query, segments.expand_shared_prompt(key), segments.expand_shared_prompt(value), segments)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:
+        """What a backend with another attention overrides: query [T, heads/tp, d], and for each key of
+        `segments.keys` key and value [keys, kv heads/tp, d] -> [T, heads/tp, d], each segment by itself."""
         return segment_attention(
             query, key, value, segments.queries, segments.keys, causal=self.causal, scale=self.scale
         )

@@ -1,8 +1,8 @@
-"""The layer of the language model as a Megatron spec, for two backends.
+"""The layer of the language model as a Megatron spec, for each of the backends in `MODULES`.
 
 `torch` needs neither Transformer Engine nor Apex and runs on CPU and CUDA. `transformer_engine` takes linear layers,
-norms and attention from TE through Megatron's public spec provider. Both keep the same module and parameter names
-(norms are never fused into linears, experts are ours), so checkpoints and the weight rules know one layout.
+norms and attention from TE through Megatron's public spec provider. Every backend keeps the same module and parameter
+names (norms are never fused into linears, experts are ours), so checkpoints and the weight rules know one layout.
 """
 
 import importlib.util

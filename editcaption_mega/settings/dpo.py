@@ -4,17 +4,15 @@ from dataclasses import dataclass, field
 
 from .checks import SettingsError, at_least, choice
 from .job import JobSettings
-
-# Names of kernels.preference_losses.LOSSES; a test holds the two together.
-LOSSES = ("sigmoid", "robust", "hinge", "ipo", "sigmoid_norm", "simpo")
-WITHOUT_REFERENCE = ("simpo",)
+from .losses import LOSSES
 
 
 @dataclass
 class PreferenceSettings:
-    """The loss; formulas in kernels/preference_losses.py. reward = beta (log-prob - reference)."""
+    """The loss; names in settings/losses.py, formulas in kernels/preference_losses.py. reward = beta (log-prob -
+    reference)."""
 
-    loss: str = "sigmoid"  # sigmoid (the paper) | robust | hinge | ipo | sigmoid_norm | simpo
+    loss: str = "sigmoid"  # the paper's; one of LOSSES
     beta: float = 0.1
     label_smoothing: float = 0.0  # share of pairs believed swapped: conservative DPO (sigmoid), robust
     margin: float = 0.0  # by how much the chosen answer's reward must be above the rejected one's; SimPO's gamma
@@ -25,7 +23,7 @@ class PreferenceSettings:
     failure_mode_metrics: bool = True  # metrics per failure mode too; every pair must then say its failure_modes
 
     def validate(self) -> None:
-        choice("preference.loss", self.loss, LOSSES)
+        choice("preference.loss", self.loss, tuple(LOSSES))
         if not 0 < self.beta < float("inf"):
             raise SettingsError(
                 f"preference.beta={self.beta} must be above 0 and finite: the paper's loss has no other"
@@ -33,7 +31,7 @@ class PreferenceSettings:
         at_least("preference.label_smoothing", self.label_smoothing, 0)
         if self.label_smoothing >= 0.5:
             raise SettingsError(f"preference.label_smoothing={self.label_smoothing} must be below 0.5")
-        if self.label_smoothing and self.loss in ("hinge", "ipo"):
+        if self.label_smoothing and not LOSSES[self.loss].smoothed:
             raise SettingsError(
                 f"preference.label_smoothing={self.label_smoothing} has no meaning for {self.loss}: set it to 0"
             )
@@ -73,9 +71,10 @@ class DPOSettings(JobSettings):
         super().validate()
         self.preference.validate()
         self.reference.validate()
-        if (self.preference.loss in WITHOUT_REFERENCE) != (self.reference.mode == "none"):
+        if LOSSES[self.preference.loss].reference_free != (self.reference.mode == "none"):
+            reference_free = [name for name, form in LOSSES.items() if form.reference_free]
             raise SettingsError(
                 f"preference.loss={self.preference.loss} with reference.mode={self.reference.mode}: "
-                f"{', '.join(WITHOUT_REFERENCE)} has no reference (reference.mode=none) and every other loss needs one "
+                f"{', '.join(reference_free)} has no reference (reference.mode=none) and every other loss needs one "
                 "(stored or resident)"
             )

@@ -135,7 +135,7 @@ class EditorSettings(EndpointSettings):
     max_concurrency: int = 4
     size: str = ""  # such as 1024x1024; "": the server's default
     max_pixels: int = 2048 * 2048  # of a result; a larger one fails its row
-    measures: list[str] = field(default_factory=lambda: ["ssim"])  # of: ssim, clip, lpips (where installed)
+    measures: list[str] = field(default_factory=lambda: ["ssim"])  # of evaluation/execution/measures.py: MEASURES
     clip: str = ""  # Hugging Face folder of a CLIP model, for the measure clip
 
 

@@ -5,7 +5,7 @@ import torch
 
 from editcaption_mega.kernels import PreferenceLossConfig, available_backends
 from editcaption_mega.kernels.backends import BACKENDS
-from editcaption_mega.kernels.preference_losses import LOSSES
+from editcaption_mega.settings.losses import LOSSES
 
 needs_extension = pytest.mark.skipif("cpu" not in available_backends(), reason="the extension isn't built")
 
@@ -115,7 +115,7 @@ def test_finalize_agrees_with_plain_pytorch(backend, loss):
     stats[:, :, 2] -= 3
     stats[1, 7] = torch.tensor([-torch.inf, -1, -torch.inf, 0, 0, 0])  # a part that is all padding
     stats[:, :, 5] = torch.arange(3.0)[:, None]
-    smoothing = 0.0 if loss in ("hinge", "ipo") else 0.1
+    smoothing = 0.1 if LOSSES[loss].smoothed else 0.0
     config = PreferenceLossConfig(loss, beta=0.7, label_smoothing=smoothing, margin=0.2, nll_weight=0.3)
     reference = None if config.reference_free else -5 * torch.rand(4, generator=g)
     for width in (4, 6):

@@ -3,14 +3,15 @@
 import dataclasses
 import random
 import re
+import types
 
 import pytest
+import torch
 import yaml
 
-from editcaption_mega.kernels.preference_losses import LOSSES as KERNEL_LOSSES
-from editcaption_mega.kernels.preference_losses import PreferenceLossConfig
+from editcaption_mega.kernels.preference_losses import PreferenceLossConfig, pair_losses
 from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, PreferenceSettings, load_settings
-from editcaption_mega.settings.dpo import LOSSES, WITHOUT_REFERENCE
+from editcaption_mega.settings.losses import LOSSES
 from tests.helpers import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -37,18 +38,39 @@ def test_dpo_configs_load(name):
         assert sft.parallel == settings.parallel, "one layout per model size, for both stages"
 
 
-def test_settings_name_the_losses_that_the_kernels_have():
-    """settings/ must not import kernels/, so the names are there twice."""
-    assert tuple(KERNEL_LOSSES) == LOSSES
-
-
 def test_every_number_of_a_loss_can_be_set():
     of_the_loss, settings = dataclasses.fields(PreferenceLossConfig), PreferenceSettings()
     assert len(of_the_loss) >= 5
     assert {part.name: getattr(settings, part.name) for part in of_the_loss} == dataclasses.asdict(
         PreferenceLossConfig()
     )
-    assert tuple(name for name, form in KERNEL_LOSSES.items() if form.reference_free) == WITHOUT_REFERENCE
+
+
+def smoothing_is_refused(make) -> bool:
+    try:
+        make()
+    except ValueError as error:
+        assert "label_smoothing=0.1 has no meaning for" in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_smoothing_is_refused_where_it_would_change_nothing(loss):
+    """By the formula itself, so that a loss which ignores it cannot pass it over."""
+    smoothed, plain = (
+        types.SimpleNamespace(
+            shape=LOSSES[loss].shape, per_token=False, beta=0.5, margin=0.0, nll_weight=0.0, label_smoothing=s
+        )
+        for s in (0.1, 0.0)
+    )
+    sums, reference = torch.tensor([[-3.0, -4.0], [-2.0, -1.0]], dtype=torch.float64), torch.zeros(2, 2)
+    lengths = torch.ones(2, 2)
+    losses = [pair_losses(config, sums, reference, lengths, None).loss for config in (smoothed, plain)]
+    ignored = torch.equal(*losses)
+    settings = PreferenceSettings(loss=loss, label_smoothing=0.1)
+    assert smoothing_is_refused(settings.validate) == ignored
+    assert smoothing_is_refused(lambda: PreferenceLossConfig(loss, label_smoothing=0.1)) == ignored
 
 
 def test_the_demo_trains_on_the_world_that_it_is_judged_on_as_an_erring_captioner_describes_it():

@@ -9,7 +9,7 @@ from PIL import Image
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.execution.execute import COPY, execute, summarize
-from editcaption_mega.evaluation.execution.measures import ClipSimilarity, measure_images, measures_of, ssim
+from editcaption_mega.evaluation.execution.measures import MEASURES, ClipSimilarity, measure_images, measures_of, ssim
 from editcaption_mega.evaluation.record_files import read_records
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.records import Instruction
@@ -64,7 +64,7 @@ def test_clip_similarity_comes_from_a_folder(tmp_path):
 
 
 def test_measures_that_are_not_there_are_told(tmp_path):
-    for names, told in ((["psnr"], "expected one of ssim, clip, lpips"), (["clip"], "set editor.clip")):
+    for names, told in ((["psnr"], f"expected one of {', '.join(MEASURES)}"), (["clip"], "set editor.clip")):
         with pytest.raises(ValueError, match=told):
             measures_of(names)
     with pytest.raises(ValueError, match="found no config.json"):
