@@ -229,7 +229,7 @@ def write_and_print(settings, benchmarks, texts, judgements, executions) -> None
 def check_judge(settings, arguments) -> int:
     from editcaption_mega.evaluation.judge.validation import check_judge as check
     from editcaption_mega.evaluation.judge.validation import passed
-    from editcaption_mega.evaluation.run.judging import judge_function
+    from editcaption_mega.evaluation.run.judging import dimensions_of, judge_function
 
     chosen = [judge for judge in settings.judges if judge.name == arguments.judge]
     if not chosen:
@@ -238,7 +238,7 @@ def check_judge(settings, arguments) -> int:
     good = True
     for benchmark in prepared(settings, judging=True):
         some = benchmark.first(arguments.pairs)
-        checks = check(some, judge_function(chosen[0], settings, cli.progress))
+        checks = check(some, judge_function(chosen[0], settings, cli.progress), dimensions=dimensions_of(chosen[0]))
         print(f"{arguments.judge} on {len(some)} pairs of {benchmark.name}")
         print("\n".join(f"  {one}" for one in checks))
         good &= passed(checks)

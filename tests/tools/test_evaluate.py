@@ -21,6 +21,7 @@ import yaml
 
 from editcaption_mega import cli
 from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.execution.measures import MEASURES
 from editcaption_mega.evaluation.ground_truth import truth_hash
 from editcaption_mega.lock import FolderLock
 from tests.helpers import ROOT, small_job, warm
@@ -162,7 +163,7 @@ def test_a_dry_run_counts_what_would_be_asked_and_sends_and_writes_nothing(root,
             f"set, model served: 5 of {server.url}, m (0 of 5 texts are written)",
             f"set, model own: 5 of {root / 'model'}, in this process (0 of 5 texts are written)",
             f"set, judge asked: 120 of {judge.url}, judge-1 (at most: 20 instructions x 3 dimensions x 2 repeats)",
-            "set, judge rules: 0 of nobody (a parser)",
+            "set, judge rules: asks nobody (a parser: reads each instruction against the pair's facts)",
             "set, the editor: 20 of http://127.0.0.1:9/v1, e (at most: one edit for each instruction)",
         ]
         assert server.calls == judge.calls == 0 and not (tmp_path / "run").exists()
@@ -427,7 +428,7 @@ NOBODY = {"url": "http://127.0.0.1:9/v1", "model": "m"}
         ({"models": [{"name": "m", "folder": "/nowhere"}]}, 2, "found no folder"),
         ({"models": [{"name": "m", "instructions": "/nowhere"}]}, 2, "/nowhere/set.jsonl does not exist"),
         ({"human": ["/nowhere.jsonl"]}, 2, "/nowhere.jsonl does not exist"),
-        ({"editor": NOBODY | {"measures": ["psnr"]}}, 2, "one of ssim, clip, lpips"),
+        ({"editor": NOBODY | {"measures": ["psnr"]}}, 2, f"one of {', '.join(MEASURES)}"),
         ({"models": []}, 2, "models is empty"),
     ],
     ids=["key", "nobody there", "shards", "folder", "instructions", "human", "measure", "no model"],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from editcaption_mega.records import DIMENSIONS, FAILURE_MODES, Changes
+from editcaption_mega.records.evaluation import Dimension
 
 from . import rule_judge
 from .reply_scores import accuracy_of
@@ -16,6 +17,7 @@ class CodeJudge(NamedTuple):
     judge: Callable[[str, Changes], dict[str, Any]]
     needs_facts: bool  # whether the truth must be machine-readable
     about: str  # what the report says of it
+    dimensions: tuple[Dimension, ...] = DIMENSIONS  # that it scores; the others are unscored in each row
 
 
 def _by_rules(instruction: str, truth: Changes) -> dict[str, Any]:
@@ -36,3 +38,13 @@ def _by_rules(instruction: str, truth: Changes) -> dict[str, Any]:
 CODE_JUDGES = {
     "rule": CodeJudge(_by_rules, True, "a parser: reads each instruction against the pair's facts"),
 }
+
+
+def code_judge(kind: str) -> CodeJudge:
+    """Raises ValueError for a kind that the settings take and nobody has written."""
+    if kind not in CODE_JUDGES:
+        raise ValueError(
+            f"no function judges for kind {kind}: expected one of {', '.join(CODE_JUDGES)}; list its function in "
+            "CODE_JUDGES of evaluation/judge/code_judges.py, or name another kind"
+        )
+    return CODE_JUDGES[kind]

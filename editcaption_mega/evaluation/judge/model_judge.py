@@ -17,10 +17,10 @@ from editcaption_mega.evaluation.rubric.flags import flags
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.client import Reply, Request, Usage, complete
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.records import DIMENSIONS, Changes, Instruction, Judgement
+from editcaption_mega.records import DIMENSIONS, Changes, Instruction, Judgement, shown
 from editcaption_mega.settings import JudgeSettings, PixelLimits
 
-from .code_judges import CODE_JUDGES, CodeJudge
+from .code_judges import code_judge
 from .prompts import CANDIDATE, judge_prompt
 from .reply import ParsedReply, parse_reply
 from .reply_scores import Scored, score_reply
@@ -102,9 +102,11 @@ def rule_judge_benchmark(
 ) -> dict[str, list[Judgement]]:
     """The same rows from one of `CODE_JUDGES` (rule: for pairs of the synthetic world): no model, no repeats.
 
-    Raises ValueError: as `judge_benchmark`, and for a truth without the facts that it needs."""
+    Raises ValueError: as `judge_benchmark`, for a truth without the facts that it needs, and for what the judge's
+    function returns that is no judgement."""
+    code_judge(kind)
     tasks = _tasks(benchmark, instructions)
-    return {model: [_code_row(task, CODE_JUDGES[kind], name) for task in own] for model, own in tasks.items()}
+    return {model: [_code_row(task, kind, name) for task in own] for model, own in tasks.items()}
 
 
 def _tasks(benchmark: Benchmark, instructions: Instructions) -> dict[str, list[_Task]]:
@@ -225,12 +227,24 @@ def _provenance(
     return provenance
 
 
-def _code_row(task: _Task, judge: CodeJudge, name: str) -> Judgement:
+def _code_row(task: _Task, kind: str, name: str) -> Judgement:
     one, truth = task.instruction, task.truth
     who = {"benchmark": one.benchmark, "id": one.id, "model": one.model, "judge": name}
     about = {"mode": "rules", "judged": judged_digest(one, truth)}
     if one.instruction is None:
         reason = f"no instruction: {one.reason}"
         return Judgement(**who, unscored=dict.fromkeys(DIMENSIONS, reason), provenance=about)
+    judge = code_judge(kind)
     labels = judge.judge(one.instruction, truth)
-    return Judgement(**who, **labels | {"provenance": about | labels.get("provenance", {})})
+    where = f"what judge {name} (kind {kind}, evaluation/judge/code_judges.py) returned for pair {one.id}"
+    if not isinstance(labels, dict) or not isinstance(labels.get("provenance", {}), dict):
+        raise ValueError(f"{where} is {shown(labels)}: expected the fields of a Judgement as a dict")
+    if taken := sorted({*who, "repeat"} & set(labels)):
+        raise ValueError(f"{where}: field '{taken[0]}' is not the judge's to say: leave it out")
+    row = Judgement.from_json(who | labels | {"provenance": about | labels.get("provenance", {})}, where=where)
+    if beyond := [dimension for dimension in row.scores if dimension not in judge.dimensions]:
+        raise ValueError(
+            f"{where}: it scores {beyond[0]}, and its dimensions are {' and '.join(judge.dimensions)} alone: add it to "
+            "these, or give a reason in 'unscored'"
+        )
+    return row

@@ -2,15 +2,16 @@
 
 Each perturbation is handed to the judge as one more "model", so any judge of benchmarks can be checked: one behind an
 endpoint (`judge.judge_benchmark`) and the rule judge alike. A judge passes a test when the whole 95 % interval of the
-share of pairs where it notices lies above the threshold."""
+share of pairs where it notices lies above the threshold. A judge of some dimensions is tested in these alone."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.stats.intervals import wilson_interval
-from editcaption_mega.records import Changes, Instruction, Judgement
+from editcaption_mega.records import DIMENSIONS, Changes, Instruction, Judgement
 from editcaption_mega.records.evaluation import Dimension
 
 from .perturbations import NOT_APPLICABLE, SHORTENED, SWAPPED, TRUTH, UNRELATED, VAGUE, FlippedBenchmark, perturbations
@@ -23,6 +24,73 @@ _FLIPPED = "flipped"
 # (benchmark, model -> id -> instruction) -> model -> judgements
 JudgeFunction = Callable[[Benchmark, Mapping[str, Mapping[str, Instruction]]], Mapping[str, Sequence[Judgement]]]
 Holds = Callable[[Judgement, Judgement, Changes], bool]  # (of the truth, of the perturbed text, ground truth)
+
+
+class Expectation(NamedTuple):
+    """What a test demands of one dimension."""
+
+    words: str
+    holds: Holds
+
+
+def _score(dimension: Dimension, holds: Callable[[float, float], bool], words: str = "") -> Expectation:
+    """holds: of the scores of the truth and of the perturbed text."""
+    return Expectation(
+        words or dimension, lambda before, after, truth: holds(before.scores[dimension], after.scores[dimension])
+    )
+
+
+def _no_new_error(before: Judgement, after: Judgement, truth: Changes) -> bool:
+    """Accuracy without its coverage caps, from the labels."""
+    return accuracy_of(after.assertions, truth)[1] >= accuracy_of(before.assertions, truth)[1]
+
+
+class Perturbed(NamedTuple):
+    """A test by instructions that are made worse in one way."""
+
+    kind: str  # of perturbation
+    name: str
+    demand: str  # with {} for the words of the dimensions that are tested
+    demands: dict[Dimension, Expectation]
+
+
+PERTURBED = (
+    Perturbed(
+        TRUTH,
+        "truth",
+        "the truth scores 5 in {}",
+        {
+            "accuracy": _score("accuracy", lambda _, after: after == 5),
+            "completeness": _score("completeness", lambda _, after: after == 5),
+        },
+    ),
+    Perturbed(SWAPPED, "sides", "left and right swapped lower {}", {"accuracy": _score("accuracy", operator.gt)}),
+    Perturbed(
+        SHORTENED, "omission", "a change left out lowers {}", {"completeness": _score("completeness", operator.gt)}
+    ),
+    Perturbed(
+        SHORTENED, "omission is no error", "and makes no error of fact", {"accuracy": Expectation("", _no_new_error)}
+    ),
+    Perturbed(VAGUE, "vague degree", '"slightly" or "somewhat" lowers {}', {"clarity": _score("clarity", operator.gt)}),
+    Perturbed(
+        UNRELATED,
+        "unrelated",
+        "an unrelated text gets {}",
+        {
+            # 2 where the judge calls it a fabrication rather than unrelated.
+            "accuracy": _score("accuracy", lambda _, after: after <= 2, "accuracy 1 or 2"),
+            "completeness": _score("completeness", lambda _, after: after == 1, "completeness 1"),
+        },
+    ),
+    Perturbed(
+        _FLIPPED,
+        "mirror",
+        "pictures mirrored and sides swapped change nothing",
+        {"accuracy": _score("accuracy", operator.eq), "completeness": _score("completeness", operator.eq)},
+    ),
+)
+# By so much the repeats of one judgement may differ.
+_AGREE: dict[Dimension, float] = {"accuracy": 0, "completeness": 0, "clarity": CLARITY_TOLERANCE}
 
 
 @dataclass(frozen=True)
@@ -62,15 +130,23 @@ class Check:
 
 
 def passed(checks: Sequence[Check]) -> bool:
-    """Whether every test that could be made was passed, and there was one."""
-    made = [check for check in checks if check.verdict != "not tested"]
+    """Whether every test that could be made was passed, and there was one. One that could, had the judge scored
+    anything, is not passed."""
+    made = [check for check in checks if check.verdict != "not tested" or check.unscored]
     return bool(made) and all(check.verdict == "pass" for check in made)
 
 
-def check_judge(benchmark: Benchmark, judge: JudgeFunction, *, threshold: float = THRESHOLD) -> list[Check]:
+def check_judge(
+    benchmark: Benchmark,
+    judge: JudgeFunction,
+    *,
+    dimensions: Sequence[Dimension] = DIMENSIONS,
+    threshold: float = THRESHOLD,
+) -> list[Check]:
     """Every test of `judge` on the pairs of `benchmark`; repeats are compared with each other where it makes some.
 
-    Raises ValueError for pairs without ground truth, and what the judge raises."""
+    dimensions: those that the judge scores. A test of others too demands nothing of these, and a test of none of them
+    is not made. Raises ValueError for pairs without ground truth, and what the judge raises."""
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold} must lie between 0 and 1")
     pairs = benchmark.pairs()
@@ -82,29 +158,25 @@ def check_judge(benchmark: Benchmark, judge: JudgeFunction, *, threshold: float 
     flipped = FlippedBenchmark(benchmark)
     rows[_FLIPPED] = _by_id(judge(flipped, flipped.truths())[TRUTH]) if len(flipped) else {}
 
-    def check(kind: str, name: str, demand: str, holds: Holds) -> Check:
-        counts = {"held": 0, "total": 0, "unscored": 0, "not_applicable": len(truths) - len(rows[kind])}
-        for pair_id, (after, *_) in rows[kind].items():
+    def check(test: Perturbed) -> Check:
+        tested = [dimension for dimension in test.demands if dimension in dimensions]
+        counts = {"held": 0, "total": 0, "unscored": 0, "not_applicable": len(truths) - len(rows[test.kind])}
+        for pair_id, (after, *_) in rows[test.kind].items():
             before = rows[TRUTH][pair_id][0]
-            if _not_applicable(after):
+            if _not_applicable(after) or not tested:
                 counts["not_applicable"] += 1
-            elif before.unscored or after.unscored:
+            elif any(dimension in row.unscored for row in (before, after) for dimension in tested):
                 counts["unscored"] += 1
             else:
                 counts["total"] += 1
-                counts["held"] += holds(before, after, truths[pair_id])
-        return Check(name, demand, **counts, threshold=threshold)
+                counts["held"] += all(test.demands[d].holds(before, after, truths[pair_id]) for d in tested)
+        return Check(test.name, _in_words(test.demand, test.demands, tested), **counts, threshold=threshold)
 
-    return [
-        check(TRUTH, "truth", "the truth scores 5 in accuracy and completeness", _perfect),
-        check(SWAPPED, "sides", "left and right swapped lower accuracy", _lower("accuracy")),
-        check(SHORTENED, "omission", "a change left out lowers completeness", _lower("completeness")),
-        check(SHORTENED, "omission is no error", "and makes no error of fact", _no_new_error),
-        check(VAGUE, "vague degree", '"slightly" or "somewhat" lowers clarity', _lower("clarity")),
-        check(UNRELATED, "unrelated", "an unrelated text gets accuracy 1 or 2 and completeness 1", _at_the_floor),
-        check(_FLIPPED, "mirror", "pictures mirrored and sides swapped change nothing", _same),
-        _agreement(rows, threshold),
-    ]
+    return [*map(check, PERTURBED), _agreement(rows, dimensions, threshold)]
+
+
+def _in_words(demand: str, demands: Mapping[Dimension, Expectation], tested: Sequence[Dimension]) -> str:
+    return demand.format(" and ".join(demands[dimension].words for dimension in tested or demands))
 
 
 def _by_id(rows: Sequence[Judgement]) -> dict[str, list[Judgement]]:
@@ -119,46 +191,20 @@ def _not_applicable(row: Judgement) -> bool:
     return any(NOT_APPLICABLE in reason for reason in row.unscored.values())
 
 
-def _perfect(before: Judgement, after: Judgement, truth: Changes) -> bool:
-    return after.scores["accuracy"] == after.scores["completeness"] == 5
-
-
-def _lower(dimension: Dimension) -> Holds:
-    return lambda before, after, truth: after.scores[dimension] < before.scores[dimension]
-
-
-def _no_new_error(before: Judgement, after: Judgement, truth: Changes) -> bool:
-    """Accuracy without its coverage caps, from the labels."""
-    return accuracy_of(after.assertions, truth)[1] >= accuracy_of(before.assertions, truth)[1]
-
-
-def _at_the_floor(before: Judgement, after: Judgement, truth: Changes) -> bool:
-    """2 where the judge calls it a fabrication rather than unrelated."""
-    return after.scores["accuracy"] <= 2 and after.scores["completeness"] == 1
-
-
-def _same(before: Judgement, after: Judgement, truth: Changes) -> bool:
-    return all(after.scores[name] == before.scores[name] for name in ("accuracy", "completeness"))
-
-
-def _agreement(rows: Mapping[str, Mapping[str, list[Judgement]]], threshold: float) -> Check:
+def _agreement(
+    rows: Mapping[str, Mapping[str, list[Judgement]]], dimensions: Sequence[Dimension], threshold: float
+) -> Check:
     """Over every instruction that was judged more than once, perturbed ones too: truths alone would all score 5."""
+    tested = [dimension for dimension in _AGREE if dimension in dimensions]
     counts = {"held": 0, "total": 0, "unscored": 0, "not_applicable": 0}
     for repeats in (repeats for own in rows.values() for repeats in own.values()):
         if len(repeats) < 2 or _not_applicable(repeats[0]):
             counts["not_applicable"] += 1
-        elif any(row.unscored for row in repeats):
+        elif any(dimension in row.unscored for row in repeats for dimension in tested):
             counts["unscored"] += 1
         else:
+            scores = {dimension: [row.scores[dimension] for row in repeats] for dimension in tested}
             counts["total"] += 1
-            counts["held"] += _agree(repeats)
-    demand = f"repeats give the same accuracy and completeness, and clarity within {CLARITY_TOLERANCE}"
-    return Check("repeats", demand, **counts, threshold=threshold)
-
-
-def _agree(repeats: Sequence[Judgement]) -> bool:
-    def spread(dimension: Dimension) -> float:
-        values = [row.scores[dimension] for row in repeats]
-        return max(values) - min(values)
-
-    return spread("accuracy") == spread("completeness") == 0 and spread("clarity") <= CLARITY_TOLERANCE
+            counts["held"] += all(max(own) - min(own) <= _AGREE[dimension] for dimension, own in scores.items())
+    words = ", ".join(f"{dimension} within {_AGREE[dimension]:g}" for dimension in tested)
+    return Check("repeats", f"repeats give {words}", **counts, threshold=threshold)

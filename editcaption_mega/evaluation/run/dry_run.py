@@ -8,6 +8,7 @@ from pathlib import Path
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.engines import given
 from editcaption_mega.evaluation.generate import Part, missing_positions
+from editcaption_mega.evaluation.judge.code_judges import code_judge
 from editcaption_mega.evaluation.texts import MadeTexts
 from editcaption_mega.records import DIMENSIONS
 from editcaption_mega.settings import CandidateSettings, EvaluationSettings, JudgeSettings
@@ -21,12 +22,13 @@ class Demand:
 
     who: str
     benchmark: str
-    asked: str  # of what: an address and the server's name of the model, or a folder
+    asked: str  # of what: an address and the server's name of the model, or a folder; "" for code, which asks nobody
     requests: int
     what: str  # how the number comes about
 
     def __str__(self) -> str:
-        return f"{self.benchmark}, {self.who}: {self.requests:,} of {self.asked} ({self.what})"
+        demand = f"{self.requests:,} of {self.asked}" if self.asked else "asks nobody"
+        return f"{self.benchmark}, {self.who}: {demand} ({self.what})"
 
 
 def demands(
@@ -66,7 +68,7 @@ def _texts(settings: EvaluationSettings, model: CandidateSettings, benchmark: Be
 def _judgements(judge: JudgeSettings, benchmark: Benchmark, instructions: int) -> Demand:
     who = f"judge {judge.name}"
     if judge.kind != "model":
-        return Demand(who, benchmark.name, "nobody", 0, "a parser")
+        return Demand(who, benchmark.name, "", 0, code_judge(judge.kind).about)
     what = f"at most: {instructions:,} instructions x {len(DIMENSIONS)} dimensions"
     what += f" x {judge.repeats} repeats" if judge.repeats > 1 else ""
     requests = instructions * len(DIMENSIONS) * judge.repeats

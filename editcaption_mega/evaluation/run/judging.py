@@ -7,14 +7,15 @@ from itertools import product
 from pathlib import Path
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
-from editcaption_mega.evaluation.judge.code_judges import CODE_JUDGES
+from editcaption_mega.evaluation.judge.code_judges import code_judge
 from editcaption_mega.evaluation.judge.model_judge import judge_benchmark, judged_digest, rule_judge_benchmark
 from editcaption_mega.evaluation.judge.validation import JudgeFunction
 from editcaption_mega.evaluation.record_files import read_records, write_records
 from editcaption_mega.inference.endpoint.messages import Usage
 from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.progress import Progress
-from editcaption_mega.records import Judgement
+from editcaption_mega.records import DIMENSIONS, Judgement
+from editcaption_mega.records.evaluation import Dimension
 from editcaption_mega.settings import EvaluationSettings, JudgeSettings
 
 from .generation import Texts
@@ -40,7 +41,7 @@ def judge_function(
     judge: JudgeSettings, settings: EvaluationSettings, progress: Progress, usage: Usage | None = None
 ) -> JudgeFunction:
     """The judge of the settings as a function of a benchmark and the instructions for it."""
-    if judge.kind in CODE_JUDGES:
+    if judge.kind != "model":
         return partial(rule_judge_benchmark, name=judge.name, kind=judge.kind)
 
     def ask(benchmark: Benchmark, instructions: Mapping) -> dict[str, list[Judgement]]:
@@ -50,6 +51,11 @@ def judge_function(
         )  # fmt: skip
 
     return ask
+
+
+def dimensions_of(judge: JudgeSettings) -> tuple[Dimension, ...]:
+    """The dimensions that it scores: a model all of them."""
+    return DIMENSIONS if judge.kind == "model" else code_judge(judge.kind).dimensions
 
 
 def judgements_path(output: Path, judge: str, model: str, stem: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.evaluation.benchmarks import Benchmark, read_ids
 from editcaption_mega.evaluation.ground_truth import read_ground_truth
-from editcaption_mega.evaluation.judge.code_judges import CODE_JUDGES
+from editcaption_mega.evaluation.judge.code_judges import code_judge
 from editcaption_mega.evaluation.record_files import read_records
 from editcaption_mega.evaluation.report.training_runs import read_run
 from editcaption_mega.inference.endpoint.address import Endpoint, refuse_mixed
@@ -36,6 +36,9 @@ def open_benchmarks(settings: EvaluationSettings) -> list[Benchmark]:
 def check_before_work(settings: EvaluationSettings, benchmarks: list[Benchmark], *, judging: bool) -> None:
     """Raises ValueError for what would stop the run later: keys, folders, files, ground truth, measures."""
     Prompt.load(settings.generation.prompt)
+    for judge in settings.judges:
+        if judge.kind != "model":
+            code_judge(judge.kind)
     _check_endpoints(settings, judging=judging)
     for model in settings.models:
         _check_model(model, settings, benchmarks)
@@ -94,7 +97,7 @@ def _check_model(model: CandidateSettings, settings: EvaluationSettings, benchma
 def _check_ground_truth(judges: list[JudgeSettings], benchmark: Benchmark) -> None:
     pairs = benchmark.pairs()
     for judge in judges:
-        needs_facts = judge.kind in CODE_JUDGES and CODE_JUDGES[judge.kind].needs_facts
+        needs_facts = judge.kind != "model" and code_judge(judge.kind).needs_facts
         bare = [
             pair.id
             for pair in pairs

@@ -99,6 +99,42 @@ def test_D3_a_judge_that_takes_sides_by_heart_fails(benchmark):
     assert verdicts(checks)["mirror"] == "fail"
 
 
+def one_dimension(name):
+    """The rule judge's scores of one dimension."""
+
+    def of(row):
+        others = {other: f"no {other} here" for other in row.scores if other != name}
+        return row.model_copy(update={"scores": {name: row.scores[name]}, "unscored": others})
+
+    def judged(benchmark, instructions):
+        rows = rule_judge_benchmark(benchmark, instructions)
+        return {kind: [row if row.unscored else of(row) for row in own] for kind, own in rows.items()}
+
+    return judged
+
+
+@pytest.mark.parametrize(
+    "dimension, tested",
+    [
+        ("accuracy", {"truth", "sides", "omission is no error", "unrelated", "mirror"}),
+        ("completeness", {"truth", "omission", "unrelated", "mirror"}),
+        ("clarity", {"vague degree"}),
+    ],
+)
+def test_a_judge_of_one_dimension_is_tested_in_that_one_alone(benchmark, dimension, tested):
+    checks = check_judge(benchmark, one_dimension(dimension), dimensions=(dimension,))
+    assert {name for name, verdict in verdicts(checks).items() if verdict == "pass"} == tested
+    assert passed(checks) and all(check.held == check.total for check in checks)
+    others = {"accuracy", "completeness", "clarity"} - {dimension}
+    assert not [check for check in checks if check.total and any(other in check.demand for other in others)]
+
+
+def test_a_dimension_that_a_judge_should_score_and_does_not_is_not_passed_over(benchmark):
+    checks = {check.name: check for check in check_judge(benchmark, one_dimension("clarity"))}
+    assert checks["truth"].unscored == PAIRS and checks["truth"].verdict == "not tested"
+    assert not passed(list(checks.values()))
+
+
 def test_repeats_that_disagree_fail(benchmark):
     def judge_function(spread):
         def judged(benchmark, instructions):
