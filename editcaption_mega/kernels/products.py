@@ -9,7 +9,7 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> None:
 
     The CPU's fp32 GEMM adds up all K products of a short matrix in one chain: over a whole vocabulary that costs two
     digits. Blocks of K, each added up on its own, cost nothing and keep them."""
-    if a.is_cuda or a.dtype != torch.float32:
+    if a.device.type != "cpu" or a.dtype != torch.float32:
         torch.mm(a, b, out=out)
         return
     out.zero_()
@@ -21,7 +21,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total [M, N] += a [M, K] @ b [K, N], in total's dtype."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
-    elif total.is_cuda and total.dtype == torch.float32:
+    elif total.device.type != "cpu" and total.dtype == torch.float32:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:  # the CPU has no GEMM of mixed precision: convert a block at a time
         b = b.to(total.dtype)

@@ -95,7 +95,7 @@ def segment_attention(
     queries and m keys is then its last n: query i sees keys 0 .. m - n + i."""
     keys = queries if keys is None else keys
     grouped = query.size(1) != key.size(1)
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    if query.device.type != "cpu" and query.dtype in (torch.float16, torch.bfloat16):
         return flash_attention(query, key, value, queries, keys, causal=causal, scale=scale)
     if keys.bounds != queries.bounds:
         assert causal, "only answers behind a shared prompt have keys of their own"

@@ -44,7 +44,7 @@ def transformer_config(
         hidden_dropout=0.0,
         attention_dropout=0.0,
         mrope_section=list(architecture.mrope_section),
-        use_cpu_initialization=not torch.cuda.is_available(),
+        use_cpu_initialization=platform.device().type == "cpu",
         perform_initialization=False,  # every weight is read from a folder or a checkpoint, and that is checked
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -150,6 +150,7 @@ def build_model(
             kernels=model.kernels,
             max_logits_bytes=int(model.max_logits_gib * 2**30),
         )
+        chunk.to(platform.device())  # Megatron makes a router's weight on the CPU and leaves it there
         for parameter in chunk.parameters():
             # Megatron marks only what it created itself as replicated or sharded over tensor-parallel ranks.
             if not hasattr(parameter, "tensor_model_parallel"):

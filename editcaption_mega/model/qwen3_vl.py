@@ -74,9 +74,9 @@ class Qwen3VLModel(MegatronModule):
         )
         self.vision = None
         if pre_process:
-            self.vision = VisionTower(architecture.vision, recompute=config.recompute_granularity == "full")
-            device = None if config.use_cpu_initialization else torch.cuda.current_device()
-            self.vision.to(device=device, dtype=config.params_dtype)
+            with torch.device("meta"):  # no values are drawn and no memory is taken: every weight is read later
+                vision = VisionTower(architecture.vision, recompute=config.recompute_granularity == "full")
+            self.vision = vision.to(dtype=config.params_dtype).to_empty(device=platform.device())
             for parameter in self.vision.parameters():
                 # Each tensor-parallel rank sees its own images: Megatron sums these gradients over the ranks.
                 mark(parameter, sequence_parallel=config.sequence_parallel)
@@ -141,7 +141,7 @@ class Qwen3VLModel(MegatronModule):
             group=group,
             backend=self.kernels,
             max_logits_bytes=self.max_logits_bytes,
-            validate_targets=not hidden.is_cuda,  # every target is an input too, and the embedding has seen it
+            validate_targets=hidden.device.type == "cpu",  # every target is an input too, and the embedding has seen it
         )
         if isinstance(head, str):  # "log_probs"
             return linear_log_probs(hidden, weight, context.targets, **options)

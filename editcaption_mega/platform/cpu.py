@@ -11,9 +11,14 @@ import logging
 
 import torch
 
+# Where tensors go that Megatron puts on the GPU: the CPU, or `meta`, whose tensors have shapes and no values.
+_stand_in = torch.device("cpu")
 
-def install() -> None:
-    """Apply every shim. Call it once."""
+
+def install(stand_in: torch.device = _stand_in) -> None:
+    """Apply every shim. Call it once. stand_in: the device that takes the GPU's place."""
+    global _stand_in
+    _stand_in = stand_in
     # `jit.py` 21 decorates with torch.compile; compiling small CPU functions costs minutes and gains nothing.
     torch.compiler.set_stance("force_eager")
     _current_device()
@@ -64,7 +69,7 @@ _THE_STREAM = _Stream()
 
 def _current_device() -> None:
     """About 200 uses of `torch.cuda.current_device()`, all as the `device=` of a new tensor."""
-    torch.cuda.current_device = lambda: torch.device("cpu")
+    torch.cuda.current_device = lambda: _stand_in
 
 
 def _streams_and_events() -> None:
@@ -81,13 +86,13 @@ def _streams_and_events() -> None:
     torch.Tensor.record_stream = lambda self, stream: None
 
 
-def _on_cpu(device):
+def _replaced(device):
     if isinstance(device, int) and not isinstance(device, bool):
-        return torch.device("cpu")
+        return _stand_in
     if isinstance(device, str) and device.startswith("cuda"):
-        return torch.device("cpu")
+        return _stand_in
     if isinstance(device, torch.device) and device.type == "cuda":
-        return torch.device("cpu")
+        return _stand_in
     return device
 
 
@@ -99,27 +104,27 @@ def _device_literals() -> None:
     torch.utils._device._device_constructors()
     factories = "tensor zeros ones empty full arange rand randn randint zeros_like ones_like empty_like full_like"
     for name in (factories + " as_tensor eye linspace").split():
-        setattr(torch, name, _factory_on_cpu(getattr(torch, name)))
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self
-    torch.nn.Module.cuda = lambda self, *args, **kwargs: self
+        setattr(torch, name, _redirected(getattr(torch, name)))
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self.to(_stand_in)
+    torch.nn.Module.cuda = lambda self, *args, **kwargs: self.to(_stand_in)
     torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
     original = torch.Tensor.to
 
     def to(self, *args, **kwargs):
         if args and isinstance(args[0], str | torch.device):
-            args = (_on_cpu(args[0]), *args[1:])
+            args = (_replaced(args[0]), *args[1:])
         if "device" in kwargs:
-            kwargs["device"] = _on_cpu(kwargs["device"])
+            kwargs["device"] = _replaced(kwargs["device"])
         return original(self, *args, **kwargs)
 
     torch.Tensor.to = to
 
 
-def _factory_on_cpu(factory):
+def _redirected(factory):
     @functools.wraps(factory)
     def wrapped(*args, **kwargs):
         if "device" in kwargs:
-            kwargs["device"] = _on_cpu(kwargs["device"])
+            kwargs["device"] = _replaced(kwargs["device"])
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
         return factory(*args, **kwargs)
@@ -134,7 +139,7 @@ def _tensor_type_names() -> None:
     def type_(self, *args, **kwargs):
         answer = original(self, *args, **kwargs)
         if not args and not kwargs and not answer.startswith("torch.cuda."):
-            return "torch.cuda." + answer.removeprefix("torch.")
+            return "torch.cuda." + answer.removeprefix("torch.").removeprefix("meta.")
         return answer
 
     torch.Tensor.type = type_

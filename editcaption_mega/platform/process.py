@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from .machine import prepare
+from .machine import is_dry, prepare
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Layout:
 
 
 def device() -> torch.device:
-    """The device of this rank: `cuda:LOCAL_RANK`, or the CPU where there is no GPU."""
+    """The device of this rank: `cuda:LOCAL_RANK`, the CPU where there is no GPU, or `meta` in a dry process."""
+    if is_dry():
+        return torch.device("meta")
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")

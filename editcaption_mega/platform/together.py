@@ -13,6 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from .machine import is_dry
 from .process import is_rank_zero, rank, world_size
 
 # What an error becomes whose own class cannot travel: the kinds that `cli` shows as one sentence, else our defect.
@@ -20,7 +21,11 @@ _KINDS = (ValueError, OSError, FloatingPointError)
 
 
 def gather(item: Any) -> list:
-    """The item of every rank, in their order, on every rank. Collective; without process groups just [item]."""
+    """The item of every rank, in their order, on every rank. Collective; without process groups just [item].
+
+    A dry process is alone, and takes the others to say what it says."""
+    if is_dry():
+        return [item] * world_size()
     if not dist.is_initialized():
         return [item]
     parts: list = [None] * world_size()
@@ -82,14 +87,14 @@ def each_together[Item](items: Iterable[Item]) -> Iterator[Item]:
 def from_rank_zero(function: Callable[[], Any]) -> Any:
     """What `function` returns on rank 0, on every rank; its error is raised on all, in one class. Collective."""
     outcome: list = [None, None]
-    if is_rank_zero():
+    if is_rank_zero() or is_dry():
         try:
             outcome = [function(), None]
         except Exception as caught:
             if not dist.is_initialized():
                 raise
             outcome = [None, _portable(caught)]
-    if dist.is_initialized():
+    if dist.is_initialized() and not is_dry():
         dist.broadcast_object_list(outcome, src=0)
     value, error = outcome
     if error is not None:

@@ -45,12 +45,13 @@ def open_reader(
         num_grid_per_side=architecture.vision.num_grid_per_side,
         sequence_length=settings.data.sequence_length,
         packing=settings.data.packing,
-        share=_rank_share(settings.parallel),
+        share=rank_share(settings.parallel),
     )
     return SequenceReader(dataset, lengths, packer)
 
 
-def _rank_share(parallel: ParallelSettings) -> RankShare:
+def rank_share(parallel: ParallelSettings) -> RankShare:
+    """What this rank computes of each step. After `platform.initialize`."""
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     return RankShare(
         data_parallel_size=parallel_state.get_data_parallel_world_size(),

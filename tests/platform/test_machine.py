@@ -103,3 +103,32 @@ def test_with_cuda_torch_is_left_as_it_is():
         "assert all(a is b for a, b in zip(before, after)), (before, after)\n"
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# A rank of a job of eight, alone: what its tensors are, and what the ranks that are not there say.
+DRY = r"""
+import torch
+import torch.distributed as dist
+from editcaption_mega import platform
+from torch.testing._internal.distributed.fake_pg import FakeStore
+platform.prepare(dry=True)
+dist.init_process_group("cpu:fake,meta:fake", rank=3, world_size=8, store=FakeStore())
+platform.initialize(platform.Layout(tensor=2), seed=0)
+assert platform.device().type == "meta" and torch.zeros(2, device="cuda").is_meta and torch.zeros(2).cuda().is_meta
+assert torch.zeros(2).to("cuda:1").is_meta and torch.zeros(2, device=torch.cuda.current_device()).is_meta
+assert torch.zeros(2).device.type == "cpu" and torch.tensor([1], device="cuda").type() == "torch.cuda.LongTensor"
+assert platform.gather("this") == ["this"] * 8 and platform.from_rank_zero(lambda: 5) == 5
+with platform.together():
+    pass
+print("dry")
+"""
+
+
+def test_a_dry_process_has_tensors_without_values_and_answers_for_the_others():
+    result = run(DRY)
+    assert result.returncode == 0 and result.stdout.split() == ["dry"], result.stderr
+
+
+def test_a_process_that_computes_does_not_become_dry():
+    result = run("from editcaption_mega import platform; platform.prepare(); platform.prepare(dry=True)")
+    assert result.returncode == 1 and "cannot become a dry one" in result.stderr
