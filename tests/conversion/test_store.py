@@ -83,34 +83,34 @@ def test_a_file_that_was_put_beside_them_is_not_the_model_s(store):
         verify_checkpoint(store, tensors="weights/")
 
 
+def refusal(rank, store):
+    with pytest.raises(DamagedCheckpointError) as error:
+        verify_checkpoint(store)
+    return str(error.value)
+
+
 def test_two_ranks_share_the_files_and_raise_alike(tmp_path):
     """Each damaged file is seen by one rank only; both name the first, and count the rest."""
     store = small_store.write(tmp_path / "store")
     for path in sorted(store.glob("rank*"))[:3]:
         small_store.flip(path, 8 * path.stat().st_size - 1)
-
-    def work(rank):
-        with pytest.raises(DamagedCheckpointError) as error:
-            verify_checkpoint(store)
-        return str(error.value)
-
-    first, second = on_ranks(work, tmp_path)
+    first, second = on_ranks(refusal, tmp_path, store)
     assert first == second and "rank00000-0000.safetensors" in first and "(and 2 more files)" in first
+
+
+def failure_to_write(rank, folder):
+    writer = StoreWriter(folder, max_file_bytes=40)
+    for i in range(5):
+        writer.add("x", (10, 10), Box((5 * rank + i, 0), (1, 10)), torch.zeros(10))
+    with pytest.raises(OSError) as error:
+        writer.finish()
+    return str(error.value)
 
 
 def test_a_rank_that_cannot_write_fails_every_rank(tmp_path):
     folder = tmp_path / "store"
     (folder / "rank00001-0001.safetensors").mkdir(parents=True)  # in the way of rank 1's second file
-
-    def work(rank):
-        writer = StoreWriter(folder, max_file_bytes=40)
-        for i in range(5):
-            writer.add("x", (10, 10), Box((5 * rank + i, 0), (1, 10)), torch.zeros(10))
-        with pytest.raises(OSError) as error:
-            writer.finish()
-        return str(error.value)
-
-    first, second = on_ranks(work, tmp_path)
+    first, second = on_ranks(failure_to_write, tmp_path, folder)
     assert first == second and "(rank 1 on " in first and "rank00001-0001" in first
     assert not (folder / "tensors.json").exists()
 

@@ -26,6 +26,8 @@ _IMPORTS = [
     "editcaption_mega.training",
     "editcaption_mega.curation",
     "editcaption_mega.evaluation.run",
+    "hypothesis",
+    "pytest",
     "tensorboard.compat",
     "torch.distributed.run",
     "transformers.models.qwen2.tokenization_qwen2",
@@ -166,18 +168,23 @@ def execute(arguments: Sequence[str]) -> None:
         runpy.run_path(kind, run_name="__main__")
 
 
-def _become(arguments: list[str], environment: dict[str, str], folder: str, out, errors) -> None:
-    """In the forked process."""
-    os.setsid()
+def settle(environment: Mapping[str, str], out, errors) -> None:
+    """Give this process, a fork of the server's, the environment and the outputs that it should have."""
     os.dup2(out.fileno(), 1)
     os.dup2(errors.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(folder)
     import torch
 
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", "1")))
     sys.stdout.reconfigure(line_buffering=True)
+
+
+def _become(arguments: list[str], environment: dict[str, str], folder: str, out, errors) -> None:
+    """In the forked process."""
+    os.setsid()
+    settle(environment, out, errors)
+    os.chdir(folder)
     try:
         if arguments[:2] == ["-m", "torch.distributed.run"]:
             torchrun(arguments[2:])

@@ -104,23 +104,24 @@ def test_split_sizes_are_here_already():
     assert token_dispatcher.maybe_move_tensor_to_cpu(None, as_numpy=True) is None
 
 
+def collect_unevenly(rank: int, sizes: list[int]):
+    from megatron.core.tensor_parallel import mappings
+
+    platform.prepare()
+    group = torch.distributed.group.WORLD
+    part = torch.full((sizes[rank], 2), float(rank))
+    gathered = mappings._gather_along_first_dim(part, group, sizes)
+    whole = torch.arange(8.0).view(4, 2) * (rank + 1)
+    scattered = mappings._reduce_scatter_along_first_dim(whole, group, sizes)
+    even = mappings._gather_along_first_dim(torch.full((1, 2), float(rank)), group, [1, 1, 1])
+    return gathered.tolist(), scattered.tolist(), even.tolist()
+
+
 def test_uneven_collectives_give_what_even_ones_would(tmp_path):
     """Gather: the parts of all ranks behind each other; reduce-scatter: each rank its own part of the sum."""
     sizes = [3, 0, 1]
-
-    def work(rank: int):
-        from megatron.core.tensor_parallel import mappings
-
-        group = torch.distributed.group.WORLD
-        part = torch.full((sizes[rank], 2), float(rank))
-        gathered = mappings._gather_along_first_dim(part, group, sizes)
-        whole = torch.arange(8.0).view(4, 2) * (rank + 1)
-        scattered = mappings._reduce_scatter_along_first_dim(whole, group, sizes)
-        even = mappings._gather_along_first_dim(torch.full((1, 2), float(rank)), group, [1, 1, 1])
-        return gathered.tolist(), scattered.tolist(), even.tolist()
-
     total = (torch.arange(8.0).view(4, 2) * 6).split(sizes)
-    for rank, (gathered, scattered, even) in enumerate(on_ranks(work, tmp_path, 3)):
+    for rank, (gathered, scattered, even) in enumerate(on_ranks(collect_unevenly, tmp_path, sizes, count=3)):
         assert gathered == [[0.0, 0.0]] * 3 + [[2.0, 2.0]]
         assert scattered == total[rank].tolist()
         assert even == [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]

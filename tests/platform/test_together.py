@@ -59,20 +59,21 @@ CASES = {
 }
 
 
-def test_every_rank_raises_the_same(tmp_path):
-    def all_cases(rank):
-        outcomes = []
-        for work, _, _ in CASES.values():
-            try:
-                with platform.together():
-                    work(rank)
-                outcomes.append(None)
-            except Exception as error:
-                outcomes.append((type(error).__name__, str(error), getattr(error, "exit_code", 1)))
-        with platform.together():
-            outcomes.append("the ranks are still in step")
-        return outcomes
+def all_cases(rank):
+    outcomes = []
+    for work, _, _ in CASES.values():
+        try:
+            with platform.together():
+                work(rank)
+            outcomes.append(None)
+        except Exception as error:
+            outcomes.append((type(error).__name__, str(error), getattr(error, "exit_code", 1)))
+    with platform.together():
+        outcomes.append("the ranks are still in step")
+    return outcomes
 
+
+def test_every_rank_raises_the_same(tmp_path):
     both = on_ranks(all_cases, tmp_path)
     assert both[0] == both[1]
     for found, (_, kind, words) in zip(both[0], CASES.values(), strict=False):
@@ -80,16 +81,17 @@ def test_every_rank_raises_the_same(tmp_path):
     assert [found[2] for found in both[0][:-1]] == [1, 1, 2, 1, 1, 2, 1]
 
 
-def test_what_rank_zero_gives_or_raises_is_known_to_all(tmp_path):
-    def work(rank):
-        value = platform.from_rank_zero(lambda: f"made by {rank}")
-        with pytest.raises(ValueError, match="x is not y"):
-            platform.from_rank_zero(lambda: fail(TwoArgumentsError("x", "y")))
-        with pytest.raises(ZeroDivisionError):
-            platform.from_rank_zero(lambda: 1 // rank)
-        return value
+def ask_rank_zero(rank):
+    value = platform.from_rank_zero(lambda: f"made by {rank}")
+    with pytest.raises(ValueError, match="x is not y"):
+        platform.from_rank_zero(lambda: fail(TwoArgumentsError("x", "y")))
+    with pytest.raises(ZeroDivisionError):
+        platform.from_rank_zero(lambda: 1 // rank)
+    return value
 
-    assert on_ranks(work, tmp_path) == ["made by 0", "made by 0"]
+
+def test_what_rank_zero_gives_or_raises_is_known_to_all(tmp_path):
+    assert on_ranks(ask_rank_zero, tmp_path) == ["made by 0", "made by 0"]
 
 
 def test_without_process_groups_an_error_is_left_as_it_is():
@@ -104,21 +106,22 @@ def test_without_process_groups_an_error_is_left_as_it_is():
         platform.from_rank_zero(lambda: fail(error))
 
 
+def steps(rank):
+    yield 0
+    if rank == 1:
+        raise ValueError("sample x: its picture is broken")
+    yield 1
+
+
+def take_steps(rank):
+    begun = []
+    with pytest.raises(ValueError) as error:
+        for step in platform.each_together(steps(rank)):
+            begun.append(step)
+    return begun, str(error.value), list(platform.each_together(range(3)))
+
+
 def test_items_of_which_one_rank_cannot_make_its_own(tmp_path):
     """A step whose picture only one rank reads: the others learn of it before they wait in the step's collectives."""
-
-    def steps(rank):
-        yield 0
-        if rank == 1:
-            raise ValueError("sample x: its picture is broken")
-        yield 1
-
-    def work(rank):
-        begun = []
-        with pytest.raises(ValueError) as error:
-            for step in platform.each_together(steps(rank)):
-                begun.append(step)
-        return begun, str(error.value), list(platform.each_together(range(3)))
-
     words = f"sample x: its picture is broken (rank 1 on {HOST})"
-    assert on_ranks(work, tmp_path) == [([0], words, [0, 1, 2])] * 2
+    assert on_ranks(take_steps, tmp_path) == [([0], words, [0, 1, 2])] * 2

@@ -50,22 +50,22 @@ class Recorder:
         return step not in self.full
 
 
-def test_a_picture_that_is_broken_on_one_rank_ends_all(tmp_path):
-    """The others would wait for it in the step's collectives. Before `state`, which joins this process to its group."""
-
-    def work(rank):
-        if rank == 1:
-            own = (_raise(ValueError("sample x: its picture is broken")) for _ in range(1))
-        else:
-            own = steps(0, 1)
-        run_steps(None, None, own, Span(0, 1, 1), None)
-
-    errors = on_ranks(work, tmp_path)
-    assert [str(error).partition(" (rank 1 on")[0] for error in errors] == ["sample x: its picture is broken"] * 2
+def run_broken_steps(rank):
+    if rank == 1:
+        own = (_raise(ValueError("sample x: its picture is broken")) for _ in range(1))
+    else:
+        own = steps(0, 1)
+    run_steps(None, None, own, Span(0, 1, 1), None)
 
 
 def _raise(error):
     raise error
+
+
+def test_a_picture_that_is_broken_on_one_rank_ends_all(tmp_path):
+    """The others would wait for it in the step's collectives."""
+    errors = on_ranks(run_broken_steps, tmp_path)
+    assert [str(error).partition(" (rank 1 on")[0] for error in errors] == ["sample x: its picture is broken"] * 2
 
 
 def test_it_saves_at_intervals_and_at_the_end(state):

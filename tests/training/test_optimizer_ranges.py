@@ -2,15 +2,11 @@
 
 import pytest
 
-from editcaption_mega import platform
 from editcaption_mega.settings import OptimizerSettings
 from editcaption_mega.training.megatron_optimizer import begin_state, parameter_state
 from tests.helpers import tiny
 from tests.helpers.ranks import on_ranks
 from tests.helpers.train_state import train_state
-
-# Slow, though they take seconds: beside other tests of one process their forks hang now and then when they leave gloo.
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +16,7 @@ def folder(tmp_path_factory):
     return path
 
 
-def ranges(folder, expert):
+def ranges(rank, folder, expert):
     """On each rank: the range that it has of each parameter, the parameters' sizes, and the optimizers inside."""
     state, param_shards = train_state(folder, OptimizerSettings(), expert=expert)
     begin_state(state.optimizer, 0)
@@ -29,13 +25,12 @@ def ranges(folder, expert):
     for value in owned.values():
         assert all(tensor.numel() == value.end - value.start for tensor in value.tensors.values())
     sizes = {shard.name: shard.parameter.numel() for shard in param_shards}
-    platform.destroy()
     found = {name: (value.start, value.end) for name, value in owned.items() if value.start < value.end}
     return found, sizes, len(state.optimizer.chained_optimizers)
 
 
 def test_two_data_parallel_ranks_have_each_value_once(folder, tmp_path):
-    (first, sizes, _), (second, _, _) = on_ranks(lambda rank: ranges(folder, 1), tmp_path)
+    (first, sizes, _), (second, _, _) = on_ranks(ranges, tmp_path, folder, 1)
     for name, size in sizes.items():
         parts = sorted(part[name] for part in (first, second) if name in part)
         assert parts[0][0] == 0 and parts[-1][1] == size, name
@@ -45,7 +40,7 @@ def test_two_data_parallel_ranks_have_each_value_once(folder, tmp_path):
 
 def test_experts_have_an_optimizer_of_their_own(folder, tmp_path):
     """Two expert-parallel ranks: each has all of its experts, and a part of the rest."""
-    for owned, sizes, parts in on_ranks(lambda rank: ranges(folder, 2), tmp_path):
+    for owned, sizes, parts in on_ranks(ranges, tmp_path, folder, 2):
         assert parts == 2, "dense and expert parameters have one distributed optimizer each"
         experts = [name for name in sizes if ".experts." in name]
         assert experts and all(owned[name] == (0, sizes[name]) for name in experts)

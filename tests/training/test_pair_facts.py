@@ -27,16 +27,16 @@ def test_failure_modes_and_the_margin_of_the_severity(folder, tmp_path):
     assert facts[pairs.id(4)] == PairFacts(("viewpoint", "detail"), 2.0)
 
 
+def facts_and_reads(rank, folder, shards):
+    pairs, reads = dataset(folder, shards), []
+    read = pairs.shards.pair
+    pairs.shards.pair = lambda i: reads.append(i) or read(i)
+    return pair_facts(pairs, PreferenceSettings()), reads
+
+
 def test_each_pair_is_read_by_one_rank(folder, tmp_path):
     shards = preference_job.write_shards(tmp_path / "pairs", 5)
-
-    def work(rank):
-        pairs, reads = dataset(folder, shards), []
-        read = pairs.shards.pair
-        pairs.shards.pair = lambda i: reads.append(i) or read(i)
-        return pair_facts(pairs, PreferenceSettings()), reads
-
-    (first, reads), (second, other_reads) = on_ranks(work, tmp_path)
+    (first, reads), (second, other_reads) = on_ranks(facts_and_reads, tmp_path, folder, shards)
     assert first == second and len(first) == 5
     assert sorted(reads + other_reads) == [0, 1, 2, 3, 4] and reads and other_reads
 
@@ -44,10 +44,6 @@ def test_each_pair_is_read_by_one_rank(folder, tmp_path):
 def test_all_ranks_name_the_first_pair_that_lacks_something(folder, tmp_path):
     """It is another rank's share for one of them, and a later pair lacks it too."""
     shards = preference_job.write_shards(tmp_path / "pairs", 5, failure_modes=None)
-
-    def work(rank):
-        return pair_facts(dataset(folder, shards), PreferenceSettings())
-
-    errors = on_ranks(work, tmp_path)
+    errors = on_ranks(facts_and_reads, tmp_path, folder, shards)
     assert all(type(error) is ValueError for error in errors) and str(errors[0]) == str(errors[1])
     assert "says no failure_modes, and preference.failure_mode_metrics asks" in str(errors[0])

@@ -26,6 +26,10 @@ def resume(run, *, verify=True, fallback=False):
     return resume_point(run, lambda folder, state: None, verify=verify, fallback=fallback)
 
 
+def resume_on_rank(rank, run, fallback):
+    return resume(run, fallback=fallback)[0].name
+
+
 def damage(run, step, name="rank00000-0000.safetensors"):
     path = checkpoint_folder(run, step) / name
     small_store.flip(path, 8 * path.stat().st_size - 9)
@@ -84,10 +88,10 @@ def test_a_missing_file_is_damage(run):
 
 def test_two_ranks_fall_back_together(run, tmp_path, capfd):
     damage(run, 9)
-    assert on_ranks(lambda rank: resume(run, fallback=True)[0].name, tmp_path) == ["step_00000006"] * 2
+    assert on_ranks(resume_on_rank, tmp_path, run, True) == ["step_00000006"] * 2
     assert capfd.readouterr().out.count("going on from") == 1
     damage(run, 6)
-    first, second = on_ranks(lambda rank: resume(run), tmp_path)
+    first, second = on_ranks(resume_on_rank, tmp_path, run, False)
     assert type(first) is type(second) is DamagedCheckpointError and str(first) == str(second)
 
 

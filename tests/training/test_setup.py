@@ -18,39 +18,40 @@ def dataset(folder, shards):
     return open_pairs([str(shards)], folder, min_pixels=1024, max_pixels=1 << 20)
 
 
+def lengths_and_reads(rank, folder, shards):
+    pairs, reads = dataset(folder, shards), []
+    read = pairs.shards.pair
+    pairs.shards.pair = lambda i: reads.append(i) or read(i)
+    return measure_samples(pairs, 4096), reads
+
+
 def test_each_record_is_read_by_one_rank_and_all_know_every_length(folder, tmp_path):
     shards = small_job.write_shards(tmp_path / "pairs", 5)
-
-    def work(rank):
-        pairs, reads = dataset(folder, shards), []
-        read = pairs.shards.pair
-        pairs.shards.pair = lambda i: reads.append(i) or read(i)
-        return measure_samples(pairs, 4096), reads
-
-    (first, reads), (second, other_reads) = on_ranks(work, tmp_path)
+    (first, reads), (second, other_reads) = on_ranks(lengths_and_reads, tmp_path, folder, shards)
     assert reads == [0, 2, 4] and other_reads == [1, 3]
     alone, _ = dataset(folder, shards).measure(range(5), 4096)
     assert all(np.array_equal(lengths.table, alone.table) for lengths in (first, second))
 
 
+def too_long(rank, folder, shards, most):
+    measure_samples(dataset(folder, shards), most)
+
+
+def unreadable(rank, folder, work):
+    pairs = dataset(folder, small_job.write_shards(work / f"pairs-{rank}", 5))
+    if rank == 1:
+        for path in pairs.shards.directories[0].glob("*.tar"):
+            path.unlink()
+    measure_samples(pairs, 4096)
+
+
 def test_all_ranks_raise_for_what_one_of_them_cannot_use(folder, tmp_path):
     shards = small_job.write_shards(tmp_path / "pairs", 5)
     longest = int(dataset(folder, shards).measure(range(5), 4096)[0].num_tokens.max())
-
-    def too_long(rank):
-        measure_samples(dataset(folder, shards), longest - 1)
-
-    def unreadable(rank):
-        pairs = dataset(folder, small_job.write_shards(tmp_path / f"pairs-{rank}", 5))
-        if rank == 1:
-            for path in pairs.shards.directories[0].glob("*.tar"):
-                path.unlink()
-        measure_samples(pairs, 4096)
-
-    for work, kind, words in (
-        (too_long, ValueError, f"takes {longest} tokens, more than data.sequence_length={longest - 1}"),
-        (unreadable, FileNotFoundError, "pairs-1/shard-000000.tar"),
+    sentence = f"takes {longest} tokens, more than data.sequence_length={longest - 1}"
+    for errors, kind, words in (
+        (on_ranks(too_long, tmp_path, folder, shards, longest - 1), ValueError, sentence),
+        (on_ranks(unreadable, tmp_path, folder, tmp_path), FileNotFoundError, "pairs-1/shard-000000.tar"),
     ):
-        errors = on_ranks(work, tmp_path)
         assert [type(error) for error in errors] == [kind] * 2 and str(errors[0]) == str(errors[1])
         assert words in str(errors[0])
