@@ -1,0 +1,1 @@
+"""What a configuration needs and how fast it runs, told before any GPU is asked for."""
