@@ -117,7 +117,7 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
         return getattr(error, "exit_code", 1)
 
 
-def print_counts(title: str, counts: Counter) -> None:
+def print_counts(title: str, counts: Counter[str]) -> None:
     """The title and a line for each thing counted, the most frequent first, on stderr; nothing where nothing was."""
     if counts:
         print(f"{title}:", file=sys.stderr)

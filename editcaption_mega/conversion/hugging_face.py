@@ -150,7 +150,7 @@ def hf_tensors(
     shapes: dict[str, tuple[int, ...]] = {}
     for rule in unique_rules(rules_for(architecture, experts_in_out=experts_in_out)):
         canonical = read(rule)
-        parts: dict[str, list] = {}
+        parts: dict[str, list[tuple[tuple[slice, ...], Tensor]]] = {}
         for piece in rule.pieces:
             shapes[piece.name] = piece.hf_shape
             values = piece.to_hf(canonical[piece.box.within(Box.whole(rule.shape))])

@@ -36,7 +36,7 @@ WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has
 class StoreWriter:
     """Collects this rank's boxes, then writes them; `finish` is collective."""
 
-    def __init__(self, folder: str | Path, *, metadata: dict | None = None, max_file_bytes: int = 4 << 30):
+    def __init__(self, folder: str | Path, *, metadata: dict[str, Any] | None = None, max_file_bytes: int = 4 << 30):
         self.folder, self.max_file_bytes = Path(folder), max_file_bytes
         self.metadata = metadata or {}
         self._pending: dict[str, Tensor] = {}
@@ -127,7 +127,8 @@ class StoreReader:
         return tuple(self.tensors[key].shape)
 
     def dtype(self, key: str) -> torch.dtype:
-        return getattr(torch, self.tensors[key].dtype)
+        dtype: torch.dtype = getattr(torch, self.tensors[key].dtype)
+        return dtype
 
     def read(self, key: str, box: Box | None = None) -> Tensor:
         """The box (None: all) of tensor `key`. Raises ValueError when the store has no such tensor, or another one."""

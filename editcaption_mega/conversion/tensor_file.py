@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     The bytes are hashed in memory, by a second thread, while they are written. Raises OSError."""
     # Large items first: then each tensor begins at a multiple of its item size.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    header: dict[str, dict] = {"__metadata__": metadata} if metadata else {}
+    header: dict[str, dict[str, Any]] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, tensor in ordered:
         start, end = end, end + tensor.nbytes

@@ -175,7 +175,7 @@ def at_endpoint(
 ) -> Iterator[Instruction]:  # fmt: skip
     prompt = Prompt.load(settings.prompt)
 
-    def requests() -> Iterator[Request]:
+    def requests() -> Iterator[Request[str]]:
         for i in missing:
             item = benchmark.item(i)
             yield Request(
@@ -211,7 +211,7 @@ def in_vllm(
     limits = PictureLimits(settings.min_pixels, settings.max_pixels)
     batches = list(batched(missing, settings.batch_size))
     for batch in progress(batches, len(batches), f"{model.name}, {benchmark.name} (batches)"):
-        asked: dict[str, list] = {}
+        asked: dict[str, list[dict[str, Any]]] = {}
         for i in batch:
             item = benchmark.item(i)
             try:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.data.text.side_files import SideFiles
@@ -108,7 +109,7 @@ def collect(
     return rows
 
 
-def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict:
+def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict[str, Any]:
     """What all texts of a folder share; the pair's own part is `Benchmark.key`."""
     shared = {
         "prompt": Prompt.load(settings.prompt).fingerprint,
@@ -131,7 +132,7 @@ def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict:
     return shared | own
 
 
-def _check_identity(path: Path, expected: dict) -> None:
+def _check_identity(path: Path, expected: dict[str, Any]) -> None:
     if path.is_file():
         found = read_json_object(path)
         different = [name for name in expected if found.get(name) != expected[name]]

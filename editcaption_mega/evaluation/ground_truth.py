@@ -75,7 +75,7 @@ def propose(
     Raises ValueError before any call without at least two describers: agreement is what shows a model's errors."""
     if len(describers) < 2:
         raise ValueError(f"ground truth needs at least two models that describe, found {len(describers)}")
-    described: dict[str, dict[str, dict]] = {pair_id: {} for pair_id in benchmark.ids}
+    described: dict[str, dict[str, dict[str, Any]]] = {pair_id: {} for pair_id in benchmark.ids}
     silent: dict[str, list[str]] = {pair_id: [] for pair_id in benchmark.ids}
     for name, endpoint in describers.items():
         requests = (
@@ -89,7 +89,7 @@ def propose(
                 silent[reply.id].append(f"{name} gave no description ({reply.status}: {reply.reason})")
     statements = {pair_id: _statements(by_model) for pair_id, by_model in described.items() if len(by_model) >= 2}
     failed = {pair_id: "; ".join(silent[pair_id]) for pair_id in benchmark.ids if pair_id not in statements}
-    merged: dict[str, dict] = {}
+    merged: dict[str, dict[str, Any]] = {}
     ready = [i for i, pair_id in enumerate(benchmark.ids) if pair_id in statements]
     for reply in complete(
         merger, _merge_requests(benchmark, ready, statements), cache, progress=progress, total=len(ready)
@@ -167,7 +167,7 @@ def truth_hash(truth: dict[str, Any]) -> str:
 # ---- replies ---------------------------------------------------------------------------------------------------------
 
 
-def read_description(text: str) -> dict:
+def read_description(text: str) -> dict[str, Any]:
     """{"primary": [str], "secondary": [str], "overall": str}. Raises ValueError that says what is wrong."""
     description = last_object(text)
     for name in ("primary", "secondary"):
@@ -182,7 +182,7 @@ def read_description(text: str) -> dict:
     return description
 
 
-def read_merged(text: str, statements: dict[str, str]) -> dict:
+def read_merged(text: str, statements: dict[str, str]) -> dict[str, Any]:
     """The merged truth; every statement's id exactly once. Raises ValueError that says what is wrong."""
     merged = last_object(text)
     used: list[str] = []
@@ -206,7 +206,7 @@ def read_merged(text: str, statements: dict[str, str]) -> dict:
     return merged
 
 
-def _statements(descriptions: dict[str, dict]) -> dict[str, str]:
+def _statements(descriptions: dict[str, dict[str, Any]]) -> dict[str, str]:
     """id (M<model>.<number>) -> what it says."""
     return {
         f"M{m}.{n}": statement
@@ -215,7 +215,9 @@ def _statements(descriptions: dict[str, dict]) -> dict[str, str]:
     }
 
 
-def _merge_requests(benchmark: Benchmark, positions: list[int], statements: dict) -> Iterator[Request]:
+def _merge_requests(
+    benchmark: Benchmark, positions: list[int], statements: dict[str, dict[str, str]]
+) -> Iterator[Request[dict[str, Any]]]:
     for i in positions:
         item = benchmark.item(i)
         of_pair = statements[item.pair.id]
@@ -230,7 +232,9 @@ def _messages(text: str, source: bytes, target: bytes) -> tuple[Message, ...]:
     return (Message("user", ("Picture A: ", Picture(source), "\nPicture B: ", Picture(target), "\n" + text)),)
 
 
-def _proposal(pair_id: str, merged: dict, statements: dict[str, str], models: list[str], silent: list[str]) -> Proposal:
+def _proposal(
+    pair_id: str, merged: dict[str, Any], statements: dict[str, str], models: list[str], silent: list[str]
+) -> Proposal:
     changes: dict[str, Any] = {"overall": merged["overall"]}
     support: dict[str, list[str]] = {}
     for name, letter in (("primary", "P"), ("secondary", "S")):

@@ -135,7 +135,7 @@ class Cuda(Cpu):
         return EXTENSION is not None and bool(EXTENSION.CUDA_ARCHITECTURES) and torch.cuda.is_available()
 
     def parts(self, rows: int, cols: int) -> int:
-        return EXTENSION.stats_parts_cuda(rows, cols)
+        return int(EXTENSION.stats_parts_cuda(rows, cols))
 
     def _run(self, kernel: str, device: torch.device, *arguments: Any) -> None:
         queue = EXTENSION.Queue(device.index, torch.cuda.current_stream(device).cuda_stream)

@@ -128,7 +128,8 @@ def refuse_second_derivative(operator: str) -> None:
 
 def saved_tensors(ctx: Any, operator: str) -> tuple[Tensor, ...]:
     try:
-        return ctx.saved_tensors
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        return saved
     except RuntimeError as error:
         raise RuntimeError(
             f"{operator}: backward can run once, because it overwrites the logits with their gradient (or an "

@@ -152,7 +152,7 @@ def _name(loss: str) -> str:
     return "linear_preference" if loss else "linear_log_probs"
 
 
-def _setup(ctx: Any, inputs: tuple, keyword_only_inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
     hidden, weight, targets, ctx.cu_seqlens, _, _ = inputs
     ctx.operator = _name(keyword_only_inputs["loss"])
     passed_on = ("max_logits_bytes", "vocab_offset", "vocab_size", "backend")

@@ -85,7 +85,7 @@ def _name(loss: str) -> str:
     return "preference" if loss else "log_probs"
 
 
-def _setup(ctx: Any, inputs: tuple, keyword_only_inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
     logits, targets, ctx.cu_seqlens, _, _ = inputs
     ctx.operator, ctx.backend = _name(keyword_only_inputs["loss"]), keyword_only_inputs["backend"]
     ctx.in_place = keyword_only_inputs["inplace_backward"]

@@ -58,7 +58,7 @@ class Objective(ABC):
         """Before the forward pass of a step, whose micro-batches have `length` tokens each. Collective."""
         return None
 
-    def check_step(self, loss: float, gather: Callable[[Any], list]) -> None:
+    def check_step(self, loss: float, gather: Callable[[Any], list[Any]]) -> None:
         """Between the backward pass and the update of a step whose loss is finite. Collective.
 
         gather: an item of each rank -> those of all, on every rank. Raises ValueError, alike on every rank, where

@@ -36,7 +36,7 @@ class Agreement:
                     f"{name} ({answer}): policy {sums[0]:.4f}, reference {sums[1]:.4f} over {last - first} tokens"
                 )
 
-    def check(self, loss: float, gather: Callable[[Any], list]) -> None:
+    def check(self, loss: float, gather: Callable[[Any], list[Any]]) -> None:
         """Raises ValueError, alike on every rank, unless the answers of all ranks and the step's loss agree. Collective
         through `gather`."""
         parts = gather((self.disagreements, self.longest))

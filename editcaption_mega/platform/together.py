@@ -20,7 +20,7 @@ from .process import is_rank_zero, rank, world_size
 _KINDS = (ValueError, OSError, FloatingPointError)
 
 
-def gather(item: Any) -> list:
+def gather[Item](item: Item) -> list[Item]:
     """The item of every rank, in their order, on every rank. Collective; without process groups just [item].
 
     A dry process is alone, and takes the others to say what it says."""
@@ -28,12 +28,12 @@ def gather(item: Any) -> list:
         return [item] * world_size()
     if not dist.is_initialized():
         return [item]
-    parts: list = [None] * world_size()
+    parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, item)
     return parts
 
 
-def share(items: Sequence) -> Sequence:
+def share[Item](items: Sequence[Item]) -> Sequence[Item]:
     """This rank's part of work that the ranks divide; all of it without process groups."""
     return items[rank() :: world_size()] if dist.is_initialized() else items
 
@@ -48,10 +48,10 @@ def raise_together(error: Exception | None) -> None:
             raise error
         return
     errors = gather(None if error is None else (_portable(error), socket.gethostname()))
-    first = next((i for i, other in enumerate(errors) if other is not None), None)
-    if first is None:
+    raised = [(i, *other) for i, other in enumerate(errors) if other is not None]
+    if not raised:
         return
-    chosen, host = errors[first]
+    first, chosen, host = raised[0]
     if any(other is None or _text(other[0]) != _text(chosen) for other in errors):
         _name(chosen, f"rank {first} on {host}")
     raise chosen from error
@@ -84,9 +84,9 @@ def each_together[Item](items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def from_rank_zero(function: Callable[[], Any]) -> Any:
+def from_rank_zero[Value](function: Callable[[], Value]) -> Value:
     """What `function` returns on rank 0, on every rank; its error is raised on all, in one class. Collective."""
-    outcome: list = [None, None]
+    outcome: list[Any] = [None, None]  # the value, the error
     if is_rank_zero() or is_dry():
         try:
             outcome = [function(), None]
@@ -96,9 +96,9 @@ def from_rank_zero(function: Callable[[], Any]) -> Any:
             outcome = [None, _portable(caught)]
     if dist.is_initialized() and not is_dry():
         dist.broadcast_object_list(outcome, src=0)
-    value, error = outcome
-    if error is not None:
-        raise error
+    value: Value = outcome[0]
+    if outcome[1] is not None:
+        raise outcome[1]
     return value
 
 
@@ -112,9 +112,9 @@ def _portable(error: Exception) -> Exception:
     except Exception:  # whatever a class's own pickling raises: then it cannot travel
         pass
     kind = next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
-    plain: Any = kind(str(error) if kind is not RuntimeError else f"{type(error).__name__}: {error}")
+    plain = kind(str(error) if kind is not RuntimeError else f"{type(error).__name__}: {error}")
     if hasattr(error, "exit_code"):
-        plain.exit_code = error.exit_code
+        vars(plain)["exit_code"] = error.exit_code
     return plain
 
 

@@ -30,12 +30,12 @@ from .resume import STATE
 
 def save_checkpoint(
     output: str | Path,
-    state: dict,
+    state: dict[str, Any],
     param_shards: list[ParamShard],
     optimizer: MegatronOptimizer,
     *,
     side_files: SideFiles,
-    metadata: dict,
+    metadata: dict[str, Any],
     keep: int,
 ) -> Path:
     """Write `state["step"]`'s checkpoint. Collective. Older ones beyond `keep` go only when the new one is whole.
@@ -105,7 +105,9 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(removed)
 
 
-def load_optimizer(folder: Path, state: dict, param_shards: list[ParamShard], optimizer: MegatronOptimizer) -> None:
+def load_optimizer(
+    folder: Path, state: dict[str, Any], param_shards: list[ParamShard], optimizer: MegatronOptimizer
+) -> None:
     """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint.
 
     Collective: all ranks raise alike."""

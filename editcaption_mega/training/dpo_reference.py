@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class StoredReference:
 class ResidentReference:
     """A second, frozen copy of the model in the policy's layout, run forward on the micro-batches of each step."""
 
-    def __init__(self, chunks: list):
+    def __init__(self, chunks: list[torch.nn.Module]):
         self.chunks: list[torch.nn.Module] = chunks
         self.log_probs: dict[tuple[str, ...], Tensor] = {}  # of a micro-batch, by the ids of its samples
         for chunk in chunks:
@@ -223,7 +223,7 @@ def _checked(
     return sample.log_probs
 
 
-def _parsed(path: Path, number: int, line: str) -> dict:
+def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError:

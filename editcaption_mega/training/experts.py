@@ -1,5 +1,7 @@
 """How evenly the router spreads tokens over experts: logged per step, because drift shows here first."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from megatron.core.transformer.moe.router import TopKRouter
@@ -18,7 +20,7 @@ class ExpertLoad:
                 if isinstance(module, TopKRouter):
                     module.register_forward_hook(self._count)
 
-    def _count(self, router: TopKRouter, inputs: tuple, output: tuple) -> None:
+    def _count(self, router: TopKRouter, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         routing_map = output[1].detach()
         padding_mask = inputs[1] if len(inputs) > 1 else None
         if padding_mask is not None:

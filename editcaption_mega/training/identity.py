@@ -73,17 +73,18 @@ def identity(settings: JobSettings, dataset: PairDataset, architecture: Architec
     return {"objective": objective, **files, **{name: values[name] for name in fixed if name in values}, **frozen}
 
 
-def recorded_identity(state: dict) -> dict[str, Any]:
+def recorded_identity(state: dict[str, Any]) -> dict[str, Any]:
     """The parts that a checkpoint's state.json holds; few in one of an earlier version."""
     if "identity" in state:
-        return state["identity"]
+        recorded: dict[str, Any] = state["identity"]
+        return recorded
     old = {f"training.{name}": state[name] for name in ("seed", "global_batch_size") if name in state}
     old |= {name: state[name] for name in ("objective", "reference_weights") if name in state}
     preference = {f"preference.{name}": value for name, value in state.get("preference", {}).items()}
     return old | {name: value for name, value in preference.items() if name in FIXED}
 
 
-def check_identity(checkpoint: Path, state: dict, parts: dict[str, Any]) -> list[str]:
+def check_identity(checkpoint: Path, state: dict[str, Any], parts: dict[str, Any]) -> list[str]:
     """Raises ValueError that names every part in which the checkpoint's job was another one -> the parts that the
     checkpoint, of an earlier version, says nothing of."""
     recorded = recorded_identity(state)
@@ -100,7 +101,7 @@ def check_identity(checkpoint: Path, state: dict, parts: dict[str, Any]) -> list
     return [name for name in parts if name not in recorded]
 
 
-def changes(output: Path, state: dict, settings: JobSettings) -> list[str]:
+def changes(output: Path, state: dict[str, Any], settings: JobSettings) -> list[str]:
     """One line for each setting that is not what it was when the checkpoint was written."""
     step, now = state["step"], flat(settings)
     was = state.get("settings") or _settings_of(output / "config.yaml")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -62,7 +63,7 @@ def log_probs_of_shards(
 
 
 def write_log_probs(
-    chunks: list,
+    chunks: list[torch.nn.Module],
     reader: SequenceReader,
     output: Path,
     fingerprint: dict[str, str],
@@ -135,7 +136,7 @@ def _is_line_of(line: str, name: str, with_tokens: bool) -> bool:
     )
 
 
-def response_log_probs(chunks: list, micro_batches: list[PackedBatch], length: int) -> list[Tensor]:
+def response_log_probs(chunks: list[torch.nn.Module], micro_batches: list[PackedBatch], length: int) -> list[Tensor]:
     """Log-probs of the response tokens of each micro-batch [T] fp32, without gradients; [] before the last stage.
 
     Collective, as a training step's forward pass is."""
@@ -143,8 +144,8 @@ def response_log_probs(chunks: list, micro_batches: list[PackedBatch], length: i
 
     def forward(
         data: Iterator[PackedBatch], model: torch.nn.Module
-    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict]]]:
-        def collect(log_probs: Tensor) -> tuple[Tensor, dict]:
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict[str, Any]]]]:
+        def collect(log_probs: Tensor) -> tuple[Tensor, dict[str, Any]]:
             token_log_probs.append(log_probs)
             return log_probs.sum(), {}
 
@@ -155,7 +156,9 @@ def response_log_probs(chunks: list, micro_batches: list[PackedBatch], length: i
     return token_log_probs
 
 
-def _log_probs(chunks: list, reader: SequenceReader, samples: Sequence[int]) -> list[list[list[float]]] | None:
+def _log_probs(
+    chunks: list[torch.nn.Module], reader: SequenceReader, samples: Sequence[int]
+) -> list[list[list[float]]] | None:
     """Log-probs of the tokens of each answer of each sample, on rank 0 (None elsewhere). Collective."""
     share = reader.packer.share
     # Too few samples for every rank: the last one is computed again and dropped.
@@ -174,7 +177,7 @@ def _log_probs(chunks: list, reader: SequenceReader, samples: Sequence[int]) -> 
             answers = (values[first:last] for first, last in pairwise(batch.response_bounds))
             for k in sequence:
                 by_position[k] = [next(answers) for _ in range(reader.lengths.num_answers(filled[k]))]
-    gathered: list | None = [None] * platform.world_size() if platform.is_rank_zero() else None
+    gathered: list[Any] | None = [None] * platform.world_size() if platform.is_rank_zero() else None
     dist.gather_object(by_position, gathered, dst=0)
     if gathered is None:
         return None
@@ -182,7 +185,7 @@ def _log_probs(chunks: list, reader: SequenceReader, samples: Sequence[int]) -> 
     return [merged[k] for k in range(len(samples))]
 
 
-def _line(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens: bool) -> dict:
+def _line(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens: bool) -> dict[str, Any]:
     """The object of one sample: the numbers of its instruction, or those of its chosen and rejected answers."""
     parts = []
     for answer, values in zip(sample.answers, token_log_probs, strict=True):

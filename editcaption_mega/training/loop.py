@@ -59,7 +59,7 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
 
 
 def _forward_backward(
-    chunks: list, objective: Objective, micro_batches: list[PackedBatch], length: int, count: int
+    chunks: list[torch.nn.Module], objective: Objective, micro_batches: list[PackedBatch], length: int, count: int
 ) -> list[tuple[PackedBatch, RowLoss]]:
     """Gradients of this rank's micro-batches -> each with its loss; none on ranks before the last stage. Collective."""
     # Megatron divides by the micro-batches of a rank and averages over data parallelism; the loss of a step is a mean
@@ -67,12 +67,12 @@ def _forward_backward(
     scale = len(micro_batches) * parallel_state.get_data_parallel_world_size() / count
     row_losses: list[tuple[PackedBatch, RowLoss]] = []
 
-    def scaled_loss(batch: PackedBatch, output: Any) -> tuple[Tensor, dict]:
+    def scaled_loss(batch: PackedBatch, output: Any) -> tuple[Tensor, dict[str, Any]]:
         row_loss = objective.row_loss(output, batch)
         row_losses.append((batch, row_loss._replace(loss=row_loss.loss.detach().clone())))
         return row_loss.loss * scale, {}
 
-    def forward(data: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Any, Callable]:
+    def forward(data: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Any, Callable[..., Any]]:
         batch = next(data)
         return model(batch, objective.head), partial(scaled_loss, batch)
 
@@ -104,12 +104,17 @@ def _not_finite(batch: PackedBatch, row_loss: RowLoss) -> list[str]:
 
 
 def run_pipeline(
-    forward: Callable, chunks: list, micro_batches: list[PackedBatch], length: int, *, forward_only: bool
-) -> list:
+    forward: Callable[..., Any],
+    chunks: list[torch.nn.Module],
+    micro_batches: list[PackedBatch],
+    length: int,
+    *,
+    forward_only: bool,
+) -> list[Any]:
     """Megatron's schedule over one step's micro-batches of `length` tokens each; every chunk of an interleaved stage
     sees them in order."""
     iterators = [iter(micro_batches) for _ in chunks]
-    return get_forward_backward_func()(
+    outputs: list[Any] = get_forward_backward_func()(
         forward_step_func=forward,
         data_iterator=iterators if len(chunks) > 1 else iterators[0],
         model=chunks if len(chunks) > 1 else chunks[0],
@@ -118,6 +123,7 @@ def run_pipeline(
         micro_batch_size=1,
         forward_only=forward_only,
     )
+    return outputs
 
 
 class Recorder(Protocol):

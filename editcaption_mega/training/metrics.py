@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -43,7 +44,7 @@ class RunLog:
         print(line, flush=True)
         self._text.write(line)
 
-    def step(self, numbers: dict) -> None:
+    def step(self, numbers: dict[str, Any]) -> None:
         """One optimizer step. `numbers` holds step, loss, grad_norm, learning_rate, tokens, samples, seconds."""
         self._metrics.write(json.dumps(numbers))
         step = numbers["step"]
@@ -69,7 +70,7 @@ class RunLog:
         self._text.close()
         self._metrics.close()
 
-    def _plot(self, step: int, numbers: dict) -> None:
+    def _plot(self, step: int, numbers: dict[str, Any]) -> None:
         if self._board is None:
             return
         try:

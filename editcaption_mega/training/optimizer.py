@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -33,10 +34,12 @@ class Schedule(OptimizerParamScheduler):
     """Linear warm-up, then cosine decay, as Megatron's; but the first of w warm-up steps trains already, with 1/(w + 1)
     of the full rate, where Megatron's has rate 0."""
 
-    def get_lr(self, param_group: dict) -> float:
+    def get_lr(self, param_group: dict[str, Any]) -> float:
         if self.num_steps < self.lr_warmup_steps:
-            return param_group.get("max_lr", self.max_lr) * (self.num_steps + 1) / (self.lr_warmup_steps + 1)
-        return super().get_lr(param_group)
+            rate: float = param_group.get("max_lr", self.max_lr) * (self.num_steps + 1) / (self.lr_warmup_steps + 1)
+        else:
+            rate = super().get_lr(param_group)
+        return rate
 
 
 def freeze_modules(param_shards: list[ParamShard], settings: OptimizerSettings) -> None:
@@ -98,7 +101,7 @@ def build_train_state(
     return TrainState(wrapped, optimizer, scheduler)
 
 
-def _overrides(config: OptimizerConfig, param_shards: list[ParamShard], settings: OptimizerSettings) -> dict:
+def _overrides(config: OptimizerConfig, param_shards: list[ParamShard], settings: OptimizerSettings) -> dict[str, Any]:
     """Megatron's own rule (no weight decay on biases and 1-D weights) and our multipliers."""
     overrides = dict(get_standard_config_overrides(config))
     for module, factor in settings.multipliers().items():

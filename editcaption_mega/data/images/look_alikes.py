@@ -18,9 +18,13 @@ _STEP, _SLACK = 24, 2  # of the coarse values by which pairs are looked up, and 
 _MOST_ALIKE = 64  # pairs that are kept for the same coarse values: those of plain pictures are all alike
 
 
+type Size = tuple[int, int]
+type Sizes = tuple[Size, Size]  # of the source, of the target
+
+
 class _Seen(NamedTuple):
     id: str
-    sizes: tuple
+    sizes: Sizes
     thumbnails: bytes
     texts: bytes
 
@@ -31,13 +35,13 @@ class LookAlikes:
     def __init__(self) -> None:
         self._by_look: dict[bytes, list[_Seen]] = defaultdict(list)
 
-    def keep(self, identity: str, sizes: tuple, thumbnails: bytes, texts: bytes) -> None:
+    def keep(self, identity: str, sizes: Sizes, thumbnails: bytes, texts: bytes) -> None:
         """`sizes` are those of both pictures, `thumbnails` theirs one after the other, `texts` a hash."""
         pairs = self._by_look[bytes(int(value) // _STEP for value in _coarse(thumbnails))]
         if len(pairs) < _MOST_ALIKE:
             pairs.append(_Seen(identity, sizes, thumbnails, texts))
 
-    def find(self, sizes: tuple, thumbnails: bytes, texts: bytes) -> tuple[str, bool] | None:
+    def find(self, sizes: Sizes, thumbnails: bytes, texts: bytes) -> tuple[str, bool] | None:
         """(id of a pair whose pictures look like these, whether it has these texts, too), one with them if there is."""
         values = np.frombuffer(thumbnails, np.uint8).astype(np.int16)
         steps = ({int(value - _SLACK) // _STEP, int(value + _SLACK) // _STEP} for value in _coarse(thumbnails))

@@ -90,7 +90,7 @@ class ImageSettings:
             std=channels["image_std"],
         )
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, ImageError, read_picture
 from editcaption_mega.data.importers import Candidate, Rejected
@@ -28,7 +29,7 @@ NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to tra
 
 def ingest(
     rows: Iterable[Candidate | Rejected],
-    output: str | os.PathLike,
+    output: str | os.PathLike[str],
     *,
     require_instruction: bool = True,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -136,12 +137,12 @@ class _Listed:
             if kind is not None or path.name != REJECTED_NAME:
                 path.unlink()
 
-    def add(self, name: str, line: dict) -> None:
+    def add(self, name: str, line: dict[str, Any]) -> None:
         with naming(self._files[name].name):
             self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _with_images(provenance: dict, images: dict) -> tuple[dict, list[Remark]]:
+def _with_images(provenance: dict[str, Any], images: dict[str, Any]) -> tuple[dict[str, Any], list[Remark]]:
     """The provenance with what was done to the images; what the user keeps under that name gets another."""
     if "images" not in provenance:
         return provenance | {"images": images}, []

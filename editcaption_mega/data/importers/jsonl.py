@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.data.images.file_kinds import kind_of_file
 from editcaption_mega.data.importers.candidates import (
@@ -63,7 +64,7 @@ def _row(number: int, line: bytes, folder: Path) -> Candidate | Rejected:
     return Candidate(number, pair, source, target, (paths["source"], paths["target"]))
 
 
-def _object(line: bytes) -> dict:
+def _object(line: bytes) -> dict[str, Any]:
     if len(line) > LARGEST_RECORD:
         raise ValueError(f"the line has more than {LARGEST_RECORD} bytes: no pair has")
     try:
@@ -106,7 +107,7 @@ def _hint(line: bytes) -> str:
     return ""
 
 
-def _path(row: dict, side: str) -> str:
+def _path(row: dict[str, Any], side: str) -> str:
     value = row.get(side)
     if not isinstance(value, str) or not value:
         reason = "is missing" if value is None else f"is {shown(value)}"

@@ -21,9 +21,9 @@ class ImportReport:
     re_encoded: int = 0
     shards: int = 0
     fingerprint: str = ""
-    reasons: Counter = field(default_factory=Counter)
-    warnings: Counter = field(default_factory=Counter)
-    categories: Counter = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[str] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
 
     @property
     def rejected_share(self) -> float:
@@ -72,5 +72,5 @@ def _without_brackets(text: str) -> str:
     return outside.rstrip()
 
 
-def _most(counts: Counter) -> str:
+def _most(counts: Counter[str]) -> str:
     return "; ".join(f"{count} x {kind}" for kind, count in counts.most_common(3))

@@ -39,7 +39,7 @@ class CheckedFile(NamedTuple):
 
 
 def verify(
-    directory: str | os.PathLike,
+    directory: str | os.PathLike[str],
     *,
     max_pixels: int = LARGEST_MAX_PIXELS,
     doubt: Callable[[str, Remark], None] = lambda identity, remark: None,
@@ -75,7 +75,7 @@ def verify(
                 yield CheckedFile(sample.id, problems)
 
 
-def rebuild_index(directory: str | os.PathLike, *, progress: Callable[[str], None] | None = None) -> Index:
+def rebuild_index(directory: str | os.PathLike[str], *, progress: Callable[[str], None] | None = None) -> Index:
     """Write `index.json` (replacing one that is there) from the `*.tar` files of a folder, in the order of their names.
 
     For folders written by plain webdataset in the same layout, or moved about by hand. Every member is read;

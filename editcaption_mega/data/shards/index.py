@@ -104,7 +104,7 @@ def write_index(directory: Path, shards: list[ShardFile], samples: list[IndexedS
     return index
 
 
-def load_index(directory: str | os.PathLike) -> Index:
+def load_index(directory: str | os.PathLike[str]) -> Index:
     """Read `index.json` of a folder. Raises ShardError where it is missing, damaged or of another schema version."""
     directory = Path(directory)
     path = directory / INDEX_NAME
@@ -232,7 +232,7 @@ def _integer(entry: dict[str, Any], name: str, least: int = 0) -> int:
     return value
 
 
-def _text(entry: dict[str, Any], name: str, form: re.Pattern, expected: str) -> str:
+def _text(entry: dict[str, Any], name: str, form: re.Pattern[str], expected: str) -> str:
     value = _value(entry, name, str)
     if not form.fullmatch(value):
         raise ValueError(f"{name} {shown(value)} is not {expected}")

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageChops
 
-from editcaption_mega.data.images.look_alikes import LookAlikes, thumbnail
-from editcaption_mega.data.text.checks import doubts, is_refusal
+from editcaption_mega.data.images.look_alikes import LookAlikes, Sizes, thumbnail
+from editcaption_mega.data.text.checks import doubts
+from editcaption_mega.data.text.refusals import is_refusal
 from editcaption_mega.records import EditPair
 
 LARGEST_ASPECT = 200  # the model's picture processor refuses what is longer
@@ -141,7 +142,7 @@ def _content(pair: EditPair, source: Look, target: Look) -> bytes:
     return blake2b(source.pixels + target.pixels + _texts_hash(pair), digest_size=16).digest()
 
 
-def _looks(source: Look, target: Look) -> tuple[tuple, bytes]:
+def _looks(source: Look, target: Look) -> tuple[Sizes, bytes]:
     return (source.size, target.size), source.thumbnail + target.thumbnail
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class ShardSample:
     target_size: tuple[int, int]
 
 
-def open_shards(directories: str | os.PathLike | Iterable[str | os.PathLike]) -> "ShardReader":
+def open_shards(directories: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> "ShardReader":
     """Open one folder of shards, or several as one set, concatenated in the order given.
 
     Raises ShardError: index.json missing, damaged or of another schema version; a tar missing or of another size than
@@ -156,10 +156,10 @@ class ShardReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_files"}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _files={})
 
     def __repr__(self) -> str:

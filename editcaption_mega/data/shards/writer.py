@@ -48,7 +48,7 @@ class ShardWriter:
 
     def __init__(
         self,
-        directory: str | os.PathLike,
+        directory: str | os.PathLike[str],
         *,
         samples_per_shard: int = SAMPLES_PER_SHARD,
         bytes_per_shard: int = BYTES_PER_SHARD,

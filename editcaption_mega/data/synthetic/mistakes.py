@@ -75,7 +75,7 @@ def _detail(facts: Facts, rng: random.Random) -> bool:
     return True
 
 
-def _says(slots: Mapping, facts: Facts) -> bool:
+def _says(slots: Mapping[str, object], facts: Facts) -> bool:
     return {path.split(".")[0] for path in slots} == facts.keys() - {"action"}
 
 

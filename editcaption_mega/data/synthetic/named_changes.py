@@ -121,8 +121,8 @@ def _likeness(facts: Facts, claim: Facts) -> int:
     camera = facts["action"] in CAMERA_ACTIONS or claim["action"] in CAMERA_ACTIONS
     if not (same_action or same_object or camera):
         return 0
-    equal = sum(facts[key] == claim.get(key) for key in facts)
-    return 100 * same_action + 10 * same_object + equal + 1
+    equal = sum(bool(facts[key] == claim.get(key)) for key in facts)
+    return 100 * bool(same_action) + 10 * bool(same_object) + equal + 1
 
 
 def _facts(change_id: str, facts: Facts | None) -> Facts:

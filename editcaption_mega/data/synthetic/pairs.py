@@ -97,7 +97,7 @@ def _covering_texts() -> list[str]:
     """Every template over facts that say every slot value, then every template as the second clause of a hybrid."""
     texts: list[str] = []
     second_clauses: list[str] = []
-    seen: set[tuple] = set()
+    seen: set[tuple[object, ...]] = set()
     for facts in every_facts():
         said = {(facts["action"], path, value) for path, value in _flat(facts)}
         if said <= seen:
@@ -127,7 +127,7 @@ def _draw(settings: WorldSettings, edit_type: str, rng: random.Random) -> tuple[
     raise AssertionError(f"no scene of {settings} allows the edit type {edit_type!r}")
 
 
-def _shuffled(values: Sequence, seed: str) -> list:
+def _shuffled[Value](values: Sequence[Value], seed: str) -> list[Value]:
     order = list(values)
     random.Random(seed).shuffle(order)
     return order

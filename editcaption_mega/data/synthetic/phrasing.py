@@ -136,15 +136,18 @@ def _read(words: list[str]) -> list[Facts]:
     return []
 
 
+type _Slots = dict[str, tuple[str, dict[str, Any]]]  # group of a pattern -> (path, {spelt: value})
+
+
 @cache
-def _patterns() -> dict[str, list[tuple[re.Pattern[str], str, dict[str, tuple[str, dict[str, Any]]]]]]:
-    """By first word: (pattern, action, {group: (path, {spelt: value})}). A size or colour of a noun may be absent."""
-    found: dict[str, list] = {}
+def _patterns() -> dict[str, list[tuple[re.Pattern[str], str, _Slots]]]:
+    """By first word: (pattern, action, slots). A size or colour of a noun may be absent."""
+    found: dict[str, list[tuple[re.Pattern[str], str, _Slots]]] = {}
     for form in FORMS:
         for template in form.templates:
-            slots: dict[str, tuple[str, dict[str, Any]]] = {}
+            slots: _Slots = {}
 
-            def group(slot: re.Match[str], form: Form = form, slots: dict = slots) -> str:
+            def group(slot: re.Match[str], form: Form = form, slots: _Slots = slots) -> str:
                 path, spelling, space = slot[1], slot[2] or "", slot[3]
                 name = f"slot{len(slots)}"
                 spelt = {_spell(value, spelling).lower(): value for value in form.slots[path]}

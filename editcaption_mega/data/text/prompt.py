@@ -7,6 +7,7 @@ picture has tokens, which is what transformers' Qwen3VLProcessor does (held toge
 import hashlib
 import json
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -40,7 +41,7 @@ _CLOSE_THOUGHT = "{%- if add_generation_prompt %}{{- '\\n</think>\\n\\n' }}{%- e
 class _UniqueKeys(yaml.SafeLoader):
     """YAML in which a key that stands there twice is an error, not the last one's."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
@@ -154,13 +155,16 @@ def trained_side_files(files: SideFiles, tokenizer: "PreTrainedTokenizerBase") -
     return files.with_chat_template(tokenizer.chat_template).with_end(tokenizer.convert_tokens_to_ids(END_OF_TURN))
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], where: str, *, generation: bool = True) -> str:
+def _render(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, Any]], where: str, *, generation: bool = True
+) -> str:
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
     except Exception as error:  # a template is a program of the folder's own
         raise ValueError(
             f"{where}: the chat template cannot be applied ({' '.join(str(error).split())}): expected Qwen3-VL's"
         ) from None
+    return text
 
 
 def _close_thought(tokenizer: "PreTrainedTokenizerBase", where: str) -> None:

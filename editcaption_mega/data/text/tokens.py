@@ -54,7 +54,8 @@ class TextEncoder:
 
     def with_control_tokens(self, text: str) -> list[int]:
         """Token ids of `text` that a chat template wrote: control tokens are what they are."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return ids
 
     def control_tokens_in(self, text: str) -> list[str]:
         """The control tokens that the tokenizer would read in `text`, in order."""

@@ -7,6 +7,7 @@ editor; `copy` (the untouched source compared with the target) is what doing not
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.data.images.decode import ImageError
 from editcaption_mega.evaluation.benchmarks import Benchmark
@@ -97,7 +98,7 @@ def _edits(benchmark: Benchmark, rows: Mapping[str, Instruction]) -> Iterator[Ed
             yield Edit(item.pair.id, item.source, text)
 
 
-def _compared(who: dict, result: bytes, target: bytes, measures: Mapping[str, Measure]) -> Execution:
+def _compared(who: dict[str, Any], result: bytes, target: bytes, measures: Mapping[str, Measure]) -> Execution:
     try:
         return Execution(**who, measures=measure_images(result, target, measures))
     except ImageError as error:

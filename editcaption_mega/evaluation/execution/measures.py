@@ -96,7 +96,7 @@ def lpips_distance() -> Measure:
 
     @torch.inference_mode()
     def distance(a: "Tensor", b: "Tensor") -> float:
-        return network(a[None] * 2 - 1, b[None] * 2 - 1).item()
+        return float(network(a[None] * 2 - 1, b[None] * 2 - 1))
 
     return distance
 

@@ -92,7 +92,8 @@ def krippendorff_alpha(
             distance = (middle[:, :, None] - middle[:, None, :]) ** 2
         chance = (totals[:, :, None] * totals[:, None, :] * distance).sum(axis=(1, 2))
         found = (observed * distance).sum(axis=(1, 2)) * (totals.sum(axis=1) - 1)
-        return 1 - found / np.where(chance > 0, chance, np.nan)
+        values: Array = 1 - found / np.where(chance > 0, chance, np.nan)
+        return values
 
     return bootstrap_estimate(alpha, len(units), draws=draws, seed=seed)
 

@@ -26,7 +26,8 @@ TASKS_FILE, PICTURES = "tasks.jsonl", "pictures"
 def checklist() -> dict[str, Any]:
     """The question, the meaning of each severity, and the eight rows (table 5): what a form shows."""
     text = resources.files("editcaption_mega.evaluation.human").joinpath("checklist.yaml").read_text("utf-8")
-    return yaml.safe_load(text)
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,7 @@ def severity_table(verdicts: Iterable[HumanVerdict]) -> list[SeverityRow]:
     """Table 3: a row per benchmark and model, in the order they first come. correct + P0 + P1 + P2 = n (H3).
 
     Raises ValueError for an instruction with several verdicts: `adjudicate` makes one of them."""
-    tables: dict[tuple[str, str], Counter] = {}
+    tables: dict[tuple[str, str], Counter[str]] = {}
     seen = set()
     for verdict in verdicts:
         unit = (verdict.benchmark, verdict.model, verdict.id)

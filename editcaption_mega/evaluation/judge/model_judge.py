@@ -145,7 +145,7 @@ def _key(task: _Task, repeat: int, dimension: str) -> str:
     return f"{task.instruction.model}/{task.instruction.id}/{repeat}/{dimension}"
 
 
-def _requests(benchmark: Benchmark, tasks: Sequence[_Task], judge: JudgeSettings) -> Iterator[Request]:
+def _requests(benchmark: Benchmark, tasks: Sequence[_Task], judge: JudgeSettings) -> Iterator[Request[Any]]:
     """Lazily, in the order of `tasks`: the pictures of one pair are read when its turn comes."""
     for task in tasks:
         item = benchmark.item(task.position)

@@ -106,7 +106,7 @@ def _mentions(truth: Facts, claim: Facts | None) -> bool:
         return False
     if "object" not in truth:
         return True
-    return truth["object"].get("shape") == claim.get("object", {}).get("shape")
+    return bool(truth["object"].get("shape") == claim.get("object", {}).get("shape"))
 
 
 def _only_leaves_out(truth: Facts, claim: Facts) -> bool:

@@ -39,7 +39,7 @@ def push_proposals(
     there = tasks_there(server, project)
     waiting = [i for i, pair_id in enumerate(benchmark.ids) if pair_id not in there]
 
-    def tasks() -> Iterator[dict]:
+    def tasks() -> Iterator[dict[str, Any]]:
         for i in progress(waiting, len(waiting), "tasks"):
             item = benchmark.item(i)
             row = by_id[item.pair.id]
@@ -85,7 +85,7 @@ def _support(row: Proposal) -> str:
     return "\n".join(lines) if row.changes is not None else f"no proposal: {row.reason}"
 
 
-def _result(changes: Changes) -> list[dict]:
+def _result(changes: Changes) -> list[dict[str, Any]]:
     texts = {name: [change.text for change in getattr(changes, name)] for name in ("primary", "secondary")}
     texts["overall"] = [changes.overall]
     return [
@@ -95,7 +95,7 @@ def _result(changes: Changes) -> list[dict]:
     ]
 
 
-def _checked(row: Proposal, task: int, annotation: dict) -> Proposal:
+def _checked(row: Proposal, task: int, annotation: dict[str, Any]) -> Proposal:
     texts: dict[str, list[str]] = {name: [] for name in _FIELDS}
     approved = ""
     for field in annotation["result"]:

@@ -37,7 +37,7 @@ def open_project(server: LabelStudio, title: str, form: str, annotators: int = 1
     return server.field(project, "id", int)
 
 
-def import_tasks(server: LabelStudio, project: int, rows: Iterable[dict]) -> None:
+def import_tasks(server: LabelStudio, project: int, rows: Iterable[dict[str, Any]]) -> None:
     """rows: {"data": .., "meta": {"task": name}, ..} each."""
     for batch in _batches(rows):
         reply = server.call("POST", f"/api/projects/{project}/import", batch)
@@ -48,7 +48,7 @@ def import_tasks(server: LabelStudio, project: int, rows: Iterable[dict]) -> Non
             raise LabelStudioError(f"of {len(batch)} tasks the server took {taken}: push again to see which")
 
 
-def exported_tasks(server: LabelStudio, title: str) -> list[dict]:
+def exported_tasks(server: LabelStudio, title: str) -> list[dict[str, Any]]:
     """Every task of the project with its annotations: {"id": int, "data": {..}, "annotations": [{"id": int, ..}, ..],
     ..}. Raises LabelStudioError without such a project."""
     project = find_project(server, title)
@@ -82,7 +82,7 @@ def _exported(server: LabelStudio, project: int, ids: Sequence[int]) -> list[dic
     return tasks
 
 
-def find_project(server: LabelStudio, title: str) -> dict | None:
+def find_project(server: LabelStudio, title: str) -> dict[str, Any] | None:
     listed = server.call("GET", "/api/projects/", title=title, page_size=1000)  # titles that contain it
     projects = server.objects(server.field(listed, "results", list), "projects")
     same = [project for project in projects if project.get("title") == title]
@@ -100,7 +100,7 @@ def tasks_there(server: LabelStudio, project: int) -> set[str]:
 
 def _listed(server: LabelStudio, project: int) -> list[dict[str, Any]]:
     """id and meta of every task, page by page."""
-    tasks: dict[int, dict] = {}
+    tasks: dict[int, dict[str, Any]] = {}
     for page in range(1, _MOST_PAGES + 1):
         query = {"project": project, "page": page, "page_size": _PAGE, "include": "id,meta"}
         listed = server.call("GET", "/api/tasks/", **query)
@@ -114,7 +114,7 @@ def _listed(server: LabelStudio, project: int) -> list[dict[str, Any]]:
     raise server.odd(f"the pages of its {total} tasks do not end")
 
 
-def _batches(rows: Iterable[dict]) -> Iterator[list[dict]]:
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     batch: list[dict[str, Any]] = []
     size = 0
     for row in rows:

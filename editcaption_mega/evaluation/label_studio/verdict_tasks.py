@@ -83,7 +83,7 @@ def _serve_files(server: LabelStudio, project: int, folder: Path) -> None:
         server.call("POST", "/api/storages/localfiles", storage)
 
 
-def _data(row: dict, folder: Path, document_root: Path | None) -> dict[str, str]:
+def _data(row: dict[str, Any], folder: Path, document_root: Path | None) -> dict[str, str]:
     urls = {}  # under names of our own: Label Studio's form reads "$source" as the whole task
     for which, name in (("source", "picture_1"), ("target", "picture_2")):
         path = folder / row[which]
@@ -95,7 +95,7 @@ def _data(row: dict, folder: Path, document_root: Path | None) -> dict[str, str]
     return {"task": row["task"], **urls, "instruction": row["instruction"]}
 
 
-def _answer(task: dict, annotation: dict) -> Filed:
+def _answer(task: dict[str, Any], annotation: dict[str, Any]) -> Filed:
     row: dict[str, Any] = {"task": task["data"].get("task"), "annotator": annotator(annotation)}
     where = f"annotation {annotation['id']} (task {task['id']} of Label Studio)"
     if annotation.get("was_cancelled"):
@@ -108,14 +108,14 @@ def _answer(task: dict, annotation: dict) -> Filed:
         return Filed(where, row, one_line(str(error)))
 
 
-def annotator(annotation: dict) -> str:
+def annotator(annotation: dict[str, Any]) -> str:
     """Who filed it, as "user-<id>"."""
     who = annotation.get("completed_by")
     who = who.get("id") if isinstance(who, dict) else who
     return f"user-{one_line(str(who), 100) if isinstance(who, int | str) else None}"
 
 
-def _fields(annotation: dict) -> dict[str, Any]:
+def _fields(annotation: dict[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     severities, rows, boxes = [], [], []
     for field in annotation["result"]:

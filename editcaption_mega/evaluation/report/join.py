@@ -11,6 +11,11 @@ from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.rubric.opinions import Labels, merge
 from editcaption_mega.records import DIMENSIONS, HumanVerdict, Instruction, Judgement
 
+# benchmark -> model -> pair id -> record; of opinions first the judge
+type Written = dict[str, dict[str, dict[str, Instruction]]]
+type Opinions = dict[str, dict[str, dict[str, dict[str, Labels]]]]
+type Verdicts = dict[str, dict[str, dict[str, list[HumanVerdict]]]]
+
 
 @dataclass(frozen=True)
 class Joined:
@@ -18,9 +23,9 @@ class Joined:
     lack a benchmark as a whole, never a part of it."""
 
     benchmarks: dict[str, Benchmark]
-    instructions: dict[str, dict[str, dict[str, Instruction]]]  # benchmark -> model -> pair id
-    labels: dict[str, dict[str, dict[str, dict[str, Labels]]]]  # judge -> benchmark -> model -> pair id
-    verdicts: dict[str, dict[str, dict[str, list[HumanVerdict]]]]  # benchmark -> model -> pair id
+    instructions: Written
+    labels: Opinions
+    verdicts: Verdicts
     verdicts_as_given: tuple[HumanVerdict, ...] = ()  # the same in their files' order, in which they are resampled
 
     @property
@@ -65,23 +70,21 @@ def join(
     return Joined(known, written, labels, _verdicts(known, written, verdicts), verdicts)
 
 
-def _written(known: dict[str, Benchmark], instructions: Iterable[Instruction]) -> dict:
-    """benchmark -> model -> pair id -> instruction."""
+def _written(known: dict[str, Benchmark], instructions: Iterable[Instruction]) -> Written:
     by_model = _by_pair(instructions, known, "instructions", ("benchmark", "model"))
     for (name, model), by_id in by_model.items():
         ids = (instruction.id for several in by_id.values() for instruction in several)
         known[name].check_join(ids, f"instructions of {model!r}")
     if not by_model:
         raise ValueError("a report needs instructions, found none")
-    written: dict = {name: {} for name in known}
+    written: Written = {name: {} for name in known}
     for (name, model), by_id in by_model.items():
         written[name][model] = {pair_id: instructions[0] for pair_id, instructions in by_id.items()}
     return written
 
 
-def _labels(known: dict[str, Benchmark], written: dict, judgements: Iterable[Judgement]) -> dict:
-    """judge -> benchmark -> model -> pair id -> opinion."""
-    labels: dict = {}
+def _labels(known: dict[str, Benchmark], written: Written, judgements: Iterable[Judgement]) -> Opinions:
+    labels: Opinions = {}
     by_judge = _by_pair(judgements, known, "judgements", ("judge", "benchmark", "model"))
     for (judge, name, model), by_id in by_judge.items():
         if model not in written[name]:
@@ -93,9 +96,8 @@ def _labels(known: dict[str, Benchmark], written: dict, judgements: Iterable[Jud
     return {judge: {name: by_name[name] for name in known if name in by_name} for judge, by_name in labels.items()}
 
 
-def _verdicts(known: dict[str, Benchmark], written: dict, verdicts: Sequence[HumanVerdict]) -> dict:
-    """benchmark -> model -> pair id -> verdicts."""
-    people: dict = {name: {} for name in known}
+def _verdicts(known: dict[str, Benchmark], written: Written, verdicts: Sequence[HumanVerdict]) -> Verdicts:
+    people: Verdicts = {name: {} for name in known}
     for (name, model), by_id in _by_pair(verdicts, known, "human verdicts", ("benchmark", "model")).items():
         if model not in written[name]:
             raise ValueError(f"people judged {model!r} on {name}, of which there are no instructions")
@@ -129,9 +131,11 @@ def _opinions(
     return opinions
 
 
-def _by_pair(records: Iterable, known: dict[str, Benchmark], where: str, keys: tuple[str, ...]) -> dict:
+def _by_pair[Row: Instruction | Judgement | HumanVerdict](
+    records: Iterable[Row], known: dict[str, Benchmark], where: str, keys: tuple[str, ...]
+) -> dict[tuple[str, ...], dict[str, list[Row]]]:
     """Values of `keys` -> pair id -> records."""
-    grouped: dict = {}
+    grouped: dict[tuple[str, ...], dict[str, list[Row]]] = {}
     for record in records:
         if record.benchmark not in known:
             raise ValueError(f"{where} hold benchmark {record.benchmark!r}; this report is of {', '.join(known)}")
@@ -140,7 +144,7 @@ def _by_pair(records: Iterable, known: dict[str, Benchmark], where: str, keys: t
     return grouped
 
 
-def _check_known(by_id: Mapping[str, list], benchmark: Benchmark, where: str) -> None:
+def _check_known(by_id: Mapping[str, object], benchmark: Benchmark, where: str) -> None:
     known = set(benchmark.ids)
     extra = [pair_id for pair_id in by_id if pair_id not in known]
     if extra:
@@ -151,7 +155,7 @@ def _check_known(by_id: Mapping[str, list], benchmark: Benchmark, where: str) ->
         )
 
 
-def _check_once(keys: Sequence, where: str) -> None:
+def _check_once(keys: Sequence[object], where: str) -> None:
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
         raise ValueError(f"{where}: {twice[0]!r} is there more than once")

@@ -119,8 +119,8 @@ def evaluate(joined: Joined, *, draws: int = 2000, seed: int = 0) -> Evaluation:
         return bootstrap_interval(values, draws=draws, seed=seed)
 
     pairs = {name: benchmark.pairs() for name, benchmark in joined.benchmarks.items()}
-    scores: dict = {judge: {} for judge in joined.judges}
-    comparisons: dict = {judge: {} for judge in joined.judges}
+    scores: dict[str, dict[str, dict[str, ModelScores]]] = {judge: {} for judge in joined.judges}
+    comparisons: dict[str, dict[str, list[Comparison]]] = {judge: {} for judge in joined.judges}
     for judge, by_benchmark in joined.labels.items():
         for name, by_model in by_benchmark.items():
             faults = _faults_told(by_model)
@@ -193,7 +193,10 @@ def _faults_told(by_model: Mapping[str, Mapping[str, Labels]]) -> list[str]:
 
 
 def _model_scores(
-    by_id: Mapping[str, Labels], pairs: Sequence[EditPair], faults: Sequence[str], interval: Callable
+    by_id: Mapping[str, Labels],
+    pairs: Sequence[EditPair],
+    faults: Sequence[str],
+    interval: Callable[[Sequence[float]], Interval],
 ) -> ModelScores:
     opinions = list(by_id.values())
     correct = [opinion.correct for opinion in opinions if opinion.correct is not None]

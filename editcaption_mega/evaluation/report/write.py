@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.files import replacing, write_atomically
 from editcaption_mega.progress import Progress, no_progress
@@ -23,7 +24,7 @@ def write_report(
     options: ReportOptions | None = None,
     *,
     progress: Progress = no_progress,
-) -> dict:
+) -> dict[str, Any]:
     """Write report.html, tables.md, tables.csv, tables.tex and numbers.json into the folder `output`; the numbers are
     returned too. Each file is whole or not there.
 

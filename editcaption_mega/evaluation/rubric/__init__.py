@@ -1,10 +1,11 @@
 """The paper's rubric as pure functions, and what rests on it: hints, one opinion of repeats, the paper's numbers."""
 
+from editcaption_mega.settings.evaluation import CompletenessTable
+
 from .lexicon import forbidden_terms
 from .scores import (
     COMPLETENESS_TABLES,
     SECONDARY_BONUS,
-    CompletenessTable,
     accuracy_score,
     ceiling,
     clarity_ceiling,

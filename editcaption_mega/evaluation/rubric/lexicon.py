@@ -63,4 +63,5 @@ def _patterns() -> tuple[tuple[re.Pattern[str], str, bool], ...]:
 @cache
 def _lexicon() -> dict[str, list[str]]:
     file = resources.files("editcaption_mega.evaluation.rubric").joinpath("forbidden_terms.yaml")
-    return yaml.safe_load(file.read_text("utf-8"))
+    words: dict[str, list[str]] = yaml.safe_load(file.read_text("utf-8"))
+    return words

@@ -49,7 +49,8 @@ class _OnBenchmarks(_Row):
 
     def scores(self, benchmark: str) -> PaperScores:
         """benchmark: one of BENCHMARKS."""
-        return getattr(self, benchmark)
+        scores: PaperScores = getattr(self, benchmark)
+        return scores
 
 
 class ObjectiveRow(_OnBenchmarks):

@@ -14,7 +14,7 @@ from editcaption_mega.evaluation.record_files import read_records, write_records
 from editcaption_mega.inference.endpoint.messages import Usage
 from editcaption_mega.lock import FolderLock, HeldError
 from editcaption_mega.progress import Progress
-from editcaption_mega.records import DIMENSIONS, Judgement
+from editcaption_mega.records import DIMENSIONS, Instruction, Judgement
 from editcaption_mega.records.evaluation import Dimension
 from editcaption_mega.settings import EvaluationSettings, JudgeSettings
 
@@ -44,7 +44,7 @@ def judge_function(
     if judge.kind != "model":
         return partial(rule_judge_benchmark, name=judge.name, kind=judge.kind)
 
-    def ask(benchmark: Benchmark, instructions: Mapping) -> dict[str, list[Judgement]]:
+    def ask(benchmark: Benchmark, instructions: Mapping[str, Mapping[str, Instruction]]) -> dict[str, list[Judgement]]:
         return judge_benchmark(
             benchmark, instructions, judge, Path(settings.output) / "cache", pictures=settings.generation,
             seed=settings.seed, progress=progress, usage=usage,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.execution.execute import Execution
@@ -27,7 +28,7 @@ def write_run_report(
     judgements: Sequence[Judgement],
     executions: Mapping[str, Mapping[str, Sequence[Execution]]],
     progress: Progress,
-) -> dict:
+) -> dict[str, Any]:
     """Write OUTPUT/report -> its numbers. Raises ValueError as `join` and `write_report` do."""
     instructions = [one for by_model in texts.values() for by_id in by_model.values() for one in by_id.values()]
     joined = join(benchmarks, instructions, judgements, _verdicts(settings.human, benchmarks))

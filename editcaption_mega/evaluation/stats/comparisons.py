@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 from editcaption_mega.evaluation.rubric.opinions import MEASURES, Labels
 from editcaption_mega.records import DIMENSIONS
@@ -40,7 +41,7 @@ class Comparison:
         """Whether the two may be ranked: a difference at the 5 % level after the correction."""
         return self.p_adjusted is not None and self.p_adjusted <= 0.05
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"interval": self.interval and list(self.interval), "apart": self.apart}
 
 

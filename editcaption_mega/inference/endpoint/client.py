@@ -85,7 +85,7 @@ class _Chat:
         self._limits = PictureLimits(endpoint.min_pixels, endpoint.max_pixels)
         self._versions = _Versions(endpoint, cache)
 
-    def look_up(self, requests: Sequence[Request]) -> Iterator[Job]:
+    def look_up(self, requests: Sequence[Request[Any]]) -> Iterator[Job]:
         if self._cache is None:
             yield from (Job(request.id, request) for request in requests)
             return
@@ -98,21 +98,21 @@ class _Chat:
             else:
                 yield Job(key, request)
 
-    def fit(self, request: Request) -> Request:
+    def fit(self, request: Request[Any]) -> Request[Any]:
         messages = self._limits.fit(request.messages)
         return request if messages is request.messages else replace(request, messages=messages)
 
-    def unsendable(self, request: Request, reason: str) -> Reply:
+    def unsendable(self, request: Request[Any], reason: str) -> Reply[Any]:
         nothing: dict[str, Any] = {"text": "", "model": "", "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
         return Reply(request.id, "failed", reason=one_line(reason), attempts=0, cached=False, **nothing)
 
-    def write(self, request: Request) -> tuple[bytes, str]:
+    def write(self, request: Request[Any]) -> tuple[bytes, str]:
         return body_bytes(self._endpoint, request), "application/json"
 
-    async def read(self, request: Request, answer: Response) -> Outcome:
+    async def read(self, request: Request[Any], answer: Response) -> Outcome:
         return checked(read_completion(answer, quotes=request.quotes), request, self._secret)
 
-    def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Reply]:
+    def keep(self, done: Sequence[tuple[Job, Outcome]]) -> list[Reply[Any]]:
         replies = [self._reply(job, outcome) for job, outcome in done]
         kept = [
             (job.key, _kept_fields(reply))
@@ -125,7 +125,7 @@ class _Chat:
             self._versions.see(reply.model)
         return replies
 
-    def _reply(self, job: Job, outcome: Outcome) -> Reply:
+    def _reply(self, job: Job, outcome: Outcome) -> Reply[Any]:
         return Reply(
             id=job.request.id,
             status=outcome.status,
@@ -143,11 +143,11 @@ class _Chat:
         )
 
 
-def _kept_fields(reply: Reply) -> dict[str, Any]:
+def _kept_fields(reply: Reply[Any]) -> dict[str, Any]:
     return {name: value for name, value in vars(reply).items() if name not in ("id", "cached", "value")}
 
 
-def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request) -> Reply | None:
+def _kept_reply(cache: ReplyCache, row: dict[str, Any], request: Request[Any]) -> Reply[Any] | None:
     """The reply in a row of the cache, None where it must be asked for. What one `parse` refused another one may take
     (another mode of judging), and the other way round."""
     if not _is_reply(row):
@@ -179,7 +179,7 @@ def _is_reply(row: Any) -> bool:
     return row["status"] in _KEPT
 
 
-def _distinct(requests: Iterable[Request]) -> Iterator[Request]:
+def _distinct(requests: Iterable[Request[Any]]) -> Iterator[Request[Any]]:
     """Raises ValueError, naming the request, for an id that was there before."""
     ids = set()
     for request in requests:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from editcaption_mega.data.images.formats import media_type
 
@@ -83,9 +84,9 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
-    by_status: Counter = field(default_factory=Counter)
+    by_status: Counter[str] = field(default_factory=Counter)
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: Reply[Any]) -> None:
         self.calls += 1
         self.by_status[reply.status] += 1
         if reply.cached:

@@ -15,7 +15,7 @@ from .outcome import Outcome, Response
 from .secret import Secret
 
 
-def body(endpoint: Endpoint, request: Request, picture: Callable[[Picture], Any]) -> dict[str, Any]:
+def body(endpoint: Endpoint, request: Request[Any], picture: Callable[[Picture], Any]) -> dict[str, Any]:
     """The request's JSON, with `picture(p)` in the place of each picture's URL."""
     fields: dict[str, Any] = {
         "model": endpoint.model,
@@ -35,11 +35,11 @@ def messages_json(messages: Iterable[Message], picture: Callable[[Picture], Any]
     return [{"role": message.role, "content": _content(message.parts, picture)} for message in messages]
 
 
-def body_bytes(endpoint: Endpoint, request: Request) -> bytes:
+def body_bytes(endpoint: Endpoint, request: Request[Any]) -> bytes:
     return json.dumps(body(endpoint, request, data_url)).encode()
 
 
-def cache_key(endpoint: Endpoint, request: Request) -> str:
+def cache_key(endpoint: Endpoint, request: Request[Any]) -> str:
     """sha256 over all that the answer depends on: the server, the request, the pictures' digests and limits."""
     described: dict[str, Any] = {"server": endpoint.identity, "repeat": request.repeat}
     if any(isinstance(part, Picture) for message in request.messages for part in message.parts):
@@ -73,7 +73,7 @@ def read_completion(answer: Response, *, quotes: bool = False) -> Outcome:
     return outcome
 
 
-def _completion(data: dict, quotes: bool) -> Outcome:
+def _completion(data: dict[str, Any], quotes: bool) -> Outcome:
     usage = data.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     model = data.get("model")
@@ -103,7 +103,7 @@ def _completion(data: dict, quotes: bool) -> Outcome:
     return outcome
 
 
-def checked(outcome: Outcome, request: Request, secret: Secret) -> Outcome:
+def checked(outcome: Outcome, request: Request[Any], secret: Secret) -> Outcome:
     """The outcome (changed in place) without the key, wherever the server echoed it, and with the value of its text, or
     the reason why it has none."""
     outcome.text, outcome.thought = secret.redact(outcome.text), secret.redact(outcome.thought)

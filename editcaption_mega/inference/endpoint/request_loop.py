@@ -32,7 +32,12 @@ class RequestLoop:
     and while the endpoint is in trouble no others are begun, so that an outage costs few rows."""
 
     def __init__(
-        self, endpoint: Endpoint, secret: Secret, service: Service, log: CallLog | None, hand_on: Callable[[News], None]
+        self,
+        endpoint: Endpoint,
+        secret: Secret,
+        service: Service[Any, Any],
+        log: CallLog | None,
+        hand_on: Callable[[News], None],
     ):
         self._endpoint, self._secret, self._service, self._hand_on = endpoint, secret, service, hand_on
         self.trust = Trust()
@@ -47,7 +52,7 @@ class RequestLoop:
         self._limiter = ConcurrencyLimiter(endpoint.max_concurrency)
         self._fresh: deque[Job] = deque()
         self._again: deque[Job] = deque()
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._met = False  # whether a usable answer has come
         self._resuming = False
 
@@ -129,7 +134,7 @@ class RequestLoop:
         self._resuming = False
         self._fill()
 
-    def _attempted(self, task: asyncio.Task) -> None:
+    def _attempted(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stop(error)  # a defect, ours or that of the service: it must reach the caller
@@ -192,7 +197,7 @@ class RequestLoop:
     def _give_up(self, why: str) -> None:
         self._stop(EndpointError(f"{self._endpoint.url} {why}"))
 
-    def _defect(self, loop: asyncio.AbstractEventLoop, context: dict) -> None:
+    def _defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if "handle" in context:  # one of our callbacks raised: the run must end, not hang
             self._stop(context["exception"])
         else:
@@ -214,7 +219,7 @@ class _Ledger:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        service: Service,
+        service: Service[Any, Any],
         log: CallLog | None,
         hand_on: Callable[[News], None],
     ):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -112,7 +112,8 @@ class Generator:
             output = self.model.generate(**inputs, generation_config=config, logits_processor=processors)
         finally:
             self.model.generation_config = kept
-        return output[:, inputs["input_ids"].shape[1] :].tolist()
+        answers: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return answers
 
     def _collate(self, prompts: list[EncodedPrompt]) -> dict[str, Tensor]:
         """Left-padded tokens, their mask, which of them are image tokens, and the patches of all images in order."""
@@ -185,7 +186,7 @@ def own_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
-def _load(path: Path, dtype: torch.dtype | None) -> tuple:
+def _load(path: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     """Tokenizer and model as transformers makes them. ValueError for a folder of which it cannot."""
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -39,7 +39,7 @@ def write_instructions(
     seed: int = 0,
     batch_size: int = 16,
     first: int = 0,
-) -> Iterator[dict]:
+) -> Iterator[dict[str, Any]]:
     """One object per pair in order: id, tokens, finished, and the answer as `answer.read_answer` reads it: status,
     instruction ("" where there is none), reason, thought. Pictures are held for one batch at a time. A pair with a
     picture that cannot be used has the status failed, and the others go on.

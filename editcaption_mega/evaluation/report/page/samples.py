@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from itertools import batched
+from typing import Any
 
 from editcaption_mega.evaluation.report.join import Joined
 from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, Labels
@@ -18,7 +19,7 @@ def script_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def overview(joined: Joined, *, disagree: float) -> dict:
+def overview(joined: Joined, *, disagree: float) -> dict[str, Any]:
     """What all samples share. disagree: difference of weighted scores from which models are said to disagree."""
     return {
         "benchmarks": list(joined.benchmarks),
@@ -41,7 +42,7 @@ def chunks(joined: Joined) -> Iterator[str]:
     return (script_json(list(chunk)) for chunk in batched(samples, PAIRS_PER_CHUNK))
 
 
-def _sample(joined: Joined, number: int, name: str, pair: EditPair) -> dict:
+def _sample(joined: Joined, number: int, name: str, pair: EditPair) -> dict[str, Any]:
     """Lists by model and by judge are in the overview's order; null where a model or a judge lacks the benchmark."""
     written = joined.instructions[name]
     rows = [written.get(model, {}).get(pair.id) for model in joined.models]
@@ -69,7 +70,7 @@ def _sample(joined: Joined, number: int, name: str, pair: EditPair) -> dict:
     return sample
 
 
-def _labels(opinion: Labels) -> dict:
+def _labels(opinion: Labels) -> dict[str, Any]:
     """Numbers rounded to thousandths; what is empty is left out."""
     fields = {
         "n": opinion.repeats,

@@ -1,5 +1,7 @@
 """How far people agree with each other, and each judge with people, as one table of the report."""
 
+from typing import Any
+
 from editcaption_mega.evaluation.human.agreement import annotator_agreement, judge_human_agreement
 from editcaption_mega.evaluation.human.verdicts import adjudicate
 from editcaption_mega.evaluation.report.join import Joined
@@ -46,7 +48,7 @@ def agreement_table(joined: Joined, *, draws: int = 2000) -> Table | None:
     return Table("agreement", "Agreement", columns, tuple(rows), notes) if rows else None
 
 
-def as_numbers(table: Table | None) -> list[dict]:
+def as_numbers(table: Table | None) -> list[dict[str, Any]]:
     """The same for numbers.json."""
     names = ("between", "of", "measure", "agreement", "same_percent", "instructions")
     agreements = []
