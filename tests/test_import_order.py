@@ -168,9 +168,12 @@ def test_the_house_keeps_its_order():
     assert violations(ROOT) == []
 
 
-@pytest.mark.parametrize("room", rooms_inside(ROOT))
+INSIDE = rooms_inside(ROOT)  # once: the whole package is parsed for it
+
+
+@pytest.mark.parametrize("room", INSIDE)
 def test_no_circle_and_few_floors_inside_a_room(room):
-    boxes = rooms_inside(ROOT)[room]
+    boxes = INSIDE[room]
     assert len(floors(boxes)) <= MOST_FLOORS, floors(boxes)
     arrows = sum(map(len, boxes.values()))
     assert arrows <= MOST_ARROWS.get(room, arrows), f"{room} has {arrows} arrows: {boxes}"
