@@ -15,6 +15,7 @@ from .architecture import Architecture
 from .layers import check_backend, mark
 from .pipeline_split import megatron_layout, split_layers
 from .qwen3_vl import Qwen3VLModel
+from .recompute import check_recompute, recompute_options
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -25,6 +26,7 @@ def transformer_config(
     """Megatron's config of the language model. Raises ValueError when the layout does not fit the architecture."""
     check_backend(model.backend)
     check_layout(architecture, parallel)
+    check_recompute(architecture, model)
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     dtype = _DTYPES[precision]
     options = dict(
@@ -63,7 +65,7 @@ def transformer_config(
         variable_seq_lengths=False,
         gradient_accumulation_fusion=False,
     )
-    return TransformerConfig(**options, **_expert_options(architecture, model), **_recompute_options(model))
+    return TransformerConfig(**options, **_expert_options(architecture, model), **recompute_options(model))
 
 
 def _pipeline_layout(architecture: Architecture, parallel: ParallelSettings) -> list[list[str]] | None:
@@ -85,14 +87,6 @@ def _expert_options(architecture: Architecture, model: ModelSettings) -> dict[st
         moe_token_dispatcher_type="alltoall",
         moe_grouped_gemm=True,
     )
-
-
-def _recompute_options(model: ModelSettings) -> dict[str, Any]:
-    if model.recompute == "full":
-        return dict(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
-    if model.recompute == "selective":
-        return dict(recompute_granularity="selective", recompute_modules=["core_attn"])
-    return {}
 
 
 def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None:
@@ -143,12 +137,10 @@ def build_model(
         chunk = Qwen3VLModel(
             config,
             architecture,
-            backend=model.backend,
+            model,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
             vp_stage=stage,
-            kernels=model.kernels,
-            max_logits_bytes=int(model.max_logits_gib * 2**30),
         )
         chunk.to(platform.device())  # Megatron makes a router's weight on the CPU and leaves it there
         for parameter in chunk.parameters():

@@ -25,7 +25,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
+from editcaption_mega.settings import ModelSettings
+
 from .attention import SegmentCoreAttention
+from .recompute import forget_norm, recomputed, recomputed_norm
 from .transformer_engine import Modules, transformer_engine_modules
 
 
@@ -78,8 +81,18 @@ class GroupedExperts(MegatronModule):
     shard is one contiguous box of the global tensor; down [experts/ep, hidden, ffn/etp].
     """
 
-    def __init__(self, num_local_experts: int, config: TransformerConfig, pg_collection=None, name=None, **kwargs):
+    def __init__(
+        self,
+        num_local_experts: int,
+        config: TransformerConfig,
+        pg_collection=None,
+        name=None,
+        *,
+        recompute_activation: bool = False,
+        **kwargs,
+    ):
         super().__init__(config=config)
+        self.recompute_activation = recompute_activation
         assert config.gated_linear_unit and not config.add_bias_linear
         expert_tensor_size = pg_collection.expt_tp.size()
         ffn, hidden = config.moe_ffn_hidden_size // expert_tensor_size, config.hidden_size
@@ -97,9 +110,21 @@ class GroupedExperts(MegatronModule):
     def forward(self, x: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
         """x [tokens, hidden] sorted by expert, tokens_per_expert [experts/ep], probs [tokens] -> [tokens, hidden]."""
         ends = tokens_per_expert.to(x.device).cumsum(0).to(torch.int32)
-        gate, up = F.grouped_mm(x, self.gate_up.flatten(1, 2).transpose(1, 2), offs=ends).chunk(2, -1)
-        h = (F.silu(gate) * up * probs.unsqueeze(-1)).to(x.dtype)
-        return F.grouped_mm(h, self.down.transpose(1, 2), offs=ends), None
+        gate_up = F.grouped_mm(x, self.gate_up.flatten(1, 2).transpose(1, 2), offs=ends)
+
+        def down(h: Tensor) -> Tensor:
+            return F.grouped_mm(h, self.down.transpose(1, 2), offs=ends)
+
+        if self.recompute_activation and torch.is_grad_enabled():
+            h, forgotten = recomputed(self.activation, gate_up, probs)
+            with forgotten:
+                return down(h), None
+        return down(self.activation(gate_up, probs)), None
+
+    @staticmethod
+    def activation(gate_up: Tensor, probs: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, -1)
+        return (F.silu(gate) * up * probs.unsqueeze(-1)).to(gate_up.dtype)
 
     def backward_dw(self) -> None:
         """Weight gradients are never delayed here."""
@@ -111,6 +136,11 @@ class DeepStackLayer(TransformerLayer):
     The features travel as Megatron's `context` [s/tp, 1, DeepStack layers, hidden], so that recompute sees them as an
     input."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        forget_norm(self.input_layernorm, used_by=self.self_attention)
+        forget_norm(self.pre_mlp_layernorm, used_by=self.mlp)
+
     def forward(self, *args, **kwargs):
         hidden_states, context = super().forward(*args, **kwargs)
         depth = self.layer_number - 1
@@ -119,12 +149,17 @@ class DeepStackLayer(TransformerLayer):
         return hidden_states, context
 
 
-def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+def block_spec(
+    config: TransformerConfig, settings: ModelSettings, vp_stage: int | None = None
+) -> TransformerBlockSubmodules:
     """The decoder of one pipeline chunk: its layers and the final norm, from one backend."""
-    check_backend(backend)
-    column, row, norm, core = MODULES[backend]()
+    check_backend(settings.backend)
+    column, row, norm, core = MODULES[settings.backend]()
+    recompute = settings.recompute_modules if settings.recompute == "selective" else ()
+    layer_norm = recomputed_norm(norm) if "layernorm" in recompute else norm
     if config.num_moe_experts:
-        mlp = partial(MoELayer, submodules=MoESubmodules(experts=GroupedExperts))
+        experts = partial(GroupedExperts, recompute_activation="moe_act" in recompute)
+        mlp = partial(MoELayer, submodules=MoESubmodules(experts=experts))
     else:
         mlp = partial(MLP.as_mlp_submodule, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row))
     attention = ModuleSpec(
@@ -137,10 +172,10 @@ def block_spec(config: TransformerConfig, backend: str, vp_stage: int | None = N
     layer = ModuleSpec(
         module=DeepStackLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=norm,
+            input_layernorm=layer_norm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=norm,
+            pre_mlp_layernorm=layer_norm,
             mlp=mlp,
             mlp_bda=get_bias_dropout_add,
         ),

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.batch import PackedBatch
-from editcaption_mega.kernels import MAX_LOGITS_BYTES, linear_log_probs
+from editcaption_mega.kernels import linear_log_probs
+from editcaption_mega.settings import ModelSettings
 
 from .architecture import Architecture
 from .attention import Segments
 from .layers import block_spec, mark
+from .recompute import recomputes_vision
 from .rotary import InterleavedMRoPE
 from .vision import VisionTower, gather_images
 
@@ -40,13 +42,11 @@ class Qwen3VLModel(MegatronModule):
         self,
         config: TransformerConfig,
         architecture: Architecture,
+        settings: ModelSettings,
         *,
-        backend: str,
         pre_process: bool,
         post_process: bool,
         vp_stage: int | None = None,
-        kernels: str = "auto",
-        max_logits_bytes: int = MAX_LOGITS_BYTES,
     ):
         platform.require_prepared()
         super().__init__(config=config)
@@ -55,7 +55,7 @@ class Qwen3VLModel(MegatronModule):
         self.share_embeddings_and_output_weights = architecture.tied_embeddings
         self.language = GPTModel(
             config,
-            block_spec(config, backend, vp_stage),
+            block_spec(config, settings, vp_stage),
             vocab_size=architecture.vocab_size,
             max_sequence_length=0,  # used by learned positions only
             pre_process=pre_process,
@@ -68,14 +68,14 @@ class Qwen3VLModel(MegatronModule):
         )
         self.model_type = self.language.model_type
         self.tensor_group = self.language.pg_collection.tp
-        self.kernels, self.max_logits_bytes = kernels, max_logits_bytes
+        self.kernels, self.max_logits_bytes = settings.kernels, int(settings.max_logits_gib * 2**30)
         self.language.rotary_pos_emb = InterleavedMRoPE(
             architecture.head_dim, 1.0, rotary_base=architecture.rope_theta, cp_group=self.language.pg_collection.cp
         )
         self.vision = None
         if pre_process:
             with torch.device("meta"):  # no values are drawn and no memory is taken: every weight is read later
-                vision = VisionTower(architecture.vision, recompute=config.recompute_granularity == "full")
+                vision = VisionTower(architecture.vision, recompute=recomputes_vision(settings))
             self.vision = vision.to(dtype=config.params_dtype).to_empty(device=platform.device())
             for parameter in self.vision.parameters():
                 # Each tensor-parallel rank sees its own images: Megatron sums these gradients over the ranks.

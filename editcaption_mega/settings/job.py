@@ -11,6 +11,11 @@ from .pictures import PixelLimits
 # What layers are built of; model/layers.py has the modules of each.
 BACKENDS = ("torch", "transformer_engine")
 
+# What `recompute: selective` can compute again: attention between its projections, the two norms before attention and
+# feed-forward, the dense feed-forward, the whole mixture of experts, or the activation inside its experts alone. The
+# others of Megatron's are of layers that Qwen3-VL lacks.
+RECOMPUTE_MODULES = ("core_attn", "layernorm", "mlp", "moe", "moe_act")
+
 
 @dataclass
 class ModelSettings:
@@ -19,7 +24,12 @@ class ModelSettings:
     folder: str = ""  # Hugging Face folder: config.json, tokenizer, image processor; weights too unless `checkpoint`
     checkpoint: str = ""  # Megatron checkpoint to start from instead of the folder's weights; "" for none
     backend: str = "torch"  # one of BACKENDS
-    recompute: str = "none"  # none | selective (attention only) | full (each layer and vision block)
+    recompute: str = "none"  # none | selective (recompute_modules of each layer) | full (layers, and vision blocks)
+    recompute_modules: list[str] = field(default_factory=lambda: ["core_attn"])  # selective: of RECOMPUTE_MODULES
+    # full: uniform (all layers, in units of recompute_num_layers) | block (so many layers of each chunk, singly)
+    recompute_method: str = "uniform"
+    recompute_num_layers: int = 1
+    recompute_vision: bool | None = None  # blocks of the vision tower; null: with full
     kernels: str = "auto"  # auto: the compiled ones, which a job on GPUs must have | torch: plain PyTorch, slower
     max_logits_gib: float = 4.0  # logits of a row's response tokens kept for backward; beyond, they are computed again
     router_aux_loss: float = 0.0  # coefficient of the load-balancing loss; 0 for none (and for dense models)
@@ -29,10 +39,32 @@ class ModelSettings:
             raise SettingsError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
         choice("model.backend", self.backend, BACKENDS)
         choice("model.kernels", self.kernels, ("auto", "torch"))
-        choice("model.recompute", self.recompute, ("none", "selective", "full"))
+        self._check_recompute()
         at_least("model.router_aux_loss", self.router_aux_loss, 0)
         if self.max_logits_gib <= 0:
             raise SettingsError(f"model.max_logits_gib={self.max_logits_gib} must be above 0")
+
+    def _check_recompute(self) -> None:
+        choice("model.recompute", self.recompute, ("none", "selective", "full"))
+        choice("model.recompute_method", self.recompute_method, ("uniform", "block"))
+        at_least("model.recompute_num_layers", self.recompute_num_layers, 1)
+        if self.recompute == "selective" and not self.recompute_modules:
+            raise SettingsError("model.recompute_modules is empty: name a module, or set model.recompute=none")
+        for module in self.recompute_modules:
+            choice("model.recompute_modules", module, RECOMPUTE_MODULES)
+        if {"moe", "moe_act"} <= set(self.recompute_modules):
+            raise SettingsError("model.recompute_modules has moe, which includes moe_act: leave one of them out")
+        # What would be ignored is refused: whoever sets it expects memory that would not be there.
+        defaults = ModelSettings()
+        for name, kind in (
+            ("recompute_modules", "selective"), ("recompute_method", "full"), ("recompute_num_layers", "full"),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if self.recompute != kind and value != getattr(defaults, name):
+                raise SettingsError(
+                    f"model.{name}={value} has a meaning with model.recompute={kind} only, which is {self.recompute}: "
+                    "set that, or leave it out"
+                )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from editcaption_mega.data.batching.packing import Packer, RankShare
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
+from editcaption_mega.model.recompute import check_recompute
 from editcaption_mega.settings import JobSettings, ParallelSettings
 
 
@@ -17,6 +18,7 @@ def open_architecture(settings: JobSettings) -> Architecture:
     architecture = Architecture.from_folder(settings.model.folder)
     check_backend(settings.model.backend)
     check_layout(architecture, settings.parallel)
+    check_recompute(architecture, settings.model)
     settings.parallel.data_parallel_size(platform.world_size())
     return architecture
 

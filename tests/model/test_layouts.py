@@ -8,7 +8,8 @@ import pytest
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import MODULES, check_backend
-from editcaption_mega.settings import BACKENDS, ParallelSettings
+from editcaption_mega.model.recompute import check_recompute
+from editcaption_mega.settings import BACKENDS, ModelSettings, ParallelSettings
 from tests.helpers import tiny
 
 
@@ -47,6 +48,14 @@ def folders(tmp_path_factory):
 def test_refused_layouts(folders, kind, options, words):
     with pytest.raises(ValueError, match=words):
         check_layout(Architecture.from_folder(folders[kind]), ParallelSettings(**options))
+
+
+@pytest.mark.parametrize("kind, module", [("dense", "moe"), ("dense", "moe_act"), ("moe", "mlp")])
+def test_modules_to_recompute_that_the_model_lacks(folders, kind, module):
+    settings = ModelSettings(recompute="selective", recompute_modules=["layernorm", module])
+    with pytest.raises(ValueError, match=f"has {module}, but the model is .*: leave {module} out"):
+        check_recompute(Architecture.from_folder(folders[kind]), settings)
+    check_recompute(Architecture.from_folder(folders["dense" if kind == "moe" else "moe"]), settings)
 
 
 def test_every_backend_of_the_settings_has_modules():

@@ -14,6 +14,8 @@ FAST = ["dense/1 rank", "moe/1 rank", "dense/TP2+SP"]
 SLOW = [
     f"{kind}/{layout}"
     for layout in ("1 rank, full recompute", "1 rank, selective recompute", "TP2+SP, full recompute", "TP2+SP", "PP2",
+                   "TP2 x EP2, recompute of norms and expert activations",
+                   "TP2+SP, recompute of norms, attention and feed-forward", "PP2, recompute of 1 layer in each",
                    "PP2 x VPP2", "EP2", "TP2 x EP2", "PP2 x VPP2 of 2+3+1+2 layers")
     for kind in ("dense", "moe")
     if possible(kind, layout) and f"{kind}/{layout}" not in FAST

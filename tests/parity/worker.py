@@ -37,6 +37,26 @@ LAYOUTS = {
     "1 rank": dict(),
     "1 rank, full recompute": dict(recompute="full"),
     "1 rank, selective recompute": dict(recompute="selective"),
+    "1 rank, full recompute by 3 layers": dict(recompute="full", recompute_num_layers=3),
+    "1 rank, full recompute but vision": dict(recompute="full", recompute_vision=False),
+    "1 rank, vision recompute": dict(recompute_vision=True),
+    "PP2, recompute of 1 layer in each": dict(
+        pipeline_model_parallel_size=2, recompute="full", recompute_method="block", recompute_num_layers=1
+    ),
+    "TP2+SP, recompute of norms, attention and feed-forward": dict(
+        tensor_model_parallel_size=2, recompute="selective", recompute_modules=["layernorm", "core_attn", "mlp"]
+    ),
+    "TP2+SP, recompute of norms, attention and experts": dict(
+        tensor_model_parallel_size=2, recompute="selective", recompute_modules=["layernorm", "core_attn", "moe"]
+    ),
+    "TP2 x EP2, recompute of norms and expert activations": dict(
+        tensor_model_parallel_size=2,
+        expert_model_parallel_size=2,
+        expert_tensor_parallel_size=1,
+        recompute="selective",
+        recompute_modules=["layernorm", "moe_act"],
+        recompute_vision=True,
+    ),
     "DP2": dict(),
     "TP2+SP": dict(tensor_model_parallel_size=2),
     "TP2+SP, full recompute": dict(tensor_model_parallel_size=2, recompute="full"),
@@ -101,8 +121,10 @@ class Case:
     def __init__(self, folder: Path, layout: str, name: str, *, aux: float = 0.0, start: Path | None = None):
         options = dict(LAYOUTS[layout])
         self.folder = folder
-        self.model = ModelSettings(folder=str(folder), recompute=options.pop("recompute", "none"), router_aux_loss=aux)
+        recompute = {name: options.pop(name) for name in LAYOUTS[layout] if name.startswith("recompute")}
+        self.model = ModelSettings(folder=str(folder), router_aux_loss=aux, **recompute)
         self.parallel = ParallelSettings(**options)
+        self.model.validate()
         self.parallel.validate()
         self.architecture = Architecture.from_folder(folder)
         # A rendezvous of its own for each case.
@@ -241,7 +263,7 @@ def finish(work: Path, slug: str, phase: str, numbers: dict) -> None:
 
 def possible(kind: str, layout: str) -> bool:
     """Whether this kind of model can have this layout."""
-    words = ("EP", "expert") if kind == "dense" else ("no SP",)
+    words = ("EP", "expert") if kind == "dense" else ("no SP", "feed-forward")
     return not any(word in layout for word in words)
 
 

@@ -59,6 +59,13 @@ def test_nothing_is_frozen_by_default(good):
         ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", "above 0"]),
         ("optimizer.beta1=1.0", ["optimizer.beta1=1.0"]),
         ("optimizer.min_learning_rate=1", ["min_learning_rate=1", "learning_rate"]),
+        (
+            "model.recompute_modules=moe_act",
+            ["recompute_modules=['moe_act']", "model.recompute=selective only", "is none"],
+        ),
+        ("model.recompute_num_layers=2", ["recompute_num_layers=2", "model.recompute=full only"]),
+        ("model.recompute_num_layers=0", ["recompute_num_layers=0", "at least 1"]),
+        ("model.recompute_method=some", ["model.recompute_method", "uniform, block"]),
         ("model.recompute=some", ["model.recompute", "none, selective, full"]),
         ("checkpoint.every=0", ["checkpoint.every=0"]),
         ("model.folder=", ["model.folder is empty", "Qwen3-VL folder"]),
@@ -93,6 +100,19 @@ def test_bad_layers_per_chunk(good, counts, more, words):
     with pytest.raises(ValueError, match=words):
         load_settings(good, [*sizes, f"parallel.layers_per_chunk={counts}", *more])
     assert load_settings(good, [*sizes, "parallel.layers_per_chunk=[0,2,2,0]"]).parallel.layers_per_chunk[0] == 0
+
+
+@pytest.mark.parametrize(
+    "modules, words",
+    [
+        ("[]", "recompute_modules is empty"),
+        ("[mla_up_proj]", "'mla_up_proj', expected one of core_attn, layernorm, mlp, moe, moe_act"),
+        ("[moe,moe_act]", "has moe, which includes moe_act"),
+    ],
+)
+def test_bad_recompute_modules(good, modules, words):
+    with pytest.raises(ValueError, match=words):
+        load_settings(good, ["model.recompute=selective", f"model.recompute_modules={modules}"])
 
 
 def test_everything_frozen_is_refused(good):
