@@ -12,6 +12,7 @@ from torch import Tensor
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
+from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives.dpo import REFERENCE_FILE
@@ -139,7 +140,7 @@ def _equals_start(prepared: Prepared, source: WeightSource) -> bool:
 
 
 def read_reference(
-    path: Path, reader: SequenceReader, expected: dict[str, str], *, sums: bool = False
+    path: Path, reader: SequenceReader[PairDataset], expected: dict[str, str], *, sums: bool = False
 ) -> dict[str, Tensor]:
     """Token log-probs [chosen tokens + rejected tokens] fp32 by sample id. Collective: all ranks raise alike.
 
@@ -150,7 +151,7 @@ def read_reference(
         return {name: _checked(path, name, lengths, samples, len(reader.dataset)) for name, lengths in _needed(reader)}
 
 
-def _needed(reader: SequenceReader) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _needed(reader: SequenceReader[PairDataset]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Each sample's id, and the tokens of its answers."""
     for i, lengths in enumerate(reader.lengths.answers.tolist()):
         yield reader.dataset.id(i), tuple(lengths)

@@ -64,7 +64,7 @@ def log_probs_of_shards(
 
 def write_log_probs(
     chunks: list[torch.nn.Module],
-    reader: SequenceReader,
+    reader: SequenceReader[PairDataset],
     output: Path,
     fingerprint: dict[str, str],
     *,
@@ -157,7 +157,7 @@ def response_log_probs(chunks: list[torch.nn.Module], micro_batches: list[Packed
 
 
 def _log_probs(
-    chunks: list[torch.nn.Module], reader: SequenceReader, samples: Sequence[int]
+    chunks: list[torch.nn.Module], reader: SequenceReader[PairDataset], samples: Sequence[int]
 ) -> list[list[list[float]]] | None:
     """Log-probs of the tokens of each answer of each sample, on rank 0 (None elsewhere). Collective."""
     share = reader.packer.share

@@ -29,7 +29,7 @@ class Prepared:
 
     session: Session
     architecture: Architecture
-    stream: StepStream
+    stream: StepStream[PairDataset]
     chunks: list[torch.nn.Module]  # model chunks of this rank
     resumed: Resumed
     identity: dict[str, Any]  # what a resumed run must find as it was; the objective adds to it

@@ -38,7 +38,7 @@ def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> Pai
 
 def open_reader(
     settings: JobSettings, dataset: PairDataset, lengths: SampleLengths, architecture: Architecture
-) -> SequenceReader:
+) -> SequenceReader[PairDataset]:
     """Reads this rank's packed sequences. After `platform.initialize`."""
     packer = Packer(
         image_settings=dataset.images,

@@ -44,6 +44,13 @@ class SampleLengths:
         return int(np.count_nonzero(self.answers[i]))
 
     @classmethod
+    def of(cls, samples: Sequence[EncodedSample]) -> "SampleLengths":
+        table = np.zeros((len(samples), 3), np.int32)
+        for row, sample in enumerate(samples):
+            table[row] = _counts(sample)
+        return cls(table)
+
+    @classmethod
     def interleaved(cls, parts: Sequence["SampleLengths"]) -> "SampleLengths":
         """Of all samples, from what n ranks measured: part r is of samples r, r + n, r + 2 n, .."""
         table = np.empty((sum(len(part.table) for part in parts), 3), np.int32)
@@ -143,21 +150,33 @@ class PairDataset:
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            answers = [len(answer) for answer in sample.answers]
-            table[row, : 1 + len(answers)] = (sample.num_tokens, *answers)
-            if sample.num_tokens > sequence_length:
-                twice = len(sample.prompts_with_answers) > 1
-                problems.append(
-                    f"sample {sample.id} takes {sample.num_tokens} tokens, more than "
-                    f"data.sequence_length={sequence_length}: raise it or lower data.max_pixels"
-                    + (" (or set data.shared_prompt=true: the prompt is in there twice)" if twice else "")
-                )
+            table[row] = _counts(sample)
+            if problem := too_long(sample, sequence_length):
+                problems.append(problem)
         return SampleLengths(table), problems
 
     def _encoded(self, i: int, answers: tuple[tuple[int, ...], ...]) -> EncodedSample:
         images = tuple(ImageRef.of(self.shards, i, side, self.images) for side in SIDES)
         prompt = self.encoder.prompt_ids(*(grid_tokens(image.grid, self.images.merge_size) for image in images))
         return EncodedSample(self.id(i), tuple(prompt), answers, images, self.shared_prompt)
+
+
+def _counts(sample: EncodedSample) -> tuple[int, int, int]:
+    """A row of the table of `SampleLengths`."""
+    first, second = (*map(len, sample.answers), 0, 0)[:2]
+    return sample.num_tokens, first, second
+
+
+def too_long(sample: EncodedSample, sequence_length: int) -> str:
+    """The sentence for a sample that no packed sequence of this many tokens can hold; "" where one can."""
+    if sample.num_tokens <= sequence_length:
+        return ""
+    twice = len(sample.prompts_with_answers) > 1
+    return (
+        f"sample {sample.id} takes {sample.num_tokens} tokens, more than "
+        f"data.sequence_length={sequence_length}: raise it or lower data.max_pixels"
+        + (" (or set data.shared_prompt=true: the prompt is in there twice)" if twice else "")
+    )
 
 
 def open_pairs(

@@ -8,19 +8,27 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from .batch import PackedBatch
-from .dataset import PairDataset, SampleLengths
+from .dataset import SampleLengths
 from .order import SampleOrder
 from .packing import Packer, Plan
+from .sample import EncodedSample
+
+
+class Samples(Protocol):
+    """Samples by their number: of shards (`PairDataset`), or of anything else that has some."""
+
+    def sample(self, i: int) -> EncodedSample: ...
 
 
 @dataclass(frozen=True)
-class SequenceReader:
+class SequenceReader[Dataset: Samples]:
     """Reads packed sequences of any samples. Every rank plans for all from `lengths`, which reads nothing, and then
     reads the samples of its own sequences alone."""
 
-    dataset: PairDataset
+    dataset: Dataset
     lengths: SampleLengths
     packer: Packer
 
@@ -51,10 +59,10 @@ class Step:
     num_samples: int  # of the whole step over all ranks (preference: its pairs)
 
 
-class StepStream:
+class StepStream[Dataset: Samples]:
     """The steps of one rank: a pure function of the step number."""
 
-    def __init__(self, reader: SequenceReader, order: SampleOrder, global_batch_size: int):
+    def __init__(self, reader: SequenceReader[Dataset], order: SampleOrder, global_batch_size: int):
         self.reader, self.order, self.global_batch_size = reader, order, global_batch_size
 
     def samples(self, number: int) -> list[int]:
