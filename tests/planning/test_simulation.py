@@ -62,6 +62,14 @@ def test_transfers_of_an_interleaved_pipeline_overlap():
     assert steady[1] - steady[0] == pytest.approx(4 * 3)
 
 
+def test_a_stage_waits_for_what_it_sends():
+    """Two uneven chunks per stage, which took Megatron's own schedule 67.9 units (test_schedule.py has the case). Were
+    sends not waited for, it would be 61."""
+    forward = [[1, 0.5], [0.5, 2], [2, 0.5], [2, 0.5]]
+    backward = [[3, 1], [0.5, 2], [0.5, 1], [3, 1]]
+    assert simulate(forward, backward, 8).seconds == pytest.approx(67.5)
+
+
 def test_a_link_may_be_slower_than_the_others():
     seconds = simulate([[1]] * 3, [[2]] * 3, 1, transfer_seconds=[0.5, 2.0, 100.0]).seconds
     assert seconds == pytest.approx(3 * 3 + 2 * 2.5)
