@@ -49,6 +49,14 @@ def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """The type of an argument that counts something. Raises ArgumentTypeError below 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
 def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of tools that run under torchrun: parallel sizes and the layer backend."""
     for flag, meaning in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert")):

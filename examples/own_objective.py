@@ -55,4 +55,10 @@ def main(config: str, *overrides: str) -> Ending:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        print(
+            "usage: python examples/own_objective.py CONFIG [key=value ...]",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     main(*sys.argv[1:])

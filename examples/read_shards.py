@@ -36,4 +36,7 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: python examples/read_shards.py FOLDER   (one that tools/make_shards.py wrote)", file=sys.stderr)
+        sys.exit(2)
     main(sys.argv[1])

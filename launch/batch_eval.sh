@@ -57,6 +57,10 @@ def array_part(environment) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        print("usage: batch_eval.sh CONFIG [key=value ...]", file=sys.stderr)
+        print("batch_eval.sh: error: give a file of settings, such as configs/eval_demo.yaml", file=sys.stderr)
+        sys.exit(2)
     root = Path(os.environ.get("EDITCAPTION_ROOT") or Path(__file__).resolve().parents[1])
     try:
         own = part(os.environ)

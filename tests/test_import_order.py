@@ -48,12 +48,13 @@ FORBIDDEN_LIBRARIES = {
 FORBIDDEN_CALLS = {"records": {"open"}}
 MOST_FLOORS = 5  # of any room or folder in it
 MOST_ARROWS = {"evaluation": 40}  # between the files and folders of a room
-# Files of the package's root, and whether rooms may import them; `cli` serves the tools alone.
+# Files of the package's root, and whether rooms may import them; `cli` and `people` serve the tools alone.
 ROOT_MODULES = {
     "cli": False,
     "files": True,
     "launcher": False,
     "lock": True,
+    "people": False,
     "progress": True,
     "signals": True,
     "train": False,
@@ -196,6 +197,16 @@ def test_circles_inside_a_room_are_seen(tmp_path):
     assert floors(inside["data.deep"]) == [{"x"}, {"y"}]
     with pytest.raises(ValueError, match="a circle among"):
         floors(inside["data"])
+
+
+def test_tools_do_not_import_each_other():
+    """They are programs: what two of them need is in the package."""
+    tools = sorted((ROOT / "tools").glob("*.py"))
+    names = {path.stem for path in tools}
+    assert len(names) >= 8
+    for path in tools:
+        imported = imported_names(ast.parse(path.read_text(encoding="utf-8")), (path.stem,), False)
+        assert not [name for _, name in imported if name[0] in names | {"tools"}], path
 
 
 def test_one_file_speaks_http():

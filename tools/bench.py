@@ -7,6 +7,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `benches`: Python leaves it out under -P
 DTYPES = ("float32", "bfloat16", "float16")
 SUITES = {
     "kernels": "log-probs from logits and from hidden rows, forward and backward, against each installed peer",
@@ -60,6 +61,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise cli.ArgumentError(f"--rows {arguments.rows} are part of --tokens {arguments.tokens} and can't be more")
     if arguments.requests % 10:
         raise cli.ArgumentError(f"--requests must be a multiple of 10, found {arguments.requests}")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise cli.ArgumentError(f"--output {arguments.output} is a file: name a folder")
     if arguments.latency <= 0:
         raise cli.ArgumentError(f"--latency must be above 0, found {arguments.latency}")
 

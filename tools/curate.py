@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
-from editcaption_mega.settings import PixelLimits
+from editcaption_mega.settings import PixelLimits, before_work
 
 
 def main(argv):
@@ -47,11 +47,14 @@ def sample_rejected(arguments) -> None:
     from editcaption_mega.inference import Generator
     from editcaption_mega.inference.local.folder import check_model
 
-    folder = check_model(arguments.model)
-    dataset = open_pairs(
-        arguments.shards, folder, min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels,
-        prompt=arguments.prompt,
-    )  # fmt: skip
+    pixels = PixelLimits(min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
+    pixels.check_pixels("pictures")
+    with before_work():
+        folder = check_model(arguments.model)
+        dataset = open_pairs(
+            arguments.shards, folder, min_pixels=pixels.min_pixels, max_pixels=pixels.max_pixels,
+            prompt=arguments.prompt,
+        )  # fmt: skip
     counts = sample(
         dataset, lambda: Generator(folder), arguments.output, settings,
         model=WeightSource(Path(folder)).digest(), progress=cli.progress,

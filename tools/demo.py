@@ -37,6 +37,8 @@ def main(argv):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise cli.ArgumentError(f"--{name.replace('_', '-')} is {value}: give 1 or more")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise cli.ArgumentError(f"--output {arguments.output} is a file: name a folder")
     if arguments.reduced:
         arguments.pairs, arguments.pool, arguments.held_out = 600, 100, 60
         arguments.steps, arguments.dpo_steps = 60, 4

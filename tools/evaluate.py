@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from evaluate_people import add_people_arguments, ground_truth, human_export, human_import
-
 from editcaption_mega import cli
+from editcaption_mega.people import add_people_arguments, ground_truth, human_export, human_import
 from editcaption_mega.settings import EvaluationSettings, before_work, load_settings
 
 COMMANDS = {
@@ -21,6 +20,8 @@ COMMANDS = {
     "freeze: checked proposals -> ground truth",
     "check-paper": "recompute the weighted scores of the paper's table 2 from its columns",
 }
+
+NOTHING_DONE = "dry run: nothing is sent, and nothing is written"
 
 
 def main(argv):
@@ -40,7 +41,7 @@ def main(argv):
         command.add_argument(
             "--limit", type=int, metavar="N", help="the first N pairs of each benchmark alone; results are kept apart"
         )
-    for name in ("run", "generate", "judge", "execute", "report"):
+    for name in ("run", "generate", "judge", "execute", "report", "check-judge", "check-paper"):
         made[name].add_argument(
             "--dry-run", action="store_true", help="say what would be asked of which endpoint; send and write nothing"
         )
@@ -48,11 +49,13 @@ def main(argv):
         made[name].add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N of the generation")
     check = made["check-judge"]
     check.add_argument("--judge", required=True, metavar="NAME", help="one of the judges of the settings")
-    check.add_argument("--pairs", type=int, default=100, metavar="N", help="pairs of each benchmark (default 100)")
+    check.add_argument(
+        "--pairs", type=cli.positive, default=100, metavar="N", help="pairs of each benchmark (default 100)"
+    )
     add_people_arguments(made["human-export"], made["human-import"], made["ground-truth"])
     arguments = parser.parse_args(argv)
     if arguments.command == "check-paper":
-        return check_paper()
+        return check_paper(arguments)
     overrides = arguments.overrides + ([] if arguments.limit is None else [f"limit={arguments.limit}"])
     settings = load_settings(arguments.config, overrides, EvaluationSettings)
     commands = {
@@ -65,6 +68,8 @@ def main(argv):
     benchmarks = {benchmark.name: benchmark for benchmark in prepared(settings, judging=False)}
     if arguments.benchmark not in benchmarks:
         raise cli.ArgumentError(f"--benchmark {arguments.benchmark} is none of {', '.join(benchmarks)}")
+    if arguments.dry_run:
+        print(NOTHING_DONE)
     return people[arguments.command](settings, benchmarks[arguments.benchmark], arguments)
 
 
@@ -100,7 +105,7 @@ def dry_run(settings, arguments, *steps: str) -> None:
     from editcaption_mega.evaluation.run.dry_run import demands
 
     part = part_of(arguments.part) if "part" in arguments else None
-    print("dry run: nothing is sent, and nothing is written")
+    print(NOTHING_DONE)
     for demand in demands(settings, prepared(settings, judging="judge" in steps), steps, part):
         print(demand)
     if not steps:
@@ -226,7 +231,7 @@ def write_and_print(settings, benchmarks, texts, judgements, executions) -> None
     print(f"open {folder / 'report.html'}")
 
 
-def check_judge(settings, arguments) -> int:
+def check_judge(settings, arguments) -> int | None:
     from editcaption_mega.evaluation.judge.validation import check_judge as check
     from editcaption_mega.evaluation.judge.validation import passed
     from editcaption_mega.evaluation.run.judging import dimensions_of, judge_function
@@ -235,20 +240,27 @@ def check_judge(settings, arguments) -> int:
     if not chosen:
         known = ", ".join(judge.name for judge in settings.judges) or "none"
         raise cli.ArgumentError(f"--judge {arguments.judge} is none of the settings' judges: {known}")
+    benchmarks = [benchmark.first(arguments.pairs) for benchmark in prepared(settings, judging=True)]
+    if arguments.dry_run:
+        from editcaption_mega.evaluation.run.dry_run import check_demand
+
+        print(NOTHING_DONE)
+        return print(*(check_demand(chosen[0], some) for some in benchmarks), sep="\n")
     good = True
-    for benchmark in prepared(settings, judging=True):
-        some = benchmark.first(arguments.pairs)
+    for some in benchmarks:
         checks = check(some, judge_function(chosen[0], settings, cli.progress), dimensions=dimensions_of(chosen[0]))
-        print(f"{arguments.judge} on {len(some)} pairs of {benchmark.name}")
+        print(f"{arguments.judge} on {len(some)} pairs of {some.name}")
         print("\n".join(f"  {one}" for one in checks))
         good &= passed(checks)
-        path = Path(settings.output) / "judge_checks" / arguments.judge / f"{benchmark.name}.json"
+        path = Path(settings.output) / "judge_checks" / arguments.judge / f"{some.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([one.to_json() for one in checks], indent=2) + "\n", encoding="utf-8")
     return 0 if good else 1
 
 
-def check_paper() -> None:
+def check_paper(arguments) -> None:
+    if arguments.dry_run:
+        return print(f"{NOTHING_DONE}\ncheck-paper asks nobody: it reads the tables that the package holds")
     from editcaption_mega.evaluation.rubric.paper_tables import composite_deviations, paper_tables
 
     found = composite_deviations()

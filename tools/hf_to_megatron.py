@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.settings import before_work
 
 
 def main(argv):
@@ -16,12 +17,14 @@ def main(argv):
     cli.add_layout_arguments(parser)
     arguments = parser.parse_args(argv)
     parallel = cli.layout(arguments)
-    from editcaption_mega.conversion.convert import hf_to_megatron
+    from editcaption_mega.conversion.convert import hf_to_megatron, refuse_existing
     from editcaption_mega.model import Architecture
     from editcaption_mega.model.build import check_layout
 
     # The checkpoint is the same for every layout; naming one checks that the model can be trained with it.
-    check_layout(Architecture.from_folder(arguments.hf), parallel)
+    with before_work():
+        refuse_existing(arguments.output)
+        check_layout(Architecture.from_folder(arguments.hf), parallel)
     hf_to_megatron(arguments.hf, arguments.output, progress=cli.progress)
 
 

@@ -1,5 +1,6 @@
 """Convert a Megatron checkpoint into a Hugging Face folder that transformers loads."""
 
+import math
 from pathlib import Path
 
 from editcaption_mega import cli
@@ -15,6 +16,9 @@ def main(argv):
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new Hugging Face folder")
     parser.add_argument("--max-file-gib", type=float, default=5.0, help="largest safetensors file (default 5)")
     arguments = parser.parse_args(argv)
+    # NaN is not above anything.
+    if not 0 < arguments.max_file_gib < math.inf:
+        raise cli.ArgumentError(f"--max-file-gib is {arguments.max_file_gib:g}: give a size above 0, in GiB")
     from editcaption_mega.conversion.convert import megatron_to_hf
 
     megatron_to_hf(

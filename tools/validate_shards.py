@@ -3,8 +3,9 @@
 
 import sys
 from collections import Counter
+from pathlib import Path
 
-from editcaption_mega.cli import argument_parser, print_counts, progress, run
+from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, progress, run
 from editcaption_mega.data.shards.check import rebuild_index, verify
 from editcaption_mega.data.shards.index import load_index
 
@@ -30,6 +31,8 @@ def main(argv):
     parser.add_argument("--warnings", action="store_true", help="print every warning, one a line")
     args = parser.parse_args(argv)
 
+    if not Path(args.directory).is_dir():
+        raise ArgumentError(f"{args.directory}: no such folder of shards")
     if args.rebuild_index:
         rebuild_index(args.directory, progress=lambda name: print(f"indexing {name}", file=sys.stderr))
     index = load_index(args.directory)

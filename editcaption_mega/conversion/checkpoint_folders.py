@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from editcaption_mega.data.text.side_files import CONFIG, hub_hint
+from editcaption_mega.settings import SettingsError
 
 from .manifest import MANIFEST
 
@@ -28,7 +29,7 @@ def checkpoints(output: str | Path) -> list[Path]:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint folder, or the newest one of a run folder. Raises ValueError when there is none."""
+    """A checkpoint folder, or the newest one of a run folder. Raises SettingsError when there is none."""
     path = Path(path)
     if (path / MANIFEST).is_file():
         return path
@@ -37,7 +38,9 @@ def find_checkpoint(path: str | Path) -> Path:
         hint = hub_hint(path)
         if (path / CONFIG).is_file():
             hint = "; it is a Hugging Face folder: give it as model.folder, or make a checkpoint of it (hf_to_megatron)"
-        raise ValueError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with a complete one{hint}")
+        raise SettingsError(
+            f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with a complete one{hint}"
+        )
     return of_run[-1]
 
 

@@ -12,6 +12,7 @@ from editcaption_mega.data.text.side_files import CONFIG, SideFiles
 from editcaption_mega.files import rename_whole
 from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.settings import SettingsError
 
 from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader, hf_tensors, with_dtype, write_folder
@@ -21,9 +22,9 @@ from .verify import check_same_model, verify_checkpoint
 
 
 def refuse_existing(output: Path) -> None:
-    """Raise ValueError when `output` holds anything: conversions never write over something."""
+    """Raise SettingsError when `output` holds anything: conversions never write over something."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} already holds something: choose another folder, nothing was written")
+        raise SettingsError(f"{output} already holds something: choose another folder, nothing was written")
 
 
 def hf_to_megatron(folder: Path, output: Path, *, progress: Progress = no_progress) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from editcaption_mega import platform
 from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.settings import SettingsError
 
 from .checkpoint_folders import step_folders
 from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, read_manifest
@@ -75,10 +76,10 @@ def needed_files(manifest: Manifest, tensors: str | None = "") -> set[str]:
 def verify_folder(path: Path, progress: Progress = no_progress) -> tuple[str, list[str]]:
     """Check a checkpoint, or every one of a run folder, to the end -> (what was checked, a sentence for each problem).
 
-    Raises ValueError for a folder that is neither."""
+    Raises SettingsError for a folder that is neither."""
     folders = [path] if (path / MANIFEST).is_file() else step_folders(path)
     if not folders:
-        raise ValueError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with one")
+        raise SettingsError(f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with one")
     files, problems = [], []
     for folder in folders:
         try:

@@ -9,7 +9,7 @@ The hash is in the provenance of all that is judged with it."""
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from editcaption_mega.progress import Progress
 from editcaption_mega.records import Changes
 from editcaption_mega.records.evaluation import EvaluationRecord
 from editcaption_mega.records.record import Text
+from editcaption_mega.settings import SettingsError
 from editcaption_mega.words import one_line
 
 from .benchmarks import Benchmark
@@ -72,9 +73,8 @@ def propose(
 ) -> list[Proposal]:
     """One proposal per pair in the benchmark's order; with a reason instead of changes where a model gave no answer.
 
-    Raises ValueError before any call without at least two describers: agreement is what shows a model's errors."""
-    if len(describers) < 2:
-        raise ValueError(f"ground truth needs at least two models that describe, found {len(describers)}")
+    Raises SettingsError before any call without at least two describers: agreement is what shows a model's errors."""
+    check_describers(describers)
     described: dict[str, dict[str, dict[str, Any]]] = {pair_id: {} for pair_id in benchmark.ids}
     silent: dict[str, list[str]] = {pair_id: [] for pair_id in benchmark.ids}
     for name, endpoint in describers.items():
@@ -106,8 +106,22 @@ def propose(
     ]
 
 
+def check_describers(describers: Collection[str]) -> None:
+    """Raises SettingsError for fewer than two."""
+    if len(describers) < 2:
+        raise SettingsError(f"ground truth needs at least two models that describe, found {len(describers)}")
+
+
 def freeze(benchmark: Benchmark, rows: Iterable[Proposal], path: Path) -> str:
     """Write the checked proposals as ground truth -> its hash. Raises ValueError for rows that nobody has approved."""
+    content = frozen(benchmark, rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+    return content["hash"]
+
+
+def frozen(benchmark: Benchmark, rows: Iterable[Proposal]) -> dict[str, Any]:
+    """What `freeze` writes. Raises ValueError as it does."""
     rows = list(rows)
     benchmark.check_join((row.id for row in rows), "the checked proposals")
     unsigned = [row.id for row in rows if not row.approved or not row.annotator.strip() or row.changes is None]
@@ -118,19 +132,15 @@ def freeze(benchmark: Benchmark, rows: Iterable[Proposal], path: Path) -> str:
         )
     checked = {row.id: row.changes for row in rows if row.changes is not None}  # all of them
     truth = {pair_id: checked[pair_id].model_dump(exclude_none=True) for pair_id in benchmark.ids}
-    digest = truth_hash(truth)
-    content = {
+    return {
         "schema": SCHEMA_VERSION,
         "benchmark": benchmark.name,
         "fingerprint": benchmark.fingerprint,
-        "hash": digest,
+        "hash": truth_hash(truth),
         "annotators": sorted({row.annotator for row in rows}),
         "pairs": {pair_id: benchmark.key(i) for i, pair_id in enumerate(benchmark.ids)},
         "changes": truth,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(content, indent=1) + "\n")
-    return digest
 
 
 def read_ground_truth(path: str | Path, benchmark: Benchmark | None = None) -> dict[str, Changes]:

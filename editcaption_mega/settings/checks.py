@@ -14,11 +14,14 @@ class SettingsError(ValueError):
 
 @contextmanager
 def before_work() -> Iterator[None]:
-    """Whatever a check refuses before any work is done is for the settings to mend: a ValueError is a SettingsError."""
+    """Whatever a check refuses before any work is done is for the settings or the arguments to mend: a ValueError is a
+    SettingsError, as is a path where there is nothing, or something else than was expected."""
     try:
         yield
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise SettingsError(f"{error.filename}: {error.strerror}") from error
 
 
 def choices(section: str, settings: Any) -> None:

@@ -25,7 +25,7 @@ from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.settings import JobSettings
+from editcaption_mega.settings import JobSettings, SettingsError
 
 from .loop import run_pipeline
 from .session import stop_if_asked
@@ -43,7 +43,7 @@ def log_probs_of_shards(
     settings.model.checkpoint is a Megatron checkpoint, a run folder, or a Hugging Face folder. Collective; rank 0
     writes. The file appears when it is complete. Raises ValueError before any work for what has no log-probs."""
     if output.exists():
-        raise ValueError(f"{output} exists already: choose another file, nothing was written")
+        raise SettingsError(f"{output} exists already: choose another file, nothing was written")
     source = WeightSource.of(settings.model.checkpoint)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, folder=str(source.folder)))
     architecture = open_architecture(settings)

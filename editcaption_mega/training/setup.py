@@ -10,30 +10,32 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.model.recompute import check_recompute
-from editcaption_mega.settings import JobSettings, ParallelSettings
+from editcaption_mega.settings import JobSettings, ParallelSettings, before_work
 
 
 def open_architecture(settings: JobSettings) -> Architecture:
-    """The sizes of the model of `model.folder`. Raises ValueError when backend, layout or ranks do not fit it."""
-    architecture = Architecture.from_folder(settings.model.folder)
-    check_backend(settings.model.backend)
-    check_layout(architecture, settings.parallel)
-    check_recompute(architecture, settings.model)
-    settings.parallel.data_parallel_size(platform.world_size())
+    """The sizes of the model of `model.folder`. Raises SettingsError when backend, layout or ranks do not fit it."""
+    with before_work():
+        architecture = Architecture.from_folder(settings.model.folder)
+        check_backend(settings.model.backend)
+        check_layout(architecture, settings.parallel)
+        check_recompute(architecture, settings.model)
+        settings.parallel.data_parallel_size(platform.world_size())
     return architecture
 
 
 def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> PairDataset:
-    """The job's pairs as token sequences. Raises ValueError for folders, tokenizer or prompt that cannot be used."""
-    return open_pairs(
-        settings.data.shards,
-        settings.model.folder,
-        min_pixels=settings.data.min_pixels,
-        max_pixels=settings.data.max_pixels,
-        prompt=settings.data.prompt,
-        answers=answers,
-        shared_prompt=settings.data.shared_prompt,
-    )
+    """The job's pairs as token sequences. Raises SettingsError for folders, tokenizer or prompt that cannot be used."""
+    with before_work():
+        return open_pairs(
+            settings.data.shards,
+            settings.model.folder,
+            min_pixels=settings.data.min_pixels,
+            max_pixels=settings.data.max_pixels,
+            prompt=settings.data.prompt,
+            answers=answers,
+            shared_prompt=settings.data.shared_prompt,
+        )
 
 
 def open_reader(

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def test_every_example_is_listed_and_has_a_test():
     assert {Path(target).stem for _, target in Page(ROOT / "examples" / "README.md").links()} == set(NAMES)
     tests = Path(__file__).read_text(encoding="utf-8")
     assert all(f'example("{name}")' in tests for name in NAMES)
+
+
+@pytest.mark.parametrize("name", ["own_objective", "read_shards"])
+def test_an_example_without_its_arguments_says_how_it_is_used(name, capsys, monkeypatch):
+    path = ROOT / "examples" / f"{name}.py"
+    monkeypatch.setattr("sys.argv", [str(path)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 2 and capsys.readouterr().err.startswith(f"usage: python examples/{name}.py ")
 
 
 def test_kernels_on_a_transformers_model(capsys):

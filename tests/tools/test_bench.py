@@ -1,6 +1,8 @@
 """The benchmarks run, and what they compare is the same work."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -23,6 +25,15 @@ def test_shared_rows_hold_each_prompt_once_and_give_the_same_loss(tmp_path):
     shared, plain = rows["shared prompt"], rows["two plain sequences"]
     assert (shared["tokens"], plain["tokens"]) == (256 + 2 * 8, 2 * (256 + 8))
     assert shared["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+
+
+def test_a_bench_starts_from_any_folder(tmp_path):
+    """Under -P the folder of a script is not where Python looks for modules."""
+    sizes = ["--requests", "10", "--concurrency", "2", "--latency", "0.001"]
+    command = [sys.executable, "-P", str(BENCH), "client", *sizes, "--output", "out"]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "out/client.md").read_text() == done.stdout, done.stderr
 
 
 @pytest.mark.slow

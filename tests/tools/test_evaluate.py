@@ -67,7 +67,6 @@ def settings(root, output, models, **more):
     return path
 
 
-sys.path.insert(0, str(ROOT / "tools"))  # as the script has it
 spec = importlib.util.spec_from_file_location("evaluate", ROOT / "tools/evaluate.py")
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)

@@ -102,9 +102,9 @@ def test_chosen_and_rejected(base):
 
 def test_errors_are_one_line(base, one_process):
     again = run(base, "shards", base / "one.jsonl")
-    assert again.returncode == 1 and "exists already" in again.stderr and "Traceback" not in again.stderr
+    assert again.returncode == 2 and "exists already" in again.stderr and "Traceback" not in again.stderr
     bad = run(base, "shards", base / "x.jsonl", "--cp", "2", start=warm.run_cold)
     assert bad.returncode == 2 and "context_parallel_size=2" in bad.stderr
     none = run(base, "nowhere", base / "x.jsonl")
-    assert none.returncode in (1, 2) and "nowhere" in none.stderr and "Traceback" not in none.stderr
+    assert none.returncode == 2 and "nowhere" in none.stderr and "Traceback" not in none.stderr
     assert not (base / "x.jsonl").exists()

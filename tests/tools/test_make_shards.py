@@ -49,7 +49,7 @@ def test_the_real_pairs(real_pairs_jsonl, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [row["line"] for row in rows] == [3, 4, 6, 8, 18]
     done = tool("make_shards.py", "--format", "jsonl", "--input", real_pairs_jsonl, "--output", tmp_path / "out")
-    assert done.returncode == 1 and "not empty" in one_error_line(done)
+    assert done.returncode == 2 and "not empty" in one_error_line(done)
 
 
 def test_nothing_accepted_is_a_failure(tmp_path):

@@ -49,7 +49,7 @@ def test_what_cannot_be_verified_is_not_called_right(tmp_path, verify):
     code, out, _ = verify(store)
     assert code == 1 and "without checksums (format 1)" in out
     code, _, err = verify(tmp_path)
-    assert code == 1 and "neither a checkpoint" in err
+    assert code == 2 and "neither a checkpoint" in err
     (tmp_path / "run/checkpoints/step_00000005").mkdir(parents=True)
     code, out, _ = verify(tmp_path / "run")
     assert code == 1 and "has no tensors.json" in out

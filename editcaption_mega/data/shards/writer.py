@@ -30,6 +30,12 @@ _UNFINISHED = re.compile(rf"(?:shard-\d{{6}}\.tar|{re.escape(INDEX_NAME)}\..*){r
 _FINISHED = re.compile(r"shard-\d{6}\.tar")
 
 
+class OutputError(ShardError):
+    """A folder in which no set can be made, as it holds something: exit code 2, as for any argument to mend."""
+
+    exit_code = 2
+
+
 class DuplicateIdError(ShardError):
     """A sample whose id is already in the set."""
 
@@ -214,19 +220,19 @@ class _HashingFile:
 
 def refuse_used(directory: Path, was_killed: bool = True) -> list[str]:
     """The names of what a killed writer left in the folder: its finished tars too if `was_killed` says that it left its
-    lock. Raises ShardError if the folder holds anything else but the lists of a failed run, so that nothing is ever
+    lock. Raises OutputError if the folder holds anything else but the lists of a failed run, so that nothing is ever
     overwritten."""
     if not directory.exists():
         return []
     if not directory.is_dir():
-        raise ShardError(f"{directory}: a file, not a folder: name another output folder")
+        raise OutputError(f"{directory}: a file, not a folder: name another output folder")
     names = {entry.name for entry in directory.iterdir()} - {lock.NAME} - _LISTS
     left = {name for name in names if _UNFINISHED.fullmatch(name)}
     if was_killed and INDEX_NAME not in names:
         left |= {name for name in names if _FINISHED.fullmatch(name)}
     if others := sorted(name for name in names - left if not name.startswith(f"{lock.NAME}.")):
         more = " and more" if len(others) > 1 else ""
-        raise ShardError(
+        raise OutputError(
             f"{directory}: exists already and is not empty (it holds {others[0]}{more}), and nothing is overwritten: "
             "name another output folder or remove this one first"
         )

@@ -18,6 +18,7 @@ from editcaption_mega.data.images.formats import extension
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Instruction
+from editcaption_mega.settings import SettingsError
 
 TASKS_FILE, PICTURES = "tasks.jsonl", "pictures"
 
@@ -71,6 +72,54 @@ class Exported:
     left_out: list[Instruction]  # without an instruction there is nothing to judge; each says why there is none
 
 
+@dataclass(frozen=True)
+class Export:
+    """What an export would write: `planned_export` makes it and writes nothing."""
+
+    key: Key  # with the tasks of this export
+    there: dict[str, dict[str, Any]]  # task -> its row in the folder
+    instructions: dict[str, list[Instruction]]  # pair id -> those to be judged, of each pair that was chosen
+    left_out: list[Instruction]
+
+    @property
+    def tasks(self) -> int:
+        return sum(map(len, self.instructions.values()))
+
+
+def planned_export(
+    benchmark: Benchmark,
+    instructions: Iterable[Instruction],
+    folder: str | Path,
+    key_file: str | Path,
+    *,
+    ids: Sequence[str] | None = None,
+) -> Export:
+    """The arguments and what is raised: as `export_tasks`."""
+    folder, key_file = Path(folder), Path(key_file)
+    if key_file.resolve().is_relative_to(folder.resolve()):
+        raise SettingsError(f"the key {key_file} would lie in {folder}, which annotators see: keep it somewhere else")
+    by_pair = _by_pair(benchmark, instructions)
+    chosen = list(benchmark.ids if ids is None else ids)
+    unknown = [pair for pair in chosen if pair not in by_pair]
+    if unknown:
+        raise ValueError(f"{len(unknown)} of {len(chosen)} ids are not of benchmark {benchmark.name} ({unknown[0]})")
+    key = Key.read(key_file) if key_file.exists() else Key(secrets.token_hex(32))
+    there = read_tasks(folder) if (folder / TASKS_FILE).exists() else {}
+    foreign = [task for task in there if task not in key.tasks]
+    if foreign:
+        raise SettingsError(f"{folder} holds tasks that {key_file} does not know ({foreign[0]}): give their key")
+    wanted = {pair: [row for row in by_pair[pair] if row.instruction is not None] for pair in chosen}
+    for row in (row for rows in wanted.values() for row in rows):
+        task = key.task(row.benchmark, row.id, row.model)
+        if task in there and there[task]["instruction"] != row.instruction:
+            raise ValueError(
+                f"{folder} already shows another instruction of {row.model} for {row.id}; people may have judged it: "
+                "export to another folder with another key"
+            )
+        key.tasks[task] = (row.benchmark, row.id, row.model)
+    return Export(key, there, wanted, [row for pair in chosen for row in by_pair[pair] if row.instruction is None])
+
+
 def export_tasks(
     benchmark: Benchmark,
     instructions: Iterable[Instruction],
@@ -87,45 +136,22 @@ def export_tasks(
     judged (default: all). Tasks stand in the order of their names, which is random. An export over an older one with
     the same key adds to it. Raises ValueError before any work for rows that do not fit the benchmark, for a key inside
     the folder (annotators would see it), and for a folder that holds tasks of another key."""
-    folder, key_file = Path(folder), Path(key_file)
-    if key_file.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"the key {key_file} would lie in {folder}, which annotators see: keep it somewhere else")
-    by_pair = _by_pair(benchmark, instructions)
-    chosen = list(benchmark.ids if ids is None else ids)
-    unknown = [pair for pair in chosen if pair not in by_pair]
-    if unknown:
-        raise ValueError(f"{len(unknown)} of {len(chosen)} ids are not of benchmark {benchmark.name} ({unknown[0]})")
-    key = Key.read(key_file) if key_file.exists() else Key(secrets.token_hex(32))
-    tasks = read_tasks(folder) if (folder / TASKS_FILE).exists() else {}
-    foreign = [task for task in tasks if task not in key.tasks]
-    if foreign:
-        raise ValueError(f"{folder} holds tasks that {key_file} does not know ({foreign[0]}): give their key")
-
-    wanted = [row for pair in chosen for row in by_pair[pair] if row.instruction is not None]
-    for row in wanted:
-        task = key.task(row.benchmark, row.id, row.model)
-        if task in tasks and tasks[task]["instruction"] != row.instruction:
-            raise ValueError(
-                f"{folder} already shows another instruction of {row.model} for {row.id}; people may have judged it: "
-                "export to another folder with another key"
-            )
-        key.tasks[task] = (row.benchmark, row.id, row.model)
+    export = planned_export(benchmark, instructions, folder, key_file, ids=ids)
+    folder, key = Path(folder), export.key
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     key.write(key_file)  # first: tasks without their key would be worth nothing
-    rows = dict(tasks)
+    rows = dict(export.there)
     position = {pair: i for i, pair in enumerate(benchmark.ids)}
-    for pair in progress(chosen, len(chosen), "pairs"):
+    for pair, own in progress(export.instructions.items(), len(export.instructions), "pairs"):
         item = benchmark.item(position[pair])
         pictures = {"source": _picture(folder, item.source), "target": _picture(folder, item.target)}
-        for row in by_pair[pair]:
-            if row.instruction is not None:
-                task = key.task(row.benchmark, row.id, row.model)
-                rows[task] = {"task": task, **pictures, "instruction": row.instruction}
+        for row in own:
+            task = key.task(row.benchmark, row.id, row.model)
+            rows[task] = {"task": task, **pictures, "instruction": row.instruction}
     lines = "".join(json.dumps(rows[task], ensure_ascii=False) + "\n" for task in sorted(rows))
     _write(folder / TASKS_FILE, lines)
     _write(folder / "form.json", json.dumps(checklist(), indent=1, ensure_ascii=False) + "\n")
-    left_out = [row for pair in chosen for row in by_pair[pair] if row.instruction is None]
-    return Exported(len(wanted), left_out)
+    return Exported(export.tasks, export.left_out)
 
 
 def _by_pair(benchmark: Benchmark, instructions: Iterable[Instruction]) -> dict[str, list[Instruction]]:

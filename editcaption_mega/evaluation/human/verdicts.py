@@ -225,7 +225,7 @@ class SeverityRow:
 
     benchmark: str
     model: str
-    counts: dict[str, int]  # of every severity, the worst first
+    counts: dict[Severity, int]  # of every severity, the worst first
 
     @property
     def n(self) -> int:

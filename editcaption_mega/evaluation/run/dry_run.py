@@ -9,6 +9,7 @@ from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.engines import given
 from editcaption_mega.evaluation.generate import Part, missing_positions
 from editcaption_mega.evaluation.judge.code_judges import code_judge
+from editcaption_mega.evaluation.judge.perturbations import FlippedBenchmark, perturbations
 from editcaption_mega.evaluation.texts import MadeTexts
 from editcaption_mega.records import DIMENSIONS
 from editcaption_mega.settings import CandidateSettings, EvaluationSettings, JudgeSettings
@@ -73,6 +74,12 @@ def _judgements(judge: JudgeSettings, benchmark: Benchmark, instructions: int) -
     what += f" x {judge.repeats} repeats" if judge.repeats > 1 else ""
     requests = instructions * len(DIMENSIONS) * judge.repeats
     return Demand(who, benchmark.name, f"{judge.endpoint.url}, {judge.endpoint.model}", requests, what)
+
+
+def check_demand(judge: JudgeSettings, benchmark: Benchmark) -> Demand:
+    """What `check-judge` would ask: about each text that it makes worse, and about the truth of mirrored pictures."""
+    texts = [*perturbations(benchmark).values(), *FlippedBenchmark(benchmark).truths().values()]
+    return _judgements(judge, benchmark, sum(row.instruction is not None for by_id in texts for row in by_id.values()))
 
 
 def _expected(settings: EvaluationSettings, model: CandidateSettings, benchmark: Benchmark) -> int:

@@ -1,0 +1,171 @@
+"""Arguments and settings that cannot work end every command with 2 and a sentence, before any work: what a second start
+with the same words would not mend. 1 is for work that failed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+
+import pytest
+import yaml
+
+from editcaption_mega import cli, train
+from editcaption_mega.evaluation.benchmarks import Benchmark
+from editcaption_mega.evaluation.human.tasks import Key
+from tests.helpers import ROOT, small_job
+
+TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A model, shards, a folder and a file that hold something, and settings of an evaluation and of a job."""
+    root = tmp_path_factory.mktemp("arguments")
+    small_job.write_folder(root / "model")
+    small_job.write_shards(root / "shards", count=2)
+    (root / "used").mkdir()
+    (root / "used/file").write_text("something")
+    (root / "texts").mkdir()
+    rows = [{"id": pair_id, "instruction": "Move it."} for pair_id in Benchmark("set", root / "shards").ids]
+    (root / "texts/set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Key("00" * 32).write(root / "key")
+    evaluation = {
+        "output": str(root / "run"),
+        "benchmarks": [{"name": "set", "shards": str(root / "shards")}],
+        "models": [{"name": "m", "instructions": str(root / "texts")}],
+        "judges": [{"name": "rules", "kind": "rule"}],
+    }
+    (root / "eval.yaml").write_text(yaml.safe_dump(evaluation))
+    job = {
+        "model": {"folder": str(root / "model")},
+        "data": {"shards": [str(root / "shards")], "sequence_length": 512, "min_pixels": 1024},
+        "training": {"output": str(root / "job"), "steps": 1, "global_batch_size": 2},
+    }
+    (root / "job.yaml").write_text(yaml.safe_dump(job))
+    return root
+
+
+def main_of(command: str):
+    """The `main(argv)` of a tool, or of a training job."""
+    if command in ("sft", "dpo"):
+        return getattr(train, f"_{command}")
+    spec = importlib.util.spec_from_file_location(f"exit_codes_{command}", ROOT / "tools" / f"{command}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+MAKE = "make_shards --format jsonl --input {root}/pairs.jsonl --output {root}/new "
+HF = "hf_to_megatron --hf {root}/model --output {root}/new "
+EXPORT = "megatron_to_hf --checkpoint {root}/nowhere --output {root}/new "
+LOG_PROBS = "log_probs --checkpoint {root}/model --shards {root}/shards --output {root}/new.jsonl "
+REJECTED = "curate sample-rejected --model {root}/model --shards {root}/shards --output {root}/new "
+EVALUATE = "evaluate {command} {root}/eval.yaml "
+TASKS = EVALUATE.replace("{command}", "human-export") + "--benchmark set --key {root}/new.key --folder {root}/new "
+VERDICTS = EVALUATE.replace("{command}", "human-import") + "--benchmark set --output {root}/new --key {root}/nowhere "
+TRUTH = EVALUATE.replace("{command}", "ground-truth") + "--benchmark set --proposals {root}/nowhere "
+JUDGE = EVALUATE.replace("{command}", "check-judge")
+
+# Options stand last, so a later one replaces an earlier one of the same name.
+CASES = [
+    (MAKE, "pairs.jsonl"),
+    (MAKE + "--input {root}/nowhere", "nowhere"),
+    (MAKE + "--format synthetic --input default --output {root}/used", "not empty"),
+    (MAKE + "--format synthetic --input default --output {root}/used/file", "a file"),
+    (MAKE + "--format synthetic --input {root}/nowhere.yaml", "nowhere.yaml"),
+    (MAKE + "--format nothing", "invalid choice"),
+    (MAKE + "--max-pixels 0", "--max-pixels"),
+    ("validate_shards {root}/nowhere", "nowhere"),
+    ("validate_shards {root}/used/file", "used/file"),
+    ("validate_shards {root}/nowhere --rebuild-index", "nowhere"),
+    ("verify_checkpoint {root}/nowhere", "nowhere"),
+    ("verify_checkpoint {root}/used", "neither a checkpoint"),
+    (HF + "--hf {root}/nowhere", "nowhere"),
+    (HF + "--hf {root}/used", "config.json"),
+    (HF + "--output {root}/used", "already holds something"),
+    (HF + "--tp 7", "does not divide"),
+    (HF + "--tp 0", "tensor_model_parallel_size"),
+    (EXPORT, "neither a checkpoint"),
+    (EXPORT + "--checkpoint {root}/used", "neither a checkpoint"),
+    (EXPORT + "--output {root}/used", "already holds something"),
+    (EXPORT + "--max-file-gib 0", "--max-file-gib"),
+    (EXPORT + "--max-file-gib -1", "--max-file-gib"),
+    (EXPORT + "--max-file-gib nan", "--max-file-gib"),
+    (EXPORT + "--max-file-gib inf", "--max-file-gib"),
+    (LOG_PROBS + "--checkpoint {root}/nowhere", "nowhere"),
+    (LOG_PROBS + "--shards {root}/nowhere", "nowhere"),
+    (LOG_PROBS + "--output {root}/used/file", "exists already"),
+    (LOG_PROBS + "--prompt {root}/nowhere", "nowhere"),
+    (LOG_PROBS + "--tp 7", "does not divide"),
+    (LOG_PROBS + "--tp 2", "ranks"),
+    (LOG_PROBS + "--cp 2", "context"),
+    (LOG_PROBS + "--sequence-length 0", "sequence_length"),
+    (LOG_PROBS + "--min-pixels 9 --max-pixels 4", "pixels"),
+    (REJECTED + "--model {root}/nowhere", "nowhere"),
+    (REJECTED + "--model {root}/used", "config.json"),
+    (REJECTED + "--shards {root}/nowhere", "nowhere"),
+    (REJECTED + "--output {root}/used", "not empty"),
+    (REJECTED + "--prompt {root}/nowhere", "nowhere"),
+    (REJECTED + "--samples 0", "samples"),
+    (REJECTED + "--temperature -1", "temperature"),
+    (REJECTED + "--min-pixels 9 --max-pixels 4", "pixels"),
+    (EVALUATE.format(command="run", root="{root}/nowhere"), "nowhere"),
+    (EVALUATE.replace("{command}", "run") + "no.such=1", "no.such"),
+    (EVALUATE.replace("{command}", "run") + "--limit -1", "limit"),
+    (EVALUATE.replace("{command}", "generate") + "--part 4/4", "--part"),
+    (EVALUATE.replace("{command}", "generate") + "generation.prompt={root}/nowhere", "nowhere"),
+    (JUDGE + "--judge nobody", "nobody"),
+    (JUDGE + "--judge rules --pairs 0", "--pairs"),
+    (TASKS + "--benchmark other", "other"),
+    (TASKS + "--pairs 0", "--pairs"),
+    (TASKS + "--annotators 0 --label-studio http://127.0.0.1:9", "--annotators"),
+    (TASKS + "--key {root}/new/key", "would lie in"),
+    (TASKS + "--document-root {root}/nowhere --label-studio http://127.0.0.1:9", "--document-root"),
+    (VERDICTS, "--answers"),
+    (VERDICTS + "--answers {root}/used/file", "nowhere"),
+    (VERDICTS + "--answers {root}/used/file --key {root}/used/file", "is not the key of an export"),
+    (VERDICTS + "--key {root}/key --answers {root}/nothing", "nothing"),
+    (TRUTH + "--step freeze", "--output"),
+    (TRUTH + "--step freeze --output {root}/new", "nowhere"),
+    (TRUTH + "--step push", "--label-studio"),
+    (TRUTH + "--step propose", "--merge"),
+    ("bench kernels --rows 0", "--rows"),
+    ("bench nothing", "invalid choice"),
+    ("bench dpo-rows --output {root}/used/file --prompt 64", "--output"),
+    ("demo --steps 0", "--steps"),
+    ("demo --output {root}/used/file", "--output"),
+    ("sft {root}/nowhere.yaml", "nowhere.yaml"),
+    ("sft {root}/job.yaml parallel.tensor_model_parallel_size=7", "does not divide"),
+    ("sft {root}/job.yaml model.backend=nothing", "backend"),
+    ("sft {root}/job.yaml data.shards=[{root}/used]", "index.json"),
+    ("dpo {root}/job.yaml preference.loss=nothing", "preference.loss"),
+    ("dpo {root}/job.yaml reference.checkpoint={root}/nowhere", "nowhere"),
+]
+
+
+def test_every_tool_is_asked():
+    asked = {case.split()[0] for case, _ in CASES}
+    assert asked == {*TOOLS, "sft", "dpo"}
+
+
+@pytest.mark.parametrize("command, words", CASES, ids=[case for case, _ in CASES])
+def test_what_cannot_work_ends_with_2_before_any_work(root, capsys, command, words):
+    before = sorted(root.rglob("*"))
+    name, *argv = command.format(root=root).split()
+    try:
+        code = cli.exit_code(main_of(name), argv)
+    except SystemExit as end:  # argparse's own
+        code = end.code
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2 and "error: " in last and words in last and "unexpected" not in last, last
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("script", ["pretrain_sft.sh", "train_dpo.sh", "batch_eval.sh"])
+def test_a_launch_script_without_arguments_says_how_it_is_used(script):
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), NPROC_PER_NODE="1")
+    done = subprocess.run(["bash", ROOT / "launch" / script], env=environment, capture_output=True, text=True)
+    usage, *_, last = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and usage.startswith(f"usage: {script}") and "key=value" in usage
+    assert last.startswith(f"{script}: error: give a file of settings, such as configs/")
+    assert (ROOT / last.split("such as ")[1]).is_file()
