@@ -14,6 +14,22 @@ _PATH = re.compile(rf"(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./-]*(?:::\w+)?
 _PYTHON_NAME = re.compile(r"`(?:[\w.]+\.)?([A-Za-z_]\w+)(?:\(.*\))?`")
 
 
+# Written by a program, a paragraph a line.
+WRITTEN = {"docs/parity.md"}
+LONGEST_LINE = 130  # characters of prose; addresses of links, tables and code do not count
+
+
+@pytest.mark.parametrize("page", [page for page in all_pages() if page.name not in WRITTEN], ids=lambda page: page.name)
+def test_prose_is_wrapped(page):
+    code = {n for block in page.indented() for n in range(block.line, block.line + block.text.count("\n"))}
+    lines = [re.sub(r"\]\([^()\s]+\)", "]", line) for line in page.prose().split("\n")]
+    assert not [
+        (number, line)
+        for number, line in enumerate(lines, start=1)
+        if len(line) > LONGEST_LINE and number not in code and not line.startswith("|")
+    ]
+
+
 def defined(path) -> set[str]:
     """Names that a Python file defines: functions, classes, their members, and what is assigned."""
     names: set[str] = set()

@@ -24,6 +24,7 @@ from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.execution.measures import MEASURES
 from editcaption_mega.evaluation.ground_truth import truth_hash
 from editcaption_mega.lock import FolderLock
+from tests.docs.pages import Page
 from tests.helpers import ROOT, small_job, warm
 from tests.helpers.image_editor import EditServer
 from tests.helpers.judge_cases import rule_reply
@@ -127,6 +128,29 @@ def test_the_first_pairs_alone_have_results_of_their_own(root, written, tmp_path
         assert (tmp_path / f"run/{path}/set.first-3.jsonl").read_text().splitlines() == lines[:3]
     done = evaluate("run", config, "--limit", -1)
     assert done.returncode == 2 and "limit" in done.stderr
+
+
+def test_the_page_has_every_file_of_a_run(root, written, tmp_path):
+    """docs/evaluation.md, the table of a run folder."""
+    with ScriptedServer(reply=lambda body: "Zoom the camera in.") as server, EditServer() as editor:
+        models = [*written, {"name": "served", "endpoint": {"url": server.url, "model": "m"}}]
+        config = settings(root, tmp_path / "run", models, editor={"url": editor.url, "model": "mirror"})
+        assert evaluate("run", config).returncode == 0
+        assert evaluate("run", config, "--limit", 2).returncode == 0
+        evaluate("check-judge", config, "--judge", "rules")
+    table = Page(ROOT / "docs/evaluation.md").text.split("| in the run folder |")[1].split("\n\n")[0]
+    named = [name for name in re.findall(r"`([^`\s]+)`", table) if "/" in name or name.endswith(".yaml")]
+    stand_for = {"MODEL": "[^/]+", "JUDGE": "[^/]+", "BENCHMARK": r"set(\.first-2)?", "first-N": "first-2"}
+    patterns = []
+    for name in named:
+        pattern = re.escape(name).replace(r"\-", "-")
+        for word, meaning in stand_for.items():
+            pattern = pattern.replace(word, meaning)
+        patterns.append(re.compile(pattern + ".*" * name.endswith("/")))
+    files = [str(path) for path in files_of(tmp_path / "run")]
+    assert len(files) > 20 and len(patterns) >= 8
+    assert [path for path in files if not any(pattern.fullmatch(path) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(map(pattern.fullmatch, files))] == []
 
 
 def test_people_may_have_judged_more_than_the_first_pairs(root, written, tmp_path):

@@ -1,7 +1,7 @@
 """An evaluation from its settings, step by step.
 
     OUTPUT/config.yaml                                  the settings, resolved
-    OUTPUT/instructions/MODEL/BENCHMARK.jsonl           Instruction records
+    OUTPUT/instructions/MODEL/BENCHMARK.jsonl           Instruction records; BENCHMARK.json, what they were made with
     OUTPUT/judgements/JUDGE/MODEL/BENCHMARK.jsonl       Judgement records
     OUTPUT/executions/MODEL/BENCHMARK.jsonl             Execution records, and the editor's pictures beside them
     OUTPUT/cache/                                       every reply of every model endpoint, and every call
