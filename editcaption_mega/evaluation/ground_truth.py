@@ -117,7 +117,7 @@ def freeze(benchmark: Benchmark, rows: Iterable[Proposal], path: Path) -> str:
     content = frozen(benchmark, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=1) + "\n")
-    return content["hash"]
+    return str(content["hash"])
 
 
 def frozen(benchmark: Benchmark, rows: Iterable[Proposal]) -> dict[str, Any]:

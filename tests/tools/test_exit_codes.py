@@ -145,7 +145,7 @@ CASES = [
 
 def test_every_tool_is_asked():
     asked = {case.split()[0] for case, _ in CASES}
-    assert asked == {*TOOLS, "sft", "dpo"}
+    assert asked == {*TOOLS, "sft", "dpo"}, "each tool, also a new one, has cases above"
 
 
 @pytest.mark.parametrize("command, words", CASES, ids=[case for case, _ in CASES])
