@@ -13,7 +13,7 @@ from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
 from .layers import check_backend, mark
-from .pipeline_split import megatron_layout, split_layers
+from .pipeline_split import feature_routes, megatron_layout, split_layers
 from .qwen3_vl import Qwen3VLModel
 from .recompute import check_recompute, recompute_options
 
@@ -90,7 +90,7 @@ def _expert_options(architecture: Architecture, model: ModelSettings) -> dict[st
 
 
 def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None:
-    """Raise ValueError, naming the setting to change, when the layout does not divide the model."""
+    """Raise ValueError, naming the setting to change, when the layout does not fit the model."""
     tensor, expert = parallel.tensor_model_parallel_size, parallel.expert_model_parallel_size
 
     def divides(setting: str, size: int, what: str, count: int) -> None:
@@ -116,13 +116,7 @@ def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None
                 "parallel.sequence_parallel=false with tensor_model_parallel_size > 1 is not possible for a "
                 "mixture-of-experts model: set it to true"
             )
-    first = split_layers(architecture.num_layers, parallel)[0]
-    deepstack_depth = len(architecture.vision.deepstack_layers)
-    if first < deepstack_depth:
-        raise ValueError(
-            f"the first pipeline chunk would hold {first} layers, but DeepStack adds visual features to the first "
-            f"{deepstack_depth}: lower pipeline_model_parallel_size or virtual_pipeline_model_parallel_size"
-        )
+    split_layers(architecture.num_layers, parallel)
 
 
 def build_model(
@@ -133,11 +127,17 @@ def build_model(
     config = transformer_config(architecture, model, parallel, precision)
     chunks = []
     virtual = parallel.virtual_pipeline_model_parallel_size
+    routes = feature_routes(
+        split_layers(architecture.num_layers, parallel),
+        len(architecture.vision.deepstack_layers),
+        interleaved=virtual is not None,
+    )[parallel_state.get_pipeline_model_parallel_rank() :: parallel.pipeline_model_parallel_size]
     for stage in range(virtual) if virtual else (None,):
         chunk = Qwen3VLModel(
             config,
             architecture,
             model,
+            routes[stage or 0],
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
             vp_stage=stage,

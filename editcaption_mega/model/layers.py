@@ -133,19 +133,19 @@ class GroupedExperts(MegatronModule):
 class DeepStackLayer(TransformerLayer):
     """A decoder layer that adds the visual features of its depth to its output.
 
-    The features travel as Megatron's `context` [s/tp, 1, DeepStack layers, hidden], so that recompute sees them as an
-    input."""
+    They come as Megatron's `context`, so that recompute sees them as an input: [features, s/tp, 1, hidden], that of the
+    chunk's first layer first."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: TransformerConfig, submodules: TransformerLayerSubmodules, layer_number=1, **kwargs):
+        super().__init__(config, submodules, layer_number, **kwargs)
+        self.place = layer_number - 1  # in its chunk; the base class counts on from the chunks before
         forget_norm(self.input_layernorm, used_by=self.self_attention)
         forget_norm(self.pre_mlp_layernorm, used_by=self.mlp)
 
     def forward(self, *args, **kwargs):
         hidden_states, context = super().forward(*args, **kwargs)
-        depth = self.layer_number - 1
-        if context is not None and depth < context.size(2):
-            hidden_states = hidden_states + context[:, :, depth]
+        if context is not None and self.place < context.size(0):
+            hidden_states = hidden_states + context[self.place]
         return hidden_states, context
 
 

@@ -4,7 +4,8 @@ Chunks are counted along the network: chunk c lies on pipeline stage c % PP, so 
 holds every PP-th chunk. The first has the embedding and the vision tower beside its layers, the last the LM head.
 """
 
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 
 from editcaption_mega.settings import ParallelSettings
 
@@ -48,6 +49,30 @@ def _place_in_turn(chunk: int, parallel: ParallelSettings) -> tuple[int, bool, b
     of_stage = [c for c in range(last, -1, -1) if c % stages == stage]
     of_stage.sort(key=lambda c: c in (0, last))
     return of_stage.index(chunk), stage == 0, stage == stages - 1, -stage
+
+
+@dataclass(frozen=True)
+class FeatureRoute:
+    """DeepStack features that travel with the hidden states: the chunks before hold fewer layers than take them.
+
+    A tensor between chunks is [hidden states, features of the next layer, of the one after it, ..] along its first
+    axis, 1 + slots parts of one size; slots beyond the features are zeros."""
+
+    received: int = 0  # from the chunk before: for this chunk's first layers, and what it passes on
+    sent: int = 0  # to the next chunk
+    slots_received: int = 0
+    slots_sent: int = 0
+
+
+def feature_routes(counts: list[int], num_features: int, *, interleaved: bool) -> list[FeatureRoute]:
+    """The route of each chunk; num_features: layers from the first that take one.
+
+    Megatron's interleaved schedule has one shape for all tensors between chunks, the plain one a shape for each."""
+    sent = [max(0, num_features - layers) for layers in accumulate(counts)]
+    received = [0, *sent[:-1]]
+    if not interleaved:
+        return [FeatureRoute(*both, *both) for both in zip(received, sent, strict=True)]
+    return [FeatureRoute(*both, sent[0], sent[0]) for both in zip(received, sent, strict=True)]
 
 
 def megatron_layout(counts: list[int]) -> list[list[str]]:

@@ -24,6 +24,7 @@ from editcaption_mega.settings import ModelSettings
 from .architecture import Architecture
 from .attention import Segments
 from .layers import block_spec, mark
+from .pipeline_split import FeatureRoute
 from .recompute import recomputes_vision
 from .rotary import InterleavedMRoPE
 from .vision import VisionTower, gather_images
@@ -43,6 +44,7 @@ class Qwen3VLModel(MegatronModule):
         config: TransformerConfig,
         architecture: Architecture,
         settings: ModelSettings,
+        route: FeatureRoute,
         *,
         pre_process: bool,
         post_process: bool,
@@ -52,6 +54,8 @@ class Qwen3VLModel(MegatronModule):
         super().__init__(config=config)
         self.architecture = architecture
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
+        self.route = route
+        self.input_tensor: Tensor | None = None
         self.share_embeddings_and_output_weights = architecture.tied_embeddings
         self.language = GPTModel(
             config,
@@ -82,8 +86,8 @@ class Qwen3VLModel(MegatronModule):
                 mark(parameter, sequence_parallel=config.sequence_parallel)
 
     def set_input_tensor(self, input_tensor) -> None:
-        """Megatron's pipeline schedule hands the hidden states of the previous chunk here."""
-        self.language.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+        """Megatron's pipeline schedule hands what the previous chunk returned here."""
+        self.input_tensor = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
 
     def shared_embedding_or_output_weight(self) -> Tensor:
         """For Megatron's gradient sum of tied weights on the first and last stage."""
@@ -91,27 +95,46 @@ class Qwen3VLModel(MegatronModule):
 
     def forward(self, batch: PackedBatch, output: Output = "log_probs") -> Any:
         """One row -> what `output` says: log-probs [response tokens] fp32, logits [row, vocabulary], or what a head
-        returns. Hidden states between chunks."""
-        decoder_input = features = None
+        returns. Between chunks hidden states, with DeepStack features behind them where the route has slots."""
         padding_mask = batch.padding_mask
-        if self.pre_process:
-            decoder_input, features = self._merge(batch)
+        decoder_input, features = self._merge(batch) if self.pre_process else (None, self._receive())
+        num_layers = len(self.language.decoder.layers)
         if self.config.sequence_parallel:
             padding_mask = padding_mask.chunk(self.tensor_group.size(), 1)[self.tensor_group.rank()].contiguous()
-        return self.language(
+        result = self.language(
             batch.input_ids,
             batch.position_ids,
             None,
             decoder_input=decoder_input,
             packed_seq_params=Segments.of(batch),
             padding_mask=padding_mask if self.config.num_moe_experts else None,
-            extra_block_kwargs=None if features is None else {"context": features},
+            extra_block_kwargs=None if features is None else {"context": features[:num_layers]},
             output_processor=self._logits if output == "logits" else partial(self._response_head, output),
             output_processor_context=batch,
         )
+        if self.post_process or not self.route.slots_sent:
+            return result
+        return self._with_features(result, [] if features is None else list(features[num_layers:]))
+
+    def _receive(self) -> Tensor | None:
+        """Hands the hidden states of the previous chunk to the language model -> the DeepStack features behind them
+        [features, s/tp, 1, h]."""
+        assert self.input_tensor is not None, "the schedule has handed over what the previous chunk returned"
+        if not self.route.slots_received:
+            self.language.set_input_tensor(self.input_tensor)
+            return None
+        parts = self.input_tensor.unflatten(0, (1 + self.route.slots_received, -1))
+        self.language.set_input_tensor(parts[0])
+        return parts[1 : 1 + self.route.received] if self.route.received else None
+
+    def _with_features(self, hidden_states: Tensor, features: list[Tensor]) -> Tensor:
+        """[s/tp, 1, h] each -> what goes to the next chunk; zeros where there are no features, as in a row without
+        pictures."""
+        empty = (self.route.slots_sent - len(features)) * hidden_states.size(0)
+        return torch.cat([hidden_states, *features, hidden_states.new_zeros(empty, *hidden_states.shape[1:])])
 
     def _merge(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
-        """Embeddings with visual tokens in place [s/tp, 1, h], DeepStack features [s/tp, 1, DeepStack layers, h]."""
+        """Embeddings with visual tokens in place [s/tp, 1, h], DeepStack features [DeepStack layers, s/tp, 1, h]."""
         assert self.vision is not None and batch.images is not None, "the first chunk has the tower and the images"
         embedded = self.language.embedding(input_ids=batch.input_ids, position_ids=None)  # [s, 1, h]
         visual = self.vision(batch.images)
@@ -128,7 +151,7 @@ class Qwen3VLModel(MegatronModule):
             embedded = tensor_parallel.scatter_to_sequence_parallel_region(embedded, group=self.tensor_group)
             if features is not None:
                 features = tensor_parallel.scatter_to_sequence_parallel_region(features, group=self.tensor_group)
-        return embedded, features
+        return embedded, None if features is None else features.permute(2, 0, 1, 3)
 
     def _response_head(
         self, head: Output, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_

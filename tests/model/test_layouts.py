@@ -6,11 +6,12 @@ import json
 import pytest
 
 from editcaption_mega.model import Architecture
-from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.build import check_layout, transformer_config
 from editcaption_mega.model.layers import MODULES, check_backend
+from editcaption_mega.model.pipeline_split import split_layers
 from editcaption_mega.model.recompute import check_recompute
 from editcaption_mega.settings import BACKENDS, ModelSettings, ParallelSettings
-from tests.helpers import tiny
+from tests.helpers import released, tiny
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +38,26 @@ def folders(tmp_path_factory):
         ("moe", dict(expert_model_parallel_size=3), "does not divide the 8 experts"),
         ("moe", dict(expert_tensor_parallel_size=5), "does not divide the 48 expert feed-forward channels"),
         ("moe", dict(tensor_model_parallel_size=2, sequence_parallel=False), "set it to true"),
-        ("dense", dict(pipeline_model_parallel_size=8), "DeepStack adds visual features to the first 2"),
-        (
-            "dense",
-            dict(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=4),
-            "DeepStack adds visual features to the first 2",
-        ),
     ],
 )
 def test_refused_layouts(folders, kind, options, words):
     with pytest.raises(ValueError, match=words):
         check_layout(Architecture.from_folder(folders[kind]), ParallelSettings(**options))
+
+
+@pytest.mark.parametrize("counts", [None, [2] + [3] * 30 + [2], [0] + [3] * 30 + [4]])
+def test_nvidias_preset_for_235b_is_possible(counts):
+    """TP2, PP8, VPP4, EP32 on 256 GPUs: its first chunk holds fewer layers than take DeepStack's features."""
+    architecture = Architecture.from_config(released.config("235B-A22B"))
+    parallel = ParallelSettings(
+        tensor_model_parallel_size=2, pipeline_model_parallel_size=8, virtual_pipeline_model_parallel_size=4,
+        expert_model_parallel_size=32, expert_tensor_parallel_size=1, layers_per_chunk=counts,
+    )  # fmt: skip
+    parallel.validate()
+    assert parallel.data_parallel_size(256) == 16
+    check_layout(architecture, parallel)
+    assert split_layers(94, parallel)[0] < len(architecture.vision.deepstack_layers)
+    transformer_config(architecture, ModelSettings(), parallel, "bf16")
 
 
 @pytest.mark.parametrize("kind, module", [("dense", "moe"), ("dense", "moe_act"), ("moe", "mlp")])

@@ -4,7 +4,7 @@ import pytest
 from megatron.core.transformer.enums import LayerType
 from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
 
-from editcaption_mega.model.pipeline_split import megatron_layout, split_layers, split_notes
+from editcaption_mega.model.pipeline_split import feature_routes, megatron_layout, split_layers, split_notes
 from editcaption_mega.settings import ParallelSettings
 
 
@@ -56,6 +56,25 @@ def test_a_level_split_is_level_over_stages_and_the_first_stage_has_least(stages
         assert max(shares) - min(shares) <= 1, (layers, counts)
         of_stage = [sum(shares[stage::stages]) for stage in range(stages)]
         assert max(of_stage) - min(of_stage) <= 1 and of_stage[0] == min(of_stage), (layers, counts)
+
+
+@pytest.mark.parametrize(
+    "counts, features, expected",
+    [
+        ([4, 4], 3, [(0, 0), (0, 0)]),
+        ([1, 7], 3, [(0, 2), (2, 0)]),
+        ([0, 2, 1, 5], 3, [(0, 3), (3, 1), (1, 0), (0, 0)]),
+        ([1, 7], 0, [(0, 0), (0, 0)]),
+    ],
+)
+def test_features_travel_until_their_layer(counts, features, expected):
+    routes = feature_routes(counts, features, interleaved=False)
+    assert [(route.received, route.sent) for route in routes] == expected
+    assert [(route.slots_received, route.slots_sent) for route in routes] == expected, "nothing travels for nothing"
+    interleaved = feature_routes(counts, features, interleaved=True)
+    assert [(route.received, route.sent) for route in interleaved] == expected
+    # The interleaved schedule has one shape for all.
+    assert {(route.slots_received, route.slots_sent) for route in interleaved} == {(expected[0][1],) * 2}
 
 
 def test_megatron_places_layers_where_the_counts_say():

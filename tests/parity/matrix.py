@@ -18,7 +18,8 @@ from . import worker
 ALL = [f"{kind}/{layout}" for layout in worker.LAYOUTS for kind in ("dense", "moe") if worker.possible(kind, layout)]
 # What `make test` measures: each kind of parallelism once. `make parity` and `make test-slow` measure everything.
 FAST = [
-    "dense/1 rank", "moe/1 rank", "dense/DP2", "dense/TP2+SP", "dense/PP2", "moe/TP2 x EP2", "dense/PP2 of 3+5 layers",
+    "dense/1 rank", "moe/1 rank", "dense/DP2", "dense/TP2+SP", "dense/PP2", "moe/TP2 x EP2",
+    "dense/PP2 of 1+7 layers", "moe/PP2 x VPP2 of 1+3+3+1 layers",
 ]  # fmt: skip
 LOGITS_BAR, LOSS_BAR, MOVED_BAR = 2e-5, 1e-4, 1e-5
 

@@ -70,6 +70,22 @@ LAYOUTS = {
     "TP2 x PP2 of 6+2 layers": dict(
         tensor_model_parallel_size=2, pipeline_model_parallel_size=2, layers_per_chunk=[6, 2]
     ),
+    "PP2 of 1+7 layers": dict(pipeline_model_parallel_size=2, layers_per_chunk=[1, 7]),
+    "PP2 of 0+8 layers": dict(pipeline_model_parallel_size=2, layers_per_chunk=[0, 8]),
+    "PP2 of 8+0 layers": dict(pipeline_model_parallel_size=2, layers_per_chunk=[8, 0]),
+    "PP2 x VPP2 of 1+3+3+1 layers": dict(
+        pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2, layers_per_chunk=[1, 3, 3, 1]
+    ),
+    "PP2 x VPP4": dict(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=4),
+    "TP2 x PP2 x VPP2 of 0+1+6+1 layers": dict(
+        tensor_model_parallel_size=2,
+        pipeline_model_parallel_size=2,
+        virtual_pipeline_model_parallel_size=2,
+        layers_per_chunk=[0, 1, 6, 1],
+    ),
+    "PP4 of 1+1+3+3 layers, full recompute": dict(
+        pipeline_model_parallel_size=4, layers_per_chunk=[1, 1, 3, 3], recompute="full"
+    ),
     "EP2": dict(expert_model_parallel_size=2),
     "TP2 x EP2": dict(tensor_model_parallel_size=2, expert_model_parallel_size=2, expert_tensor_parallel_size=1),
     "expert TP2": dict(tensor_model_parallel_size=2, expert_tensor_parallel_size=2),

@@ -1,4 +1,4 @@
-"""tools/log_probs.py against transformers, in one process and over two tensor-parallel ranks."""
+"""tools/log_probs.py against transformers, in one process and over the ranks of other layouts."""
 
 import json
 import os
@@ -84,10 +84,18 @@ def test_equals_transformers(base, one_process):
         assert row["log_prob"] == pytest.approx(expected.sum().item(), abs=1e-4)
 
 
-def test_two_tensor_parallel_ranks_agree(base, one_process):
-    done = run(base, "shards", base / "two.jsonl", "--tp", "2", "--ep", "2", "--etp", "1", ranks=2)
+@pytest.mark.parametrize(
+    "options, ranks, note",
+    [
+        ("--tp 2 --ep 2 --etp 1", 2, ""),
+        ("--pp 3", 3, "4 layers over 3 pipeline chunks, as level as they go: 1, 2, 1"),
+    ],
+)
+def test_other_layouts_agree(base, one_process, options, ranks, note, tmp_path):
+    done = run(base, "shards", tmp_path / "out.jsonl", *options.split(), ranks=ranks)
     assert done.returncode == 0, done.stderr
-    for a, b in zip(one_process, read(base / "two.jsonl"), strict=True):
+    assert note in done.stdout
+    for a, b in zip(one_process, read(tmp_path / "out.jsonl"), strict=True):
         assert a["id"] == b["id"] and a["token_log_probs"] == pytest.approx(b["token_log_probs"], abs=2e-5)
 
 

@@ -1,7 +1,6 @@
 """The DPO job as its users run it: against a plain loop, with each kind of reference, resumed, and given bad input."""
 
 import copy
-import dataclasses
 import json
 import math
 import os
@@ -305,14 +304,16 @@ def test_layouts_give_the_same_losses_and_metrics(base, stored, layout, request)
 
 
 @pytest.mark.slow
-def test_interleaved_stages_give_the_same_losses(base, tmp_path):
-    """Eight layers: the first chunk of the first stage must hold those that DeepStack adds to."""
-    small_job.write_folder(tmp_path / "model", dataclasses.replace(small_job.SIZE, num_layers=8))
+@pytest.mark.parametrize("counts", [None, "[0,2,1,1]"])
+def test_interleaved_stages_give_the_same_losses(base, stored, counts, tmp_path):
+    """Four chunks of four layers: DeepStack's features for the second go on to the second stage."""
     (tmp_path / "pairs").symlink_to(base / "pairs")
-    run_dpo(settings(tmp_path, "one"))
-    done = launched(tmp_path, "two", 2, *PIPELINE, "parallel.virtual_pipeline_model_parallel_size=2")
+    (tmp_path / "model").symlink_to(base / "model")
+    virtual = ["parallel.virtual_pipeline_model_parallel_size=2"]
+    split = [f"parallel.layers_per_chunk={counts}"] if counts else []
+    done = launched(tmp_path, "two", 2, *PIPELINE, *virtual, *split)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert apart(losses(tmp_path / "two"), losses(tmp_path / "one")) <= 1e-4
+    assert apart(losses(tmp_path / "two"), losses(stored)) <= 1e-4
 
 
 def test_a_file_of_log_probs_serves_as_reference(base, stored):
