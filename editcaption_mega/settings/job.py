@@ -163,6 +163,11 @@ class ParallelSettings:
     def use_sequence_parallel(self) -> bool:
         return self.tensor_model_parallel_size > 1 if self.sequence_parallel is None else self.sequence_parallel
 
+    @property
+    def sequence_multiple(self) -> int:
+        """Packed sequences of a data-parallel rank come in multiples of this: the interleaved schedule's groups."""
+        return 1 if self.virtual_pipeline_model_parallel_size is None else self.pipeline_model_parallel_size
+
     def data_parallel_size(self, world_size: int) -> int:
         """Ranks that hold other data. Raises ValueError when the layout does not divide the world."""
         model = self.tensor_model_parallel_size * self.pipeline_model_parallel_size

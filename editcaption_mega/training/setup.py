@@ -56,11 +56,10 @@ def open_reader(
 
 def rank_share(parallel: ParallelSettings) -> RankShare:
     """What this rank computes of each step. After `platform.initialize`."""
-    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     return RankShare(
         data_parallel_size=parallel_state.get_data_parallel_world_size(),
         data_parallel_rank=parallel_state.get_data_parallel_rank(),
-        sequence_multiple=parallel.pipeline_model_parallel_size if interleaved else 1,
+        sequence_multiple=parallel.sequence_multiple,
         length_multiple=parallel.tensor_model_parallel_size,
         with_images=parallel_state.is_pipeline_first_stage(),
         num_vision_ranks=parallel.tensor_model_parallel_size if parallel.use_sequence_parallel else 1,

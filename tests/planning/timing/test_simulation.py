@@ -2,8 +2,8 @@
 
 import pytest
 
-from editcaption_mega.planning.schedule import Work
-from editcaption_mega.planning.simulation import Slot, simulate
+from editcaption_mega.planning.timing.schedule import Work
+from editcaption_mega.planning.timing.simulation import Slot, simulate
 
 
 @pytest.mark.parametrize(("stages", "micro_batches"), [(1, 3), (2, 1), (4, 8), (8, 11)])

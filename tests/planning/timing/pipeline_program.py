@@ -1,6 +1,6 @@
 """One rank of a pipeline whose passes sleep: Megatron-Core's own schedule runs them and each notes when.
 
-    torchrun ... -m tests.planning.pipeline_program FOLDER CASES.json
+    torchrun ... -m tests.planning.timing.pipeline_program FOLDER CASES.json
 
 CASES: [{"forward": [stage][chunk] seconds, "backward": .., "micro_batches": int, "group_size": int or null}, ..].
 Writes FOLDER/RANK.json: for each case the passes as [kind, chunk, micro-batch, start, end], and the step's seconds.

@@ -5,10 +5,10 @@ import tomllib
 
 import pytest
 
-from editcaption_mega.planning.hardware import load_hardware, shipped_hardware
+from editcaption_mega.planning.timing.hardware import load_hardware, shipped_hardware
 from tests.helpers import ROOT
 
-GPUS = ROOT / "editcaption_mega/planning/gpus"
+GPUS = ROOT / "editcaption_mega/planning/timing/gpus"
 
 
 def test_the_shipped_files_are_read():

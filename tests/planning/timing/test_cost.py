@@ -2,8 +2,8 @@
 
 import pytest
 
-from editcaption_mega.planning.cost import Communication, Operation, stream_time
-from editcaption_mega.planning.hardware import load_hardware
+from editcaption_mega.planning.timing.cost import Communication, Operation, stream_time
+from editcaption_mega.planning.timing.hardware import load_hardware
 
 NODE = tuple(range(8))
 

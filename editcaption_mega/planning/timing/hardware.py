@@ -10,7 +10,7 @@ from pathlib import Path
 
 from editcaption_mega.settings import SettingsError, load_settings
 
-_SHIPPED = resources.files("editcaption_mega.planning").joinpath("gpus")
+_SHIPPED = resources.files("editcaption_mega.planning.timing").joinpath("gpus")
 _FA2_HEAD_MULTIPLE = 32  # FlashAttention-2 computes heads of 72 channels as heads of 96
 
 

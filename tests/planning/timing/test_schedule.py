@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from editcaption_mega.planning.schedule import Post, Transfer, Wait, Work, instructions, order
-from editcaption_mega.planning.simulation import simulate
+from editcaption_mega.planning.timing.schedule import Post, Transfer, Wait, Work, instructions, order
+from editcaption_mega.planning.timing.simulation import simulate
 from tests.helpers import warm
 
 STAGES = 4
@@ -39,7 +39,7 @@ def run_cases(folder, unit: float) -> dict[str, list[dict]]:
         for case in CASES.values()
     ]
     (folder / "cases.json").write_text(json.dumps(scaled))
-    program = [sys.executable, "-m", "tests.planning.pipeline_program", folder, folder / "cases.json"]
+    program = [sys.executable, "-m", "tests.planning.timing.pipeline_program", folder, folder / "cases.json"]
     warm.run_ranks(program, STAGES)
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(STAGES)]
     return {name: [rank[number] for rank in ranks] for number, name in enumerate(CASES)}

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from editcaption_mega.planning.charts import (
+from editcaption_mega.planning.timing.charts import (
     GIB,
     WIDTH,
     Bar,
@@ -14,7 +14,7 @@ from editcaption_mega.planning.charts import (
     lanes_of,
     stack_pictures,
 )
-from editcaption_mega.planning.simulation import simulate
+from editcaption_mega.planning.timing.simulation import simulate
 
 FORWARD, BACKWARD, IDLE, ALARM = (0, 114, 178), (230, 159, 0), (236, 238, 242), (192, 24, 43)
 WEIGHTS, ACTIVATIONS, LOGITS = FORWARD, BACKWARD, (213, 94, 0)

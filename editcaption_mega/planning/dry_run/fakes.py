@@ -1,0 +1,136 @@
+"""What a step on tensors without values must be told, because on a GPU the values themselves would say it.
+
+All of it is here. Each function is one thing that is answered, with the reason. `platform` has the rest of what a
+process without a GPU answers (streams, devices, random state), and the objects that ranks tell each other.
+Everything is patched for good: a rank is executed in a process of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from editcaption_mega import platform
+
+from .recorder import StepRecorder
+
+
+def answer_for_values(recorder: StepRecorder, imbalance: float) -> None:
+    """Apply all of them. imbalance: the tokens of the fullest expert-parallel rank over the mean, which this one is."""
+    _expert_loads(recorder, imbalance)
+    _tensors_of_tensors(recorder)
+    _grouped_updates()
+    _phases(recorder)
+
+
+def expert_counts(tokens: int, num_experts: int, ranks: int, rank: int, imbalance: float) -> np.ndarray:
+    """Tokens for each expert from one rank's `tokens` (each counted once per expert chosen), whole numbers with the
+    right sum. Experts of `rank` get `imbalance` times the mean together, the others share the rest."""
+    weights = np.ones((ranks, num_experts // ranks))
+    if ranks > 1:
+        weights *= (ranks - imbalance) / (ranks - 1)
+        weights[rank] = imbalance
+    exact = tokens * weights.flatten() / weights.sum()
+    counts = np.floor(exact).astype(np.int64)
+    counts[np.argsort(counts - exact, kind="stable")[: tokens - counts.sum()]] += 1
+    return counts
+
+
+def _expert_loads(recorder: StepRecorder, imbalance: float) -> None:
+    """Megatron's dropless dispatch copies the routers' choices to the host and waits: the sizes of what it sends are
+    values. Every rank is taken to send alike, so that what it sends and what it receives are told by the same counts.
+    """
+    from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
+
+    def sizes(self: Any, point: str, tokens_per_expert: Any = None) -> Any:
+        if point == self.cuda_sync_point:
+            recorder.sync("d2h_event.synchronize")
+        if point != self.cuda_dtoh_point:
+            return tokens_per_expert
+        tokens = self.routing_map.size(0) * self.config.moe_router_topk
+        ranks, senders = self.ep_size, self.ep_size * self.tp_size
+        rank = self.ep_group.rank()
+        counts = expert_counts(tokens, self.num_experts, ranks, rank, imbalance).reshape(ranks, -1)
+        own = counts[rank]
+        self.num_out_tokens = tokens
+        if ranks > 1 or self.tp_size > 1:
+            self.input_splits = counts.sum(1)
+            self.output_splits = np.full(ranks, own.sum())
+        if self.tp_size > 1:
+            self.output_splits_tp = np.full(self.tp_size, own.sum() * ranks)
+        if self.num_local_experts > 1:
+            self.num_global_tokens_per_local_expert = torch.from_numpy(np.tile(own, (senders, 1)))
+        return torch.from_numpy(own * senders)
+
+    MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = sizes
+
+
+def _tensors_of_tensors(recorder: StepRecorder) -> None:
+    """`torch.tensor` of a list of device tensors reads each of them below the dispatcher, where nobody can answer.
+    Megatron's gradient norm does it without Transformer Engine and Apex."""
+    original = torch.tensor
+
+    def tensor(data: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if kwargs.get("device") is not None and platform.device() == torch.device(kwargs["device"]):
+            recorder.sync("torch.tensor on the device")  # from memory that is not pinned: the host waits for the copy
+        return original(_read(data, recorder), *args, **kwargs)
+
+    torch.tensor = tensor
+
+
+def _read(data: Any, recorder: StepRecorder) -> Any:
+    if isinstance(data, list | tuple):
+        return type(data)(_read(item, recorder) for item in data)
+    if isinstance(data, Tensor) and data.device.type == "meta":
+        recorder.sync("item")
+        return 1.0
+    return data
+
+
+def _grouped_updates() -> None:
+    """AdamW updates all parameters in a few kernels where the device has them, with the temporaries that this takes;
+    elsewhere one by one. CUDA has them."""
+    from torch.optim import optimizer
+    from torch.utils import _foreach_utils
+
+    original: Callable[[], list[str]] = _foreach_utils._get_foreach_kernels_supported_devices
+    for module in (optimizer, _foreach_utils):
+        setattr(module, original.__name__, lambda: [*original(), "meta"])
+
+
+def _phases(recorder: StepRecorder) -> None:
+    """Nothing is answered here: where a forward or backward pass begins and ends is known to Megatron's schedule."""
+    from megatron.core.pipeline_parallel import schedules
+
+    forward_step, backward_step = schedules.forward_step, schedules.backward_step
+    counts: dict[tuple[str, int], int] = {}
+    in_flight: dict[int, list[int]] = {}
+
+    def numbered(kind: str, chunk: int) -> int:
+        counts[kind, chunk] = counts.get((kind, chunk), -1) + 1
+        return counts[kind, chunk]
+
+    def forward(step: Any, data: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        chunk = kwargs.get("vp_stage") or 0
+        kind = "forward" if torch.is_grad_enabled() else "reference"
+        with recorder.running(kind, chunk, numbered(kind, chunk)):
+            out = forward_step(step, data, model, *args, **kwargs)
+        for tensor in _tensors(out[0]):
+            in_flight.setdefault(id(tensor), []).append(chunk)
+        return out
+
+    def backward(input_tensor: Any, output_tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        chunks = [chunk for tensor in _tensors(output_tensor) for chunk in in_flight.pop(id(tensor), [])]
+        chunk = chunks[0] if chunks else 0
+        with recorder.running("backward", chunk, numbered("backward", chunk)):
+            return backward_step(input_tensor, output_tensor, *args, **kwargs)
+
+    schedules.forward_step, schedules.backward_step = forward, backward
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for item in value for tensor in _tensors(item)] if isinstance(value, list | tuple) else []

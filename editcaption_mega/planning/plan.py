@@ -1,0 +1,131 @@
+"""A plan: memory of each rank role against what the GPU has, the predicted step, and what would make it faster."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from editcaption_mega.conversion import rules_for
+from editcaption_mega.conversion.rules import unique_rules
+from editcaption_mega.model import Architecture
+from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.settings import JobSettings
+
+from .dry_run.rank_step import RankRecord
+from .roles import Role, distinct_roles, execute_roles
+from .step_time import StepTime, predict
+from .timing.hardware import Hardware
+from .workload import Workload
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What a configuration needs on so many GPUs of a kind."""
+
+    settings: JobSettings
+    world_size: int
+    hardware: Hardware
+    memory_gib: float  # of a GPU
+    parameters: int  # of the model
+    roles: tuple[Role, ...]
+    records: tuple[RankRecord, ...]
+    time: StepTime
+
+    def reserved(self, record: RankRecord) -> float:
+        """Bytes of a GPU beside the tensors: context, NCCL, and what the allocator cannot hand out."""
+        parallel = self.settings.parallel
+        gib = self.hardware.reserve_gib(ranks=self.world_size, all_to_all=parallel.expert_model_parallel_size > 1)
+        return gib * GIB + self.hardware.reserve.allocator_share * record.peak.total
+
+    def needed(self, record: RankRecord) -> float:
+        """Bytes of a GPU that a rank of this role takes at its most."""
+        return record.peak.total + self.reserved(record)
+
+    @property
+    def worst(self) -> int:
+        """The role that needs the most memory."""
+        return max(range(len(self.records)), key=lambda i: self.needed(self.records[i]))
+
+    @property
+    def headroom(self) -> float:
+        """The share of the GPU's memory that is left on the worst role; below 0 where it does not fit."""
+        return 1 - self.needed(self.records[self.worst]) / (self.memory_gib * GIB)
+
+    @property
+    def fits(self) -> bool:
+        return self.headroom >= 0
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.settings.training.global_batch_size / self.time.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that DESIGN's command surface promises; sizes in bytes, times in seconds."""
+        time = self.time
+        return {
+            "world_size": self.world_size,
+            "hardware": self.hardware.name,
+            "memory_bytes": round(self.memory_gib * GIB),
+            "fits": self.fits,
+            "headroom": self.headroom,
+            "parameters": {
+                "total": self.parameters,
+                "per_rank": {role.name: r.parameters for role, r in zip(self.roles, self.records, strict=True)},
+            },
+            "ranks": [self._role_json(role, record) for role, record in zip(self.roles, self.records, strict=True)],
+            "step": {
+                "seconds": time.seconds,
+                "mfu": time.mfu,
+                "mfu_vision": time.mfu_vision,
+                "bubble": time.bubble,
+                "stage_imbalance": time.imbalance,
+                "pairs_per_second": self.pairs_per_second,
+                "micro_batches": self.records[0].micro_batches,
+                "row_length": self.records[0].row_length,
+                "shares": time.shares,
+            },
+        }
+
+    def _role_json(self, role: Role, record: RankRecord) -> dict[str, Any]:
+        syncs = [{"what": s.what, "where": s.where, "count": n} for s, n in record.host_syncs.items()]
+        mixed = [{"what": m.what, "where": m.where, "count": n} for m, n in record.mixed.items()]
+        return {
+            "role": role.name,
+            "rank": role.rank,
+            "coordinates": record.coordinates,
+            "memory": {
+                "peak_bytes": record.peak.total,
+                "needed_bytes": round(self.needed(record)),
+                "reserved_bytes": round(self.reserved(record)),
+                "by_kind": record.peak.by_kind,
+                "where": {"phase": record.peak.phase, "stack": record.peak.stack},
+            },
+            "flops": sum(getattr(step, "flops", 0) for phase in record.phases for step in phase.steps),
+            "micro_batches_executed": record.executed,
+            "host_syncs": syncs,
+            "host_and_device_mixed": mixed,
+        }
+
+
+def make_plan(
+    settings: JobSettings,
+    architecture: Architecture,
+    workload: Workload,
+    world_size: int,
+    hardware: Hardware,
+    *,
+    memory_gib: float | None = None,
+    imbalance: float = 1.0,
+    progress: Progress = no_progress,
+) -> JobPlan:
+    """Execute a step of every distinct rank role without values, and say what it takes.
+
+    memory_gib: of a GPU, where it is not the hardware's. Raises ValueError for settings that do not fit the model or
+    the ranks, before anything is executed."""
+    settings.parallel.data_parallel_size(world_size)
+    roles = distinct_roles(settings, architecture, workload, world_size)
+    records = execute_roles(settings, architecture, workload, world_size, roles, imbalance=imbalance, progress=progress)
+    time = predict(records, hardware, world_size, settings.parallel.tensor_model_parallel_size)
+    memory = hardware.memory_gib if memory_gib is None else memory_gib
+    total = sum(rule.size for rule in unique_rules(rules_for(architecture)))
+    return JobPlan(settings, world_size, hardware, memory, total, tuple(roles), tuple(records), time)

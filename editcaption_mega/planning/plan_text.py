@@ -1,0 +1,83 @@
+"""A plan as text."""
+
+from collections.abc import Iterator
+
+from .plan import GIB, JobPlan
+
+_MOST_KINDS = 7  # of memory in a line; the rest is one number
+_LEAST_SHARE = 0.005  # of a step that is worth a line
+
+
+def lines_of(plan: JobPlan) -> Iterator[str]:
+    """What a person reads of a plan."""
+    yield from _memory(plan)
+    yield ""
+    yield from _time(plan)
+    yield ""
+    yield from _host(plan)
+
+
+def plan_summary(plan: JobPlan) -> str:
+    """One line: whether it fits, and how fast it is."""
+    role, record = plan.roles[plan.worst], plan.records[plan.worst]
+    needed = plan.needed(record) / GIB
+    if plan.fits:
+        memory = f"fits: {needed:.1f} of {plan.memory_gib:.1f} GiB on {role.name}, {100 * plan.headroom:.0f} % free"
+    else:
+        over = needed - plan.memory_gib
+        memory = f"does not fit: {role.name} needs {needed:.1f} GiB, {over:.1f} more than the {plan.memory_gib:.1f}"
+    time = plan.time
+    return (
+        f"{plan.world_size} x {plan.hardware.name}: {memory}; step {time.seconds:.2f} s, MFU {100 * time.mfu:.1f} %, "
+        f"bubble {100 * time.bubble:.0f} %, {plan.pairs_per_second:.1f} pairs/s"
+    )
+
+
+def _memory(plan: JobPlan) -> Iterator[str]:
+    yield f"memory per rank in GiB, of {plan.memory_gib:.1f} (peak of the step, and what is reserved beside tensors)"
+    for role, record in zip(plan.roles, plan.records, strict=True):
+        peak, reserved = record.peak, plan.reserved(record)
+        kinds = sorted(peak.by_kind.items(), key=lambda item: -item[1])
+        parts = [f"{kind} {size / GIB:.1f}" for kind, size in kinds[:_MOST_KINDS]]
+        rest = sum(size for _, size in kinds[_MOST_KINDS:])
+        if rest > 0.05 * GIB:
+            parts.append(f"others {rest / GIB:.1f}")
+        yield (
+            f"  {role.name}: {plan.needed(record) / GIB:.1f} = {', '.join(parts)}, reserved {reserved / GIB:.1f}; "
+            f"{record.parameters / 1e9:.3f} B parameters; peak in {peak.phase}"
+            + (f" at {peak.stack[0]}" if peak.stack else "")
+        )
+
+
+def _time(plan: JobPlan) -> Iterator[str]:
+    time, record = plan.time, plan.records[0]
+    yield (
+        f"step {time.seconds:.3f} s: {record.micro_batches} micro-batches of {record.row_length:,} tokens per rank, "
+        f"MFU {100 * time.mfu:.1f} % (vision {100 * time.mfu_vision:.1f}), bubble {100 * time.bubble:.0f} %, slowest "
+        f"stage {time.imbalance:.2f} x the mean"
+    )
+    for stage, passes in enumerate(time.passes):
+        forward = sum(part.seconds for part in passes.forward)
+        backward = sum(part.seconds for part in passes.backward)
+        yield (
+            f"  stage {stage}: forward {1e3 * forward:.1f} ms, backward {1e3 * backward:.1f} ms per micro-batch, idle "
+            f"{100 * time.timeline.idle[stage]:.0f} %"
+        )
+    yield "  where the busiest stage's time goes:"
+    for name, share in time.shares.items():
+        if share >= _LEAST_SHARE:
+            yield f"    {100 * share:5.1f} %  {name}"
+
+
+def _host(plan: JobPlan) -> Iterator[str]:
+    yield "places where the host waits for the GPU, per rank and executed step:"
+    counts: dict[tuple[str, str], int] = {}
+    for record in plan.records:
+        for sync, count in record.host_syncs.items():
+            key = (sync.what, sync.where)
+            counts[key] = max(counts.get(key, 0), count)
+    for (what, where), count in sorted(counts.items(), key=lambda item: -item[1]):
+        yield f"  {count:5d}  {what} at {where}"
+    mixed = {mix for record in plan.records for mix in record.mixed}
+    for mix in mixed:
+        yield f"  tensors of the host and of the GPU meet in {mix.what} at {mix.where}"

@@ -1,0 +1,163 @@
+"""From what was seen of each rank role to the time of a step: passes by the hardware's rates, put together by the
+simulated pipeline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from .dry_run.rank_step import RankRecord
+from .dry_run.recorder import Phase
+from .timing.cost import Communication, Operation, StreamTime, stream_time
+from .timing.hardware import Hardware
+from .timing.simulation import Timeline, simulate
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Seconds of one stage's passes, by chunk, and of what it does before and after the pipeline runs."""
+
+    forward: tuple[StreamTime, ...]
+    backward: tuple[StreamTime, ...]
+    before: StreamTime  # inputs to the device
+    after: StreamTime  # gradients over data-parallel ranks, update, parameters back
+    reference: float = 0.0  # a resident reference's forward pass of one micro-batch
+    transfer: float = 0.0  # of what it sends on
+
+    @property
+    def busy(self) -> float:
+        """Seconds of one micro-batch through this stage."""
+        return sum(time.seconds for time in (*self.forward, *self.backward))
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """A predicted step. Shares are of its seconds, on the stage that is busy longest."""
+
+    seconds: float
+    timeline: Timeline
+    passes: tuple[Passes, ...]  # of each stage
+    before: float
+    after: float
+    reference: float
+    mfu: float  # language and vision together
+    mfu_vision: float  # of it, the vision tower's part
+    shares: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bubble(self) -> float:
+        """Of the pipeline's time, the share that stages wait."""
+        return self.timeline.bubble
+
+    @property
+    def imbalance(self) -> float:
+        """The slowest stage's work over the mean."""
+        busy = [stage.busy for stage in self.passes]
+        return max(busy) / (sum(busy) / len(busy))
+
+
+def predict(records: Sequence[RankRecord], hardware: Hardware, world_size: int, tensor_size: int) -> StepTime:
+    """The time of the step that these rank roles were seen to execute. tensor_size: tensor-parallel ranks."""
+    stages = sorted({record.coordinates["pipeline"] for record in records})
+    passes = []
+    for stage in stages:  # tensor-parallel ranks wait for the slowest
+        of_stage = [_passes(r, hardware) for r in records if r.coordinates["pipeline"] == stage]
+        passes.append(max(of_stage, key=lambda times: times.busy))
+    micro_batches = records[0].micro_batches
+    timeline = _simulate(passes, micro_batches)
+    before = max(stage.before.seconds for stage in passes)
+    after = max(stage.after.seconds for stage in passes)
+    # Forward passes alone: the pipeline fills, and the slowest stage runs through.
+    references = [stage.reference for stage in passes]
+    reference = sum(references) + (micro_batches - 1) * max(references)
+    seconds = timeline.seconds + before + after + reference
+    language, vision = _model_flops(records, world_size, tensor_size)
+    peak = seconds * world_size * hardware.peak_flops
+    time = StepTime(
+        seconds, timeline, tuple(passes), before, after, reference, (language + vision) / peak, vision / peak
+    )
+    return replace(time, shares=_shares(time, micro_batches))
+
+
+def _simulate(passes: Sequence[Passes], micro_batches: int) -> Timeline:
+    forward = [[time.seconds for time in stage.forward] for stage in passes]
+    backward = [[time.seconds for time in stage.backward] for stage in passes]
+    return simulate(forward, backward, micro_batches, transfer_seconds=[stage.transfer for stage in passes])
+
+
+def _passes(record: RankRecord, hardware: Hardware) -> Passes:
+    last: dict[tuple[str, int], Phase] = {}
+    for phase in record.phases:
+        last[phase.kind, phase.chunk] = phase  # the last: every later one is like it
+    chunks = sorted(chunk for kind, chunk in last if kind == "forward")
+    times = {key: stream_time(phase.steps, hardware) for key, phase in last.items() if key[0] != "step"}
+    between = [phase for phase in record.phases if phase.kind == "step"]
+    sends = [
+        step.seconds(hardware)
+        for phase in between
+        for step in phase.steps
+        if isinstance(step, Communication) and step.kind == "send"
+    ]
+    return Passes(
+        forward=tuple(times["forward", chunk] for chunk in chunks),
+        backward=tuple(times["backward", chunk] for chunk in chunks),
+        before=stream_time(_without_transfers(between[0]), hardware),
+        after=stream_time(_without_transfers(between[-1]), hardware),
+        reference=sum(time.seconds for (kind, _), time in times.items() if kind == "reference"),
+        transfer=max(sends, default=0.0),
+    )
+
+
+def _without_transfers(phase: Phase) -> list[Operation | Communication]:
+    return [step for step in phase.steps if step.kind not in ("send", "recv")]
+
+
+def _model_flops(records: Sequence[RankRecord], world_size: int, tensor_size: int) -> tuple[float, float]:
+    """Of a step over all ranks, language and vision: three times what forward takes, without padding and recompute."""
+    language = vision = 0.0
+    stages = len({record.coordinates["pipeline"] for record in records})
+    seen: set[int] = set()
+    for record in sorted(records, key=lambda record: -record.patches):
+        stage = record.coordinates["pipeline"]
+        if stage in seen:
+            continue  # a role of the same stage with fewer pictures
+        seen.add(stage)
+        forward = {phase.chunk: phase for phase in record.phases if phase.kind == "forward"}
+        flops = sum(sum(getattr(step, "flops", 0) for step in phase.steps) for phase in forward.values())
+        own = sum(phase.vision_flops for phase in forward.values())
+        ranks = world_size // stages
+        filled = record.tokens / (record.row_length * record.micro_batches)
+        language += 3 * (flops - own) * record.micro_batches * ranks * filled
+        if record.patches:  # tensor-parallel ranks have other pictures, together all of the row
+            vision += 3 * own * record.micro_batches * ranks / tensor_size * record.patches_of_rows / record.patches
+    return language, vision
+
+
+def _shares(time: StepTime, micro_batches: int) -> dict[str, float]:
+    """What the busiest stage's step consists of, largest first."""
+    stage = max(range(len(time.passes)), key=lambda i: time.passes[i].busy)
+    passes = time.passes[stage]
+    seconds: dict[str, float] = {"waiting for other stages": time.timeline.idle[stage] * time.timeline.seconds}
+    for part in (*passes.forward, *passes.backward):
+        for kind, value in part.by_kind.items():
+            seconds[_LABELS.get(kind, kind)] = seconds.get(_LABELS.get(kind, kind), 0.0) + value * micro_batches
+        waited = (part.seconds - sum(part.by_kind.values())) * micro_batches
+        seconds["waiting for the host"] = seconds.get("waiting for the host", 0.0) + waited
+    seconds["inputs to the device"] = time.before
+    seconds["gradients over ranks and update"] = time.after
+    seconds["reference's forward pass"] = time.reference
+    ordered = sorted(seconds.items(), key=lambda item: -item[1])
+    return {name: value / time.seconds for name, value in ordered if value > 0}
+
+
+_LABELS = {
+    "matmul": "dense products",
+    "matmul_fp32": "dense products in fp32",
+    "grouped": "expert products",
+    "attention": "attention",
+    "attention_backward": "attention",
+    "copy": "elementwise and copies",
+    "host_copy": "inputs to the device",
+    "all_gather": "tensor-parallel communication",
+    "reduce_scatter": "tensor-parallel communication",
+    "all_reduce": "tensor-parallel communication",
+    "all_to_all": "expert communication",
+}

@@ -1,0 +1,1 @@
+"""From what is executed to seconds: hardware, costs, the pipeline's schedule."""
