@@ -72,25 +72,30 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor
     return output, torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
-def recomputed_norm(norm: type[nn.Module]) -> type[nn.Module]:
-    """The norm, with an output that `forget_norm` keeps from being saved."""
+def recomputed_norm(norm: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Builds the norms that `norm` builds, with an output that `forget_norm` keeps from being saved."""
 
-    class RecomputedNorm(norm):  # type: ignore[misc, valid-type]
-        forgotten: AbstractContextManager[Any] = nullcontext()
+    def build(*args: Any, **kwargs: Any) -> nn.Module:
+        module: Any = norm(*args, **kwargs)
+        forward = module.forward
 
-        def forward(self, x: Tensor) -> Tensor:
+        def recomputing(x: Tensor) -> Tensor:
+            module.forgotten = nullcontext()
             if not torch.is_grad_enabled():
-                self.forgotten = nullcontext()
-                return super().forward(x)
-            output, self.forgotten = recomputed(super().forward, x)
+                return forward(x)
+            output, module.forgotten = recomputed(forward, x)
             return output
 
-    return RecomputedNorm
+        # Not a subclass: Megatron's TENorm is a class that builds objects of another one.
+        module.forward = recomputing
+        return module
+
+    return build
 
 
 def forget_norm(norm: Any, *, used_by: nn.Module) -> None:
     """Where the norm is recomputed, the module that it stands before does not save the norm's output."""
-    if not hasattr(norm, "forgotten"):
+    if "forward" not in vars(norm):  # as built by `recomputed_norm`
         return
 
     def enter(*_: Any) -> None:

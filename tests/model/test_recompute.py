@@ -8,7 +8,7 @@ from editcaption_mega import platform
 from editcaption_mega.conversion import load_weights
 from editcaption_mega.model import Architecture, build_model, unwrap
 from editcaption_mega.model.layers import GroupedExperts
-from editcaption_mega.model.recompute import recomputed
+from editcaption_mega.model.recompute import forget_norm, recomputed, recomputed_norm
 from editcaption_mega.settings import ModelSettings, ParallelSettings
 from tests.helpers import tiny
 
@@ -36,6 +36,29 @@ def test_an_output_that_is_recomputed_is_not_held_and_gradients_are_exact():
     result.backward()
     assert torch.equal(x.grad, expected[0]) and torch.equal(weight.grad, expected[1])
     assert len(calls) == 3, "in the forward pass, for the product's gradient, and for its own"
+
+
+def test_a_norm_whose_class_builds_another_is_recomputed_too():
+    """As Megatron's TENorm does, which is a class that makes objects of Transformer Engine's."""
+
+    class Factory:
+        def __new__(cls, size):
+            return torch.nn.RMSNorm(size)
+
+    norm, product = recomputed_norm(Factory)(6), torch.nn.Linear(6, 3)
+    forget_norm(norm, used_by=product)
+    assert set(norm.state_dict()) == {"weight"}
+    x = torch.randn(4, 6, requires_grad=True)
+    output = norm(x)
+    result = product(output)
+    storage = StorageWeakRef(output.untyped_storage())
+    del output
+    assert storage.expired()
+    result.sum().backward()
+    expected = torch.autograd.grad(product(torch.nn.RMSNorm(6)(x)).sum(), x)[0]
+    assert torch.equal(x.grad, expected)
+    with torch.no_grad():
+        assert torch.equal(product(norm(x)), result)
 
 
 @pytest.fixture(scope="module")
