@@ -127,11 +127,9 @@ def build_model(
     config = transformer_config(architecture, model, parallel, precision)
     chunks = []
     virtual = parallel.virtual_pipeline_model_parallel_size
-    routes = feature_routes(
-        split_layers(architecture.num_layers, parallel),
-        len(architecture.vision.deepstack_layers),
-        interleaved=virtual is not None,
-    )[parallel_state.get_pipeline_model_parallel_rank() :: parallel.pipeline_model_parallel_size]
+    counts = split_layers(architecture.num_layers, parallel)
+    routes = feature_routes(counts, len(architecture.vision.deepstack_layers))
+    routes = routes[parallel_state.get_pipeline_model_parallel_rank() :: parallel.pipeline_model_parallel_size]
     for stage in range(virtual) if virtual else (None,):
         chunk = Qwen3VLModel(
             config,

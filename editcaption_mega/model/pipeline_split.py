@@ -56,23 +56,16 @@ class FeatureRoute:
     """DeepStack features that travel with the hidden states: the chunks before hold fewer layers than take them.
 
     A tensor between chunks is [hidden states, features of the next layer, of the one after it, ..] along its first
-    axis, 1 + slots parts of one size; slots beyond the features are zeros."""
+    axis, in parts of one size."""
 
-    received: int = 0  # from the chunk before: for this chunk's first layers, and what it passes on
-    sent: int = 0  # to the next chunk
-    slots_received: int = 0
-    slots_sent: int = 0
+    received: int  # from the chunk before: for this chunk's first layers, and what it passes on
+    sent: int  # to the next chunk
 
 
-def feature_routes(counts: list[int], num_features: int, *, interleaved: bool) -> list[FeatureRoute]:
-    """The route of each chunk; num_features: layers from the first that take one.
-
-    Megatron's interleaved schedule has one shape for all tensors between chunks, the plain one a shape for each."""
+def feature_routes(counts: list[int], num_features: int) -> list[FeatureRoute]:
+    """The route of each chunk; num_features: layers from the first that take one."""
     sent = [max(0, num_features - layers) for layers in accumulate(counts)]
-    received = [0, *sent[:-1]]
-    if not interleaved:
-        return [FeatureRoute(*both, *both) for both in zip(received, sent, strict=True)]
-    return [FeatureRoute(*both, sent[0], sent[0]) for both in zip(received, sent, strict=True)]
+    return [FeatureRoute(*both) for both in zip([0, *sent[:-1]], sent, strict=True)]
 
 
 def megatron_layout(counts: list[int]) -> list[list[str]]:

@@ -95,7 +95,7 @@ class Qwen3VLModel(MegatronModule):
 
     def forward(self, batch: PackedBatch, output: Output = "log_probs") -> Any:
         """One row -> what `output` says: log-probs [response tokens] fp32, logits [row, vocabulary], or what a head
-        returns. Between chunks hidden states, with DeepStack features behind them where the route has slots."""
+        returns. Between chunks hidden states, with DeepStack features behind them where they travel."""
         padding_mask = batch.padding_mask
         decoder_input, features = self._merge(batch) if self.pre_process else (None, self._receive())
         num_layers = len(self.language.decoder.layers)
@@ -112,26 +112,24 @@ class Qwen3VLModel(MegatronModule):
             output_processor=self._logits if output == "logits" else partial(self._response_head, output),
             output_processor_context=batch,
         )
-        if self.post_process or not self.route.slots_sent:
+        if not self.route.sent:
             return result
-        return self._with_features(result, [] if features is None else list(features[num_layers:]))
+        if features is None:  # of a row without pictures
+            passed_on = result.new_zeros(self.route.sent, *result.shape)
+        else:
+            passed_on = features[num_layers:]
+        return torch.cat([result, *passed_on])
 
     def _receive(self) -> Tensor | None:
         """Hands the hidden states of the previous chunk to the language model -> the DeepStack features behind them
         [features, s/tp, 1, h]."""
         assert self.input_tensor is not None, "the schedule has handed over what the previous chunk returned"
-        if not self.route.slots_received:
+        if not self.route.received:
             self.language.set_input_tensor(self.input_tensor)
             return None
-        parts = self.input_tensor.unflatten(0, (1 + self.route.slots_received, -1))
+        parts = self.input_tensor.unflatten(0, (1 + self.route.received, -1))
         self.language.set_input_tensor(parts[0])
-        return parts[1 : 1 + self.route.received] if self.route.received else None
-
-    def _with_features(self, hidden_states: Tensor, features: list[Tensor]) -> Tensor:
-        """[s/tp, 1, h] each -> what goes to the next chunk; zeros where there are no features, as in a row without
-        pictures."""
-        empty = (self.route.slots_sent - len(features)) * hidden_states.size(0)
-        return torch.cat([hidden_states, *features, hidden_states.new_zeros(empty, *hidden_states.shape[1:])])
+        return parts[1:]
 
     def _merge(self, batch: PackedBatch) -> tuple[Tensor, Tensor | None]:
         """Embeddings with visual tokens in place [s/tp, 1, h], DeepStack features [DeepStack layers, s/tp, 1, h]."""

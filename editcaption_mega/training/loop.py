@@ -16,10 +16,10 @@ from torch import Tensor
 from editcaption_mega import platform, signals
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.loader import Step
-from editcaption_mega.model import unwrap
 from editcaption_mega.objectives import Objective, RowLoss
 
 from .experts import ExpertLoad
+from .feature_transport import transport_options
 from .optimizer import TrainState
 
 
@@ -114,15 +114,6 @@ def run_pipeline(
 ) -> list[Any]:
     """Megatron's schedule over one step's micro-batches of `length` tokens each; every chunk of an interleaved stage
     sees them in order."""
-    route = unwrap(chunks[0]).route
-    if len(chunks) > 1:  # one shape between all chunks
-        length *= 1 + route.slots_sent
-    shape_options = {}
-    if len(chunks) == 1 and (route.slots_received or route.slots_sent):
-        shape_options["adjust_tensor_shapes_fn"] = lambda received, sent: (
-            _with_slots(received, route.slots_received),
-            _with_slots(sent, route.slots_sent),
-        )
     iterators = [iter(micro_batches) for _ in chunks]
     outputs: list[Any] = get_forward_backward_func()(
         forward_step_func=forward,
@@ -132,14 +123,9 @@ def run_pipeline(
         seq_length=length,
         micro_batch_size=1,
         forward_only=forward_only,
-        **shape_options,
+        **transport_options(chunks, len(micro_batches)),
     )
     return outputs
-
-
-def _with_slots(shapes: list[tuple[int, ...]], slots: int) -> list[tuple[int, ...]]:
-    """The shapes of hidden states [s/tp, 1, h] with DeepStack features behind them (`model.FeatureRoute`)."""
-    return [((1 + slots) * length, *rest) for length, *rest in shapes]
 
 
 class Recorder(Protocol):

@@ -68,13 +68,7 @@ def test_a_level_split_is_level_over_stages_and_the_first_stage_has_least(stages
     ],
 )
 def test_features_travel_until_their_layer(counts, features, expected):
-    routes = feature_routes(counts, features, interleaved=False)
-    assert [(route.received, route.sent) for route in routes] == expected
-    assert [(route.slots_received, route.slots_sent) for route in routes] == expected, "nothing travels for nothing"
-    interleaved = feature_routes(counts, features, interleaved=True)
-    assert [(route.received, route.sent) for route in interleaved] == expected
-    # The interleaved schedule has one shape for all.
-    assert {(route.slots_received, route.slots_sent) for route in interleaved} == {(expected[0][1],) * 2}
+    assert [(route.received, route.sent) for route in feature_routes(counts, features)] == expected
 
 
 def test_megatron_places_layers_where_the_counts_say():

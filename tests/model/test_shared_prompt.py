@@ -18,7 +18,7 @@ SLOW = [
                    "TP2+SP, recompute of norms, attention and feed-forward", "PP2, recompute of 1 layer in each",
                    "PP2 x VPP2", "EP2", "TP2 x EP2", "PP2 x VPP2 of 2+3+1+2 layers",
                    "PP2 of 1+7 layers", "PP2 of 0+8 layers", "PP2 x VPP2 of 1+3+3+1 layers",
-                   "TP2 x PP2 x VPP2 of 0+1+6+1 layers")
+                   "TP2 x PP2 x VPP2 of 0+1+6+1 layers", "PP4 x VPP2")
     for kind in ("dense", "moe")
     if possible(kind, layout) and f"{kind}/{layout}" not in FAST
 ]  # fmt: skip

@@ -83,6 +83,7 @@ LAYOUTS = {
         virtual_pipeline_model_parallel_size=2,
         layers_per_chunk=[0, 1, 6, 1],
     ),
+    "PP4 x VPP2": dict(pipeline_model_parallel_size=4, virtual_pipeline_model_parallel_size=2),
     "PP4 of 1+1+3+3 layers, full recompute": dict(
         pipeline_model_parallel_size=4, layers_per_chunk=[1, 1, 3, 3], recompute="full"
     ),
