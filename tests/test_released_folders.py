@@ -185,7 +185,6 @@ def test_a_field_that_only_transformers_reads(folders, tmp_path, name, key, valu
     assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", released.RELEASES)
 def test_the_long_way(tmp_path, shards, name):
     """Trained, its checkpoint exported, loaded by transformers, its instructions written."""

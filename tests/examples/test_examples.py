@@ -57,7 +57,6 @@ def test_shards_read_in_two_ways(capsys, tmp_path):
     assert all(": (" in line for line in (third, fourth)) and third != fourth
 
 
-@pytest.mark.slow
 def test_an_objective_of_ones_own_trains_resumes_and_is_not_taken_for_another(tmp_path):
     from editcaption_mega.training import run_sft
 

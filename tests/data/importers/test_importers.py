@@ -182,7 +182,6 @@ def test_a_folder_is_no_file(tmp_path):
         list(read(tmp_path))
 
 
-@pytest.mark.slow
 def test_what_was_imported_above_the_default_limit_is_read_everywhere(work, tmp_path):
     image = Image.new("L", (20_000, 2_600), 7)
     (tmp_path / "large.png").write_bytes(encoded(image))
