@@ -4,13 +4,13 @@
 import json
 from pathlib import Path
 
-from editcaption_mega.cli import argument_parser, progress, run
+from editcaption_mega.cli import argument_parser, positive, progress, run
 from editcaption_mega.model.released import architecture_to_plan
 from editcaption_mega.planning.plan import make_plan
 from editcaption_mega.planning.plan_text import lines_of, plan_summary
 from editcaption_mega.planning.timing.hardware import load_hardware
 from editcaption_mega.planning.workload import Workload
-from editcaption_mega.settings import JobSettings, load_settings
+from editcaption_mega.settings import JobSettings, before_work, load_settings
 
 EXAMPLE = """
 python tools/plan.py configs/sft_qwen3_vl_235b_a22b.yaml --gpus 256
@@ -22,17 +22,18 @@ def main(argv):
     parser = argument_parser(__doc__, EXAMPLE)
     parser.add_argument("config", metavar="CONFIG", help="YAML file of an SFT or DPO job")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
-    parser.add_argument("--gpus", type=int, required=True, metavar="N", help="GPUs of the job")
+    parser.add_argument("--gpus", type=positive, required=True, metavar="N", help="GPUs of the job")
     parser.add_argument("--hardware", default="h100", metavar="h100|h200|FILE")
     parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="of one GPU (default: the hardware's)")
     parser.add_argument("--imbalance", type=float, default=1.0, help="tokens of the fullest expert rank over the mean")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     settings = load_settings(args.config, args.overrides, JobSettings)
-    plan = make_plan(
-        settings, architecture_to_plan(settings.model.folder), Workload(), args.gpus, load_hardware(args.hardware),
-        memory_gib=args.gpu_memory, imbalance=args.imbalance, progress=progress,
-    )  # fmt: skip
+    with before_work():  # a plan is of settings, and what it refuses is for them to mend
+        plan = make_plan(
+            settings, architecture_to_plan(settings.model.folder), Workload(), args.gpus, load_hardware(args.hardware),
+            memory_gib=args.gpu_memory, imbalance=args.imbalance, progress=progress,
+        )  # fmt: skip
     print("\n".join(lines_of(plan)))
     print(plan_summary(plan))
     if args.json:
