@@ -19,6 +19,7 @@ class Passes:
     backward: tuple[StreamTime, ...]
     before: StreamTime  # inputs to the device
     after: StreamTime  # gradients over data-parallel ranks, update, parameters back
+    recomputed: float = 0.0  # of the backward passes' seconds, about those of what runs forward again
     reference: float = 0.0  # a resident reference's forward pass of one micro-batch
     transfer: float = 0.0  # of what it sends on
 
@@ -61,7 +62,19 @@ def predict(records: Sequence[RankRecord], hardware: Hardware, world_size: int, 
     for stage in stages:  # tensor-parallel ranks wait for the slowest
         of_stage = [_passes(r, hardware) for r in records if r.coordinates["pipeline"] == stage]
         passes.append(max(of_stage, key=lambda times: times.busy))
-    micro_batches = records[0].micro_batches
+    return assemble(
+        passes, records[0].micro_batches, model_flops(records, world_size, tensor_size), hardware, world_size
+    )
+
+
+def assemble(
+    passes: Sequence[Passes],
+    micro_batches: int,
+    model_flops: tuple[float, float],
+    hardware: Hardware,
+    world_size: int,
+) -> StepTime:
+    """A step of stages that take so long. model_flops: language's and vision's, of a step over all ranks."""
     timeline = _simulate(passes, micro_batches)
     before = max(stage.before.seconds for stage in passes)
     after = max(stage.after.seconds for stage in passes)
@@ -69,7 +82,7 @@ def predict(records: Sequence[RankRecord], hardware: Hardware, world_size: int, 
     references = [stage.reference for stage in passes]
     reference = sum(references) + (micro_batches - 1) * max(references)
     seconds = timeline.seconds + before + after + reference
-    language, vision = _model_flops(records, world_size, tensor_size)
+    language, vision = model_flops
     peak = seconds * world_size * hardware.peak_flops
     time = StepTime(
         seconds, timeline, tuple(passes), before, after, reference, (language + vision) / peak, vision / peak
@@ -102,15 +115,21 @@ def _passes(record: RankRecord, hardware: Hardware) -> Passes:
         before=stream_time(_without_transfers(between[0]), hardware),
         after=stream_time(_without_transfers(between[-1]), hardware),
         reference=sum(time.seconds for (kind, _), time in times.items() if kind == "reference"),
+        recomputed=sum(_recomputed(last["backward", chunk], times["backward", chunk]) for chunk in chunks),
         transfer=max(sends, default=0.0),
     )
+
+
+def _recomputed(phase: Phase, time: StreamTime) -> float:
+    flops = sum(getattr(step, "flops", 0) for step in phase.steps)
+    return time.seconds * phase.recomputed_flops / flops if flops else 0.0
 
 
 def _without_transfers(phase: Phase) -> list[Operation | Communication]:
     return [step for step in phase.steps if step.kind not in ("send", "recv")]
 
 
-def _model_flops(records: Sequence[RankRecord], world_size: int, tensor_size: int) -> tuple[float, float]:
+def model_flops(records: Sequence[RankRecord], world_size: int, tensor_size: int) -> tuple[float, float]:
     """Of a step over all ranks, language and vision: three times what forward takes, without padding and recompute."""
     language = vision = 0.0
     stages = len({record.coordinates["pipeline"] for record in records})

@@ -22,6 +22,7 @@ from .job import (
     ParallelSettings,
     TrainingSettings,
 )
+from .job_file import load_job
 from .load import load_settings, save_settings
 from .paths import check_paths
 from .pictures import PixelLimits
@@ -50,6 +51,7 @@ __all__ = [
     "TrainingSettings",
     "before_work",
     "check_paths",
+    "load_job",
     "load_settings",
     "save_settings",
 ]

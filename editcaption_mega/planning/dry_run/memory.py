@@ -32,13 +32,13 @@ class Memory:
         self.now = 0
         self.by_kind: Counter[str] = Counter()
         self.peak = Peak()
-        self.timeline: list[tuple[int, int]] = []  # operator, bytes
+        self.timeline: list[tuple[int, dict[str, int]]] = []  # operator, bytes by kind
         self._live: dict[int, tuple[weakref.ref[Any], int, str]] = {}  # by address of the storage
         self._last = 0
 
     def start(self) -> None:
         """The peak and the timeline begin here."""
-        self.peak, self.timeline, self._last = Peak(), [(0, self.now)], self.now
+        self.peak, self.timeline, self._last = Peak(), [(0, dict(self.by_kind))], self.now
         self.is_peak()
 
     def add(self, tensor: Tensor, kind: str) -> bool:
@@ -81,7 +81,7 @@ class Memory:
         """A point of the timeline, where enough has changed."""
         if abs(self.now - self._last) >= _STEP:
             self._last = self.now
-            self.timeline.append((operator, self.now))
+            self.timeline.append((operator, dict(self.by_kind)))
 
     def _free(self, key: int) -> None:
         _, size, kind = self._live.pop(key)

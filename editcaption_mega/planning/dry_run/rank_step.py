@@ -50,7 +50,7 @@ class RankRecord:
     parameters: int  # elements on this rank
     states: dict[str, int]  # bytes of weights, gradients and optimizer
     peak: Peak
-    timeline: list[tuple[int, int]]  # (operator, bytes)
+    timeline: list[tuple[int, dict[str, int]]]  # (operator, bytes by kind)
     phases: list[Phase]
     host_syncs: Counter[HostSync]
     mixed: Counter[HostSync]

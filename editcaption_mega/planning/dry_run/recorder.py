@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..timing.cost import Communication, Operation
 from .memory import Memory
 from .operations import communication, cost_of, finished_work, results
+from .shapes import KnownShapes
 
 _DEVICE = torch.device("meta")
 _MOST_VALUES = 4096  # longer host tensors are data, not bounds
@@ -37,6 +38,7 @@ class Phase:
     micro_batch: int = 0
     steps: list[Operation | Communication] = field(default_factory=list)  # in order
     vision_flops: float = 0.0  # of them, those of the vision tower's modules
+    recomputed_flops: float = 0.0  # of a backward pass, those of modules that run forward again
 
     def __str__(self) -> str:
         return self.kind if self.kind == "step" else f"{self.kind} {self.micro_batch} of chunk {self.chunk}"
@@ -62,6 +64,7 @@ class StepRecorder(TorchDispatchMode):
         self.operators = 0
         self.modules: list[str] = []  # names of the modules that are running, outermost first
         self._kind: str | None = None  # of new memory, where it is said
+        self._shapes = KnownShapes()
         self._same: dict[Any, Any] = {}  # equal steps are one object
         self._values: dict[int, tuple[Any, list[int]]] = {}  # by storage: what the host put there
         self._stack_at = 0  # the peak whose stack is known
@@ -113,7 +116,7 @@ class StepRecorder(TorchDispatchMode):
         answer = self._answer(func, args, kwargs)
         if answer is not None:
             return answer
-        out = func(*args, **kwargs)
+        out = self._shapes.call(func, args, kwargs)
         outputs = _tensors((out,))
         if any(leaf.device == _DEVICE for leaf in outputs):
             self._record(func, args, kwargs, out, outputs)
@@ -152,6 +155,8 @@ class StepRecorder(TorchDispatchMode):
             self.add(spent.operation)
             if self.modules and self.modules[-1].startswith("vision"):
                 self.phase.vision_flops += spent.operation.flops
+            if self.modules and self.phase.kind == "backward":
+                self.phase.recomputed_flops += spent.operation.flops
         kind = self._kind or (INPUTS if arrived else self._kind_here())
         grown = [self.memory.add(leaf, kind) for leaf in outputs]
         workspace = spent.workspace if spent is not None else 0
