@@ -9,7 +9,7 @@ from torch.distributed import ProcessGroup
 
 from . import checks, library_linear, library_logits
 from .backends import choose
-from .library_common import Out, loss_arguments
+from .library_common import Out, bounds_on, loss_arguments
 from .preference_losses import PreferenceLossConfig
 
 MAX_LOGITS_BYTES = 4 << 30
@@ -213,7 +213,7 @@ def sequence_sums(log_probs: Tensor, cu_seqlens: Tensor) -> Tensor:
         raise ValueError(f"{operator}: `log_probs` must be a float32 tensor [T], found {found}")
     checks.check_cu_seqlens(operator, cu_seqlens, log_probs.device)
     checks.check_cu_seqlens_values(operator, cu_seqlens, log_probs.shape[0])
-    bounds = cu_seqlens.to(log_probs.device, torch.int64)
+    bounds = bounds_on(log_probs.device, cu_seqlens)
     return torch.segment_reduce(log_probs.double(), "sum", offsets=bounds).float()
 
 

@@ -28,6 +28,7 @@ class Cuts(NamedTuple):
 
     @classmethod
     def of(cls, bounds: tuple[int, ...], device: torch.device) -> "Cuts":
+        # The host does not wait, see `kernels.library_common.bounds_on`.
         return cls(bounds, torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True))
 
     @property

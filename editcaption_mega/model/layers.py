@@ -109,7 +109,8 @@ class GroupedExperts(MegatronModule):
 
     def forward(self, x: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
         """x [tokens, hidden] sorted by expert, tokens_per_expert [experts/ep], probs [tokens] -> [tokens, hidden]."""
-        ends = tokens_per_expert.to(x.device).cumsum(0).to(torch.int32)
+        # From the pinned memory where Megatron's dispatch has put the counts: the host need not wait for them again.
+        ends = tokens_per_expert.to(x.device, non_blocking=True).cumsum(0).to(torch.int32)
         gate_up = F.grouped_mm(x, self.gate_up.flatten(1, 2).transpose(1, 2), offs=ends)
 
         def down(h: Tensor) -> Tensor:

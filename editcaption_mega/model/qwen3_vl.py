@@ -186,12 +186,15 @@ class Qwen3VLModel(MegatronModule):
             pick.append(row % part)
         longest = max(1, *(len(pick) for pick in picks))
         mine = picks[self.tensor_group.rank()]
-        mine = torch.tensor(mine + [0] * (longest - len(mine)), device=hidden.device)
-        gathered = tensor_parallel.gather_from_sequence_parallel_region(
-            hidden.index_select(0, mine), tensor_parallel_output_grad=True, group=self.tensor_group
-        )
+        padding = [0] * (longest - len(mine))
         order = [rank * longest + i for rank, i in places]
-        return gathered.index_select(0, torch.tensor(order, dtype=torch.long, device=hidden.device))
+        # One copy that the host does not wait for (see `kernels.library_common.bounds_on`).
+        indices = torch.tensor([*mine, *padding, *order]).to(hidden.device, non_blocking=True)
+        own, order_of_all = indices.split([longest, len(order)])
+        gathered = tensor_parallel.gather_from_sequence_parallel_region(
+            hidden.index_select(0, own), tensor_parallel_output_grad=True, group=self.tensor_group
+        )
+        return gathered.index_select(0, order_of_all)
 
     def _logits(self, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_) -> Tensor:
         """All logits of the row [s, vocabulary] on every rank: for parity tests, not for training."""

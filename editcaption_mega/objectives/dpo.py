@@ -149,10 +149,9 @@ class DPOObjective(Objective):
         """-> loss [N], token log-probs [T], rewards [N, 2], the reference's token log-probs [T] (None without one).
 
         A plain tuple: Megatron's Float16Module rebuilds what a model returns."""
-        device = hidden.device
         bounds = torch.tensor(batch.response_bounds)
         margins = [self.pairs[name].margin for name in batch.sample_ids]
-        margin = torch.tensor(margins, dtype=torch.float32, device=device) if any(margins) else None
+        margin = _on_device(torch.tensor(margins, dtype=torch.float32), hidden) if any(margins) else None
         tokens = sums = None
         if self.reference is not None:
             tokens = self.reference.tokens(batch)
@@ -181,7 +180,7 @@ class DPOObjective(Objective):
         """Sums over the pairs of each group [groups, STATISTICS] fp64, flat."""
         rewards = rewards.double()
         lengths = [last - first for first, last in pairwise(batch.response_bounds)]
-        tokens = torch.tensor(lengths, dtype=torch.float64, device=rewards.device).view(-1, 2)
+        tokens = _on_device(torch.tensor(lengths, dtype=torch.float64), rewards).view(-1, 2)
         drift, kl = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
         if reference is not None:
             bounds = torch.tensor(batch.response_bounds)
@@ -194,7 +193,7 @@ class DPOObjective(Objective):
             [float(not group or group in self.pairs[name].failure_modes) for name in batch.sample_ids]
             for group in self.groups
         ]
-        members = torch.tensor(members, dtype=torch.float64, device=rewards.device)
+        members = _on_device(torch.tensor(members, dtype=torch.float64), rewards)
         return (members @ torch.stack(columns, dim=1)).flatten()
 
     def metrics(self, statistics: Tensor) -> dict[str, float]:
@@ -214,3 +213,8 @@ class DPOObjective(Objective):
             if group:
                 metrics[f"{prefix}pairs"] = pairs
         return metrics
+
+
+def _on_device(numbers: Tensor, like: Tensor) -> Tensor:
+    """A few numbers of the host where `like` is. The host does not wait (see `kernels.library_common.bounds_on`)."""
+    return numbers.to(like.device, non_blocking=True)

@@ -200,9 +200,10 @@ def _newest(saved: int) -> str:
 def _tokens_and_signal(step: Step) -> tuple[int, int]:
     """Tokens of the step over data-parallel ranks, and the largest signal that any rank was asked to stop by."""
     values = torch.tensor([sum(batch.num_tokens for batch in step.micro_batches), signals.asked()], dtype=torch.float64)
-    values = values.to(platform.device())
+    values = values.to(platform.device(), non_blocking=True)
     signal_number = values[1:].clone()
     dist.all_reduce(values)
     dist.all_reduce(signal_number, op=dist.ReduceOp.MAX)
     copies = platform.world_size() // parallel_state.get_data_parallel_world_size()
-    return round(values[0].item() / copies), int(signal_number.item())
+    tokens, largest = torch.cat((values[:1], signal_number)).tolist()
+    return round(tokens / copies), int(largest)
