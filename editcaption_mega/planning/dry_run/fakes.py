@@ -69,15 +69,20 @@ def _expert_loads(recorder: StepRecorder, imbalance: float) -> None:
 
 def _tensors_of_tensors(recorder: StepRecorder) -> None:
     """`torch.tensor` of a list of device tensors reads each of them below the dispatcher, where nobody can answer.
-    Megatron's gradient norm does it without Transformer Engine and Apex."""
-    original = torch.tensor
+    Megatron's gradient norm does it without Transformer Engine and Apex. A tensor that is made of numbers on the device
+    comes from memory that is not pinned, and the host waits for the copy."""
 
-    def tensor(data: Any, *args: Any, **kwargs: Any) -> Tensor:
-        if kwargs.get("device") is not None and platform.device() == torch.device(kwargs["device"]):
-            recorder.sync("torch.tensor on the device")  # from memory that is not pinned: the host waits for the copy
-        return original(_read(data, recorder), *args, **kwargs)
+    def answered(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def tensor(data: Any, *args: Any, **kwargs: Any) -> Tensor:
+            made = original(data if isinstance(data, Tensor) else _read(data, recorder), *args, **kwargs)
+            if made is not data and kwargs.get("device") is not None and made.device == platform.device():
+                recorder.sync(f"torch.{name} on the device")
+            return made
 
-    torch.tensor = tensor
+        return tensor
+
+    for name in ("tensor", "as_tensor"):
+        setattr(torch, name, answered(name, getattr(torch, name)))
 
 
 def _read(data: Any, recorder: StepRecorder) -> Any:

@@ -145,6 +145,10 @@ class StepRecorder(TorchDispatchMode):
             if not kwargs.get("non_blocking"):
                 self.sync("copy to the host")
             return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        if func is aten.copy_.default and args[0].device.type == "cpu" and args[1].device == _DEVICE:
+            if not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
+                self.sync("copy to the host")
+            return args[0].fill_(1)
         return None
 
     def _record(self, func: Any, args: Any, kwargs: Any, out: Any, outputs: list[Tensor]) -> None:
@@ -234,7 +238,7 @@ def _tensors(values: Iterable[Any]) -> list[Tensor]:
 
 
 # PyTorch, what stands between the code and PyTorch, and this room.
-_NOT_SHOWN = ("/torch/", "/editcaption_mega/platform/", "/planning/")
+_NOT_SHOWN = ("/torch/", "/editcaption_mega/platform/", "/editcaption_mega/planning/")
 
 
 def _stack() -> list[str]:

@@ -1,0 +1,136 @@
+"""What the recorder of a step without values sees: waits of the host, tensors of two devices, kinds of memory."""
+
+import pytest
+import torch
+
+from editcaption_mega.planning.dry_run.operations import communication
+from editcaption_mega.planning.dry_run.recorder import INPUTS, HostSync, StepRecorder, memory_kind
+
+META = torch.device("meta")
+
+
+def seen(work) -> StepRecorder:
+    with StepRecorder() as recorder:
+        tensor = torch.empty(4, 4, device=META)
+        recorder.start()
+        work(tensor)
+    return recorder
+
+
+WAITS = {
+    "item": lambda x: x[0, 0].item(),
+    "float": lambda x: float(x[0, 0]),
+    "truth": lambda x: bool((x > 0).any()),
+    "equal": lambda x: torch.equal(x, x),
+    "tolist": lambda x: x.tolist(),
+    "cpu": lambda x: x.cpu(),
+    "to the host": lambda x: x.to("cpu", torch.float64),
+    "onto the host's": lambda x: torch.zeros(4, 4).copy_(x),
+    "to the device": lambda x: torch.ones(3).to(META),
+    "onto the device's": lambda x: x.copy_(torch.ones(4, 4)),
+}
+NO_WAITS = {
+    "non-blocking to the host": lambda x: x.to("cpu", non_blocking=True),
+    "non-blocking onto the host's": lambda x: torch.zeros(4, 4).copy_(x, non_blocking=True),
+    "non-blocking to the device": lambda x: torch.ones(3).to(META, non_blocking=True),
+    "non-blocking onto the device's": lambda x: x.copy_(torch.ones(4, 4), non_blocking=True),
+    "on the device": lambda x: x.to(torch.float64).copy_(x),
+    "nothing to copy": lambda x: torch.ones(0).to(META),
+    "a number of the host": lambda x: x * 2 + torch.tensor(1.0),
+    "on the host": lambda x: torch.ones(3).tolist(),
+}
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_what_needs_a_value_or_blocks_is_a_wait(kind):
+    recorder = seen(WAITS[kind])
+    ((sync, count),) = recorder.host_syncs.items()
+    assert count == 1
+    assert sync.where.startswith("test_recorder.py:"), "the place that asked"
+    assert [step.name for step in recorder.phase.steps].count("sync") == 1
+
+
+@pytest.mark.parametrize("kind", NO_WAITS)
+def test_what_does_not_block_is_none(kind):
+    assert not seen(NO_WAITS[kind]).host_syncs
+
+
+def test_what_the_host_gets_for_a_value_lets_the_step_go_on():
+    got = []
+    seen(lambda x: got.extend([x[0, 0].item(), bool(torch.isnan(x).any()), x.sum().cpu().item()]))
+    assert got == [1.0, False, 1.0]
+
+
+def test_operators_that_mix_devices_are_noticed():
+    """Indexing takes indices of the host, which CUDA then copies."""
+    recorder = seen(lambda x: x[torch.tensor([1, 2])])
+    ((mixed, count),) = recorder.mixed.items()
+    assert count == 1 and "index" in mixed.what and mixed.where.startswith("test_recorder.py:")
+    assert not seen(lambda x: x[torch.tensor([1, 2]).to(META, non_blocking=True)] * torch.tensor(2.0)).mixed
+
+
+def test_bounds_that_the_host_has_put_on_the_device_are_known():
+    known = {}
+
+    def work(x):
+        for name, values in {
+            "bounds": torch.tensor([0, 3, 7], dtype=torch.int32),
+            "floats": torch.ones(3),
+            "data": torch.zeros(5000, dtype=torch.int64),
+        }.items():
+            known[name] = values.to(META, non_blocking=True)
+        known["computed"] = known["bounds"] + 1
+
+    recorder = seen(work)
+    values = {name: recorder._values_of(tensor) for name, tensor in known.items()}
+    assert values == {"bounds": [0, 3, 7], "floats": None, "data": None, "computed": None}
+
+
+def test_memory_is_named_by_the_module_that_made_it_and_by_where_it_came_from():
+    with StepRecorder() as recorder:
+        recorder.start()
+        held = [torch.ones(256).to(META, non_blocking=True)]
+        recorder.modules.append("vision.blocks.0.mlp")
+        held.append(torch.empty(512, device=META))
+        recorder.modules.append("language.decoder.layers.3.mlp.experts")
+        held.append(torch.empty(1024, device=META))
+        recorder.modules.clear()
+        with recorder.running("backward", 1, 2):
+            held.append(torch.empty(2048, device=META))
+    assert recorder.memory.by_kind == {INPUTS: 1024, "vision": 2048, "experts": 4096, "backward": 8192}
+    assert [str(phase) for phase in recorder.phases] == ["step", "backward 2 of chunk 1", "step"]
+
+
+def test_each_part_of_a_model_has_its_kind_of_memory():
+    layer = "language.decoder.layers.0."
+    kinds = {
+        "vision.blocks.0.attention": "vision",
+        layer + "self_attention.core_attention": "attention",
+        layer + "mlp.linear_fc1": "feed-forward",
+        layer + "mlp.experts": "experts",
+        layer + "mlp.router": "experts",
+        "language.embedding": "embedding",
+        "language.output_layer": "logits",
+        layer + "input_layernorm": "activations",
+    }
+    assert {module: memory_kind(module) for module in kinds} == kinds
+
+
+def test_a_start_keeps_the_memory_and_forgets_the_rest():
+    with StepRecorder() as recorder:
+        weight = torch.empty(256, device=META)
+        weight.sum().item()
+        recorder.start()
+    assert not recorder.host_syncs and not recorder.phase.steps
+    assert recorder.memory.now == recorder.memory.peak.total == 1024
+
+
+def test_an_unknown_collective_is_named():
+    with pytest.raises(RuntimeError, match=r"c10d::gather_ is a collective that .*operations\.py does not know"):
+        communication(torch.ops.c10d.gather_.default, [])
+
+
+def test_places_are_equal_where_they_are_the_same():
+    recorder = seen(lambda x: [x[0, i].item() for i in range(3)])
+    assert list(recorder.host_syncs.values()) == [3]
+    assert isinstance(next(iter(recorder.host_syncs)), HostSync)
