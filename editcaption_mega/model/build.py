@@ -100,6 +100,8 @@ def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None
     divides("tensor_model_parallel_size", tensor, "kv heads", architecture.num_kv_heads)
     divides("tensor_model_parallel_size", tensor, "vocabulary rows", architecture.vocab_size)
     divides("tensor_model_parallel_size", tensor, "feed-forward channels", architecture.intermediate_size)
+    if parallel.use_sequence_parallel:
+        divides("tensor_model_parallel_size", tensor, "heads of the vision tower", architecture.vision.num_heads)
     if architecture.experts is None:
         if expert > 1:
             raise ValueError(

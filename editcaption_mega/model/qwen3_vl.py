@@ -79,10 +79,14 @@ class Qwen3VLModel(MegatronModule):
         self.vision = None
         if pre_process:
             with torch.device("meta"):  # no values are drawn and no memory is taken: every weight is read later
-                vision = VisionTower(architecture.vision, recompute=recomputes_vision(settings))
+                vision = VisionTower(
+                    architecture.vision,
+                    recompute=recomputes_vision(settings),
+                    group=self.tensor_group if config.sequence_parallel else None,
+                )
             self.vision = vision.to(dtype=config.params_dtype).to_empty(device=platform.device())
             for parameter in self.vision.parameters():
-                # Each tensor-parallel rank sees its own images: Megatron sums these gradients over the ranks.
+                # Each tensor-parallel rank sees its own patches: Megatron sums these gradients over the ranks.
                 mark(parameter, sequence_parallel=config.sequence_parallel)
 
     def set_input_tensor(self, input_tensor) -> None:
@@ -137,8 +141,8 @@ class Qwen3VLModel(MegatronModule):
         embedded = self.language.embedding(input_ids=batch.input_ids, position_ids=None)  # [s, 1, h]
         visual = self.vision(batch.images)
         visual = gather_images(visual, batch.images, self.tensor_group).to(embedded.dtype)
-        if visual.size(0) == 0:
-            # A row without pictures: the (zeroed) dummy image keeps every vision gradient defined.
+        if not batch.images.num_tokens:
+            # A row without pictures: features of nothing keep every vision gradient defined.
             embedded, features = embedded + visual.sum(), None
         else:
             positions = batch.visual_positions  # [visual tokens], in the sequence

@@ -1,8 +1,9 @@
 """The vision tower, in plain PyTorch, replicated on every tensor-parallel rank of the first pipeline stage.
 
-It is a tenth of the compute of the large models and small in memory, so it is not tensor-sharded: under sequence
-parallelism the images of a row are divided over the tensor-parallel ranks instead (by patch count, on the host, see
-`data.batching.image_batch`), and `gather_images` brings the features together.
+It is a tenth of the compute of the large models and small in memory, so its weights are not sharded. Under sequence
+parallelism the patches of a row's pictures are divided evenly over the tensor-parallel ranks, whatever the pictures'
+number and sizes; attention, which needs whole pictures, divides the heads instead (as DeepSpeed-Ulysses does, arXiv
+2309.14509), with an all-to-all before it and one behind. `gather_images` brings the features together.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from megatron.core.tensor_parallel import all_to_all
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
@@ -22,8 +24,9 @@ from .rotary import rotate, vision_angles
 
 
 class VisionAttention(nn.Module):
-    def __init__(self, vision: VisionArchitecture):
+    def __init__(self, vision: VisionArchitecture, group: ProcessGroup | None):
         super().__init__()
+        self.group = group
         self.num_heads, self.scale = vision.num_heads, vision.head_dim**-0.5
         self.qkv = nn.Linear(vision.hidden_size, 3 * vision.hidden_size)
         self.proj = nn.Linear(vision.hidden_size, vision.hidden_size)
@@ -32,8 +35,26 @@ class VisionAttention(nn.Module):
         query, key, value = self.qkv(x).view(x.size(0), 3, self.num_heads, -1).unbind(1)
         query, key = rotate(query, *angles), rotate(key, *angles)
         cuts = Cuts(images.bounds, images.cu_seqlens)
-        out = segment_attention(query, key, value, cuts, causal=False, scale=self.scale)
+        if images.num_ranks == 1:
+            out = segment_attention(query, key, value, cuts, causal=False, scale=self.scale)
+        else:
+            assert self.group is not None and self.group.size() == images.num_ranks
+            query, key, value = some_heads(torch.stack((query, key, value), 1), self.group).unbind(1)
+            out = segment_attention(query, key, value, cuts, causal=False, scale=self.scale)
+            out = all_heads(out, self.group)
         return self.proj(out.flatten(1))
+
+
+def some_heads(part: Tensor, group: ProcessGroup) -> Tensor:
+    """This rank's patches, all heads [p, n, heads, d] -> all patches, its heads [p ranks, n, heads / ranks, d]."""
+    split = part.unflatten(2, (group.size(), -1)).permute(2, 0, 1, 3, 4).contiguous()
+    return all_to_all(group, split).flatten(0, 1)
+
+
+def all_heads(whole: Tensor, group: ProcessGroup) -> Tensor:
+    """All patches with this rank's heads [p ranks, heads / ranks, d] -> its patches with all heads [p, heads, d]."""
+    split = all_to_all(group, whole.unflatten(0, (group.size(), -1)).contiguous())
+    return split.transpose(0, 1).flatten(1, 2)
 
 
 class VisionMLP(nn.Module):
@@ -47,11 +68,11 @@ class VisionMLP(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    def __init__(self, vision: VisionArchitecture):
+    def __init__(self, vision: VisionArchitecture, group: ProcessGroup | None):
         super().__init__()
         self.norm1 = nn.LayerNorm(vision.hidden_size, eps=1e-6)
         self.norm2 = nn.LayerNorm(vision.hidden_size, eps=1e-6)
-        self.attn = VisionAttention(vision)
+        self.attn = VisionAttention(vision, group)
         self.mlp = VisionMLP(vision)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], images: ImageBatch) -> Tensor:
@@ -79,20 +100,21 @@ class PatchMerger(nn.Module):
 class VisionTower(nn.Module):
     """Patches -> tokens of the language model, with one extra set per DeepStack layer."""
 
-    def __init__(self, vision: VisionArchitecture, *, recompute: bool = False):
+    def __init__(self, vision: VisionArchitecture, *, recompute: bool = False, group: ProcessGroup | None = None):
+        """group: the ranks that share the pictures of a row; None where each computes all of them."""
         super().__init__()
         self.vision, self.recompute = vision, recompute
         # The reference uses a Conv3d whose stride is its kernel: a matrix product over flattened patches, 10 x faster.
         self.patch_embed = nn.Linear(vision.patch_dim, vision.hidden_size)
         self.pos_embed = nn.Embedding(vision.num_position_embeddings, vision.hidden_size)
-        self.blocks = nn.ModuleList(VisionBlock(vision) for _ in range(vision.depth))
+        self.blocks = nn.ModuleList(VisionBlock(vision, group) for _ in range(vision.depth))
         self.merger = PatchMerger(vision, norm_after_join=False)
         self.deepstack_mergers = nn.ModuleList(
             PatchMerger(vision, norm_after_join=True) for _ in vision.deepstack_layers
         )
 
     def forward(self, images: ImageBatch) -> Tensor:
-        """The images of this rank -> [tokens, 1 + DeepStack layers, hidden]: visual embedding, DeepStack features."""
+        """This rank's patches -> [tokens, 1 + DeepStack layers, hidden]: visual embedding, DeepStack features."""
         dtype = self.patch_embed.weight.dtype
         x = self.patch_embed(images.pixel_values.to(dtype))
         learned = self.pos_embed(images.interpolation_index) * images.interpolation_weight[..., None].to(dtype)
@@ -128,14 +150,12 @@ class _GatherImages(torch.autograd.Function):
 
 
 def gather_images(features: Tensor, images: ImageBatch, group: ProcessGroup) -> Tensor:
-    """Features of this rank's images [tokens, ...] -> those of all images of the row, in the row's order.
+    """Features of this rank's part [tokens / ranks, ...] -> those of all pictures of the row, in its order.
 
-    A rank without an image of the row computed a dummy one, so that every rank joins the collective and every
-    parameter has a gradient; times zero it adds nothing."""
-    if images.is_dummy:
-        features = features * 0
+    In a row without pictures they are those of nothing, times zero: every rank joins the collectives and every weight
+    has a gradient."""
+    if not images.num_tokens:
+        return features * 0
     if images.num_ranks > 1:
-        missing = images.tokens_per_rank - features.size(0)
-        features = F.pad(features, (0, 0) * (features.dim() - 1) + (0, missing))
         features = _GatherImages.apply(features, group)
-    return features.index_select(0, images.gather_index)
+    return features[: images.num_tokens]

@@ -123,7 +123,7 @@ def make_plan(
     memory_gib: of a GPU, where it is not the hardware's. Raises ValueError for settings that do not fit the model or
     the ranks, before anything is executed."""
     settings.parallel.data_parallel_size(world_size)
-    roles = distinct_roles(settings, architecture, workload, world_size)
+    roles = distinct_roles(settings, world_size)
     records = execute_roles(settings, architecture, workload, world_size, roles, imbalance=imbalance, progress=progress)
     time = predict(records, hardware, world_size, settings.parallel.tensor_model_parallel_size)
     memory = hardware.memory_gib if memory_gib is None else memory_gib

@@ -10,14 +10,16 @@ from torch import Tensor
 
 @dataclass
 class ImageBatch:
-    """The pictures that this rank computes, and where those of the sequence's tokens come from.
+    """This rank's even part of a sequence's pictures, whose patches stand one after another.
 
-    pixel_values          [patches, patch_dim] fp32, this rank's images only (a dummy image if it has none)
-    position_ids          [patches, 2] int64: row and column of each patch, in merge-block order
-    interpolation_index   [patches, 4] int64 into the table of learned positions
-    interpolation_weight  [patches, 4] fp32
-    bounds, cu_seqlens    segment bounds of the images in patches: host ints, and int32 on the device
-    gather_index          [visual tokens of the sequence] int64: where each stands among the all-gathered features
+    pixel_values          [patches / ranks, patch_dim] fp32
+    position_ids          [patches / ranks, 2] int64: row and column of each patch, in merge-block order
+    interpolation_index   [patches / ranks, 4] int64 into the table of learned positions
+    interpolation_weight  [patches / ranks, 4] fp32
+    bounds, cu_seqlens    segment bounds of all pictures in patches, and of what fills up the last part: host ints, and
+                          int32 on the device
+    num_tokens            visual tokens of the sequence: the first of all ranks' together
+    num_ranks             that share the pictures
     """
 
     pixel_values: Tensor
@@ -26,10 +28,8 @@ class ImageBatch:
     interpolation_weight: Tensor
     bounds: tuple[int, ...]
     cu_seqlens: Tensor
-    gather_index: Tensor
-    tokens_per_rank: int
+    num_tokens: int
     num_ranks: int
-    is_dummy: bool
 
     def to(self, device: torch.device) -> "ImageBatch":
         return _moved(self, device)

@@ -1,10 +1,8 @@
-"""The pictures of a packed sequence for the vision tower: which rank computes which, and where each patch lies.
+"""The pictures of a packed sequence for the vision tower: which rank computes which patches, and where each lies.
 
 Positions and interpolation are those of transformers' Qwen3VLVisionModel. All on the host.
 """
 
-import heapq
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -42,17 +40,6 @@ def patch_positions(grid: Grid, merge_size: int, num_grid_per_side: int) -> tupl
     return torch.stack((row, column), 1), index, weight
 
 
-def assign_images(grids: Sequence[Grid], num_ranks: int) -> list[list[int]]:
-    """Which rank computes which pictures: the largest first, each to the rank with the fewest patches so far."""
-    load = [(0, rank) for rank in range(num_ranks)]
-    assigned: list[list[int]] = [[] for _ in range(num_ranks)]
-    for i in sorted(range(len(grids)), key=lambda i: (-math.prod(grids[i]), i)):
-        patches, rank = heapq.heappop(load)
-        assigned[rank].append(i)
-        heapq.heappush(load, (patches + math.prod(grids[i]), rank))
-    return [sorted(share) for share in assigned]
-
-
 def build_image_batch(
     images: Sequence[UnreadImage],
     settings: ImageSettings,
@@ -61,37 +48,47 @@ def build_image_batch(
     num_ranks: int = 1,
     rank: int = 0,
 ) -> ImageBatch:
-    """Read this rank's share of a sequence's pictures, and no others."""
-    shares = assign_images([image.grid for image in images], num_ranks)
-    tokens = [grid_tokens(image.grid, settings.merge_size) for image in images]
-    longest = max(1, *(sum(tokens[i] for i in share) for share in shares))
-    starts = [0] * len(images)
-    for owner, share in enumerate(shares):
-        start = owner * longest
-        for i in share:
-            starts[i] = start
-            start += tokens[i]
-    gather_index = [torch.arange(start, start + count) for start, count in zip(starts, tokens, strict=True)]
-    grids = [images[i].grid for i in shares[rank]]
-    pixels = [images[i].load() for i in shares[rank]]
-    is_dummy = not grids
-    if is_dummy:
-        side = settings.merge_size
-        grids = [(1, side, side)]
-        pixels = [torch.zeros(side * side, 3 * settings.temporal_patch_size * settings.patch_size**2)]
-    positions = [patch_positions(grid, settings.merge_size, num_grid_per_side) for grid in grids]
+    """This rank's part of a sequence's pictures: all of their tokens in order, divided evenly among the ranks.
+
+    Only the pictures that have patches in the part are read. Zeros fill it up, behind the last picture; they are a
+    segment of their own, which no token of the language model comes from. A sequence without pictures has nothing else,
+    so that every rank has work and every weight a gradient."""
+    patches_of_token = settings.merge_size**2
+    counts = [grid_tokens(image.grid, settings.merge_size) * patches_of_token for image in images]
+    total = sum(counts)
+    tokens = max(1, -(-total // (patches_of_token * num_ranks)))
+    part = range(rank * tokens * patches_of_token, (rank + 1) * tokens * patches_of_token)
+    pieces: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     bounds = [0]
-    for frames, height, width in grids:
-        bounds.extend(bounds[-1] + height * width * (frame + 1) for frame in range(frames))
+    for image, count in zip(images, counts, strict=True):
+        start = bounds[-1]
+        inside = slice(max(part.start - start, 0), min(part.stop - start, count))
+        if inside.start < inside.stop:
+            position, index, weight = patch_positions(image.grid, settings.merge_size, num_grid_per_side)
+            pieces.append((image.load()[inside], position[inside], index[inside], weight[inside]))
+        frames, height, width = image.grid
+        bounds.extend(start + height * width * (frame + 1) for frame in range(frames))
+    missing = len(part) - sum(len(pixels) for pixels, *_ in pieces)
+    if missing:
+        pieces.append(_nothing(missing, settings, pieces[0][0].device if pieces else torch.device("cpu")))
+    if bounds[-1] < len(part) * num_ranks:
+        bounds.append(len(part) * num_ranks)
+    joined = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
     return ImageBatch(
-        pixel_values=torch.cat(pixels),
-        position_ids=torch.cat([part[0] for part in positions]),
-        interpolation_index=torch.cat([part[1] for part in positions]),
-        interpolation_weight=torch.cat([part[2] for part in positions]),
+        pixel_values=joined[0],
+        position_ids=joined[1],
+        interpolation_index=joined[2],
+        interpolation_weight=joined[3],
         bounds=tuple(bounds),
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
-        gather_index=torch.cat(gather_index) if gather_index else torch.zeros(0, dtype=torch.long),
-        tokens_per_rank=longest,
+        num_tokens=total // patches_of_token,
         num_ranks=num_ranks,
-        is_dummy=is_dummy,
     )
+
+
+def _nothing(patches: int, settings: ImageSettings, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Zeros where there is no picture: pixels (on the device of the others), positions, interpolation indices and
+    weights."""
+    pixels = torch.zeros(patches, 3 * settings.temporal_patch_size * settings.patch_size**2, device=device)
+    index = torch.zeros(patches, 4, dtype=torch.long)
+    return pixels, torch.zeros(patches, 2, dtype=torch.long), index, torch.zeros(patches, 4)

@@ -126,7 +126,7 @@ def execute_step(
 
 def _own_patches(batch: PackedBatch) -> int:
     images = batch.images
-    return 0 if images is None or images.is_dummy else images.pixel_values.size(0)
+    return 0 if images is None or not images.num_tokens else images.pixel_values.size(0)
 
 
 def _enough(parallel: ParallelSettings, micro_batches: int) -> int:

@@ -1,11 +1,11 @@
-"""Which rank computes which picture of a packed sequence, and where its patches lie."""
+"""Which rank computes which patches of a packed sequence's pictures, and where they lie."""
 
-import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from editcaption_mega.data.batching.image_batch import assign_images, patch_positions
+from editcaption_mega.data.batching.image_batch import patch_positions
 from tests.helpers import tiny
 
 
@@ -23,31 +23,43 @@ def test_vision_positions_equal_transformers(grid):
     assert (weight - wanted_weight).abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-def test_images_are_balanced_by_patches(ranks):
-    generator = torch.Generator().manual_seed(ranks)
-    sides = torch.randint(1, 20, (40, 2), generator=generator).tolist()
-    grids = [(1, 2 * a, 2 * b) for a, b in sides]
-    shares = assign_images(grids, ranks)
-    assert sorted(i for share in shares for i in share) == list(range(40))
-    loads = [sum(math.prod(grids[i]) for i in share) for share in shares]
-    assert max(loads) - min(loads) <= max(math.prod(grid) for grid in grids)
-
-
-def test_every_image_token_finds_its_rank():
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+def test_ranks_share_the_patches_of_a_row_evenly_and_in_order(ranks):
     samples = tiny.samples(3)
-    parts = [tiny.row(samples, 200, ranks=2, rank=rank).images for rank in range(2)]
-    longest = parts[0].tokens_per_rank
+    parts = [tiny.row(samples, 200, ranks=ranks, rank=rank).images for rank in range(ranks)]
     whole = tiny.row(samples, 200).images
-    # Patches come back in the order of the row when both shares are put together as the model does.
-    flat = torch.zeros(2 * longest, 4, 96)
-    for rank, part in enumerate(parts):
-        tokens = part.pixel_values.view(-1, 4, 96)
-        flat[rank * longest : rank * longest + len(tokens)] = tokens
-    assert torch.equal(flat[parts[0].gather_index].flatten(0, 1), whole.pixel_values)
-    assert torch.equal(parts[0].gather_index, parts[1].gather_index)
+    patches = len(whole.pixel_values)
+    assert len({len(part.pixel_values) for part in parts}) == 1 and len(parts[0].pixel_values) % 4 == 0
+    assert ranks * len(parts[0].pixel_values) - patches < 4 * ranks, "less than a token of nothing on each rank"
+    for name in ("pixel_values", "position_ids", "interpolation_index", "interpolation_weight"):
+        joined = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(joined[:patches], getattr(whole, name)) and not joined[patches:].any(), name
+    for part in parts:
+        assert part.num_tokens == whole.num_tokens == patches // 4
+        assert part.bounds[: len(whole.bounds)] == whole.bounds and part.bounds[-1] == sum(
+            len(other.pixel_values) for other in parts
+        )
+        assert part.cu_seqlens.tolist() == list(part.bounds)
 
 
-def test_a_row_without_pictures_gets_a_dummy_image():
-    row = tiny.row(tiny.samples(1, text_only=(0,)), 40)
-    assert row.images.is_dummy and len(row.images.gather_index) == 0 and row.images.pixel_values.abs().sum() == 0
+def test_only_pictures_of_the_own_part_are_read():
+    read = []
+
+    class Watched(tiny.ImageInMemory):
+        def load(self):
+            read.append(self.grid)
+            return super().load()
+
+    samples = [
+        replace(sample, images=tuple(Watched(image.grid, image.patches) for image in sample.images))
+        for sample in tiny.samples(4)
+    ]
+    tiny.row(samples, 200, ranks=8, rank=0)
+    assert read == [samples[0].grids[0]]
+
+
+def test_a_row_without_pictures_has_a_token_of_nothing_on_each_rank():
+    for rank in range(2):
+        images = tiny.row(tiny.samples(1, text_only=(0,)), 40, ranks=2, rank=rank).images
+        assert images.num_tokens == 0 and images.bounds == (0, 8)
+        assert images.pixel_values.shape == (4, 96) and images.pixel_values.abs().sum() == 0

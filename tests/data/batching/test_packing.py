@@ -61,7 +61,7 @@ def test_row_fields_agree():
     assert torch.equal(row.input_ids[0][row.target_positions + 1], row.targets)
     assert row.targets.tolist() == [token for sample in samples for token in sample.answer_ids]
     assert (row.input_ids[0][row.visual_positions] == tiny.IMAGE_TOKEN).all()
-    assert len(row.images.gather_index) == len(row.visual_positions)
+    assert row.images.num_tokens == len(row.visual_positions)
 
 
 def expected_positions(pair, answer):
@@ -103,7 +103,7 @@ def test_a_pair_is_one_prompt_and_two_answers():
     assert row.target_positions.tolist() == list(row.target_positions_host) == target_positions
     assert row.bounds[segment:] == (total, total + 9) and row.padding_mask.sum() == 9
     assert row.key_index[key_start:].tolist() == list(range(total, total + 9)) and row.key_bounds[-1] == key_start + 9
-    assert len(row.images.gather_index) == len(row.visual_positions), "pictures are encoded once"
+    assert row.images.num_tokens == len(row.visual_positions), "pictures are encoded once"
 
 
 def test_without_sharing_a_pair_is_two_plain_samples():
