@@ -169,7 +169,7 @@ def table(results: dict[str, dict]) -> str:
             f"{numbers['logits']:.1e}",
             f"{numbers['loss_error']:.1e}",
             "bitwise" if numbers["resume_error"] == 0 else f"{numbers['resume_error']:.1e}",
-            f"{numbers['moved_error']:.1e}" if "moved_error" in numbers else "",
+            (f"{numbers['moved_error']:.1e}" if numbers["copied"] else "DIFFERS") if "copied" in numbers else "",
             f"{numbers['aux_error']:.1e}" if "aux_error" in numbers else "",
             "bitwise" if numbers["round_trip"] else "DIFFERS",
         ]
