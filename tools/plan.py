@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""Execute a job's step on tensors without values, at its own size, and say whether it fits and how fast it is."""
+"""Say of a job, at its own size and without GPUs, whether it fits and how fast it is, or which layout is best."""
 
 import json
+import sys
 from pathlib import Path
 
 from editcaption_mega.cli import argument_parser, positive, progress, run
 from editcaption_mega.model.released import architecture_to_plan
 from editcaption_mega.planning.advice import advice_lines
+from editcaption_mega.planning.layouts.modes import PlannedJob, best_layouts, quick_fit
 from editcaption_mega.planning.plan import make_plan
 from editcaption_mega.planning.plan_picture import draw_plan
 from editcaption_mega.planning.plan_text import lines_of, plan_summary
@@ -16,8 +18,11 @@ from editcaption_mega.settings import before_work, load_job
 
 EXAMPLE = """
 python tools/plan.py configs/sft_qwen3_vl_235b_a22b.yaml --gpus 256
+python tools/plan.py configs/sft_qwen3_vl_32b.yaml --gpus 64 --mode search --top 5
 python tools/plan.py configs/dpo_qwen3_vl_32b.yaml model.recompute=none --gpus 64 --hardware h200 --json plan.json
 """
+MODES = """fit: put together from the costs of one layer, the first stage and the last, in seconds; dry-run (default):
+execute a step of every distinct rank without values; search: the best layouts, row lengths and recomputation"""
 
 
 def main(argv):
@@ -25,28 +30,54 @@ def main(argv):
     parser.add_argument("config", metavar="CONFIG", help="YAML file of an SFT or DPO job")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
     parser.add_argument("--gpus", type=positive, required=True, metavar="N", help="GPUs of the job")
+    parser.add_argument("--mode", choices=("fit", "dry-run", "search"), default="dry-run", help=MODES)
+    parser.add_argument("--top", type=positive, default=10, metavar="K", help="search: layouts that are shown")
     parser.add_argument("--hardware", default="h100", metavar="h100|h200|FILE")
     parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="of one GPU (default: the hardware's)")
     parser.add_argument("--imbalance", type=float, default=1.0, help="tokens of the fullest expert rank over the mean")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan as JSON")
-    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="draw the pipeline and the memory")
+    parser.add_argument("--picture", type=Path, metavar="FILE.png", help="dry-run: draw the pipeline and the memory")
     args = parser.parse_args(argv)
+    if args.picture and args.mode != "dry-run":
+        parser.error(f"--picture is of --mode dry-run, not of {args.mode}")
     settings = load_job(args.config, args.overrides)
     with before_work():  # a plan is of settings, and what it refuses is for them to mend
-        architecture, workload = architecture_to_plan(settings.model.folder), Workload()
-        plan = make_plan(
-            settings, architecture, workload, args.gpus, load_hardware(args.hardware),
-            memory_gib=args.gpu_memory, imbalance=args.imbalance, progress=progress,
+        hardware = load_hardware(args.hardware)
+        job = PlannedJob(
+            settings, architecture_to_plan(settings.model.folder), Workload(), args.gpus, hardware,
+            hardware.memory_gib if args.gpu_memory is None else args.gpu_memory, args.imbalance,
         )  # fmt: skip
+        if args.mode == "dry-run":
+            return dry_run(job, args)
+        answer = quick_fit(job, progress) if args.mode == "fit" else best_layouts(job, args.top, progress)
+    print("\n".join(answer.lines))
+    if args.json:
+        args.json.write_text(json.dumps(answer.json, indent=1) + "\n", encoding="utf-8")
+    return ended(answer.problem)
+
+
+def dry_run(job, args):
+    plan = make_plan(
+        job.settings, job.architecture, job.workload, job.world_size, job.hardware,
+        memory_gib=job.memory_gib, imbalance=job.imbalance, progress=progress,
+    )  # fmt: skip
     print("\n".join(lines_of(plan)))
     print()
-    print("\n".join(advice_lines(plan, architecture, workload)))
+    print("\n".join(advice_lines(plan, job.architecture, job.workload)))
     print()
     print(plan_summary(plan))
     if args.json:
         args.json.write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
     if args.picture:
         draw_plan(plan).save(args.picture)
+    return 0 if plan.fits else ended(quick_fit(job, progress).problem or plan_summary(plan))
+
+
+def ended(problem):
+    """The exit code: 1, with the sentence, where something does not fit."""
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+    return int(bool(problem))
 
 
 if __name__ == "__main__":

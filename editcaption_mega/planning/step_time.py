@@ -60,7 +60,7 @@ def predict(records: Sequence[RankRecord], hardware: Hardware, world_size: int, 
     stages = sorted({record.coordinates["pipeline"] for record in records})
     passes = []
     for stage in stages:  # tensor-parallel ranks wait for the slowest
-        of_stage = [_passes(r, hardware) for r in records if r.coordinates["pipeline"] == stage]
+        of_stage = [passes_of(r, hardware) for r in records if r.coordinates["pipeline"] == stage]
         passes.append(max(of_stage, key=lambda times: times.busy))
     return assemble(
         passes, records[0].micro_batches, model_flops(records, world_size, tensor_size), hardware, world_size
@@ -96,7 +96,8 @@ def _simulate(passes: Sequence[Passes], micro_batches: int) -> Timeline:
     return simulate(forward, backward, micro_batches, transfer_seconds=[stage.transfer for stage in passes])
 
 
-def _passes(record: RankRecord, hardware: Hardware) -> Passes:
+def passes_of(record: RankRecord, hardware: Hardware) -> Passes:
+    """A rank's passes in seconds."""
     last: dict[tuple[str, int], Phase] = {}
     for phase in record.phases:
         last[phase.kind, phase.chunk] = phase  # the last: every later one is like it

@@ -140,7 +140,15 @@ def planned_step(settings: JobSettings, architecture: Architecture, workload: Wo
 
     Raises ValueError as `samples` and `plan_sequences` do."""
     made = samples(settings, architecture, workload)
-    packer = Packer(
+    reader = SequenceReader(_BlankSamples(made), SampleLengths.of(made), packer_of(settings, architecture, share))
+    order = SampleOrder(len(made), settings.training.seed, shuffle=settings.data.shuffle)
+    (step,) = StepStream(reader, order, settings.training.global_batch_size).steps(0, 1)
+    return step
+
+
+def packer_of(settings: JobSettings, architecture: Architecture, share: RankShare) -> Packer:
+    """The loader's packer for the rank of this share."""
+    return Packer(
         image_settings=image_settings(settings, architecture),
         image_token_id=architecture.image_token_id,
         pad_token_id=_text_id(architecture),
@@ -149,10 +157,6 @@ def planned_step(settings: JobSettings, architecture: Architecture, workload: Wo
         packing=settings.data.packing,
         share=share,
     )
-    reader = SequenceReader(_BlankSamples(made), SampleLengths.of(made), packer)
-    order = SampleOrder(len(made), settings.training.seed, shuffle=settings.data.shuffle)
-    (step,) = StepStream(reader, order, settings.training.global_batch_size).steps(0, 1)
-    return step
 
 
 def _in_turn[Size: int | None](sizes: Size | tuple[Size, ...], i: int) -> Size:

@@ -39,6 +39,8 @@ class Phase:
     steps: list[Operation | Communication] = field(default_factory=list)  # in order
     vision_flops: float = 0.0  # of them, those of the vision tower's modules
     recomputed_flops: float = 0.0  # of a backward pass, those of modules that run forward again
+    held: int = 0  # bytes of device tensors where it begins
+    peak: int = 0  # the most in it
 
     def __str__(self) -> str:
         return self.kind if self.kind == "step" else f"{self.kind} {self.micro_batch} of chunk {self.chunk}"
@@ -76,20 +78,25 @@ class StepRecorder(TorchDispatchMode):
 
     def start(self) -> None:
         """Forget what was seen, but not the memory that is held: the step begins."""
-        self.phases = [Phase("step")]
+        self.phases = []
+        self._begin(Phase("step"))
         self.host_syncs.clear()
         self.mixed.clear()
         self.operators = self._stack_at = 0
         self.memory.start()
 
+    def _begin(self, phase: Phase) -> None:
+        phase.held = phase.peak = self.memory.now
+        self.phases.append(phase)
+
     @contextmanager
     def running(self, kind: str, chunk: int, micro_batch: int) -> Iterator[None]:
         """A block that is a phase of its own."""
-        self.phases.append(Phase(kind, chunk, micro_batch))
+        self._begin(Phase(kind, chunk, micro_batch))
         try:
             yield
         finally:
-            self.phases.append(Phase("step"))
+            self._begin(Phase("step"))
 
     @contextmanager
     def allocating(self, kind: str) -> Iterator[None]:
@@ -164,8 +171,10 @@ class StepRecorder(TorchDispatchMode):
         kind = self._kind or (INPUTS if arrived else self._kind_here())
         grown = [self.memory.add(leaf, kind) for leaf in outputs]
         workspace = spent.workspace if spent is not None else 0
-        if (any(grown) or workspace) and self.memory.is_peak(workspace):
-            self._describe_peak()
+        if any(grown) or workspace:
+            self.phase.peak = max(self.phase.peak, self.memory.now + workspace)
+            if self.memory.is_peak(workspace):
+                self._describe_peak()
         self.memory.mark(self.operators)
 
     def _from_host(self, func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> bool:

@@ -115,6 +115,12 @@ class StreamTime:
     by_kind: dict[str, float] = field(default_factory=dict)  # GPU seconds of each operation and communication kind
     starved: float = 0.0  # seconds in which the GPU waits for the host
 
+    def plus(self, other: "StreamTime", times: float = 1.0) -> "StreamTime":
+        """This stream and `times` the other, one after the other."""
+        kinds = {kind: self.by_kind.get(kind, 0.0) for kind in {**self.by_kind, **other.by_kind}}
+        by_kind = {kind: value + times * other.by_kind.get(kind, 0.0) for kind, value in kinds.items()}
+        return StreamTime(self.seconds + times * other.seconds, by_kind, self.starved + times * other.starved)
+
 
 def stream_time(steps: Iterable[Operation | Communication], hardware: Hardware) -> StreamTime:
     """One stream in order: the host launches each step `launch_seconds` after the last, the GPU begins it when it is

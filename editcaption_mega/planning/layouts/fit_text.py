@@ -1,0 +1,79 @@
+"""Fits and the table of a search, as text and as JSON."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .fit import GIB, Fit
+from .search import overrides
+
+
+def fit_lines(found: Fit) -> Iterator[str]:
+    """What a person reads of one fit."""
+    yield f"memory per stage in GiB, of {found.memory_gib:.1f}; layers per chunk: {', '.join(map(str, found.counts))}"
+    for stage, memory in enumerate(found.stages):
+        passes = found.time.passes[stage]
+        forward, backward = (sum(part.seconds for part in parts) for parts in (passes.forward, passes.backward))
+        yield (
+            f"  stage {stage}: {memory.needed / GIB:.1f} = weights, gradients, optimizer {memory.states / GIB:.1f}, "
+            f"inputs {memory.inputs / GIB:.1f}, activations {memory.activations / GIB:.1f}, reserved "
+            f"{memory.reserved / GIB:.1f}; forward {1e3 * forward:.1f} ms, backward {1e3 * backward:.1f} ms per "
+            f"micro-batch, idle {100 * found.time.timeline.idle[stage]:.0f} %"
+        )
+
+
+def fit_summary(found: Fit) -> str:
+    """One line: how much is free, and how fast it is."""
+    time, rows = found.time, found.rows
+    return (
+        f"{found.world_size} GPUs: {100 * found.headroom:.0f} % of the memory free on stage {found.worst}; step "
+        f"{time.seconds:.3f} s, {rows.micro_batches} micro-batches of {rows.length:,} tokens per rank, MFU "
+        f"{100 * time.mfu:.1f} % (vision {100 * time.mfu_vision:.1f}), bubble {100 * time.bubble:.0f} %, slowest stage "
+        f"{time.imbalance:.2f} x the mean, {found.pairs_per_second:.1f} pairs/s"
+    )
+
+
+def table_lines(fits: Sequence[Fit], given: Fit | None, original: Any) -> Iterator[str]:
+    """The best of a search, fastest first. given: the fit of the original settings, where they run."""
+    if given is not None:
+        yield f"given: {fit_summary(given)}"
+    for place, found in enumerate(fits, 1):
+        ratio = "" if given is None else f" ({found.time.seconds / given.time.seconds:.2f} x the given)"
+        time = found.time
+        yield (
+            f"{place:2d}. step {time.seconds:.3f} s{ratio}, {100 * found.headroom:.0f} % free, MFU "
+            f"{100 * time.mfu:.1f} %, bubble {100 * time.bubble:.0f} %, slowest stage {time.imbalance:.2f} x the mean"
+        )
+        yield f"    {' '.join(overrides(found.settings, original)) or '(as given)'}"
+
+
+def fit_json(found: Fit, original: Any) -> dict[str, Any]:
+    """Sizes in bytes, times in seconds."""
+    time = found.time
+    return {
+        "world_size": found.world_size,
+        "memory_bytes": round(found.memory_gib * GIB),
+        "headroom": found.headroom,
+        "overrides": overrides(found.settings, original),
+        "layers_per_chunk": list(found.counts),
+        "stages": [
+            {
+                "peak_bytes": round(memory.peak),
+                "needed_bytes": round(memory.needed),
+                "states_bytes": round(memory.states),
+                "inputs_bytes": round(memory.inputs),
+                "activations_bytes": round(memory.activations),
+            }
+            for memory in found.stages
+        ],
+        "step": {
+            "seconds": time.seconds,
+            "mfu": time.mfu,
+            "mfu_vision": time.mfu_vision,
+            "bubble": time.bubble,
+            "stage_imbalance": time.imbalance,
+            "pairs_per_second": found.pairs_per_second,
+            "micro_batches": found.rows.micro_batches,
+            "row_length": found.rows.length,
+            "shares": time.shares,
+        },
+    }

@@ -1,0 +1,282 @@
+"""What one layer, the first stage's own work and the last stage's own work cost: from executing stages of few layers.
+
+A stage of any length is then a sum (`fit`), so that thousands of layouts are compared for a few executions. What is
+executed is a stage of a pipeline of three, in the middle of which lie all layers: its first stage is the embedding and
+the vision tower alone, its last the LM head and the loss. Two lengths of the middle give a layer by their difference.
+"""
+
+import multiprocessing
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from editcaption_mega.model import Architecture
+from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.settings import JobSettings
+
+from ..dry_run.rank_step import RankRecord, execute_step, join_alone
+from ..step_time import passes_of
+from ..timing.cost import Communication, StreamTime, stream_time
+from ..timing.hardware import Hardware
+from ..workload import Workload, planned_step
+
+Place = Literal["first", "layers", "last"]
+_STAGES = 3
+_PLACES: tuple[Place, ...] = ("first", "layers", "last")
+_NOTHING = StreamTime(0.0)
+
+
+@dataclass(frozen=True)
+class StagePart:
+    """Seconds, bytes and FLOPs of a part of a stage, per micro-batch where they are of passes. Peaks are bytes above
+    what is held where the pass begins; all else adds up over the parts of a stage."""
+
+    forward: StreamTime = _NOTHING
+    backward: StreamTime = _NOTHING
+    before: StreamTime = _NOTHING
+    after: StreamTime = _NOTHING
+    between_stages: float = 0.0  # seconds of `after` in which stages exchange gradients (tied embeddings)
+    recomputed: float = 0.0  # seconds of the backward pass in which something runs forward again
+    reference: float = 0.0
+    transfer: float = 0.0
+    weights: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    reference_weights: float = 0.0
+    parameters: float = 0.0
+    inputs: float = 0.0  # of a micro-batch, on the device from the step's beginning to its end
+    retained: float = 0.0  # of a micro-batch from its forward pass to its backward pass
+    update: float = 0.0  # temporary bytes of the update
+    forward_peak: float = 0.0
+    backward_peak: float = 0.0
+    language_flops: float = 0.0  # of a micro-batch's forward pass
+    vision_flops: float = 0.0  # all pictures of a row, divided by the tensor-parallel ranks
+
+    def plus(self, other: "StagePart", times: float = 1.0) -> "StagePart":
+        """This part and `times` the other (-1: without it)."""
+        total: dict[str, Any] = {}
+        for entry in fields(self):
+            mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
+            total[entry.name] = mine.plus(theirs, times) if isinstance(mine, StreamTime) else mine + times * theirs
+        return StagePart(**total)
+
+    def without_weights(self) -> "StagePart":
+        """The same work on weights that another part has (tied embeddings)."""
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("weights", "gradients", "optimizer", "reference_weights", "parameters", "update", "between_stages"), 0.0
+        )
+        return replace(self, after=_NOTHING, **nothing)
+
+    @property
+    def states(self) -> float:
+        """Bytes that are there between two steps."""
+        return self.weights + self.gradients + self.optimizer + self.reference_weights
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How the ranks of one pipeline stage are divided."""
+
+    size: int  # of the stage
+    tensor: int = 1
+    expert: int = 1
+    expert_tensor: int = 1
+
+    @property
+    def data(self) -> int:
+        return self.size // self.tensor
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """The settings of `model.recompute*` of a piece; of `recompute_method: block` a piece has all of its layers."""
+
+    kind: str = "none"
+    modules: tuple[str, ...] = ("core_attn",)
+    num_layers: int = 1  # full: of a unit
+
+
+@dataclass(frozen=True)
+class StagePiece:
+    """What is to be executed. recompute: of layers (place `layers`); vision: whether the tower's blocks are recomputed
+    (place `first`)."""
+
+    place: Place
+    ranks: Ranks
+    samples: int  # of a packed sequence
+    sequence_length: int
+    recompute: Recompute = Recompute()
+    vision: bool = False
+
+
+@dataclass(frozen=True)
+class Costs:
+    """each: what the part costs, of `layers` one layer. alone: as many as were executed, with what a stage has beside
+    layers; None where that is the part itself."""
+
+    each: StagePart
+    alone: StagePart
+
+
+@dataclass
+class Pieces:
+    """Executes pieces of a job once, and keeps what they cost."""
+
+    settings: JobSettings
+    architecture: Architecture
+    workload: Workload
+    hardware: Hardware
+    imbalance: float = 1.0
+    known: dict[StagePiece, Costs] = field(default_factory=dict)
+    refused: dict[StagePiece, str] = field(default_factory=dict)  # pieces that cannot run, with the reason
+
+    def __getitem__(self, piece: StagePiece) -> Costs:
+        """Raises ValueError for a piece that cannot run. It is executed if it was not yet."""
+        self.execute([piece])
+        if piece in self.refused:
+            raise ValueError(self.refused[piece])
+        return self.known[piece]
+
+    def execute(self, pieces: Iterable[StagePiece], progress: Progress = no_progress) -> None:
+        """Execute those that are new, each rank's in a process of its own, as many at once as there are processors."""
+        by_process: dict[tuple[Ranks, Place], list[StagePiece]] = defaultdict(list)
+        for piece in dict.fromkeys(pieces):
+            if piece not in self.known and piece not in self.refused:
+                by_process[piece.ranks, piece.place].append(piece)
+        if not by_process:
+            return
+        # The server of forks has imported what every process imports, and nothing else.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        workers = min(len(by_process), os.cpu_count() or 1)
+        job = (self.settings, self.architecture, self.workload, self.hardware, self.imbalance)
+        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+            futures = [pool.submit(_execute, *job, group) for group in by_process.values()]
+            try:
+                for future in progress(as_completed(futures), len(futures), "pieces"):
+                    for piece, result in future.result():
+                        if isinstance(result, str):
+                            self.refused[piece] = result
+                        else:
+                            self.known[piece] = result
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def settings_of(settings: JobSettings, piece: StagePiece, num_layers: int) -> JobSettings:
+    """The job with a pipeline of three stages, all layers in the middle, and one micro-batch."""
+    ranks, recompute = piece.ranks, piece.recompute
+    parallel = replace(
+        settings.parallel,
+        tensor_model_parallel_size=ranks.tensor,
+        expert_model_parallel_size=ranks.expert,
+        expert_tensor_parallel_size=ranks.expert_tensor,
+        pipeline_model_parallel_size=_STAGES,
+        virtual_pipeline_model_parallel_size=None,
+        account_for_embedding_in_pipeline_split=False,
+        account_for_loss_in_pipeline_split=False,
+        layers_per_chunk=[0, num_layers, 0],
+    )
+    model = replace(
+        settings.model,
+        recompute=recompute.kind,
+        recompute_modules=list(recompute.modules),
+        recompute_method="uniform",
+        recompute_num_layers=recompute.num_layers,
+        recompute_vision=piece.vision,
+    )
+    data = replace(settings.data, sequence_length=piece.sequence_length)
+    training = replace(settings.training, global_batch_size=piece.samples * ranks.data)
+    return replace(settings, parallel=parallel, model=model, data=data, training=training)
+
+
+def _execute(
+    settings: JobSettings,
+    architecture: Architecture,
+    workload: Workload,
+    hardware: Hardware,
+    imbalance: float,
+    pieces: Sequence[StagePiece],
+) -> list[tuple[StagePiece, Costs | str]]:
+    """Costs of pieces that one rank has, or why they cannot be executed. The process becomes that rank for good."""
+    # Longer stages first: what Megatron keeps of a layer for its own statistics is as long as the first model.
+    ordered = sorted(pieces, key=lambda piece: -piece.recompute.num_layers)
+    place, ranks = ordered[0].place, ordered[0].ranks
+    world_size = _STAGES * ranks.size
+    rank = _PLACES.index(place) * ranks.size
+    results: list[tuple[StagePiece, Costs | str]] = []
+    joined = False
+
+    def run(piece: StagePiece, num_layers: int) -> StagePart:
+        nonlocal joined
+        from editcaption_mega.training.setup import rank_share
+
+        small = replace(architecture, num_layers=num_layers)
+        job = settings_of(settings, piece, num_layers)
+        if place != "first":  # features of pictures pass by a middle that is longer than here
+            small = replace(small, vision=replace(small.vision, deepstack_layers=()))
+        if not joined:
+            join_alone(rank, world_size, job)
+            joined = True
+        step = planned_step(job, small, workload, rank_share(job.parallel))
+        return _part(execute_step(job, small, step, imbalance=imbalance), hardware, ranks)
+
+    for piece in ordered:
+        unit = piece.recompute.num_layers
+        try:
+            if place == "layers":
+                double, single = run(piece, 2 * unit), run(piece, unit)
+                each = StagePart().plus(double.plus(single, -1), 1 / unit)
+                results.append((piece, Costs(each, single)))
+            else:
+                part = run(piece, 1)
+                results.append((piece, Costs(part, part)))
+        except ValueError as error:
+            results.append((piece, str(error)))
+    return results
+
+
+def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
+    """What a stage that executed one micro-batch costs."""
+    passes = passes_of(record, hardware)
+    numbers = {phase.kind: i for i, phase in enumerate(record.phases) if phase.kind in ("forward", "backward")}
+    forward, backward = (record.phases[numbers[kind]] for kind in ("forward", "backward"))
+    first, last = record.phases[0], record.phases[-1]
+    ahead = record.phases[numbers["forward"] + 1]
+    flops = sum(getattr(step, "flops", 0) for step in forward.steps)
+    exchanged = [
+        step for step in last.steps
+        if isinstance(step, Communication)
+        and step.kind == "all_reduce"
+        and len(step.ranks) == 2
+        and step.ranks[1] - step.ranks[0] >= ranks.size
+    ]  # fmt: skip
+    states = record.states
+    return StagePart(
+        forward=passes.forward[0],
+        backward=passes.backward[0],
+        before=passes.before,
+        after=passes.after,
+        between_stages=stream_time(exchanged, hardware).seconds,
+        recomputed=passes.recomputed,
+        reference=passes.reference,
+        transfer=passes.transfer,
+        weights=states["weights"],
+        gradients=states["gradients"],
+        optimizer=states["optimizer"],
+        reference_weights=first.held - sum(states.values()),
+        parameters=record.parameters,
+        inputs=forward.held - first.held,
+        retained=min(ahead.held, backward.held) - forward.held,
+        update=last.peak - forward.held,
+        forward_peak=forward.peak - forward.held,
+        backward_peak=backward.peak - backward.held,
+        language_flops=flops - forward.vision_flops,
+        vision_flops=forward.vision_flops * record.patches_of_rows / record.patches / ranks.tensor
+        if record.patches
+        else 0.0,
+    )

@@ -1,0 +1,43 @@
+"""Layouts put together from pieces need the memory and the time that their dry run shows."""
+
+import pytest
+
+from editcaption_mega.model.released import architecture_to_plan
+from editcaption_mega.planning.layouts.fit import fit
+from editcaption_mega.planning.layouts.pieces import Pieces
+from editcaption_mega.planning.plan import make_plan
+from editcaption_mega.planning.timing.hardware import load_hardware
+from editcaption_mega.planning.workload import Workload
+from editcaption_mega.settings import load_job
+from tests.helpers import ROOT
+
+MARGIN = 0.05
+A3B = ["model.folder=models/Qwen3-VL-30B-A3B-Instruct", "parallel.expert_model_parallel_size=8"]
+EXPERTS = [*A3B, "parallel.tensor_model_parallel_size=1", "model.recompute=none", "data.sequence_length=2800"]
+FOUR_STAGES = ["parallel.pipeline_model_parallel_size=4", "data.sequence_length=2800"]
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "config, gpus, overrides",
+    [
+        ("sft_qwen3_vl_2b", 8, ()),
+        pytest.param("sft_qwen3_vl_32b", 32, (), marks=slow),
+        pytest.param("sft_qwen3_vl_32b", 16, EXPERTS, marks=slow),
+        pytest.param("sft_qwen3_vl_235b_a22b", 128, FOUR_STAGES, marks=slow),
+    ],
+)
+def test_a_fit_agrees_with_the_dry_run(config, gpus, overrides):
+    settings = load_job(ROOT / f"configs/{config}.yaml", overrides)
+    architecture, workload, hardware = architecture_to_plan(settings.model.folder), Workload(), load_hardware("h100")
+    quick = fit(Pieces(settings, architecture, workload, hardware), settings, gpus)
+    plan = make_plan(settings, architecture, workload, gpus, hardware)
+    peaks: dict[int, int] = {}
+    for record in plan.records:
+        stage = record.coordinates["pipeline"]
+        peaks[stage] = max(peaks.get(stage, 0), record.peak.total)
+    for stage, peak in peaks.items():
+        assert quick.stages[stage].peak == pytest.approx(peak, rel=MARGIN), f"stage {stage}"
+    assert quick.time.seconds == pytest.approx(plan.time.seconds, rel=MARGIN)
+    assert quick.time.mfu == pytest.approx(plan.time.mfu, rel=MARGIN)
+    assert quick.time.mfu_vision == pytest.approx(plan.time.mfu_vision, rel=MARGIN)

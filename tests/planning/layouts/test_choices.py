@@ -1,0 +1,90 @@
+"""What a search compares runs: layouts as the model and the batch allow them, splits that hold all layers."""
+
+from dataclasses import replace
+
+import pytest
+
+from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.released import released_architecture
+from editcaption_mega.planning.layouts.choices import (
+    Groups,
+    groups_that_run,
+    least_states,
+    row_lengths,
+    splits,
+    with_groups,
+    with_recompute,
+    with_split,
+)
+from editcaption_mega.planning.layouts.search import overrides
+from editcaption_mega.planning.workload import Workload
+from editcaption_mega.settings import load_job
+from tests.helpers import ROOT
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return load_job(ROOT / "configs/sft_qwen3_vl_235b_a22b.yaml", [])
+
+
+@pytest.fixture(scope="module")
+def architecture():
+    return released_architecture("Qwen3-VL-235B-A22B")
+
+
+def test_every_layout_is_one_that_the_code_takes(settings, architecture):
+    every = groups_that_run(settings, architecture, 256, 70)
+    assert Groups(4, 8, 8, 1) in every
+    for groups in every:
+        job = with_groups(settings, groups)
+        job.validate()
+        check_layout(architecture, job.parallel)
+        assert job.parallel.data_parallel_size(256) <= settings.training.global_batch_size
+    assert not [groups for groups in every if architecture.num_kv_heads % groups.tensor]
+
+
+def test_weights_that_exceed_the_memory_are_left_out(settings, architecture):
+    assert groups_that_run(settings, architecture, 256, 5) == []
+    few = groups_that_run(settings, architecture, 256, 20)
+    assert few and max(least_states(architecture, groups, 256) for groups in few) < 20 * 2**30
+    # All 235 billion parameters: 6 bytes of each on its rank, 12 over all of them.
+    alone = least_states(architecture, Groups(1, 1, 1, 1), 1)
+    assert alone == pytest.approx(18 * 235.7e9, rel=0.01)
+
+
+@pytest.mark.parametrize("stages, virtual", [(1, 1), (2, 1), (2, 2), (4, 1), (4, 3), (8, 1), (8, 2), (16, 1), (16, 4)])
+@pytest.mark.parametrize("first, last", [(0.1, 0.1), (5.0, 0.5), (9.0, 2.0)])
+def test_splits_hold_every_layer_and_spare_the_first_stage(settings, stages, virtual, first, last):
+    made = list(splits(94, stages, virtual, first, last))
+    assert made
+    for counts in made:
+        assert sum(counts) == 94
+        job = with_split(with_groups(settings, Groups(4, stages, 8, 1), virtual), counts)
+        job.validate()
+    if stages > 2 and first < 94 / stages:
+        of_first = {sum(counts[0::stages]) for counts in made}
+        assert max(virtual - 1, round((94 + first + last) / stages - first)) in of_first
+
+
+def test_rows_hold_whole_samples(settings, architecture):
+    lengths = row_lengths(settings, architecture, Workload())
+    assert lengths[0] == 2672 and lengths[-1] <= 8192 + 8
+    assert [round(length / lengths[0], 2) for length in lengths] == [1, 2, 3]
+
+
+def test_recomputation_is_said_with_settings_that_are_taken(settings):
+    for kind, modules, block in (("none", (), 0), ("selective", ("moe_act",), 0), ("full", (), 0), ("full", (), 3)):
+        for vision in (False, True):
+            job = with_recompute(settings, kind, modules, vision=vision, block=block)
+            job.validate()
+            chosen = job.model.recompute_vision
+            assert (kind == "full" if chosen is None else chosen) == vision
+
+
+def test_overrides_make_the_same_settings_again(settings):
+    job = with_split(with_groups(settings, Groups(2, 8, 32, 1), 2), [5, *[6] * 14, 5])
+    job = with_recompute(job, "selective", ("layernorm", "moe_act"), vision=True)
+    job = replace(job, data=replace(job.data, sequence_length=2672))
+    changes = overrides(job, settings)
+    assert load_job(ROOT / "configs/sft_qwen3_vl_235b_a22b.yaml", changes) == job
+    assert overrides(settings, settings) == []
