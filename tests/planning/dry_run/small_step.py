@@ -2,8 +2,8 @@
 
     python -m tests.planning.dry_run.small_step {cpu,dry} SPEC.json
 
-Prints one JSON object: the peak of tensor storage in bytes, the bytes between steps, and FLOPs. Several ranks: the
-environment that torchrun gives.
+Writes MODE-RANK.json beside the specification: the peak of tensor storage in bytes, the bytes between steps, and FLOPs.
+Several ranks: the environment that torchrun gives.
 """
 
 import gc
@@ -125,7 +125,9 @@ def on_cpu(settings: JobSettings) -> dict[str, Any]:
             memory.add(item, "any")
     memory.start()
     held = memory.now
-    with FlopCounterMode(display=False) as flops, _Watch(memory):
+    with _Watch(memory):
+        train_step(state, objective, step)
+    with FlopCounterMode(display=False) as flops:
         train_step(state, objective, step)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(profile_memory=True, activities=activities, acc_events=True) as profile:
@@ -168,9 +170,11 @@ def dry(settings: JobSettings) -> dict[str, Any]:
 
 
 def main() -> None:
-    mode, path = sys.argv[1:]
-    settings = settings_of(json.loads(Path(path).read_text(encoding="utf-8")))
-    print(json.dumps({"cpu": on_cpu, "dry": dry}[mode](settings)), flush=True)
+    mode, path = sys.argv[1], Path(sys.argv[2])
+    settings = settings_of(json.loads(path.read_text(encoding="utf-8")))
+    seen = {"cpu": on_cpu, "dry": dry}[mode](settings)
+    file = path.with_name(f"{mode}-{os.environ.get('RANK', '0')}.json")
+    file.write_text(json.dumps(seen), encoding="utf-8")
 
 
 if __name__ == "__main__":
