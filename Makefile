@@ -1,5 +1,5 @@
 # make setup | demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
-# | api     (each runs setup first when something changed)
+# | plan-check | api     (each runs setup first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -23,7 +23,7 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile api
+.PHONY: setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -85,6 +85,10 @@ fuzz: setup
 
 hostile: setup
 	$(BIN)/python -m pytest -m slow -q tests/inference/endpoint/test_hostile_endpoint.py $(PYTEST_ARGS)
+
+# A step of every rank role of each shipped configuration: where the host waits, and memory against what it was.
+plan-check: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/planning/test_step_checks.py $(PYTEST_ARGS)
 
 # A reference from the docstrings, in build/api.
 api: setup
