@@ -45,7 +45,7 @@ def execute(config: str, *, last_only: bool = False) -> dict[Role, RankRecord]:
     """A step of each rank role of a configuration, or of the last stage's alone, which has head and loss."""
     settings = load_job(ROOT / "configs" / config)
     architecture, ranks = architecture_to_plan(settings.model.folder), world_size(config)
-    roles = distinct_roles(settings, architecture, UNIFORM, ranks)
+    roles = distinct_roles(settings, ranks)
     roles = roles[-1:] if last_only else roles
     return dict(zip(roles, execute_roles(settings, architecture, UNIFORM, ranks, roles), strict=True))
 
