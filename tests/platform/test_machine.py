@@ -77,7 +77,7 @@ def test_a_model_is_not_built_unprepared_and_only_rank_0_speaks():
         "from editcaption_mega.model import Qwen3VLModel, build_model\n"
         "from editcaption_mega.platform import prepare, require_prepared\n"
         "for call in (lambda: build_model(None, None, None, 'fp32'), "
-        "lambda: Qwen3VLModel(None, None, None, pre_process=True, post_process=True)):\n"
+        "lambda: Qwen3VLModel(None, None, None, route=None, pre_process=True, post_process=True)):\n"
         "    try:\n"
         "        call()\n"
         "    except RuntimeError as error:\n"

@@ -17,9 +17,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.enums import ModelType
 from megatron.core.model_parallel_config import ModelParallelConfig
+from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from editcaption_mega import platform
-from editcaption_mega.training.loop import run_pipeline
 
 HIDDEN = 8
 
@@ -93,7 +93,17 @@ def run_case(case: dict, stage: int, stages: int) -> dict:
         return chunk(next(data)), partial(loss)
 
     def step():
-        run_pipeline(forward, model, list(range(case["micro_batches"])), 1, forward_only=False)
+        # As `training.loop.run_pipeline` calls it.
+        iterators = [iter(range(case["micro_batches"])) for _ in model]
+        get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=iterators if chunks > 1 else iterators[0],
+            model=model if chunks > 1 else model[0],
+            num_microbatches=case["micro_batches"],
+            seq_length=1,
+            micro_batch_size=1,
+            forward_only=False,
+        )
 
     step()  # what is made by its first use is made
     notes.clear()
