@@ -1,5 +1,5 @@
 # make setup | demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
-# | plan-check | api     (each runs setup first when something changed)
+# | plan-check | configurations | api     (each runs setup first when something changed)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -23,7 +23,7 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api
+.PHONY: configurations setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -67,6 +67,10 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+# The table of shipped configurations, planned at their own sizes.
+configurations: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.planning.configurations --write docs/configurations.md
 
 bench: setup
 	$(BIN)/python tools/bench.py $(BENCH_ARGS)
