@@ -68,6 +68,9 @@ def test_paths_of_tests_in_the_makefile_exist():
     listed = re.search(r"^UNIT_TESTS := \$\(addprefix tests/,((?:.|\\\n)+?)\)$", MAKEFILE, re.MULTILINE)[1]
     paths = [f"tests/{name}" for name in listed.replace("\\\n", " ").split()]
     paths += re.findall(r"\btests/[\w/]+\.py", MAKEFILE)
-    paths += [name.replace(".", "/") + "/__main__.py" for name in re.findall(r"-m (tests\.\w+)", MAKEFILE)]
-    assert len(paths) > 20
+    programs = [ROOT / name.replace(".", "/") for name in re.findall(r"-m (tests\.[\w.]+)", MAKEFILE)]
+    assert len(paths) > 20 and len(programs) >= 4
     assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [
+        path for path in programs if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists())
+    ] == []

@@ -16,8 +16,8 @@ def fit_of(settings, *needed: float) -> Fit:
 
 
 def test_the_sentence_has_the_stage_the_rank_and_the_changes():
-    given = load_job(ROOT / "configs/sft_qwen3_vl_32b.yaml", ["model.recompute=none"])
-    better = load_job(ROOT / "configs/sft_qwen3_vl_32b.yaml", ["data.sequence_length=2672"])
+    given = load_job(ROOT / "configs/sft_qwen3_vl_32b.yaml", ["model.recompute=none", "data.sequence_length=8192"])
+    better = load_job(ROOT / "configs/sft_qwen3_vl_32b.yaml", ["model.recompute=full", "data.sequence_length=2672"])
     sentence = does_not_fit(fit_of(given, 70, 95.5, 60, 60), fit_of(better, 40, 60, 40, 40))
     assert "stage 1 (rank 16) needs 95.5 GiB, 15.5 more than the 80.0" in sentence
     assert "model.recompute=full data.sequence_length=2672" in sentence
