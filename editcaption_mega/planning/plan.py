@@ -5,7 +5,9 @@ from typing import Any
 
 from editcaption_mega.conversion import rules_for
 from editcaption_mega.conversion.rules import unique_rules
+from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
+from editcaption_mega.model.build import check_layout
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
@@ -13,7 +15,7 @@ from .dry_run.rank_step import RankRecord
 from .roles import Role, distinct_roles, execute_roles
 from .step_time import StepTime, predict
 from .timing.hardware import Hardware
-from .workload import Workload
+from .workload import Workload, planned_step
 
 GIB = 2**30
 
@@ -122,7 +124,12 @@ def make_plan(
 
     memory_gib: of a GPU, where it is not the hardware's. Raises ValueError for settings that do not fit the model or
     the ranks, before anything is executed."""
-    settings.parallel.data_parallel_size(world_size)
+    check_layout(architecture, settings.parallel)
+    parallel = settings.parallel
+    share = RankShare(
+        parallel.data_parallel_size(world_size), sequence_multiple=parallel.sequence_multiple, with_images=False
+    )
+    planned_step(settings, architecture, workload, share)  # that samples fit into rows, and rows onto ranks
     roles = distinct_roles(settings, world_size)
     records = execute_roles(settings, architecture, workload, world_size, roles, imbalance=imbalance, progress=progress)
     time = predict(records, hardware, world_size, settings.parallel.tensor_model_parallel_size)

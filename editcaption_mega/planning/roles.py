@@ -58,7 +58,7 @@ def execute_roles(
             for future in progress(as_completed(futures), len(futures), "rank roles"):
                 records[futures[future]] = future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
     return [records[i] for i in range(len(roles))]
 
