@@ -10,7 +10,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.settings import DPOSettings
 
 from .plan import JobPlan
-from .step_time import Passes, StepTime, assemble, model_flops
+from .step_time import Passes, assemble, model_flops
 from .timing.cost import StreamTime
 from .workload import Workload, planned_step
 
@@ -100,13 +100,9 @@ def advice_lines(plan: JobPlan, architecture: Architecture, workload: Workload) 
 
 
 def _again(plan: JobPlan, passes: Sequence[Passes], micro_batches: int) -> float:
-    return _time(plan, passes, micro_batches).seconds
-
-
-def _time(plan: JobPlan, passes: Sequence[Passes], micro_batches: int) -> StepTime:
-    tensor = plan.settings.parallel.tensor_model_parallel_size
-    flops = model_flops(plan.records, plan.world_size, tensor)
-    return assemble(passes, micro_batches, flops, plan.hardware, plan.world_size)
+    """Seconds of the step with these passes."""
+    flops = model_flops(plan.records, plan.world_size, plan.settings.parallel.tensor_model_parallel_size)
+    return assemble(passes, micro_batches, flops, plan.hardware, plan.world_size).seconds
 
 
 def _steady(plan: JobPlan) -> float:
