@@ -6,7 +6,7 @@ which Hugging Face tensor. Everything reads this one table: loading a folder int
 state, and writing a folder. Layout facts: docs/weights.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -50,6 +50,37 @@ class Box:
     def within(self, outer: "Box") -> tuple[slice, ...]:
         """Slices that pick this box out of a tensor that holds `outer`."""
         return tuple(slice(s - o, s - o + n) for s, o, n in zip(self.start, outer.start, self.shape, strict=True))
+
+    def flat_range(self, start: int, end: int) -> Iterator["Box"]:
+        """The boxes that elements [start, end) of this one, flattened, consist of, in order: at most one fewer than
+        twice its axes."""
+        for offset, shape in _boxes_of_range(self.shape, start, end):
+            yield Box(tuple(s + o for s, o in zip(self.start, offset, strict=True)), shape)
+
+
+def _boxes_of_range(shape: Shape, start: int, end: int) -> Iterator[tuple[Shape, Shape]]:
+    """(offset, shape) of the boxes that elements [start, end) of a flattened tensor are: the end of a row, whole rows,
+    the beginning of a row."""
+    if start >= end:
+        return
+    if not shape:
+        yield (), ()
+        return
+    size = prod(shape[1:])
+    first, last = -(-start // size), end // size  # whole rows
+    if first > last:
+        yield from _within_row(shape, last, start, end)
+        return
+    yield from _within_row(shape, first - 1, start, first * size)
+    if first < last:
+        yield (first, *(0 for _ in shape[1:])), (last - first, *shape[1:])
+    yield from _within_row(shape, last, last * size, end)
+
+
+def _within_row(shape: Shape, row: int, start: int, end: int) -> Iterator[tuple[Shape, Shape]]:
+    size = prod(shape[1:])
+    for offset, part in _boxes_of_range(shape[1:], start - row * size, end - row * size):
+        yield (row, *offset), (1, *part)
 
 
 @dataclass(frozen=True)

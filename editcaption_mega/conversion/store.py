@@ -46,10 +46,11 @@ class StoreWriter:
         self._error: OSError | None = None  # raised by `finish`: callers talk to other ranks between two `add`s
 
     def add(self, key: str, shape: Shape, box: Box, values: Tensor) -> None:
-        """`values` is the box of tensor `key`, whose whole shape is `shape`. It is copied to the host at once."""
+        """`values` is the box of tensor `key`, whose whole shape is `shape`. What is on a GPU is copied in the order of
+        its stream, so that the next step may change it at once."""
         if self._error is not None:
             return
-        values = values.detach().reshape(box.shape).to("cpu", copy=True).contiguous()
+        values = platform.staged_on_host(values.detach().reshape(box.shape))
         if self._pending_bytes and self._pending_bytes + values.nbytes > self.max_file_bytes:
             self._flush()
         inside = f"{key}@{','.join(map(str, box.start))}"
@@ -60,6 +61,13 @@ class StoreWriter:
         tensor.boxes.append(
             StoredBox(start=list(box.start), length=list(box.shape), inside=inside, file=self._file_name())
         )
+
+    def add_range(self, key: str, shape: Shape, box: Box, start: int, values: Tensor) -> None:
+        """`values` [n] are the elements from `start` of the box, flattened: what a data-parallel rank has of it."""
+        at = 0
+        for part in box.flat_range(start, start + values.numel()):
+            self.add(key, shape, part, values[at : at + part.size])
+            at += part.size
 
     def finish(self) -> None:
         """Write what is left, then the manifest on rank 0. Raises OSError on every rank when any rank failed."""
@@ -91,6 +99,7 @@ class StoreWriter:
         if not self._pending or self._error is not None:
             return
         name = self._file_name()
+        platform.wait_for_staged()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             digest = write_tensors(self.folder / name, self._pending)
@@ -147,6 +156,11 @@ class StoreReader:
         for stored, common, file in parts:
             out[common.within(box)] = file.get_slice(stored.inside)[common.within(stored.box)]
         return out
+
+    def read_range(self, key: str, box: Box, start: int, end: int) -> Tensor:
+        """Elements [start, end) of the box of tensor `key`, flattened: reads these alone. Raises as `read` does."""
+        parts = [self.read(key, part).flatten() for part in box.flat_range(start, end)]
+        return torch.cat(parts) if parts else self.read(key, Box(box.start, (0,) * len(box.shape))).flatten()
 
     def _file(self, name: str) -> Any:
         if name not in self._open:

@@ -4,6 +4,7 @@ Importing it changes nothing. Programs call `prepare` once, or `initialize`, whi
 refuse to be built before that. Nothing else needs it: kernels, data, rubric and objectives run without.
 """
 
+from .host_copies import staged_on_host, wait_for_staged
 from .machine import prepare, require_prepared
 from .process import (
     Layout,
@@ -35,7 +36,9 @@ __all__ = [
     "rank",
     "require_prepared",
     "share",
+    "staged_on_host",
     "threads_per_rank",
     "together",
+    "wait_for_staged",
     "world_size",
 ]

@@ -3,20 +3,22 @@
 `checkpoints/step_XXXXXXXX/` is one store (`conversion.store`): weights and optimizer moments as boxes of canonical
 tensors, `state.json`, and `hf/` with config and tokenizer. It is written under another name and renamed when whole.
 
-Each moment of the optimizer is a canonical tensor like its weight, so any layout reads it, and the gathering is spread
-over the data-parallel ranks. `megatron_optimizer` says why this is not Megatron's own sharded optimizer state.
+Each moment of the optimizer is a canonical tensor like its weight, so any layout reads it. A data-parallel rank writes
+and reads the ranges of it that are its own, as boxes. `megatron_optimizer` says why this is not Megatron's own sharded
+optimizer state.
 """
 
 import json
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
+from torch import Tensor
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import WEIGHTS, Box, ParamShard, StoreReader, StoreWriter
@@ -74,20 +76,36 @@ def _write_tensors(
 ) -> None:
     """Weights, moments and random states, each by one of the ranks that have it. Collective."""
     writer = StoreWriter(partial, metadata={**metadata, "layout": _layout()})
-    data_rank, data_size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    expert_rank = parallel_state.get_expert_data_parallel_rank()
-    expert_size = parallel_state.get_expert_data_parallel_world_size()
-    for i, shard in enumerate(param_shards):
-        rank, size = (expert_rank, expert_size) if shard.is_expert else (data_rank, data_size)
-        if shard.writer and rank == i % size:
-            writer.add(WEIGHTS + shard.rule.name, shard.rule.shape, shard.box, shard.parameter.data)
-    for i, shard in enumerate(param_shards):
-        if shard.parameter.requires_grad and shard.name == shard.rule.name:
-            _save_moments(writer, i, shard, optimizer)
+    for name, shard, start, values in tensors_of_rank(param_shards, optimizer):
+        writer.add_range(f"{name}{shard.rule.name}", shard.rule.shape, shard.box, start, values)
     for name, values in _random_states().items():
         key = f"random/{name}/{platform.rank()}"
         writer.add(key, tuple(values.shape), Box.whole(tuple(values.shape)), values)
     writer.finish()
+
+
+def tensors_of_rank(
+    param_shards: list[ParamShard], optimizer: MegatronOptimizer
+) -> Iterator[tuple[str, ParamShard, int, Tensor]]:
+    """(prefix of the name, shard, start, values [n]) of what this rank writes: elements from `start` of a shard's box.
+
+    Weights lie on all data-parallel ranks, which take turns; of the optimizer's state a rank writes the ranges that are
+    its own. So nothing is gathered, and nothing allocated on the device."""
+    data_rank, data_size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    expert_rank = parallel_state.get_expert_data_parallel_rank()
+    expert_size = parallel_state.get_expert_data_parallel_world_size()
+    written = [shard for shard in param_shards if shard.writer]
+    for i, shard in enumerate(written):
+        rank, size = (expert_rank, expert_size) if shard.is_expert else (data_rank, data_size)
+        if rank == i % size:
+            yield WEIGHTS, shard, 0, shard.parameter.data.flatten()
+    for shard in written:
+        state = parameter_state(optimizer, shard.parameter) if shard.parameter.requires_grad else None
+        if state is None:
+            continue
+        # An fp32 run keeps no second copy of its weights.
+        for name in MOMENTS + ((MASTER,) if shard.parameter.dtype != torch.float32 else ()):
+            yield f"{name}/", shard, state.start, state.tensors[name].detach().flatten()
 
 
 def _rename(partial: Path, final: Path) -> None:
@@ -129,7 +147,7 @@ def _load_optimizer(
                 if name == MASTER and key not in store.tensors:
                     # An fp32 run keeps no second copy: the weight is the master.
                     key = WEIGHTS + shard.rule.name
-                values = store.read(key, shard.box).flatten()[state.start : state.end]
+                values = store.read_range(key, shard.box, state.start, state.end)
                 tensor.copy_(values.view(tensor.shape))
 
 
@@ -156,26 +174,6 @@ def _load_random_state(store: StoreReader) -> bool:
     version, values, gauss = json.loads(python)
     random.setstate((version, tuple(values), gauss))
     return True
-
-
-def _save_moments(writer: StoreWriter, index: int, shard: ParamShard, optimizer: MegatronOptimizer) -> None:
-    """Each data-parallel rank holds a flat range of the state; it is summed onto one of them, in turns."""
-    if shard.is_expert:
-        group = parallel_state.get_expert_data_parallel_group()
-    else:
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    owner = index % group.size()
-    names = MOMENTS + ((MASTER,) if shard.parameter.dtype != torch.float32 else ())
-    whole = torch.zeros(len(names), shard.parameter.numel(), dtype=torch.float32, device=shard.parameter.device)
-    state = parameter_state(optimizer, shard.parameter)
-    if state is not None:
-        for i, name in enumerate(names):
-            whole[i, state.start : state.end] = state.tensors[name].detach().flatten()
-    if group.size() > 1:
-        dist.reduce(whole, dst=dist.get_global_rank(group, owner), group=group)
-    if group.rank() == owner and shard.writer:
-        for i, name in enumerate(names):
-            writer.add(f"{name}/{shard.rule.name}", shard.rule.shape, shard.box, whole[i])
 
 
 def _layout() -> list[int]:

@@ -126,6 +126,33 @@ def boxes(values, key="weights/x"):
     return values["tensors"][key]["boxes"]
 
 
+@given(shape=st.lists(st.integers(1, 5), max_size=4).map(tuple), data=st.data())
+def test_a_flat_range_is_the_boxes_that_hold_it_in_order(shape, data):
+    """Against the elements' numbers: each once, in order, with as few boxes as the docstring says."""
+    numbers = torch.arange(torch.Size(shape).numel()).view(shape)
+    start = data.draw(st.integers(0, numbers.numel()))
+    end = data.draw(st.integers(start, numbers.numel()))
+    offset = tuple(range(3, 3 + len(shape)))
+    whole = Box(offset, shape)
+    boxes = list(whole.flat_range(start, end))
+    held = [numbers[box.within(whole)].flatten() for box in boxes]
+    assert torch.cat([numbers.flatten()[:0], *held]).tolist() == list(range(start, end))
+    assert len(boxes) <= max(1, 2 * len(shape) - 1) and all(box.size for box in boxes)
+
+
+def test_ranges_are_written_and_read_like_the_box_that_they_make(tmp_path):
+    values, box = torch.arange(24.0), Box((0, 1, 0), (2, 3, 4))
+    writer = StoreWriter(tmp_path)
+    for start, end in ((0, 7), (7, 7), (7, 22), (22, 24)):
+        writer.add_range("x", (2, 4, 4), box, start, values[start:end])
+    writer.add("x", (2, 4, 4), Box((0, 0, 0), (2, 1, 4)), torch.zeros(8))
+    writer.finish()
+    reader = StoreReader(tmp_path)
+    assert torch.equal(reader.read("x", box).flatten(), values)
+    for start, end in ((0, 24), (5, 6), (3, 23), (9, 9)):
+        assert torch.equal(reader.read_range("x", box, start, end), values[start:end])
+
+
 REFUSED = {
     "overlap": (lambda v: boxes(v)[1].update(start=[0, 0]), "overlap"),
     "partial overlap": (

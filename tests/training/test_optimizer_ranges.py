@@ -1,8 +1,11 @@
-"""Which part of the optimizer's state is on which rank, as `training/megatron_optimizer.py` says."""
+"""Which part of the optimizer's state is on which rank, and which part of it a rank writes and reads."""
 
 import pytest
+import torch
 
+from editcaption_mega.conversion import StoreReader, StoreWriter
 from editcaption_mega.settings import OptimizerSettings
+from editcaption_mega.training.checkpoint import load_optimizer, tensors_of_rank
 from editcaption_mega.training.megatron_optimizer import begin_state, parameter_state
 from tests.helpers import tiny
 from tests.helpers.ranks import on_ranks
@@ -45,3 +48,46 @@ def test_experts_have_an_optimizer_of_their_own(folder, tmp_path):
         experts = [name for name in sizes if ".experts." in name]
         assert experts and all(owned[name] == (0, sizes[name]) for name in experts)
         assert len(owned) < len(sizes)
+
+
+def saved_and_loaded(rank, folder, output, expert):
+    """Save random states, load them into zeros -> (elements of moments that this rank has, wrote, read)."""
+    state, param_shards = train_state(folder, OptimizerSettings(), expert=expert, precision="bf16")
+    begin_state(state.optimizer, 1)
+    owned = [parameter_state(state.optimizer, shard.parameter) for shard in param_shards]
+    tensors = [tensor for value in owned if value is not None for tensor in value.tensors.values()]
+    for tensor in tensors:
+        tensor.normal_()
+    before = [tensor.clone() for tensor in tensors]
+    writer = StoreWriter(output)
+    written = 0
+    for name, shard, start, values in tensors_of_rank(param_shards, state.optimizer):
+        writer.add_range(name + shard.rule.name, shard.rule.shape, shard.box, start, values)
+        written += values.numel() if not name.startswith("weights") else 0
+    writer.finish()
+    for tensor in tensors:
+        tensor.zero_()
+    sizes, read = [], StoreReader.read
+
+    def counted(self, key, box=None):
+        values = read(self, key, box)
+        sizes.append(values.numel())
+        return values
+
+    StoreReader.read = counted
+    try:
+        load_optimizer(output, {"updates": 1}, param_shards, state.optimizer)
+    finally:
+        StoreReader.read = read
+    assert all(map(torch.equal, tensors, before))
+    return sum(tensor.numel() for tensor in tensors), written, sum(sizes)
+
+
+@pytest.mark.parametrize("expert", [1, 2])
+def test_a_rank_writes_and_reads_its_own_ranges_and_no_more(folder, tmp_path, expert):
+    """Two data-parallel ranks share the dense state; the experts' is shared too (EP1) or whole on each rank (EP2)."""
+    parts = on_ranks(saved_and_loaded, tmp_path, folder, tmp_path / "store", expert)
+    assert all(has == wrote == read for has, wrote, read in parts)
+    assert max(has for has, _, _ in parts) < 0.6 * sum(has for has, _, _ in parts)
+    moments = [tensor for key, tensor in StoreReader(tmp_path / "store").tensors.items() if key.startswith("exp_avg/")]
+    assert sum(has for has, _, _ in parts) == 3 * sum(torch.Size(tensor.shape).numel() for tensor in moments)
