@@ -15,7 +15,7 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import SettingsError
 
 from .checkpoint_folders import find_checkpoint
-from .hugging_face import FolderReader, hf_tensors, with_dtype, write_folder
+from .hugging_face import FOLDER_FILE_BYTES, FolderReader, hf_tensors, with_dtype, write_folder
 from .rules import Box, Rule, rules_for, unique_rules
 from .store import WEIGHTS, StoreWriter
 from .verify import check_same_model, verify_checkpoint
@@ -60,7 +60,7 @@ def megatron_to_hf(
     checkpoint: Path,
     output: Path,
     *,
-    max_file_bytes: int = 5 << 30,
+    max_file_bytes: int = FOLDER_FILE_BYTES,
     progress: Progress = no_progress,
 ) -> None:
     """Write a folder that transformers loads, in the layout and with the config of the folder that training began
@@ -87,6 +87,15 @@ def megatron_to_hf(
     if output.is_dir():
         output.rmdir()
     rename_whole(partial, output)
+
+
+def export_host_bytes(
+    architecture: Architecture, *, item_size: int = 2, max_file_bytes: int = FOLDER_FILE_BYTES
+) -> int:
+    """The most bytes of tensors that `megatron_to_hf` holds: one output file's, and the tensor that comes next in its
+    canonical form and in Hugging Face's."""
+    sizes = [rule.size * item_size for rule in unique_rules(rules_for(architecture))]
+    return min(max_file_bytes, sum(sizes)) + 2 * max(sizes)
 
 
 def hf_names(architecture: Architecture, experts_in_out: bool) -> Iterable[str]:

@@ -19,6 +19,7 @@ from .rules import Box, Rule, rules_for, unique_rules
 from .tensor_file import write_tensors
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
+FOLDER_FILE_BYTES = 5 << 30  # the most in a weight file of a folder, unless a caller says otherwise
 _DTYPES = ("F32", "BF16", "F16")  # names of safetensors
 
 
@@ -163,7 +164,7 @@ def hf_tensors(
 
 
 def write_folder(
-    tensors: Iterable[tuple[str, Tensor]], folder: str | Path, *, max_file_bytes: int = 5 << 30
+    tensors: Iterable[tuple[str, Tensor]], folder: str | Path, *, max_file_bytes: int = FOLDER_FILE_BYTES
 ) -> Counter[torch.dtype]:
     """Write tensors as sharded safetensors with their index -> how many values of each dtype there are.
 

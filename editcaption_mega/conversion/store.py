@@ -30,13 +30,14 @@ from .manifest import (
 from .rules import Box, Shape
 from .tensor_file import DTYPES, sha256_of, write_tensors
 
+FILE_BYTES = 4 << 30  # of tensors that a rank holds on the host before it writes them
 WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
 
 
 class StoreWriter:
     """Collects this rank's boxes, then writes them; `finish` is collective."""
 
-    def __init__(self, folder: str | Path, *, metadata: dict[str, Any] | None = None, max_file_bytes: int = 4 << 30):
+    def __init__(self, folder: str | Path, *, metadata: dict[str, Any] | None = None, max_file_bytes: int = FILE_BYTES):
         self.folder, self.max_file_bytes = Path(folder), max_file_bytes
         self.metadata = metadata or {}
         self._pending: dict[str, Tensor] = {}

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from editcaption_mega.conversion import rules_for
+from editcaption_mega.conversion.convert import export_host_bytes
 from editcaption_mega.conversion.rules import unique_rules
+from editcaption_mega.conversion.store import FILE_BYTES
 from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
@@ -25,6 +27,7 @@ class JobPlan:
     """What a configuration needs on so many GPUs of a kind."""
 
     settings: JobSettings
+    architecture: Architecture
     world_size: int
     hardware: Hardware
     memory_gib: float  # of a GPU
@@ -40,8 +43,13 @@ class JobPlan:
         return gib * GIB + self.hardware.reserve.allocator_share * record.peak.total
 
     def needed(self, record: RankRecord) -> float:
-        """Bytes of a GPU that a rank of this role takes at its most."""
-        return record.peak.total + self.reserved(record)
+        """Bytes of a GPU that a rank of this role takes at its most: in the step, before it, or in a checkpoint."""
+        return max(record.peak.total, record.start_peak, record.checkpoint_peak) + self.reserved(record)
+
+    @property
+    def export_host_bytes(self) -> int:
+        """Bytes of the host's memory that `megatron_to_hf` takes afterwards, without a GPU."""
+        return export_host_bytes(self.architecture)
 
     @property
     def worst(self) -> int:
@@ -74,6 +82,7 @@ class JobPlan:
                 "total": self.parameters,
                 "per_rank": {role.name: r.parameters for role, r in zip(self.roles, self.records, strict=True)},
             },
+            "export": {"host_bytes": self.export_host_bytes},
             "ranks": [self._role_json(role, record) for role, record in zip(self.roles, self.records, strict=True)],
             "step": {
                 "seconds": time.seconds,
@@ -101,12 +110,20 @@ class JobPlan:
                 "reserved_bytes": round(self.reserved(record)),
                 "by_kind": record.peak.by_kind,
                 "where": {"phase": record.peak.phase, "stack": record.peak.stack},
+                "start_bytes": record.start_peak,
+                "checkpoint_bytes": record.checkpoint_peak,
             },
+            "checkpoint": {"written_bytes": record.checkpoint_bytes, "host_bytes": host_bytes(record)},
             "flops": sum(getattr(step, "flops", 0) for phase in record.phases for step in phase.steps),
             "micro_batches_executed": record.executed,
             "host_syncs": syncs,
             "host_and_device_mixed": mixed,
         }
+
+
+def host_bytes(record: RankRecord) -> int:
+    """Bytes of a checkpoint that a rank holds on the host at once."""
+    return min(record.checkpoint_bytes, FILE_BYTES)
 
 
 def make_plan(
@@ -135,4 +152,4 @@ def make_plan(
     time = predict(records, hardware, world_size, settings.parallel.tensor_model_parallel_size)
     memory = hardware.memory_gib if memory_gib is None else memory_gib
     total = sum(rule.size for rule in unique_rules(rules_for(architecture)))
-    return JobPlan(settings, world_size, hardware, memory, total, tuple(roles), tuple(records), time)
+    return JobPlan(settings, architecture, world_size, hardware, memory, total, tuple(roles), tuple(records), time)

@@ -26,6 +26,7 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import unwrap
 from editcaption_mega.objectives import Objective, PairFacts, SFTObjective
 from editcaption_mega.settings import DPOSettings, JobSettings, ParallelSettings
+from editcaption_mega.training.checkpoint import tensors_of_rank
 from editcaption_mega.training.dpo import dpo_objective
 from editcaption_mega.training.dpo_reference import JobReference, ResidentReference, StoredReference
 from editcaption_mega.training.loop import train_step
@@ -49,7 +50,10 @@ class RankRecord:
     coordinates: dict[str, int]  # pipeline, tensor, expert, data: this rank's place in each
     parameters: int  # elements on this rank
     states: dict[str, int]  # bytes of weights, gradients and optimizer
-    peak: Peak
+    peak: Peak  # of the step
+    start_peak: int  # bytes, the most before it: weights, optimizer and reference are made and filled
+    checkpoint_peak: int  # bytes, the most while a checkpoint is taken
+    checkpoint_bytes: int  # that this rank writes of one
     timeline: list[tuple[int, dict[str, int]]]  # (operator, bytes by kind)
     phases: list[Phase]
     host_syncs: Counter[HostSync]
@@ -97,6 +101,8 @@ def execute_step(
         states = {kind: recorder.memory.by_kind[kind] for kind in (WEIGHTS, GRADIENTS, OPTIMIZER)}
         with recorder.allocating(REFERENCE):
             objective, _ = job_objective(settings, architecture, step)
+        start_peak = recorder.memory.peak.total
+        checkpoint_peak, checkpoint_bytes = _checkpoint(architecture, state, recorder)
         recorder.start()
         _put_on_device(step, recorder)
         waiting = [batch.to(platform.device()) for batch in step.micro_batches[executed:]]
@@ -110,6 +116,9 @@ def execute_step(
         parameters=sum(p.numel() for chunk in state.chunks for p in chunk.parameters()),
         states=states,
         peak=recorder.memory.peak,
+        start_peak=start_peak,
+        checkpoint_peak=checkpoint_peak,
+        checkpoint_bytes=checkpoint_bytes,
         timeline=recorder.memory.timeline,
         phases=recorder.phases,
         host_syncs=recorder.host_syncs,
@@ -122,6 +131,14 @@ def execute_step(
         patches_of_rows=sum(len(batch.visual_positions) for batch in step.micro_batches) * merged,
         seconds=time.monotonic() - began,
     )
+
+
+def _checkpoint(architecture: Architecture, state: TrainState, recorder: StepRecorder) -> tuple[int, int]:
+    """Go over what a checkpoint takes from the device -> (the most bytes there meanwhile, bytes that are written)."""
+    recorder.memory.start()
+    param_shards = local_param_shards(state.chunks, rules_for(architecture))
+    written = sum(values.nbytes for _, _, _, values in tensors_of_rank(param_shards, state.optimizer))
+    return recorder.memory.peak.total, written
 
 
 def _own_patches(batch: PackedBatch) -> int:

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import local_param_shards, rules_for
+from editcaption_mega.conversion import ParamShard, StoreWriter, local_param_shards, rules_for
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.data.batching.packing import Packer
 from editcaption_mega.data.batching.sample import EncodedSample
@@ -27,9 +27,10 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.planning.dry_run.memory import Memory
 from editcaption_mega.planning.dry_run.rank_step import execute_step, job_objective, join_alone
 from editcaption_mega.settings import DPOSettings, JobSettings, load_settings
+from editcaption_mega.training.checkpoint import tensors_of_rank
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.megatron_optimizer import begin_state
-from editcaption_mega.training.optimizer import build_train_state, freeze_modules
+from editcaption_mega.training.optimizer import TrainState, build_train_state, freeze_modules
 from editcaption_mega.training.setup import layout_of, rank_share
 
 IMAGES = ImageSettings(patch_size=16, merge_size=2, temporal_patch_size=2, min_pixels=4096, max_pixels=1 << 21)
@@ -138,7 +139,19 @@ def on_cpu(settings: JobSettings) -> dict[str, Any]:
         now += event.nbytes()
         most = max(most, now)
     products = {str(name): count for name, count in flops.get_flop_counts()["Global"].items()}
-    return {"peak": memory.peak.total, "held": held, "allocated": held + most, "flops": products}
+    return {
+        "peak": memory.peak.total, "held": held, "allocated": held + most, "flops": products,
+        "written": _bytes_written(Path(settings.model.folder).with_name("store"), shards, state),
+    }  # fmt: skip
+
+
+def _bytes_written(folder: Path, shards: list[ParamShard], state: TrainState) -> int:
+    """Take a real checkpoint -> the bytes of this rank's files."""
+    writer = StoreWriter(folder)
+    for prefix, shard, start, values in tensors_of_rank(shards, state.optimizer):
+        writer.add_range(prefix + shard.rule.name, shard.rule.shape, shard.box, start, values)
+    writer.finish()
+    return sum(path.stat().st_size for path in folder.glob(f"rank{platform.rank():05d}-*.safetensors"))
 
 
 def _with_values(chunks: list[torch.nn.Module]) -> list[torch.nn.Module]:
@@ -166,6 +179,8 @@ def dry(settings: JobSettings) -> dict[str, Any]:
     return {
         "peak": record.peak.total, "by_kind": record.peak.by_kind, "held": sum(record.states.values()),
         "flops": products, "host_syncs": syncs, "mixed": mixed, "executed": record.executed,
+        "reference": record.peak.by_kind.get("reference weights", 0),
+        "start": record.start_peak, "checkpoint": record.checkpoint_peak, "written": record.checkpoint_bytes,
     }  # fmt: skip
 
 

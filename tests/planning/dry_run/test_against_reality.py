@@ -91,6 +91,15 @@ def test_the_peak_of_each_rank_is_the_measured_one(executed, name):
 
 
 @every_run
+def test_a_checkpoint_takes_what_is_held_and_writes_as_much_as_a_real_one(executed, name):
+    """Files have names of tensors besides. Before the steps the optimizer's first update takes the most."""
+    for real, dry in executed(name):
+        assert dry["written"] == pytest.approx(real["written"], rel=0.02) and dry["written"] < real["written"]
+        assert dry["held"] <= dry["checkpoint"] < 1.01 * dry["held"] + dry["reference"]
+        assert dry["start"] > dry["checkpoint"]
+
+
+@every_run
 def test_products_have_as_many_flops_as_pytorchs_counter_says(executed, name):
     """Those of PyTorch's own products. Others, which it does not know by their fused names, see `test_flops`."""
     for real, dry in executed(name):
