@@ -11,6 +11,7 @@ from torch.distributed.distributed_c10d import _resolve_process_group
 from . import library_common as common
 from .backends import BACKENDS
 from .library_common import Out, Tensors
+from .main_grad import returned_gradient
 from .products import add_product, product
 
 
@@ -174,8 +175,8 @@ def _backward(
         hidden, weight, targets, log_probs, lse, row_grad, logits, main_grad,
         need_hidden=need_hidden, need_weight=need_weight, **ctx.options,
     )  # fmt: skip
-    own_grad = need_weight and main_grad is None
-    return grad_hidden if need_hidden else None, grad_weight if own_grad else None, None, None, None, None
+    by_weight = None if not need_weight else grad_weight if main_grad is None else returned_gradient(weight)
+    return grad_hidden if need_hidden else None, by_weight, None, None, None, None
 
 
 linear_log_probs_op.register_autograd(_backward, setup_context=_setup)

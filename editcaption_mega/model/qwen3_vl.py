@@ -57,7 +57,7 @@ class Qwen3VLModel(MegatronModule):
         self.route = route
         self.input_tensor: Tensor | None = None
         self.share_embeddings_and_output_weights = architecture.tied_embeddings
-        self.language = GPTModel(
+        language = GPTModel(
             config,
             block_spec(config, settings, vp_stage),
             vocab_size=architecture.vocab_size,
@@ -70,11 +70,11 @@ class Qwen3VLModel(MegatronModule):
             scatter_embedding_sequence_parallel=False,
             vp_stage=vp_stage,
         )
-        self.model_type = self.language.model_type
-        self.tensor_group = self.language.pg_collection.tp
+        self.model_type = language.model_type
+        self.tensor_group = language.pg_collection.tp
         self.kernels, self.max_logits_bytes = settings.kernels, int(settings.max_logits_gib * 2**30)
-        self.language.rotary_pos_emb = InterleavedMRoPE(
-            architecture.head_dim, 1.0, rotary_base=architecture.rope_theta, cp_group=self.language.pg_collection.cp
+        language.rotary_pos_emb = InterleavedMRoPE(
+            architecture.head_dim, 1.0, rotary_base=architecture.rope_theta, cp_group=language.pg_collection.cp
         )
         self.vision = None
         if pre_process:
@@ -88,6 +88,7 @@ class Qwen3VLModel(MegatronModule):
             for parameter in self.vision.parameters():
                 # Each tensor-parallel rank sees its own patches: Megatron sums these gradients over the ranks.
                 mark(parameter, sequence_parallel=config.sequence_parallel)
+        self.language = language  # behind the tower: weights are gathered in the order of `parameters()`
 
     def set_input_tensor(self, input_tensor) -> None:
         """Megatron's pipeline schedule hands what the previous chunk returned here."""

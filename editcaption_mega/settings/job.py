@@ -100,6 +100,8 @@ class ParallelSettings:
     expert_tensor_parallel_size: int | None = None  # null: the tensor parallel size
     context_parallel_size: int = 1  # only 1 is supported
     sequence_parallel: bool | None = None  # null: on when tensor_model_parallel_size > 1
+    # Gradients are reduced and updated weights gathered while others are computed; false: between the passes.
+    overlap_data_parallel: bool = True
     # What a level split counts as one layer more: the embedding (and vision), the LM head.
     account_for_embedding_in_pipeline_split: bool = False
     account_for_loss_in_pipeline_split: bool = False

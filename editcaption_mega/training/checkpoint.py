@@ -26,7 +26,7 @@ from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, ch
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 
-from .megatron_optimizer import MASTER, MOMENTS, begin_state, parameter_state
+from .megatron_optimizer import MASTER, MOMENTS, begin_state, finish_gathers, parameter_state
 from .resume import STATE
 
 
@@ -75,6 +75,7 @@ def _write_tensors(
     partial: Path, param_shards: list[ParamShard], optimizer: MegatronOptimizer, metadata: dict[str, Any]
 ) -> None:
     """Weights, moments and random states, each by one of the ranks that have it. Collective."""
+    finish_gathers(optimizer)
     writer = StoreWriter(partial, metadata={**metadata, "layout": _layout()})
     for name, shard, start, values in tensors_of_rank(param_shards, optimizer):
         writer.add_range(f"{name}{shard.rule.name}", shard.rule.shape, shard.box, start, values)

@@ -92,6 +92,7 @@ def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list
     state = build_train_state(
         prepared.chunks, param_shards, settings.optimizer,
         precision=settings.training.precision, total_steps=prepared.total_steps,
+        overlap=settings.parallel.overlap_data_parallel,
     )  # fmt: skip
     notes = []
     if resumed.checkpoint:

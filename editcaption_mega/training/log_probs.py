@@ -27,7 +27,7 @@ from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings, SettingsError
 
-from .loop import run_pipeline
+from .pipeline import run_pipeline
 from .session import stop_if_asked
 from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
 

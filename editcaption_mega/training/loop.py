@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from editcaption_mega import platform, signals
@@ -19,8 +18,9 @@ from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.objectives import Objective, RowLoss
 
 from .experts import ExpertLoad
-from .feature_transport import transport_options
+from .megatron_optimizer import start_gathers
 from .optimizer import TrainState
+from .pipeline import run_pipeline
 
 
 def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str, float]:
@@ -54,6 +54,7 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
             f"step {step.number + 1}: the gradient norm is {grad_norm}. No update was made: lower "
             "optimizer.learning_rate"
         )
+    start_gathers(state.chunks)
     state.scheduler.step(increment=1)
     numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": float(learning_rate)}
     return numbers | objective.metrics(sums[1:])
@@ -102,30 +103,6 @@ def _not_finite(batch: PackedBatch, row_loss: RowLoss) -> list[str]:
     return [
         name for name, first, last in zip(batch.sample_ids, starts, ends, strict=True) if bad[first:last].any().item()
     ]
-
-
-def run_pipeline(
-    forward: Callable[..., Any],
-    chunks: list[torch.nn.Module],
-    micro_batches: list[PackedBatch],
-    length: int,
-    *,
-    forward_only: bool,
-) -> list[Any]:
-    """Megatron's schedule over one step's micro-batches of `length` tokens each; every chunk of an interleaved stage
-    sees them in order."""
-    iterators = [iter(micro_batches) for _ in chunks]
-    outputs: list[Any] = get_forward_backward_func()(
-        forward_step_func=forward,
-        data_iterator=iterators if len(chunks) > 1 else iterators[0],
-        model=chunks if len(chunks) > 1 else chunks[0],
-        num_microbatches=len(micro_batches),
-        seq_length=length,
-        micro_batch_size=1,
-        forward_only=forward_only,
-        **transport_options(chunks, len(micro_batches)),
-    )
-    return outputs
 
 
 class Recorder(Protocol):

@@ -1,4 +1,5 @@
-"""What is needed of the inside of Megatron-Core's optimizer and its wrapper: one parameter's state, and the hooks.
+"""What is needed of the inside of Megatron-Core's optimizer and its wrapper: one parameter's state, the gathers of
+weights, and the hooks.
 
 Written for megatron-core 0.19; nothing else in the package reads these names.
 
@@ -11,7 +12,11 @@ one fails there and by that name:
     DistributedOptimizer.model_param_gbuf_map       its keys: the parameters of which it has a range here
     DistributedOptimizer._get_model_param_range_map(parameter)["param"]    the range: flat start and end
     DistributedOptimizer._get_main_param_and_optimizer_states(parameter)   views of the state of that range
+    DistributedOptimizer.model_chunks               the wrapped chunks, the same in each of them
     DistributedDataParallel.grad_accs               the graph's nodes that hold its hooks
+    DistributedDataParallel.param_to_bucket_group   parameter -> its bucket group, which is gathered in one piece:
+        .params, .start_param_sync(), .finish_param_sync(..), .param_gather_dispatched
+        .is_first_batch, .golden_per_param_grad_ready_counts    what a first step learns of the gradients' hooks
 
 The public `sharded_state_dict` does not do. Its `fully_reshardable` form, the only one that other layouts read, gathers
 the state of all data-parallel ranks on each of them (or on one, through gloo groups that are not made here), shares one
@@ -63,6 +68,48 @@ def parameter_state(optimizer: MegatronOptimizer, parameter: torch.nn.Parameter)
             tensors = _inside(part, "_get_main_param_and_optimizer_states")(parameter)
             return ParameterState(owned.start, owned.end, {name: tensors[name] for name in (MASTER, *MOMENTS)})
     return None
+
+
+def start_gathers(chunks: list[torch.nn.Module]) -> None:
+    """Begin to gather the weights that an update has changed, in the order in which forward needs them. Collective.
+
+    Nothing where the wrapper does not overlap: the update has gathered them."""
+    for chunk in chunks:
+        if not _overlaps(chunk):
+            continue
+        groups = _inside(chunk, "param_to_bucket_group")
+        for group in dict.fromkeys(groups[parameter] for parameter in chunk.parameters() if parameter in groups):
+            group.start_param_sync()
+
+
+def finish_gather(chunk: torch.nn.Module, parameter: torch.nn.Parameter) -> None:
+    """The device goes on when this weight, of a wrapped chunk that overlaps, is whole."""
+    group = _inside(chunk, "param_to_bucket_group").get(parameter)
+    if group is not None:  # a frozen weight has none
+        group.finish_param_sync(skip_next_bucket_dispatch=True)
+
+
+def finish_gathers(optimizer: MegatronOptimizer) -> None:
+    """The device goes on when all weights are whole. Before weights are read otherwise than by the next step."""
+    chunks = dict.fromkeys(chunk for part in _parts(optimizer) for chunk in _inside(part, "model_chunks"))
+    for chunk in filter(_overlaps, chunks):
+        for group in dict.fromkeys(_inside(chunk, "param_to_bucket_group").values()):
+            if _inside(group, "param_gather_dispatched"):  # else no update came before
+                group.finish_param_sync(skip_next_bucket_dispatch=True)
+
+
+def expect_gradients(chunks: list[torch.nn.Module]) -> None:
+    """Let a first step reduce each bucket as later ones do. Megatron learns in it how often a weight gets a gradient in
+    a backward pass, and reduces everything behind it; here each gets one."""
+    for chunk in filter(_overlaps, chunks):
+        for group in dict.fromkeys(_inside(chunk, "param_to_bucket_group").values()):
+            group.golden_per_param_grad_ready_counts = dict.fromkeys(_inside(group, "params"), 1)
+            group.is_first_batch = False
+
+
+def _overlaps(chunk: Any) -> bool:
+    overlaps: bool = chunk.ddp_config.overlap_param_gather
+    return overlaps
 
 
 def release_hooks(chunks: list[torch.nn.Module]) -> None:

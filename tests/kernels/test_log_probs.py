@@ -274,6 +274,16 @@ def test_the_weight_gradient_goes_into_main_grad(backend, dtype, max_logits_byte
     torch.testing.assert_close(w.main_grad.double(), want, atol=tolerance * want.abs().max().item(), rtol=tolerance)
 
 
+@pytest.mark.parametrize("tied", [False, True], ids=["head", "tied"])
+def test_a_wrapped_weight_gets_a_gradient_that_says_it_is_ready(tied):
+    """Megatron's protocol: autograd hands over a gradient whose values say nothing, or zeros where they count."""
+    x, w, targets, upstream = make(20, 1100, torch.bfloat16)
+    w.main_grad, w.grad_added_to_main_grad, w.zero_out_wgrad = torch.zeros(w.shape), False, tied
+    linear_log_probs(x, w, targets).backward(upstream)
+    assert w.grad_added_to_main_grad and w.main_grad.any()
+    assert w.grad.shape == w.shape and w.grad.dtype == w.dtype and not (tied and w.grad.any())
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_in_place_backward(backend, dtype):
     g = torch.Generator().manual_seed(8)

@@ -17,7 +17,7 @@ from megatron.core.utils import get_model_config
 from safetensors.torch import save_file
 
 from editcaption_mega.data.batching.batch import PackedBatch
-from editcaption_mega.training.loop import run_pipeline
+from editcaption_mega.training.pipeline import run_pipeline
 from tests.helpers import tiny
 
 from .worker import Case, finish, in_child, rows_of, slug_of

@@ -29,8 +29,9 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import SFTObjective
 from editcaption_mega.settings import ModelSettings, OptimizerSettings, ParallelSettings
 from editcaption_mega.training.checkpoint import load_optimizer, load_random_state, save_checkpoint
-from editcaption_mega.training.loop import run_pipeline, train_step
+from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
+from editcaption_mega.training.pipeline import run_pipeline
 from tests.helpers import tiny
 
 LAYOUTS = {

@@ -304,6 +304,20 @@ def test_layouts_give_the_same_losses_and_metrics(base, stored, layout, request)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["stored", "resident"])
+def test_overlapped_communication_changes_no_bit(base, mode):
+    """Two data-parallel ranks: the reference reads weights before the first update, checkpoints between updates."""
+    numbers = []
+    for overlaps in ("true", "false"):
+        output = f"{mode}_{overlaps}"
+        options = [f"parallel.overlap_data_parallel={overlaps}", f"reference.mode={mode}", "training.steps=5"]
+        done = launched(base, output, 2, *options, "checkpoint.every=2", "training.global_batch_size=8")
+        assert done.returncode == 0, done.stdout + done.stderr
+        numbers.append([{**row, "seconds": 0} for row in rows(base / output)])
+    assert numbers[0] == numbers[1] and len(numbers[0]) == 5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [None, "[0,2,1,1]"])
 def test_interleaved_stages_give_the_same_losses(base, stored, counts, tmp_path):
     """Four chunks of four layers: DeepStack's features for the second go on to the second stage."""

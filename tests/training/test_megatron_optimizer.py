@@ -13,7 +13,15 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from editcaption_mega import platform
 from editcaption_mega.settings import OptimizerSettings
 from editcaption_mega.training import megatron_optimizer
-from editcaption_mega.training.megatron_optimizer import MASTER, MOMENTS, begin_state, parameter_state
+from editcaption_mega.training.megatron_optimizer import (
+    MASTER,
+    MOMENTS,
+    begin_state,
+    expect_gradients,
+    finish_gathers,
+    parameter_state,
+    start_gathers,
+)
 from tests.helpers import tiny
 from tests.helpers.train_state import train_state
 
@@ -89,6 +97,52 @@ def test_grad_accs(state):
     handle.remove()
 
 
+def test_model_chunks(state):
+    assert all(part.model_chunks == state[0].chunks for part in state[0].optimizer.chained_optimizers), MEND
+
+
+@pytest.fixture
+def overlapping(state):
+    """The wrapped chunk with its buckets, as two data-parallel ranks would have it; one rank gathers from itself."""
+    (chunk,) = state[0].chunks
+    chunk.ddp_config.overlap_param_gather = chunk.ddp_config.overlap_grad_reduce = True
+    yield chunk
+    chunk.ddp_config.overlap_param_gather = chunk.ddp_config.overlap_grad_reduce = False
+
+
+def test_param_to_bucket_group(overlapping, state):
+    """Each trained weight is in one group. A gather begins once, is waited for once, and is known to have begun until
+    the next gradients are whole."""
+    groups = set(overlapping.param_to_bucket_group.values())
+    assert sum(len(group.params) for group in groups) == len(state[1]), MEND
+    assert not any(group.param_gather_dispatched for group in groups), MEND
+    finish_gathers(state[0].optimizer)
+    assert not any(group.param_gather_dispatched for group in groups), "nothing to wait for before an update"
+    start_gathers([overlapping])
+    assert all(group.param_gather_dispatched and group.param_gather_handle for group in groups), MEND
+    finish_gathers(state[0].optimizer)
+    finish_gathers(state[0].optimizer)
+    assert not any(group.param_gather_handle for group in groups), MEND
+    for group in groups:
+        group.start_grad_sync()
+        group.finish_grad_sync()
+        assert not group.param_gather_dispatched, MEND
+
+
+def test_golden_per_param_grad_ready_counts(overlapping):
+    """A bucket is reduced with its last gradient, in a first step too."""
+    expect_gradients([overlapping])
+    for group in set(overlapping.param_to_bucket_group.values()):
+        group.grad_reduce_finished = False
+        *others, last = group.params
+        for parameter in others:
+            group.register_grad_ready(parameter)
+        assert group.grad_reduce_handle is None, MEND
+        group.register_grad_ready(last)
+        assert group.grad_reduce_handle is not None, MEND
+        group.finish_grad_sync()
+
+
 def test_a_name_that_is_gone_is_said(state, part, monkeypatch):
     monkeypatch.delattr(DistributedOptimizer, "_get_model_param_range_map")
     with pytest.raises(RuntimeError, match="has no DistributedOptimizer._get_model_param_range_map, which a job needs"):
@@ -109,6 +163,9 @@ INNER_NAMES = {
     "_init_optimizer_states_with_dummy_values",
     "chained_optimizers",
     "grad_accs",
+    "param_to_bucket_group",
+    "param_gather_dispatched",
+    "golden_per_param_grad_ready_counts",
     "gbuf_ranges",
     "model_param_group_index_map",
 }

@@ -202,7 +202,7 @@ def _train_state(
     freeze_modules(shards, settings.optimizer)
     with recorder.allocating(OPTIMIZER):
         state = build_train_state(
-            chunks, shards, settings.optimizer, precision=settings.training.precision, total_steps=2
+            chunks, shards, settings.optimizer, precision=settings.training.precision, total_steps=2, overlap=False
         )
         begin_state(state.optimizer, 1)
     memory = recorder.memory

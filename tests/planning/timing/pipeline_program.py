@@ -93,7 +93,7 @@ def run_case(case: dict, stage: int, stages: int) -> dict:
         return chunk(next(data)), partial(loss)
 
     def step():
-        # As `training.loop.run_pipeline` calls it.
+        # As `training.pipeline.run_pipeline` calls it.
         iterators = [iter(range(case["micro_batches"])) for _ in model]
         get_forward_backward_func()(
             forward_step_func=forward,

@@ -1,0 +1,35 @@
+"""Megatron's pipeline schedule over one step's micro-batches, forward and backward or forward alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from editcaption_mega.data.batching.batch import PackedBatch
+
+from .feature_transport import transport_options
+
+
+def run_pipeline(
+    forward: Callable[..., Any],
+    chunks: list[torch.nn.Module],
+    micro_batches: list[PackedBatch],
+    length: int,
+    *,
+    forward_only: bool,
+) -> list[Any]:
+    """Megatron's schedule over one step's micro-batches of `length` tokens each; every chunk of an interleaved stage
+    sees them in order."""
+    iterators = [iter(micro_batches) for _ in chunks]
+    outputs: list[Any] = get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=iterators if len(chunks) > 1 else iterators[0],
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=len(micro_batches),
+        seq_length=length,
+        micro_batch_size=1,
+        forward_only=forward_only,
+        **transport_options(chunks, len(micro_batches)),
+    )
+    return outputs
