@@ -16,7 +16,9 @@ from tests.helpers import tiny, warm
 from . import worker
 
 ALL = [f"{kind}/{layout}" for layout in worker.LAYOUTS for kind in ("dense", "moe") if worker.possible(kind, layout)]
-# What `make test` measures: each kind of parallelism once. `make parity` and `make test-slow` measure everything.
+# What `make test` measures: each kind of parallelism once, over steps that end every phase of the schedule and see
+# each sample twice. `make parity` and `make test-slow` measure everything over `worker.STEPS`.
+FAST_STEPS = 8
 FAST = [
     "dense/1 rank", "moe/1 rank", "dense/DP2", "dense/TP2+SP", "dense/PP2", "moe/TP2 x EP2",
     "dense/PP2 of 1+7 layers", "moe/PP2 x VPP2 of 1+3+3+1 layers",
@@ -24,7 +26,7 @@ FAST = [
 LOGITS_BAR, LOSS_BAR, MOVED_BAR = 2e-5, 1e-4, 1e-5
 
 
-def measure(work: Path, names: list[str] = ALL) -> dict[str, dict]:
+def measure(work: Path, names: list[str] = ALL, steps: int = worker.STEPS) -> dict[str, dict]:
     """Write models and references into `work`, run the cases there, and return numbers per "kind/layout"."""
     torch.set_num_threads(1)
     references = {}
@@ -37,9 +39,9 @@ def measure(work: Path, names: list[str] = ALL) -> dict[str, dict]:
             for sample in worker.step_samples(0):
                 logits[sample.id] = model(**tiny.hf_inputs(sample), use_cache=False).logits[0].contiguous()
         save_file(logits, work / f"{kind}-logits.safetensors")
-        references[kind] = reference_losses(model)
+        references[kind] = reference_losses(model, steps)
     results = {}
-    launch("worker", work, names)
+    launch("worker", work, names, str(steps))
     for name in names:
         parts = sorted((work / "parts").glob(f"{worker.slug_of(*name.split('/'))}.*.json"))
         assert parts, f"nothing was measured of {name}"
@@ -48,11 +50,12 @@ def measure(work: Path, names: list[str] = ALL) -> dict[str, dict]:
         kind, layout = name.split("/")
         one = results[f"{kind}/1 rank"]
         numbers["loss_error"] = largest(numbers["losses"], references[kind])
-        numbers["resume_error"] = largest(numbers["resumed"], numbers["losses"][worker.STEPS // 2 :])
+        numbers["resume_error"] = largest(numbers["resumed"], numbers["losses"][steps // 2 :])
         if "moved" in numbers:
-            numbers["moved_error"] = largest(numbers["moved"], one["losses"][worker.STEPS // 2 :])
-            origin = work / "runs" / worker.slug_of(kind, "1 rank")
-            numbers["copied"] = same_tensors(origin, work / "copies" / worker.slug_of(kind, layout))
+            numbers["moved_error"] = largest(numbers["moved"], one["losses"][steps // 2 :])
+            origin = worker.checkpoint_in(work / "runs" / worker.slug_of(kind, "1 rank"), steps)
+            copy = worker.checkpoint_in(work / "copies" / worker.slug_of(kind, layout), steps)
+            numbers["copied"] = same_tensors(origin, copy)
         if "aux_losses" in numbers:
             numbers["aux_error"] = largest(numbers["aux_losses"], one["aux_losses"])
             numbers["aux_effect"] = largest(one["aux_losses"], one["losses"][: len(one["aux_losses"])])
@@ -61,8 +64,8 @@ def measure(work: Path, names: list[str] = ALL) -> dict[str, dict]:
     return results
 
 
-def reference_losses(model) -> list[float]:
-    """Twenty steps of a plain transformers + AdamW loop over the same samples."""
+def reference_losses(model, steps: int) -> list[float]:
+    """The steps of a plain transformers + AdamW loop over the same samples."""
     settings = worker.OPTIMIZER
     decay = [p for n, p in model.named_parameters() if p.dim() > 1 and not n.endswith(".bias")]
     rest = [p for n, p in model.named_parameters() if p.dim() == 1 or n.endswith(".bias")]
@@ -73,8 +76,8 @@ def reference_losses(model) -> list[float]:
         eps=settings.eps,
     )
     losses = []
-    for step in range(worker.STEPS):
-        rate = settings.learning_rate * schedule(step, settings.warmup_steps, worker.STEPS)
+    for step in range(steps):
+        rate = settings.learning_rate * schedule(step, settings.warmup_steps, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         samples = worker.step_samples(step)
@@ -103,10 +106,10 @@ def schedule(step: int, warmup: int, total: int) -> float:
 
 
 def same_tensors(a: Path, b: Path) -> bool:
-    """Whether two runs' checkpoints hold the same weights and moments, bit for bit."""
+    """Whether two checkpoints hold the same weights and moments, bit for bit."""
     from editcaption_mega.conversion import StoreReader
 
-    readers = [StoreReader(worker.checkpoint_in(folder)) for folder in (a, b)]
+    readers = [StoreReader(folder) for folder in (a, b)]
     names = [{name for name in reader.tensors if not name.startswith("random/")} for reader in readers]
     mine, other = readers
     return names[0] == names[1] and all(torch.equal(mine.read(name), other.read(name)) for name in names[0])
@@ -134,12 +137,13 @@ def largest(a: list[float], b: list[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def launch(program: str, work: Path, names: list[str]) -> None:
+def launch(program: str, work: Path, names: list[str], *options: str) -> None:
     """Run a program of this folder for the cases, those of equally many ranks together."""
     for count in (1, 2, 4):
         chosen = [name for name in names if worker.ranks_of(name.split("/")[1]) == count]
         if chosen:
-            warm.run_ranks([sys.executable, "-m", f"tests.parity.{program}", work, *chosen], count, timeout=3000)
+            command = [sys.executable, "-m", f"tests.parity.{program}", work, *options, *chosen]
+            warm.run_ranks(command, count, timeout=3000)
 
 
 def table(results: dict[str, dict]) -> str:

@@ -3,34 +3,34 @@
 import pytest
 
 from . import matrix
+from .worker import STEPS
 
 
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory):
-    """Numbers by name; the fast cases are measured together, and all when another one is asked for."""
-    known: dict[str, dict] = {}
+    """Numbers by name; the fast cases are measured together over few steps, and all of them over all steps."""
+    known: dict[int, dict[str, dict]] = {}
 
-    def numbers(name: str) -> dict:
-        if name not in known:
-            names = matrix.FAST if name in matrix.FAST else matrix.ALL
-            known.update(matrix.measure(tmp_path_factory.mktemp("parity"), names))
-        return known[name]
+    def numbers(name: str, steps: int) -> dict:
+        if steps not in known:
+            names = matrix.FAST if steps == matrix.FAST_STEPS else matrix.ALL
+            known[steps] = matrix.measure(tmp_path_factory.mktemp("parity"), names, steps)
+        return known[steps][name]
 
     return numbers
 
 
 def each(names: list[str]):
-    """One test for each name; those beyond the fast ones are marked slow."""
+    """One test for each name over all steps, marked slow, and for the fast ones another over few."""
     assert set(matrix.FAST) < set(matrix.ALL)
-    marks = [[] if name in matrix.FAST else [pytest.mark.slow] for name in names]
-    return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=mark) for name, mark in zip(names, marks, strict=True)]
-    )
+    few = [pytest.param(name, matrix.FAST_STEPS, id=name) for name in names if name in matrix.FAST]
+    whole = [pytest.param(name, STEPS, id=f"{name}, {STEPS} steps", marks=pytest.mark.slow) for name in names]
+    return pytest.mark.parametrize("name, steps", few + whole)
 
 
 @pytest.fixture
-def results(measured, name):
-    return {name: measured(name)}
+def results(measured, name, steps):
+    return {name: measured(name, steps)}
 
 
 EACH = each(matrix.ALL)
@@ -42,7 +42,7 @@ def test_logits_equal_transformers(results, name):
 
 
 @EACH
-def test_twenty_steps_equal_a_plain_loop(results, name):
+def test_each_step_equals_a_plain_loop(results, name):
     assert results[name]["loss_error"] <= matrix.LOSS_BAR
 
 
@@ -71,6 +71,7 @@ def test_router_loss_agrees_with_one_rank(results, name):
     assert numbers["aux_error"] <= matrix.LOSS_BAR / 10
 
 
-def test_training_moves_the_loss(measured):
-    losses = measured("moe/1 rank")["losses"]
+@pytest.mark.parametrize("steps", [matrix.FAST_STEPS, pytest.param(STEPS, marks=pytest.mark.slow)])
+def test_training_moves_the_loss(measured, steps):
+    losses = measured("moe/1 rank", steps)["losses"]
     assert losses[-1] < losses[0] - 0.1

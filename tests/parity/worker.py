@@ -1,6 +1,6 @@
 """Runs on every rank: one case after another, numbers into JSON files.
 
-Usage: -m tests.parity.worker WORK KIND/LAYOUT [KIND/LAYOUT ...]; matrix.py starts it and owns the references.
+Usage: -m tests.parity.worker WORK STEPS KIND/LAYOUT [KIND/LAYOUT ...]; matrix.py starts it and owns the references.
 """
 
 import json
@@ -136,8 +136,11 @@ def make_step(number: int, parallel: ParallelSettings) -> Step:
 class Case:
     """One model folder under one layout."""
 
-    def __init__(self, folder: Path, layout: str, name: str, *, aux: float = 0.0, start: Path | None = None):
+    def __init__(
+        self, folder: Path, layout: str, name: str, *, steps: int = STEPS, aux: float = 0.0, start: Path | None = None
+    ):
         options = dict(LAYOUTS[layout])
+        self.steps = steps
         self.folder = folder
         recompute = {name: options.pop(name) for name in LAYOUTS[layout] if name.startswith("recompute")}
         self.model = ModelSettings(folder=str(folder), router_aux_loss=aux, **recompute)
@@ -191,7 +194,7 @@ class Case:
     def train(self, first: int, last: int) -> list[float]:
         if self.trainer is None:
             self.trainer = build_train_state(
-                self.chunks, self.param_shards, OPTIMIZER, precision="fp32", total_steps=STEPS
+                self.chunks, self.param_shards, OPTIMIZER, precision="fp32", total_steps=self.steps
             )
         return [
             train_step(self.trainer, SFTObjective(), make_step(number, self.parallel))["loss"]
@@ -221,50 +224,50 @@ class Case:
         load_random_state(checkpoint)
 
 
-def measure(work: Path, kind: str, layout: str) -> None:
+def measure(work: Path, steps: int, kind: str, layout: str) -> None:
     """All numbers of one model at one layout, into `work/parts`."""
     folder, slug = work / kind, slug_of(kind, layout)
-    case = Case(folder, layout, slug)
+    case = Case(folder, layout, slug, steps=steps)
     numbers = {"logits": case.logits_error(load_file(work / f"{kind}-logits.safetensors"))}
     case.save_tensors(work / "stores" / slug)
-    numbers["losses"] = case.train(0, STEPS // 2)
-    case.save(work / "runs" / slug, STEPS // 2)
-    numbers["losses"] += case.train(STEPS // 2, STEPS)
+    numbers["losses"] = case.train(0, steps // 2)
+    case.save(work / "runs" / slug, steps // 2)
+    numbers["losses"] += case.train(steps // 2, steps)
     finish(work, slug, "trained", numbers)
 
 
-def resume(work: Path, kind: str, layout: str) -> None:
-    """Steps 11 to 20 again, from this layout's own checkpoint."""
+def resume(work: Path, steps: int, kind: str, layout: str) -> None:
+    """The second half of the steps again, from this layout's own checkpoint."""
     slug = slug_of(kind, layout)
-    finish(work, slug, "resumed", {"resumed": continued(work, kind, layout, slug)})
+    finish(work, slug, "resumed", {"resumed": continued(work, steps, kind, layout, slug)})
 
 
-def move(work: Path, kind: str, layout: str) -> None:
-    """Steps 11 to 20 at this layout, from the checkpoint that one rank wrote; first what was read is written again."""
+def move(work: Path, steps: int, kind: str, layout: str) -> None:
+    """The second half of the steps at this layout, from one rank's checkpoint; first what was read is written again."""
     slug, origin = slug_of(kind, layout), slug_of(kind, "1 rank")
     copy = work / "copies" / slug
-    finish(work, slug, "moved", {"moved": continued(work, kind, layout, origin, copy)})
+    finish(work, slug, "moved", {"moved": continued(work, steps, kind, layout, origin, copy)})
 
 
-def balance(work: Path, kind: str, layout: str) -> None:
-    """Six steps with the router's auxiliary loss."""
+def balance(work: Path, steps: int, kind: str, layout: str) -> None:
+    """At most six steps with the router's auxiliary loss."""
     slug = slug_of(kind, layout)
-    case = Case(work / kind, layout, slug + "-aux", aux=0.05)
-    finish(work, slug, "aux", {"aux_losses": case.train(0, 6)})
+    case = Case(work / kind, layout, slug + "-aux", steps=steps, aux=0.05)
+    finish(work, slug, "aux", {"aux_losses": case.train(0, min(6, steps))})
 
 
-def checkpoint_in(folder: Path) -> Path:
+def checkpoint_in(folder: Path, steps: int) -> Path:
     """The one that the matrix writes, of half of the steps."""
-    return folder / "checkpoints" / f"step_{STEPS // 2:08d}"
+    return folder / "checkpoints" / f"step_{steps // 2:08d}"
 
 
-def continued(work: Path, kind: str, layout: str, origin: str, copy: Path | None = None) -> list[float]:
-    checkpoint = checkpoint_in(work / "runs" / origin)
-    case = Case(work / kind, layout, f"{slug_of(kind, layout)}-from-{origin}", start=checkpoint)
-    case.resume(checkpoint, STEPS // 2)
+def continued(work: Path, steps: int, kind: str, layout: str, origin: str, copy: Path | None = None) -> list[float]:
+    checkpoint = checkpoint_in(work / "runs" / origin, steps)
+    case = Case(work / kind, layout, f"{slug_of(kind, layout)}-from-{origin}", steps=steps, start=checkpoint)
+    case.resume(checkpoint, steps // 2)
     if copy:
-        case.save(copy, STEPS // 2)
-    return case.train(STEPS // 2, STEPS)
+        case.save(copy, steps // 2)
+    return case.train(steps // 2, steps)
 
 
 def slug_of(kind: str, layout: str) -> str:
@@ -309,14 +312,14 @@ def in_child(job, *arguments) -> None:
 
 
 def main() -> None:
-    work = Path(sys.argv[1])
-    for kind, layout in (name.split("/") for name in sys.argv[2:]):
-        in_child(measure, work, kind, layout)
-        in_child(resume, work, kind, layout)
+    work, steps = Path(sys.argv[1]), int(sys.argv[2])
+    for kind, layout in (name.split("/") for name in sys.argv[3:]):
+        in_child(measure, work, steps, kind, layout)
+        in_child(resume, work, steps, kind, layout)
         if layout != "1 rank":
-            in_child(move, work, kind, layout)
+            in_child(move, work, steps, kind, layout)
         if kind == "moe":
-            in_child(balance, work, kind, layout)
+            in_child(balance, work, steps, kind, layout)
 
 
 if __name__ == "__main__":
