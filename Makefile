@@ -54,9 +54,11 @@ check: lint types unit
 unit: setup
 	$(BIN)/python -m pytest -q -m "not slow" $(UNIT_TESTS) $(PYTEST_ARGS)
 
-# A file of tests stays in one process, so what its tests share is made once.
+# A file of tests stays in one process, so what its tests share is made once; files begin in tests/conftest.py's order,
+# the longest first. Compiled files are kept whatever the shell says: every worker and rank would compile them again.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" \
+	  -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow --timeout 14400 $(PYTEST_ARGS)

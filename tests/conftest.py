@@ -12,6 +12,21 @@ from tests.helpers.shared_data import DATA_FILES, shared_path, write_real_pairs
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("tests")
 
+# The files that take longest, longest first: they begin first, so that no worker ends long after the others.
+LONGEST = [
+    "parity/test_parity.py",
+    "training/test_dpo.py",
+    "training/test_job.py",
+    "tools/test_evaluate.py",
+    "kernels/test_statistics.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in place), f"{LONGEST} names a file that is not there"
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def real_pairs_jsonl(tmp_path_factory) -> Path:
