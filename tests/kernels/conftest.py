@@ -1,6 +1,10 @@
 """The `backend` of each test: those that this machine has, and the CUDA kernels' source executed on the CPU."""
 
+import hashlib
 import importlib.util
+import inspect
+import os
+import shutil
 import subprocess
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
@@ -40,11 +44,27 @@ def build_emulated(folder: Path, flags: tuple[str, ...] = ()) -> Path:
     return module
 
 
+def built_emulation(work: Path) -> Path:
+    """The module's path in build/, compiled (in `work`) only where a source, a flag or the compiler is another."""
+    digest = hashlib.sha256(inspect.getsource(build_emulated).encode())
+    digest.update(subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout)
+    for path in sorted(path for folder in (CSRC, HERE / "cuda_on_cpu") for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    module = ROOT / "build/emulated" / f"{digest.hexdigest()[:16]}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not module.exists():
+        built = build_emulated(work)
+        shutil.rmtree(module.parent, ignore_errors=True)
+        module.parent.mkdir(parents=True)
+        part = shutil.copy(built, module.with_suffix(f".{os.getpid()}"))
+        os.replace(part, module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def emulated_extension(tmp_path_factory):
     if compiled.EXTENSION is None:
         pytest.skip("no C++ compiler here")
-    spec = importlib.util.spec_from_file_location("emulated._C", build_emulated(tmp_path_factory.mktemp("emulated")))
+    spec = importlib.util.spec_from_file_location("emulated._C", built_emulation(tmp_path_factory.mktemp("emulated")))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
