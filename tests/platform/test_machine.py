@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+from tests.helpers import warm
+
 # What the process is before and after everything of the package was imported, and after `prepare`.
 IMPORT_ALL = r"""
 import importlib, inspect, json, logging, os, pkgutil, sys, warnings
@@ -50,15 +52,14 @@ print(json.dumps({**untouched, "patched": list(patched.values()), "stale": stale
 """
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
-    )
+def run(code: str, *, start=warm.run, **environment: str) -> subprocess.CompletedProcess:
+    """In a process of its own, by default one that has imported everything and prepared nothing."""
+    return start([sys.executable, "-c", code], env={**os.environ, **environment}, timeout=300)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on CUDA `prepare` changes nothing")
 def test_imports_leave_torch_alone_and_prepare_says_what_it_does():
-    done = run(IMPORT_ALL)
+    done = run(IMPORT_ALL, start=warm.run_cold)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     # transformers and torchvision set some of their own; none of what `prepare` sets is among it

@@ -113,10 +113,15 @@ def start(base, output, ranks, *overrides, program=warm.Popen):
     return program(command, stderr=subprocess.STDOUT, env=environment)
 
 
-def test_killed_run_goes_on_with_other_ranks(base, whole):
+# As a user starts a job: new interpreters.
+cold = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("program", [warm.Popen, pytest.param(cold, marks=pytest.mark.slow)], ids=["forks", "cold"])
+def test_killed_run_goes_on_with_other_ranks(base, whole, tmp_path, program):
     """SIGKILL in the middle, then two data-parallel ranks; nothing but the last digits changes."""
-    output = base / "killed"
-    process = start(base, output, 1, "training.log_every=1", "checkpoint.every=1")
+    output = tmp_path / "killed"
+    process = start(base, output, 1, "training.log_every=1", "checkpoint.every=1", program=cold)
     seen = []
     for line in process.stdout:
         seen.append(line)
@@ -126,8 +131,7 @@ def test_killed_run_goes_on_with_other_ranks(base, whole):
     process.wait()
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL, "".join(seen)
-    torchrun = functools.partial(subprocess.Popen, stdout=subprocess.PIPE, text=True)  # as a user starts it
-    done = start(base, output, 2, program=torchrun)
+    done = start(base, output, 2, program=program)
     text, _ = done.communicate(timeout=300)
     assert done.returncode == 0, text
     assert "resumed after step" in text
