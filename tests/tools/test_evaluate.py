@@ -267,7 +267,8 @@ def test_a_real_server_in_the_loop(root, tmp_path):
     assert set(numbers["scores"]["judge"]["set"]) == {"served", "in process"}
 
 
-@pytest.mark.parametrize("way", ["array", "torchrun"])
+# A rank is a part as a task of an array is (the tests of D7), so ranks are among the slow tests.
+@pytest.mark.parametrize("way", ["array", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_batch_evaluation_is_divided_and_put_together(root, tmp_path, way):
     config = settings(root, tmp_path / "run", [{"name": "m", "folder": str(root / "model")}])
     script = ROOT / "launch/batch_eval.sh"
