@@ -22,7 +22,8 @@ python tools/plan.py configs/sft_qwen3_vl_32b.yaml --gpus 64 --mode search --top
 python tools/plan.py configs/dpo_qwen3_vl_32b.yaml model.recompute=none --gpus 64 --hardware h200 --json plan.json
 """
 MODES = """fit: put together from the costs of one layer, the first stage and the last, in seconds; dry-run (default):
-execute a step of every distinct rank without values; search: the best layouts, row lengths and recomputation"""
+execute a step of every distinct rank without values; search: the best layouts, row lengths and recomputation by fit,
+and a dry run of each"""
 
 
 def main(argv):
@@ -31,7 +32,7 @@ def main(argv):
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
     parser.add_argument("--gpus", type=positive, required=True, metavar="N", help="GPUs of the job")
     parser.add_argument("--mode", choices=("fit", "dry-run", "search"), default="dry-run", help=MODES)
-    parser.add_argument("--top", type=positive, default=10, metavar="K", help="search: layouts that are shown")
+    parser.add_argument("--top", type=positive, default=3, metavar="K", help="search: layouts to execute and show")
     parser.add_argument("--hardware", default="h100", metavar="h100|h200|FILE")
     parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="of one GPU (default: the hardware's)")
     parser.add_argument("--imbalance", type=float, default=1.0, help="tokens of the fullest expert rank over the mean")

@@ -2,10 +2,12 @@
 
 All of it is here. Each function is one thing that is answered, with the reason. `platform` has the rest of what a
 process without a GPU answers (streams, devices, random state), and the objects that ranks tell each other.
-Everything is patched for good: a rank is executed in a process of its own.
+Everything is patched for good, since the process computes nothing else; a later step's recorder takes the place of the
+one before.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,12 @@ def answer_for_values(recorder: StepRecorder, imbalance: float) -> None:
     _tensors_of_tensors(recorder)
     _grouped_updates()
     _phases(recorder)
+
+
+@cache
+def _original(holder: Any, name: str) -> Any:
+    """What the module has under this name before anything is patched here."""
+    return getattr(holder, name)
 
 
 def expert_counts(tokens: int, num_experts: int, ranks: int, rank: int, imbalance: float) -> np.ndarray:
@@ -82,7 +90,7 @@ def _tensors_of_tensors(recorder: StepRecorder) -> None:
         return tensor
 
     for name in ("tensor", "as_tensor"):
-        setattr(torch, name, answered(name, getattr(torch, name)))
+        setattr(torch, name, answered(name, _original(torch, name)))
 
 
 def _read(data: Any, recorder: StepRecorder) -> Any:
@@ -100,16 +108,17 @@ def _grouped_updates() -> None:
     from torch.optim import optimizer
     from torch.utils import _foreach_utils
 
-    original: Callable[[], list[str]] = _foreach_utils._get_foreach_kernels_supported_devices
+    name = "_get_foreach_kernels_supported_devices"
+    original: Callable[[], list[str]] = _original(_foreach_utils, name)
     for module in (optimizer, _foreach_utils):
-        setattr(module, original.__name__, lambda: [*original(), "meta"])
+        setattr(module, name, lambda: [*original(), "meta"])
 
 
 def _phases(recorder: StepRecorder) -> None:
     """Nothing is answered here: where a forward or backward pass begins and ends is known to Megatron's schedule."""
     from megatron.core.pipeline_parallel import schedules
 
-    forward_step, backward_step = schedules.forward_step, schedules.backward_step
+    forward_step, backward_step = (_original(schedules, name) for name in ("forward_step", "backward_step"))
     counts: dict[tuple[str, int], int] = {}
     in_flight: dict[int, list[int]] = {}
 

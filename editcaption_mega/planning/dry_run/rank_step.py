@@ -1,7 +1,8 @@
 """One rank's part of one optimizer step of a job, executed on tensors without values: the project's own model,
 schedule, optimizer and objective, at the job's own world size.
 
-The process becomes a dry one for good (`platform.prepare`), so each rank is executed in a process of its own.
+The process becomes a dry one for good (`platform.prepare`), so ranks are executed in processes of their own; one may be
+several ranks in turn.
 """
 
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker
 from torch import Tensor, nn
 
 from editcaption_mega import platform
@@ -75,6 +77,20 @@ def join_alone(rank: int, world_size: int, settings: JobSettings) -> None:
     platform.prepare(dry=True)
     dist.init_process_group("cpu:fake,meta:fake", rank=rank, world_size=world_size, store=FakeStore())
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
+
+
+def leave() -> None:
+    """Undo `join_alone`: the process may become another rank."""
+    forget_layers()
+    # The group's end asks its default backend for hooks, and warns where there is none.
+    if dist.group.WORLD is not None:
+        dist.group.WORLD._set_default_backend(dist.ProcessGroup.BackendType.CUSTOM)
+    platform.destroy()
+
+
+def forget_layers() -> None:
+    """Megatron's statistics of layers are as long as the first model of a process; a later one may have more layers."""
+    destroy_moe_metrics_tracker()
 
 
 def execute_step(

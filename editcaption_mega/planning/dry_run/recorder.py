@@ -57,6 +57,8 @@ class HostSync:
 class StepRecorder(TorchDispatchMode):
     """Between `with` and its end, every operator on device tensors is counted, in the phase that is running."""
 
+    _shapes = KnownShapes()  # of all steps of a process: most ask for the same ones
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.memory = Memory()
@@ -66,7 +68,6 @@ class StepRecorder(TorchDispatchMode):
         self.operators = 0
         self.modules: list[str] = []  # names of the modules that are running, outermost first
         self._kind: str | None = None  # of new memory, where it is said
-        self._shapes = KnownShapes()
         self._same: dict[Any, Any] = {}  # equal steps are one object
         self._values: dict[int, tuple[Any, list[int]]] = {}  # by storage: what the host put there
         self._stack_at = 0  # the peak whose stack is known

@@ -1,13 +1,14 @@
 """Which layouts a search compares: sizes of the groups, row lengths, recomputation, and splits of the layers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 from editcaption_mega.conversion import rules_for
 from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
-from editcaption_mega.settings import JobSettings, ModelSettings
+from editcaption_mega.settings import JobSettings, ModelSettings, ParallelSettings
 
 from ..workload import Workload, samples
 
@@ -29,6 +30,21 @@ class Groups:
     pipeline: int
     expert: int
     expert_tensor: int
+
+    def distance(self, other: "Groups") -> int:
+        """How many of the tensor, pipeline and expert sizes differ."""
+        pairs = ((self.tensor, other.tensor), (self.pipeline, other.pipeline), (self.expert, other.expert))
+        return sum(mine != theirs for mine, theirs in pairs)
+
+
+def groups_of(parallel: ParallelSettings) -> Groups:
+    tensor = parallel.tensor_model_parallel_size
+    return Groups(
+        tensor,
+        parallel.pipeline_model_parallel_size,
+        parallel.expert_model_parallel_size,
+        parallel.expert_tensor_parallel_size or tensor,
+    )
 
 
 def groups_that_run(
@@ -105,11 +121,15 @@ def with_split(settings: JobSettings, counts: Sequence[int]) -> JobSettings:
 
 
 def row_lengths(settings: JobSettings, architecture: Architecture, workload: Workload) -> list[int]:
-    """`data.sequence_length` for rows of one sample, two and so on; the longest sample decides."""
-    data = replace(settings.data, sequence_length=1 << 30)
-    longest = max(sample.num_tokens for sample in samples(replace(settings, data=data), architecture, workload))
+    """`data.sequence_length` for rows of one sample, two and so on; the longest sample decides.
+
+    A sample gets as much room as in the given rows, for longer answers than those that are planned with."""
+    given = settings.data.sequence_length
+    longest = max(sample.num_tokens for sample in samples(with_row_length(settings, 1 << 30), architecture, workload))
+    room = max(longest, given // max(1, given // longest))
     counts = range(1, max(1, min(_MOST_SAMPLES, _LONGEST_ROW // longest)) + 1)
-    return [-(-count * longest // 8) * 8 for count in counts]
+    # One more of the longest must not fit.
+    return [min(-(-count * room // 8) * 8, (count + 1) * longest - 1) for count in counts]
 
 
 def selective_modules(architecture: Architecture) -> list[tuple[str, ...]]:
@@ -175,6 +195,36 @@ def _powers(most: int) -> list[int]:
     return [1 << n for n in range(most.bit_length()) if 1 << n <= most]
 
 
-def sample_pieces(settings: JobSettings, rows: Sequence[int]) -> list[JobSettings]:
-    """The job with each row length."""
-    return [replace(settings, data=replace(settings.data, sequence_length=length)) for length in rows]
+def with_row_length(settings: JobSettings, length: int) -> JobSettings:
+    return replace(settings, data=replace(settings.data, sequence_length=length))
+
+
+def recompute_choices(settings: JobSettings, modules: Sequence[tuple[str, ...]]) -> Iterator[JobSettings]:
+    """The job with each kind of recomputation, nothing first; of `full` a part of the layers, which needs pieces of
+    both, and all of them."""
+    for vision in (False, True):
+        yield with_recompute(settings, "none", vision=vision)
+        for names in modules:
+            yield with_recompute(settings, "selective", names, vision=vision)
+        yield with_recompute(settings, "full", vision=vision, block=1)
+        yield with_recompute(settings, "full", vision=vision)
+
+
+def overrides(settings: JobSettings, given: JobSettings) -> list[str]:
+    """What differs from the given settings, as key=value."""
+    return list(_differences(settings, given, ""))
+
+
+def _differences(mine: Any, given: Any, prefix: str) -> Iterator[str]:
+    for entry in fields(mine):
+        a, b = getattr(mine, entry.name), getattr(given, entry.name)
+        if is_dataclass(a):
+            yield from _differences(a, b, f"{prefix}{entry.name}.")
+        elif a != b:
+            yield f"{prefix}{entry.name}={_text(a)}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,9 +1,12 @@
 """Memory of each stage and the time of a step of any layout, put together from the costs of pieces: an answer in
 milliseconds where the pieces are known."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import ge
+from typing import Protocol
 
 from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
@@ -105,12 +108,19 @@ def fit(pieces: Pieces, settings: JobSettings, world_size: int, *, memory_gib: f
     return Assembly(pieces, settings, ranks, rows).fit(world_size, memory_gib)
 
 
+class KnownCosts(Protocol):
+    """Costs by `[piece]`: `Pieces`, or what answers alike."""
+
+    architecture: Architecture
+    hardware: Hardware
+
+    def __getitem__(self, piece: StagePiece) -> Costs: ...
+
+
 class Assembly:
-    """Stages of one layout from the costs of its pieces.
+    """Stages of one layout from the costs of its pieces. Splits of the layers may change between calls."""
 
-    pieces: by `[piece]`, or by anything that answers alike. Splits of the layers may change between calls."""
-
-    def __init__(self, pieces: Pieces, settings: JobSettings, ranks: Ranks, rows: Rows) -> None:
+    def __init__(self, pieces: KnownCosts, settings: JobSettings, ranks: Ranks, rows: Rows) -> None:
         self.settings, self.rows, self.ranks, self.pieces = settings, rows, ranks, pieces
         first, kinds, last = needed_by_place(settings, ranks, rows)
         self.first, self.last = pieces[first[0]], pieces[last[0]]
@@ -144,9 +154,10 @@ class Assembly:
             for stage, chunks in enumerate(stages)
         )
 
-    def fit(self, world_size: int, memory_gib: float | None) -> Fit:
-        """For the split and the number of recomputed layers that the settings say."""
-        settings, rows, hardware = self.settings, self.rows, self.pieces.hardware
+    def fit(self, world_size: int, memory_gib: float | None, settings: JobSettings | None = None) -> Fit:
+        """For the split and the number of recomputed layers that the settings say; by default those of the layout."""
+        settings = settings or self.settings
+        rows, hardware = self.rows, self.pieces.hardware
         architecture = self.pieces.architecture
         counts = split_layers(architecture.num_layers, settings.parallel)
         stages = self.stages(counts, settings.model.recompute_num_layers)
@@ -171,13 +182,14 @@ def needed_by_place(
 ) -> tuple[list[StagePiece], list[StagePiece], list[StagePiece]]:
     """Pieces of the first stage's own work, of layers (recomputed ones first), of the last stage's own work."""
     model = settings.model
-    common = (ranks, rows.samples, settings.data.sequence_length)
+    row = (rows.samples, settings.data.sequence_length)
+    ends = (Ranks(ranks.size, ranks.tensor, 1, ranks.tensor), *row)  # no experts there
     vision = model.recompute == "full" if model.recompute_vision is None else model.recompute_vision
     recomputes = [Recompute(model.recompute, tuple(sorted(model.recompute_modules)), model.recompute_num_layers)]
     if model.recompute == "full" and model.recompute_method == "block":
         recomputes = [Recompute("full"), Recompute()]
-    layers = [StagePiece("layers", *common, recompute) for recompute in recomputes]
-    return [StagePiece("first", *common, vision=vision)], layers, [StagePiece("last", *common)]
+    layers = [StagePiece("layers", ranks, *row, recompute) for recompute in recomputes]
+    return [StagePiece("first", *ends, vision=vision)], layers, [StagePiece("last", *ends)]
 
 
 def needed_pieces(settings: JobSettings, ranks: Ranks, rows: Rows) -> list[StagePiece]:
@@ -287,13 +299,18 @@ def stage_memory(
 
 @lru_cache(maxsize=4096)
 def moments(stage: int, stages: int, chunks: int, micro_batches: int) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
-    """The distinct (pass, its chunk, micro-batches of each chunk in flight before it) of a stage's schedule."""
+    """The (pass, its chunk, micro-batches of each chunk in flight before it) of a stage's schedule, without those where
+    the same pass meets no more of any chunk than at another moment."""
     flying = [0] * chunks
-    seen = {}
+    seen: dict[tuple[str, int], set[tuple[int, ...]]] = defaultdict(set)
     for work in order(stage, stages, chunks, micro_batches):
-        seen[work.kind, work.chunk, tuple(flying)] = None
+        seen[work.kind, work.chunk].add(tuple(flying))
         flying[work.chunk] += 1 if work.kind == "forward" else -1
-    return tuple(seen)
+    return tuple((*of, counts) for of, every in seen.items() for counts in every if not _exceeded(counts, every))
+
+
+def _exceeded(counts: tuple[int, ...], every: Iterable[tuple[int, ...]]) -> bool:
+    return any(other != counts and all(map(ge, other, counts)) for other in every)
 
 
 def passes_of_stage(chunks: Sequence[Chunk], micro_batches: int, *, slots: int = 1) -> Passes:

@@ -1,10 +1,11 @@
 """Fits and the table of a search, as text and as JSON."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..plan import JobPlan
+from .choices import overrides
 from .fit import GIB, Fit
-from .search import overrides
 
 
 def fit_lines(found: Fit) -> Iterator[str]:
@@ -32,18 +33,56 @@ def fit_summary(found: Fit) -> str:
     )
 
 
-def table_lines(fits: Sequence[Fit], given: Fit | None, original: Any) -> Iterator[str]:
+class Executed(NamedTuple):
+    """A layout of a search, and the dry run of it."""
+
+    fit: Fit
+    plan: JobPlan
+
+
+def table_lines(layouts: Sequence[Executed], given: Fit | None, original: Any) -> Iterator[str]:
     """The best of a search, fastest first. given: the fit of the original settings, where they run."""
     if given is not None:
-        yield f"given: {fit_summary(given)}"
-    for place, found in enumerate(fits, 1):
-        ratio = "" if given is None else f" ({found.time.seconds / given.time.seconds:.2f} x the given)"
-        time = found.time
+        yield f"given, by fit: {fit_summary(given)}"
+    for place, layout in enumerate(layouts, 1):
+        by_fit, executed = layout.fit.time, layout.plan.time
+        ratio = "" if given is None else f" ({by_fit.seconds / given.time.seconds:.2f} x the given)"
+        yield f"{place:2d}. by fit: step {by_fit.seconds:.3f} s{ratio}, {_figures(layout.fit)}"
+        yield f"    executed: step {executed.seconds:.3f} s, {_figures(layout.plan)}"
+        yield f"    {_settings(layout, original)}"
+
+
+def dropped_lines(layouts: Sequence[Executed], original: Any) -> Iterator[str]:
+    """What a search left out."""
+    for layout in layouts:
+        plan, worst = layout.plan, layout.plan.worst
+        needed = plan.needed(plan.records[worst]) / GIB
         yield (
-            f"{place:2d}. step {time.seconds:.3f} s{ratio}, {100 * found.headroom:.0f} % free, MFU "
-            f"{100 * time.mfu:.1f} %, bubble {100 * time.bubble:.0f} %, slowest stage {time.imbalance:.2f} x the mean"
+            f"left out, because it does not fit when it is executed: {plan.roles[worst].name} needs {needed:.1f} GiB, "
+            f"{needed - plan.memory_gib:.1f} more than the {plan.memory_gib:.1f} of a GPU; by fit "
+            f"{100 * layout.fit.headroom:.0f} % were free: {_settings(layout, original)}"
         )
-        yield f"    {' '.join(overrides(found.settings, original)) or '(as given)'}"
+
+
+def _figures(layout: Fit | JobPlan) -> str:
+    time = layout.time
+    return (
+        f"{100 * layout.headroom:.0f} % free, MFU {100 * time.mfu:.1f} %, bubble {100 * time.bubble:.0f} %, slowest "
+        f"stage {time.imbalance:.2f} x the mean"
+    )
+
+
+def _settings(layout: Executed, original: Any) -> str:
+    return " ".join(overrides(layout.fit.settings, original)) or "(as given)"
+
+
+def executed_json(layout: Executed, original: Any) -> dict[str, Any]:
+    """The fit with the figures of its dry run."""
+    plan = layout.plan
+    needed = round(max(map(plan.needed, plan.records)))
+    figures = {"seconds": plan.time.seconds, "mfu": plan.time.mfu, "bubble": plan.time.bubble}
+    dry_run = {"fits": plan.fits, "headroom": plan.headroom, "needed_bytes": needed, **figures}
+    return {**fit_json(layout.fit, original), "dry_run": dry_run}
 
 
 def fit_json(found: Fit, original: Any) -> dict[str, Any]:

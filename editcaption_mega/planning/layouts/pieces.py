@@ -5,6 +5,7 @@ executed is a stage of a pipeline of three, in the middle of which lie all layer
 the vision tower alone, its last the LM head and the loss. Two lengths of the middle give a layer by their difference.
 """
 
+import gc
 import multiprocessing
 import os
 from collections import defaultdict
@@ -17,7 +18,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
-from ..dry_run.rank_step import RankRecord, execute_step, join_alone
+from ..dry_run.rank_step import RankRecord, execute_step, forget_layers, join_alone, leave
 from ..step_time import passes_of
 from ..timing.cost import Communication, StreamTime, stream_time
 from ..timing.hardware import Hardware
@@ -58,9 +59,11 @@ class StagePart:
     def plus(self, other: "StagePart", times: float = 1.0) -> "StagePart":
         """This part and `times` the other (-1: without it)."""
         total: dict[str, Any] = {}
-        for entry in fields(self):
-            mine, theirs = getattr(self, entry.name), getattr(other, entry.name)
-            total[entry.name] = mine.plus(theirs, times) if isinstance(mine, StreamTime) else mine + times * theirs
+        for name in _NUMBERS:
+            total[name] = getattr(self, name) + times * getattr(other, name)
+        for name in _TIMES:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            total[name] = mine if theirs is _NOTHING else mine.plus(theirs, times)
         return StagePart(**total)
 
     def without_weights(self) -> "StagePart":
@@ -71,9 +74,18 @@ class StagePart:
         return replace(self, after=_NOTHING, **nothing)
 
     @property
+    def busy(self) -> float:
+        """Seconds of a micro-batch."""
+        return self.forward.seconds + self.backward.seconds
+
+    @property
     def states(self) -> float:
         """Bytes that are there between two steps."""
         return self.weights + self.gradients + self.optimizer + self.reference_weights
+
+
+_TIMES = tuple(entry.name for entry in fields(StagePart) if entry.type is StreamTime)
+_NUMBERS = tuple(entry.name for entry in fields(StagePart) if entry.name not in _TIMES)
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Costs:
 
 @dataclass
 class Pieces:
-    """Executes pieces of a job once, and keeps what they cost."""
+    """Executes pieces of a job once, and keeps what they cost. Its processes end with its `with` block."""
 
     settings: JobSettings
     architecture: Architecture
@@ -132,6 +144,7 @@ class Pieces:
     imbalance: float = 1.0
     known: dict[StagePiece, Costs] = field(default_factory=dict)
     refused: dict[StagePiece, str] = field(default_factory=dict)  # pieces that cannot run, with the reason
+    _pool: ProcessPoolExecutor | None = None
 
     def __getitem__(self, piece: StagePiece) -> Costs:
         """Raises ValueError for a piece that cannot run. It is executed if it was not yet."""
@@ -141,30 +154,45 @@ class Pieces:
         return self.known[piece]
 
     def execute(self, pieces: Iterable[StagePiece], progress: Progress = no_progress) -> None:
-        """Execute those that are new, each rank's in a process of its own, as many at once as there are processors."""
-        by_process: dict[tuple[Ranks, Place], list[StagePiece]] = defaultdict(list)
+        """Execute those that are new, those of a rank together, as many ranks at once as there are processors."""
+        by_rank: dict[tuple[Ranks, Place], list[StagePiece]] = defaultdict(list)
         for piece in dict.fromkeys(pieces):
             if piece not in self.known and piece not in self.refused:
-                by_process[piece.ranks, piece.place].append(piece)
-        if not by_process:
+                by_rank[piece.ranks, piece.place].append(piece)
+        if not by_rank:
             return
-        # The server of forks has imported what every process imports, and nothing else.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        workers = min(len(by_process), os.cpu_count() or 1)
         job = (self.settings, self.architecture, self.workload, self.hardware, self.imbalance)
-        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-            futures = [pool.submit(_execute, *job, group) for group in by_process.values()]
-            try:
-                for future in progress(as_completed(futures), len(futures), "pieces"):
-                    for piece, result in future.result():
-                        if isinstance(result, str):
-                            self.refused[piece] = result
-                        else:
-                            self.known[piece] = result
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        pool = self._pool = self._pool or _workers()
+        futures = [pool.submit(_execute, *job, group) for group in by_rank.values()]
+        try:
+            for future in progress(as_completed(futures), len(futures), "pieces"):
+                for piece, result in future.result():
+                    if isinstance(result, str):
+                        self.refused[piece] = result
+                    else:
+                        self.known[piece] = result
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the processes that execute pieces; they start again where more are wanted."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> "Pieces":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+
+def _workers() -> ProcessPoolExecutor:
+    # The server of forks has imported what every process imports, and nothing else.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context)
 
 
 def settings_of(settings: JobSettings, piece: StagePiece, num_layers: int) -> JobSettings:
@@ -202,42 +230,39 @@ def _execute(
     imbalance: float,
     pieces: Sequence[StagePiece],
 ) -> list[tuple[StagePiece, Costs | str]]:
-    """Costs of pieces that one rank has, or why they cannot be executed. The process becomes that rank for good."""
-    # Longer stages first: what Megatron keeps of a layer for its own statistics is as long as the first model.
-    ordered = sorted(pieces, key=lambda piece: -piece.recompute.num_layers)
-    place, ranks = ordered[0].place, ordered[0].ranks
+    """Costs of pieces that one rank has, or why they cannot be executed. The process is that rank meanwhile."""
+    from editcaption_mega.training.setup import rank_share
+
+    gc.freeze()  # what is there now stays, and is not searched when the rank is left
+    place, ranks = pieces[0].place, pieces[0].ranks
     world_size = _STAGES * ranks.size
     rank = _PLACES.index(place) * ranks.size
-    results: list[tuple[StagePiece, Costs | str]] = []
-    joined = False
 
     def run(piece: StagePiece, num_layers: int) -> StagePart:
-        nonlocal joined
-        from editcaption_mega.training.setup import rank_share
-
         small = replace(architecture, num_layers=num_layers)
         job = settings_of(settings, piece, num_layers)
         if place != "first":  # features of pictures pass by a middle that is longer than here
             small = replace(small, vision=replace(small.vision, deepstack_layers=()))
-        if not joined:
-            join_alone(rank, world_size, job)
-            joined = True
         step = planned_step(job, small, workload, rank_share(job.parallel))
+        forget_layers()
         return _part(execute_step(job, small, step, imbalance=imbalance), hardware, ranks)
 
-    for piece in ordered:
+    def costs(piece: StagePiece) -> Costs | str:
         unit = piece.recompute.num_layers
         try:
-            if place == "layers":
-                double, single = run(piece, 2 * unit), run(piece, unit)
-                each = StagePart().plus(double.plus(single, -1), 1 / unit)
-                results.append((piece, Costs(each, single)))
-            else:
+            if place != "layers":
                 part = run(piece, 1)
-                results.append((piece, Costs(part, part)))
+                return Costs(part, part)
+            double, single = run(piece, 2 * unit), run(piece, unit)
+            return Costs(StagePart().plus(double.plus(single, -1), 1 / unit), single)
         except ValueError as error:
-            results.append((piece, str(error)))
-    return results
+            return str(error)
+
+    join_alone(rank, world_size, settings_of(settings, pieces[0], 1))
+    try:
+        return [(piece, costs(piece)) for piece in pieces]
+    finally:
+        leave()
 
 
 def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:

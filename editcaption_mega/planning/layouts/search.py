@@ -1,44 +1,45 @@
-"""Layouts ranked by predicted step time under the memory limit.
+"""Layouts ranked by predicted step time under the memory limit: best first, within bounds.
 
-First every layout is estimated with rows of one sample and all, some or none of its layers recomputed whole. The best
-few then with every row length and every module that `selective` recomputes. Both are estimates: pieces of the largest
-stage stand for those of smaller ones, and the pipeline is not simulated. The best of these are put together exactly.
+A layout here is sizes of groups, a row length and virtual stages. What it takes at least is known from a few executed
+pieces (`bounds`); layouts are looked at in that order until the next one cannot be faster than those that are there.
+Looked at means: the splits of the layers that come out most level, without recomputation, and only where that does not
+fit with each kind of it; a twin that recomputes what would fit is slower and is not looked at. Pieces of the largest
+stage stand for those of smaller ones (`alike`); the best layouts are then put together exactly.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+import heapq
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
+from .alike import Alike
+from .bounds import in_longer_rows, least_seconds
 from .choices import (
     Groups,
     groups_that_run,
+    recompute_choices,
     row_lengths,
-    sample_pieces,
     selective_modules,
     splits,
     virtual_sizes,
     with_groups,
     with_recompute,
+    with_row_length,
     with_split,
 )
 from .fit import GIB, Assembly, Chunk, Fit, Rows, fit, needed_pieces, ranks_of, rows_of
-from .pieces import Costs, Pieces, Ranks, StagePiece
+from .pieces import Pieces, StagePiece
 
 HEADROOM = 0.08  # of a GPU's memory that stays free
-_REFINED = 3  # layouts that are looked at closely
-_SIMULATED = 6  # candidates beyond those asked for that are put together exactly, should the estimate's order be wrong
-
-
-@dataclass(frozen=True)
-class RankedLayout:
-    """A layout that fits, with an estimate of its step."""
-
-    seconds: float
-    settings: JobSettings
-    groups: Groups
+_SIMULATED = 3  # splits of a layout whose pipeline is simulated, the fastest by an estimate
+_ESTIMATE_OVER = 0.9  # of the estimate a simulated step takes at least
+_CLOSE = 1.03  # layouts are put together exactly if they may be among those asked for, should `alike` be so far off
+_MOST_EXACT = 4  # beyond those asked for
 
 
 @dataclass
@@ -54,175 +55,209 @@ class Limits:
         return self.memory_gib * GIB * (1 - self.headroom)
 
 
+@dataclass
+class _Layout:
+    """Where the search has yet to look. again: with recomputation, because without it does not fit."""
+
+    job: JobSettings
+    groups: Groups
+    rows: Rows
+    known: bool  # its own pieces say what it takes at least, and not those of rows of one sample
+    again: bool = False
+
+
 def search(
-    pieces: Pieces, settings: JobSettings, limits: Limits, *, top: int = 10, progress: Progress = no_progress
+    pieces: Pieces,
+    settings: JobSettings,
+    limits: Limits,
+    *,
+    top: int = 10,
+    groups: Sequence[Groups] | None = None,
+    progress: Progress = no_progress,
 ) -> list[Fit]:
     """The best layouts of this job, fastest first; none where nothing fits.
 
-    Batch, learning rate and data are the job's; its layout, recomputation and row length are chosen."""
-    architecture, world_size = pieces.architecture, limits.world_size
-    every = groups_that_run(settings, architecture, world_size, limits.memory_gib * (1 - limits.headroom))
-    lengths = row_lengths(settings, architecture, pieces.workload)
-    alike = _Alike(pieces, every, world_size)
-    best = _ranked(alike, settings, every, lengths[:1], [], limits, progress)
-    chosen = list(dict.fromkeys(candidate.groups for candidate in best))[:_REFINED]
-    ranked = _ranked(alike, settings, chosen, lengths, selective_modules(architecture), limits, progress)
-    exact = ranked[: top + _SIMULATED]
-    wanted = [
-        piece
-        for candidate in exact
-        for piece in needed_pieces(
-            candidate.settings,
-            ranks_of(candidate.settings.parallel, world_size),
-            rows_of(candidate.settings, architecture, pieces.workload, world_size),
-        )
-    ]
-    pieces.execute(wanted, progress)
-    fits = [fit(pieces, candidate.settings, world_size, memory_gib=limits.memory_gib) for candidate in exact]
+    Batch, learning rate and data are the job's; its layout, recomputation and row length are chosen. groups: those to
+    choose from, by default all that can run."""
+    if groups is None:
+        most = limits.memory_gib * (1 - limits.headroom)
+        groups = groups_that_run(settings, pieces.architecture, limits.world_size, most)
+    close = _Search(pieces, settings, limits, groups, progress).best(top)
+    pieces.execute([piece for job in close for piece in _pieces_of(pieces, job, limits.world_size)], progress)
+    fits = [fit(pieces, job, limits.world_size, memory_gib=limits.memory_gib) for job in close]
     return sorted((f for f in fits if f.headroom >= limits.headroom), key=lambda f: f.time.seconds)[:top]
 
 
-def _ranked(
-    alike: "_Alike",
-    settings: JobSettings,
-    groups: Sequence[Groups],
-    lengths: Sequence[int],
-    modules: Sequence[tuple[str, ...]],
-    limits: Limits,
-    progress: Progress,
-) -> list[RankedLayout]:
-    """Candidates of these groups that fit, the fastest by the estimate first."""
-    pieces = alike.pieces
-    wanted = []
-    for sizes in groups:
-        for row in sample_pieces(settings, lengths):
-            for job in recompute_choices(with_groups(row, sizes), modules):
-                rows = _rows(pieces, job, limits.world_size)
-                if rows is not None:
-                    wanted += [
-                        alike.like(p) for p in needed_pieces(job, ranks_of(job.parallel, limits.world_size), rows)
-                    ]
-    pieces.execute(wanted, progress)
-    candidates = [c for sizes in groups for c in _candidates(alike, settings, sizes, lengths, modules, limits)]
-    return sorted(candidates, key=lambda candidate: candidate.seconds)
+def _pieces_of(pieces: Pieces, job: JobSettings, world_size: int) -> list[StagePiece]:
+    rows = rows_of(job, pieces.architecture, pieces.workload, world_size)
+    return needed_pieces(job, ranks_of(job.parallel, world_size), rows)
 
 
-def _rows(pieces: Any, job: JobSettings, world_size: int) -> Rows | None:
-    """Rows of the job, or None where the batch is too small for it."""
-    try:
-        return rows_of(job, pieces.architecture, pieces.workload, world_size)
-    except ValueError:
-        return None
+class _Search:
+    """The layouts of a job that are still to be looked at, and what was seen."""
 
+    def __init__(
+        self, pieces: Pieces, settings: JobSettings, limits: Limits, groups: Sequence[Groups], progress: Progress
+    ) -> None:
+        self.settings, self.limits, self.groups, self.progress = settings, limits, groups, progress
+        self.alike = Alike(pieces, groups, limits.world_size)
+        self.architecture = pieces.architecture
+        self.lengths = row_lengths(settings, pieces.architecture, pieces.workload)
+        self.queue: list[tuple[float, int, _Layout]] = []  # by the least seconds
+        self.numbers = count()
+        self._rows: dict[tuple[int, ...], Rows | None] = {}
 
-class _Alike:
-    """Pieces of stages of any size from those of the largest: only the optimizer's shard depends much on it."""
+    def best(self, top: int) -> list[JobSettings]:
+        """Those that may be among the fastest, by pieces that are alike."""
+        self._begin()
+        fits: list[Fit] = []
+        while self.queue:
+            enough = fits[top - 1].time.seconds * _CLOSE if len(fits) >= top else math.inf
+            chosen = self._next(enough)
+            if not chosen:
+                break
+            self.alike.execute([piece for layout in chosen for piece in self._wanted(layout)], self.progress)
+            for layout in chosen:
+                if layout.known:
+                    fits += self._look_at(layout, enough)
+                else:
+                    self._put(replace(layout, known=True))
+            fits = sorted(fits, key=lambda each: each.time.seconds)[: top + _MOST_EXACT]
+        slowest = fits[:top][-1].time.seconds if fits else 0.0
+        return [each.settings for each in fits if each.time.seconds <= _CLOSE * slowest]
 
-    def __init__(self, pieces: Pieces, every: Sequence[Groups], world_size: int) -> None:
-        self.pieces = pieces
-        self.architecture, self.hardware = pieces.architecture, pieces.hardware
-        self.workload = pieces.workload
-        self.sizes: dict[tuple[int, int, int], int] = {}
-        for groups in every:
-            key = (groups.tensor, groups.expert, groups.expert_tensor)
-            self.sizes[key] = max(self.sizes.get(key, 0), world_size // groups.pipeline)
+    def _begin(self) -> None:
+        """Every layout, with what it takes at least by the pieces of rows of one sample."""
+        layouts = []
+        for place, length in enumerate(self.lengths):
+            for groups in self.groups:
+                for virtual in virtual_sizes(groups, self.architecture.num_layers):
+                    job = with_row_length(with_groups(self.settings, groups, virtual), length)
+                    job = with_recompute(job, "none", vision=False)
+                    rows = self.rows(job)
+                    # A row that does not get more samples than a shorter one is the same again.
+                    if rows is None or rows.samples <= place or (virtual > 1 and rows.micro_batches < groups.pipeline):
+                        continue
+                    layouts.append(_Layout(job, groups, rows, known=place == 0))
+        shortest = [piece for layout in layouts if layout.known for piece in self._pieces(layout.job)]
+        self.alike.execute(shortest, self.progress)
+        for layout in layouts:
+            self._put(layout)
 
-    def like(self, piece: StagePiece) -> StagePiece:
-        """The piece that is executed in place of this one."""
-        ranks = piece.ranks
-        if piece.place == "layers":
-            return replace(
-                piece, ranks=replace(ranks, size=self.sizes[ranks.tensor, ranks.expert, ranks.expert_tensor])
-            )
-        size = max(size for (tensor, _, _), size in self.sizes.items() if tensor == ranks.tensor)
-        return replace(piece, ranks=Ranks(size, ranks.tensor, 1, ranks.tensor))  # no experts there
+    def _next(self, enough: float) -> list[_Layout]:
+        """Those that could take less than `enough`, as many as keep the processors busy."""
+        chosen: list[_Layout] = []
+        while self.queue and self.queue[0][0] < enough and len(chosen) < 2 * (os.cpu_count() or 1):
+            chosen.append(heapq.heappop(self.queue)[2])
+        return chosen
 
-    def __getitem__(self, piece: StagePiece) -> Costs:
-        like = self.like(piece)
-        costs, times = self.pieces[like], like.ranks.size / piece.ranks.size
-        return Costs(
-            replace(costs.each, optimizer=costs.each.optimizer * times),
-            replace(costs.alone, optimizer=costs.alone.optimizer * times),
-        )
+    def _put(self, layout: _Layout) -> None:
+        """Into the queue, unless a piece of it cannot run."""
+        job = layout.job if layout.known else with_row_length(layout.job, self.lengths[0])
+        if all(map(self.alike.runs, self._pieces(job))):
+            least = self._least(self._assembly(job), layout)
+            heapq.heappush(self.queue, (least, next(self.numbers), layout))
 
+    def _assembly(self, job: JobSettings) -> Assembly:
+        rows = self.rows(job)
+        assert rows is not None, "layouts without rows are not looked at"
+        return Assembly(self.alike, job, ranks_of(job.parallel, self.limits.world_size), rows)
 
-def recompute_choices(settings: JobSettings, modules: Sequence[tuple[str, ...]]) -> Iterator[JobSettings]:
-    """The job with each kind of recomputation; of `full` a part of the layers, which needs pieces of both."""
-    for vision in (False, True):
-        yield with_recompute(settings, "none", vision=vision)
-        for names in modules:
-            yield with_recompute(settings, "selective", names, vision=vision)
-        yield with_recompute(settings, "full", vision=vision, block=1)
-        yield with_recompute(settings, "full", vision=vision)
+    def _wanted(self, layout: _Layout) -> list[StagePiece]:
+        return [piece for job in self._jobs(layout) for piece in self._pieces(job)]
 
+    def _jobs(self, layout: _Layout) -> list[JobSettings]:
+        """The kinds of recomputation that are looked at now."""
+        if not layout.again:
+            return [layout.job]
+        return list(recompute_choices(layout.job, selective_modules(self.architecture)))[1:]
 
-def _candidates(
-    pieces: Any,
-    settings: JobSettings,
-    groups: Groups,
-    lengths: Sequence[int],
-    modules: Sequence[tuple[str, ...]],
-    limits: Limits,
-) -> Iterator[RankedLayout]:
-    """Those of one layout that fit, each with the split that is estimated as the fastest."""
-    num_layers = pieces.architecture.num_layers
-    for job in sample_pieces(settings, lengths):
-        for virtual in virtual_sizes(groups, num_layers):
-            in_layout = with_groups(job, groups, virtual)
-            rows = _rows(pieces, in_layout, limits.world_size)
-            if rows is None or rows.micro_batches < (groups.pipeline if virtual > 1 else 1):
+    def _pieces(self, job: JobSettings) -> list[StagePiece]:
+        rows = self.rows(job)
+        assert rows is not None, "layouts without rows are not looked at"
+        return needed_pieces(job, ranks_of(job.parallel, self.limits.world_size), rows)
+
+    def rows(self, job: JobSettings) -> Rows | None:
+        """The rows of the job, or None where its batch is too small."""
+        parallel, world_size = job.parallel, self.limits.world_size
+        ranks = (parallel.data_parallel_size(world_size), parallel.tensor_model_parallel_size)
+        key = (*ranks, parallel.sequence_multiple, job.data.sequence_length)
+        if key not in self._rows:
+            try:
+                self._rows[key] = rows_of(job, self.architecture, self.alike.workload, world_size)
+            except ValueError:
+                self._rows[key] = None
+        return self._rows[key]
+
+    def _look_at(self, layout: _Layout, enough: float) -> list[Fit]:
+        """The fastest of a layout, of its splits and of the kinds of recomputation that are looked at; none where
+        nothing fits, and where nothing takes less than `enough` seconds."""
+        best: list[Fit] = []
+        fitting = False
+        for job in self._jobs(layout):
+            if not all(map(self.alike.runs, self._pieces(job))):
                 continue
-            for job_again in recompute_choices(in_layout, modules):
-                ranks = ranks_of(job_again.parallel, limits.world_size)
-                try:
-                    assembly = Assembly(pieces, job_again, ranks, rows)
-                except ValueError:
-                    continue  # a piece that cannot run
-                yield from _best_splits(assembly, job_again, groups, virtual, limits)
+            assembly = self._assembly(job)
+            if layout.again and self._least(assembly, layout) >= enough:
+                continue
+            made = self._splits(assembly, layout.groups)
+            fitting = fitting or bool(made)
+            for seconds, split in made[:_SIMULATED]:
+                if _ESTIMATE_OVER * seconds >= enough:
+                    break
+                each = assembly.fit(self.limits.world_size, self.limits.memory_gib, split)
+                if each.time.seconds < enough:
+                    best, enough = [each], each.time.seconds
+        if not fitting and not layout.again:
+            self._put(replace(layout, again=True))
+        return best
 
+    def _least(self, assembly: Assembly, layout: _Layout) -> float:
+        """Seconds that a step of the layout takes at least, by pieces of its own rows or of rows of one sample."""
+        parallel = layout.job.parallel
+        layer = min((kind.each for kind in assembly.kinds), key=lambda part: part.busy)
+        parts = [assembly.first.each, layer, assembly.last.each]
+        if not layout.known:
+            parts = [in_longer_rows(part, layout.rows.samples) for part in parts]
+        return least_seconds(
+            *parts, layers=self.architecture.num_layers, micro_batches=layout.rows.micro_batches,
+            stages=parallel.pipeline_model_parallel_size, virtual=parallel.virtual_pipeline_model_parallel_size or 1,
+        )  # fmt: skip
 
-def _best_splits(
-    assembly: Assembly, settings: JobSettings, groups: Groups, virtual: int, limits: Limits
-) -> Iterator[RankedLayout]:
-    block = settings.model.recompute_method == "block"
-    num_layers = assembly.pieces.architecture.num_layers
-    each = _busy(assembly.kinds[-1].each)
-    first, last = _busy(assembly.first.each) / each, _busy(assembly.last.each) / each
-    best: RankedLayout | None = None
-    for counts in splits(num_layers, groups.pipeline, virtual, first, last):
-        again = _least_recomputed(assembly, counts, limits) if block else 1
-        if again is None:
-            continue
-        stages = assembly.stages(counts, again)
-        if not block and not _fits(assembly, stages, limits):
-            continue
-        seconds = estimate(stages, assembly.rows.micro_batches)
-        if best is None or seconds < best.seconds:
+    def _splits(self, assembly: Assembly, groups: Groups) -> list[tuple[float, JobSettings]]:
+        """The job with each split that fits, by the estimated seconds."""
+        settings = assembly.settings
+        virtual = settings.parallel.virtual_pipeline_model_parallel_size or 1
+        block = settings.model.recompute_method == "block"
+        layer = assembly.kinds[-1].each.busy
+        ends = (assembly.first.each.busy / layer, assembly.last.each.busy / layer)
+        made = []
+        for counts in splits(self.architecture.num_layers, groups.pipeline, virtual, *ends):
+            again = least_recomputed(assembly, counts, self.limits) if block else 1
+            if again is None:
+                continue
+            stages = assembly.stages(counts, again)
+            if not block and not fits_memory(assembly, stages, self.limits):
+                continue
             job = with_split(settings, counts)
             if block:
                 job = replace(job, model=replace(job.model, recompute_num_layers=again))
-            best = RankedLayout(seconds, job, groups)
-    if best is not None:
-        yield best
+            made.append((estimate(stages, assembly.rows.micro_batches), job))
+        return sorted(made, key=lambda pair: pair[0])
 
 
-def _busy(part: Any) -> float:
-    seconds: float = part.forward.seconds + part.backward.seconds
-    return seconds
-
-
-def _fits(assembly: Assembly, stages: Sequence[Sequence[Chunk]], limits: Limits) -> bool:
+def fits_memory(assembly: Assembly, stages: Sequence[Sequence[Chunk]], limits: Limits) -> bool:
     return max(stage.needed for stage in assembly.memory(stages, limits.world_size)) <= limits.bytes
 
 
-def _least_recomputed(assembly: Assembly, counts: Sequence[int], limits: Limits) -> int | None:
+def least_recomputed(assembly: Assembly, counts: Sequence[int], limits: Limits) -> int | None:
     """The fewest layers of each chunk that must be recomputed, fewer than all; None where that is not enough."""
-    low, high = 1, max(counts)
-    if high < 2 or not _fits(assembly, assembly.stages(counts, high), limits):
+    low, high = 1, max(counts) - 1
+    if high < 1 or not fits_memory(assembly, assembly.stages(counts, high), limits):
         return None
     while low < high:
         middle = (low + high) // 2
-        if _fits(assembly, assembly.stages(counts, middle), limits):
+        if fits_memory(assembly, assembly.stages(counts, middle), limits):
             high = middle
         else:
             low = middle + 1
@@ -232,27 +267,7 @@ def _least_recomputed(assembly: Assembly, counts: Sequence[int], limits: Limits)
 def estimate(stages: Sequence[Sequence[Chunk]], micro_batches: int) -> float:
     """Seconds of a step: the slowest stage works through, the others fill and drain the pipeline."""
     virtual = len(stages[0])
-    loads = [sum(_busy(chunk.total) for chunk in chunks) for chunks in stages]
+    loads = [sum(chunk.total.busy for chunk in chunks) for chunks in stages]
     slowest = max(loads)
     around = max(sum(c.total.before.seconds + c.total.after.seconds for c in chunks) for chunks in stages)
     return micro_batches * slowest + (sum(loads) - slowest) / virtual + around
-
-
-def overrides(settings: JobSettings, given: JobSettings) -> list[str]:
-    """What differs from the given settings, as key=value."""
-    return list(_differences(settings, given, ""))
-
-
-def _differences(mine: Any, given: Any, prefix: str) -> Iterator[str]:
-    for entry in fields(mine):
-        a, b = getattr(mine, entry.name), getattr(given, entry.name)
-        if is_dataclass(a):
-            yield from _differences(a, b, f"{prefix}{entry.name}.")
-        elif a != b:
-            yield f"{prefix}{entry.name}={_text(a)}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(_text, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,6 +9,7 @@ pipelines by more than 3 %, and none where transfers are short beside passes.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from .schedule import Instruction, Post, Transfer, Work, check_sizes, instructions
 
@@ -72,8 +73,14 @@ def simulate(
     links = [transfer_seconds] * stages if isinstance(transfer_seconds, (int, float)) else list(transfer_seconds)
     if len(links) != stages:
         raise ValueError(f"transfer_seconds has {len(links)} links: expected {stages}, one after each stage")
-    programs = [instructions(stage, stages, chunks, micro_batches, group_size) for stage in range(stages)]
+    programs = [_program(stage, stages, chunks, micro_batches, group_size) for stage in range(stages)]
     return _run(programs, passes, _Transfers(links))
+
+
+@lru_cache(maxsize=1024)
+def _program(*sizes: int) -> list[Instruction]:
+    """Pipelines of the same sizes run the same programs."""
+    return instructions(*sizes)
 
 
 def _count_chunks(*tables: Sequence[Sequence[Seconds]]) -> int:

@@ -30,7 +30,8 @@ slow = pytest.mark.slow
 def test_a_fit_agrees_with_the_dry_run(config, gpus, overrides):
     settings = load_job(ROOT / f"configs/{config}.yaml", overrides)
     architecture, workload, hardware = architecture_to_plan(settings.model.folder), Workload(), load_hardware("h100")
-    quick = fit(Pieces(settings, architecture, workload, hardware), settings, gpus)
+    with Pieces(settings, architecture, workload, hardware) as pieces:
+        quick = fit(pieces, settings, gpus)
     plan = make_plan(settings, architecture, workload, gpus, hardware)
     peaks: dict[int, int] = {}
     for record in plan.records:

@@ -10,13 +10,13 @@ from editcaption_mega.planning.layouts.choices import (
     Groups,
     groups_that_run,
     least_states,
+    overrides,
     row_lengths,
     splits,
     with_groups,
     with_recompute,
     with_split,
 )
-from editcaption_mega.planning.layouts.search import overrides
 from editcaption_mega.planning.workload import Workload
 from editcaption_mega.settings import load_job
 from tests.helpers import ROOT
@@ -68,8 +68,10 @@ def test_splits_hold_every_layer_and_spare_the_first_stage(settings, stages, vir
 
 def test_rows_hold_whole_samples(settings, architecture):
     lengths = row_lengths(settings, architecture, Workload())
-    assert lengths[0] == 2672 and lengths[-1] <= 8192 + 8
-    assert [round(length / lengths[0], 2) for length in lengths] == [1, 2, 3]
+    # As much room for each as in the given rows, but none for one sample more.
+    assert lengths == [2880, 5760, 8640]
+    wide = replace(settings, data=replace(settings.data, sequence_length=5000))
+    assert row_lengths(wide, architecture, Workload()) == [5000, 8012, 10683]
 
 
 def test_recomputation_is_said_with_settings_that_are_taken(settings):
