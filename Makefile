@@ -1,5 +1,6 @@
 # make setup | demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
 # | plan-check | configurations | api     (each runs setup first when something changed)
+# make gpu-check | gpu-wheels             (on a machine with a GPU and no network, and what to carry there)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -10,6 +11,7 @@ SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 DEMO_ARGS ?=
 BENCH_ARGS ?= kernels
 CHAOS_ARGS ?=
+GPU_CHECK_ARGS ?=
 FUZZ_ARGS ?=
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
@@ -23,7 +25,7 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: configurations setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api
+.PHONY: configurations setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -100,3 +102,16 @@ plan-check: setup
 api: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt pdoc $(PIP_ARGS)
 	$(BIN)/python -m pdoc --output-directory build/api editcaption_mega
+
+# Whether one GPU computes what it should, and how fast. It does no set-up: see tools/gpu_check.sh.
+gpu-check:
+	bash tools/gpu_check.sh $(GPU_CHECK_ARGS)
+
+# What a machine with PyTorch, transformers and pydantic's like lacks, as wheels to carry there.
+GPU_WHEELS := megatron-core omegaconf pydantic pydantic-core annotated-types typing-inspection rich webdataset braceexpand
+GPU_PLATFORMS := 2_28 2_27 2_17
+gpu-wheels: setup
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	  $(foreach version,$(GPU_PLATFORMS),--platform manylinux_$(version)_x86_64) --platform manylinux2014_x86_64 \
+	  --dest wheels -c constraints.txt $(GPU_WHEELS) $(PIP_ARGS)
+	@du -sh wheels

@@ -208,7 +208,7 @@ def _first_run(candidate: Candidate, truth: tuple[Tensor, Tensor], case: Case) -
     _prepare(candidate.run)
     candidate.run()
     _prepare(candidate.run)
-    before = measuring.resetmeasuring.peak(case.device)
+    before = measuring.reset_peak(case.device)
     found, grad = candidate.run()
     candidate.record["peak_bytes"] = measuring.peak(case.device) - before
     candidate.record["log_prob_error"] = (found.double() - truth[0]).abs().max().item()
