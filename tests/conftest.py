@@ -15,9 +15,11 @@ hypothesis.settings.load_profile("tests")
 # The files that take longest, longest first: they begin first, so that no worker ends long after the others.
 LONGEST = [
     "parity/test_parity.py",
+    "planning/dry_run/test_against_reality.py",
     "training/test_dpo.py",
     "training/test_job.py",
     "tools/test_evaluate.py",
+    "parity/test_overlap.py",
     "kernels/test_statistics.py",
 ]
 
