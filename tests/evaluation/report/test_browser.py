@@ -1,6 +1,7 @@
 """The report as a reader has it: opened from its file in a real browser."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -149,6 +150,21 @@ def test_mended_and_broken_pairs_have_their_pictures_and_lead_to_their_samples(p
     page.wait(f"{TITLE} === {json.dumps(name)}")
     same = f"{card}.querySelector('img').src === document.getElementById('source').src"
     page.wait(same)
+
+
+def test_pictures_that_are_half_read_are_not_there_yet(page):
+    """A slow machine shows the page while the file is still being read: the last script has a part of its text."""
+    page.run(
+        "(() => { Object.defineProperty(document, 'readyState', {value: 'loading', configurable: true});"
+        "window.holder = [...document.querySelectorAll('script[id^=pictures-]')].at(-1);"
+        "window.whole = holder.textContent; holder.textContent = whole.split(' ')[0]; document.body.append(holder);"
+        "location.hash = '#other%2Fset/syn-00000003-000019'; })()"
+    )
+    page.wait(f"{TITLE} === 'syn-00000003-000019'")
+    time.sleep(0.2)  # it asks every 50 ms
+    assert page.run("document.getElementById('target').getAttribute('src')") is None
+    page.run("(() => { holder.textContent = whole; document.body.append(' '); })()")
+    page.wait("document.getElementById('target').naturalWidth > 0")
 
 
 def test_filters(page):

@@ -184,7 +184,7 @@ def test_a_burst_and_one_in_five(tmp_path):
         found = ask(server, requests(200))
     assert {reply.status for reply in found.values()} == {"ok"}
     with ScriptedServer(script=at_random(0.2, 7, [*QUICK, *SLOW, "hang"]), latency=0.005) as server:
-        found = ask(server, requests(300, parse=starts_with_reply), tmp_path, max_attempts=10, timeout=1.0)
+        found = ask(server, requests(300, parse=starts_with_reply), tmp_path, max_attempts=10, timeout=5.0)
     assert {reply.status for reply in found.values()} == {"ok"} and len(found) == 300
     assert sum(reply.attempts for reply in found.values()) == server.calls == len(list(read_calls(tmp_path)))
     usage = Usage()

@@ -95,7 +95,8 @@ function ordered(indices, order) {
 // The pictures of a sample as [source, target] data URLs, or null while the file is still being read.
 function pictures(index) {
   const holder = byId(`pictures-${index}`);
-  if (!holder) return null;
+  // The browser puts a long text into its place piece by piece: it is whole when something follows, or at the end.
+  if (!holder || (document.readyState === 'loading' && !holder.nextSibling)) return null;
   return holder.textContent.split(' ').map((text) => {
     const comma = text.indexOf(',');
     return `data:${text.slice(0, comma)};base64,${text.slice(comma + 1)}`;
