@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `benches`: Pytho
 DTYPES = ("float32", "bfloat16", "float16")
 SUITES = {
     "kernels": "log-probs from logits and from hidden rows, forward and backward, against each installed peer",
+    "sft": "whole SFT steps against a plain transformers loop and TRL's SFTTrainer, the same model and pairs",
     "dpo-rows": "a shared-prompt row against two plain packed sequences",
     "dpo-step": "whole DPO steps against TRL's DPOTrainer, the same model and pairs",
     "client": "rates of the endpoint client against a local scripted server",
@@ -36,10 +37,10 @@ def parser() -> argparse.ArgumentParser:
     kernels.add_argument("--hidden", type=int, default=512)
     kernels.add_argument("--dtype", choices=DTYPES, default="float32")
     kernels.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is")
-    dpo = parser.add_argument_group("dpo-rows, dpo-step (on the CPU)")
+    dpo = parser.add_argument_group("sft, dpo-rows, dpo-step (on the CPU)")
     dpo.add_argument("--prompt", type=int, default=2500, help="dpo-rows: tokens of the prompt (default 2500)")
     dpo.add_argument("--response", type=int, default=100, help="dpo-rows: tokens of each answer (default 100)")
-    dpo.add_argument("--pairs", type=int, default=32, help="dpo-step: pairs in a step (default 32)")
+    dpo.add_argument("--pairs", type=int, default=32, help="sft, dpo-step: pairs in a step (default 32)")
     client = parser.add_argument_group("client")
     client.add_argument("--requests", type=int, default=10_000, help="a multiple of 10 (default 10000)")
     client.add_argument("--concurrency", type=int, default=128)
@@ -70,7 +71,9 @@ def check(arguments: argparse.Namespace) -> None:
 def main(argv):
     arguments = parser().parse_args(argv)
     check(arguments)
-    measure = {"kernels": kernels, "dpo-rows": dpo_rows, "dpo-step": dpo_step, "client": client}[arguments.suite]
+    measure = {"kernels": kernels, "sft": sft, "dpo-rows": dpo_rows, "dpo-step": dpo_step, "client": client}[
+        arguments.suite
+    ]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / f"{arguments.suite}.md").write_text(table)
@@ -99,6 +102,28 @@ def kernels(arguments: argparse.Namespace) -> Measured:
     return records, kernels.markdown(records, machine), machine
 
 
+def sft(arguments: argparse.Namespace) -> Measured:
+    check_trl("sft")
+    from benches import dpo, sft_steps
+    from benches.measuring import machine_facts
+    from benches.trl_trainer import MICRO_BATCH
+
+    records = sft_steps.measure(arguments.pairs, arguments.repeats, say)
+    case = (
+        f"whole SFT steps of {arguments.pairs} pairs with two pictures of 81 tokens, fp32; others take {MICRO_BATCH} "
+        "pairs at once, and TRL's loss is the mean of those; pairs/s counts reading the pictures"
+    )
+    machine = machine_facts(arguments.repeats, case)
+    return records, dpo.markdown(records, machine), machine
+
+
+def check_trl(suite: str) -> None:
+    try:
+        import trl  # noqa: F401
+    except ImportError:
+        raise cli.ArgumentError(f"{suite} compares with trl, which is not installed: pip install -e .[test]") from None
+
+
 def dpo_rows(arguments: argparse.Namespace) -> Measured:
     from benches import dpo, dpo_rows
     from benches.measuring import machine_facts
@@ -110,10 +135,7 @@ def dpo_rows(arguments: argparse.Namespace) -> Measured:
 
 
 def dpo_step(arguments: argparse.Namespace) -> Measured:
-    try:
-        import trl  # noqa: F401
-    except ImportError:
-        raise cli.ArgumentError("dpo-step compares with trl, which is not installed: pip install -e .[test]") from None
+    check_trl("dpo-step")
     from benches import dpo, dpo_steps
     from benches.measuring import machine_facts
     from benches.trl_trainer import MICRO_BATCH

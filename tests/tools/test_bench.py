@@ -45,6 +45,22 @@ def test_steps_of_trl_have_the_same_losses(tmp_path):
         assert row["losses"] == pytest.approx(rows[0]["losses"], abs=1e-5)
 
 
+@pytest.mark.slow
+def test_sft_steps_of_a_plain_loop_have_the_same_losses(tmp_path):
+    """TRL's are means over its micro-batches' means, of other token counts."""
+    pytest.importorskip("trl")
+    rows = bench(tmp_path, "sft", "--pairs", 4)
+    ours, loop, trl = (rows[name]["losses"] for name in ("ours", "transformers, plain loop", "TRL SFTTrainer"))
+    assert len(ours) >= 2 and loop == pytest.approx(ours, abs=1e-5) and trl == pytest.approx(ours, rel=5e-3)
+
+
+@pytest.mark.slow
+def test_every_candidate_of_the_kernels_is_measured(tmp_path):
+    rows = bench(tmp_path, "kernels", "--rows", 16, "--tokens", 64, "--vocab", 512, "--hidden", 32)
+    assert {"ours", "PyTorch eager", "torch.compile", "Megatron-Core fused"} <= rows.keys()
+    assert [row["error"] for row in rows.values() if "error" in row] == []
+
+
 @pytest.mark.parametrize(
     "arguments, told",
     [
