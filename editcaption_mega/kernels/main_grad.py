@@ -14,9 +14,9 @@ def returned_gradient(weight: Tensor) -> Tensor | None:
     Megatron's data-parallel wrapper takes a weight for ready when autograd has handed it a gradient, and leaves alone
     one of a weight with `grad_added_to_main_grad` (megatron-core 0.19: `DistributedDataParallel.
     _make_backward_post_hook`, `tensor_parallel.layers.LinearWithGradAccumulationAndAsyncCommunication`). So one must
-    come, and its values do not matter; but zeros where autograd adds another gradient of the same weight to it, which
-    then counts (`zero_out_wgrad`: the embedding's, where it is tied to the LM head). None without that wrapper."""
-    if not hasattr(weight, "grad_added_to_main_grad"):
+    come, and its values say nothing. None where another one of the same weight comes anyway, which counts
+    (`zero_out_wgrad`: the embedding's, where it is tied to the LM head on one stage), and without that wrapper."""
+    if not hasattr(weight, "grad_added_to_main_grad") or getattr(weight, "zero_out_wgrad", False):
         return None
     weight.grad_added_to_main_grad = True
-    return torch.zeros_like(weight) if getattr(weight, "zero_out_wgrad", False) else torch.empty_like(weight)
+    return torch.empty_like(weight)

@@ -97,7 +97,7 @@ def linear_log_probs(
     sequence-parallel region): its backward sums. The gradient by `weight` is complete.
 
     A weight with a `main_grad` (Megatron's fp32 gradient buffer) gets its gradient added there by the GEMM itself, and
-    none in `.grad`; under Megatron's data-parallel wrapper one of no meaning (`main_grad.returned_gradient`).
+    none in `.grad`; under Megatron's data-parallel wrapper one that says nothing (`main_grad.returned_gradient`).
 
     vocab_size: the real vocabulary when the last rows of `weight` are padding (Megatron pads V to a multiple);
     rows from vocab_size on take no part and get gradient 0.

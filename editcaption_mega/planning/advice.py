@@ -151,4 +151,5 @@ def _never_starved(stage: Passes) -> Passes:
 
 def _local_update(stage: Passes) -> Passes:
     part = stage.after
-    return replace(stage, after=_less(part, sum(part.by_kind.get(kind, 0.0) for kind in _COLLECTIVES)))
+    local = _less(part, sum(part.by_kind.get(kind, 0.0) for kind in _COLLECTIVES))
+    return replace(stage, after=local, gathers=(), reductions=())

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from .dry_run.rank_step import RankRecord
 from .dry_run.recorder import Phase
+from .timing import beside
 from .timing.cost import Communication, Operation, StreamTime, stream_time
 from .timing.hardware import Hardware
+from .timing.schedule import Work
 from .timing.simulation import Timeline, simulate
 
 
@@ -18,10 +20,12 @@ class Passes:
     forward: tuple[StreamTime, ...]
     backward: tuple[StreamTime, ...]
     before: StreamTime  # inputs to the device
-    after: StreamTime  # gradients over data-parallel ranks, update, parameters back
+    after: StreamTime  # update, and what of the ranks' gradients and weights does not run beside the passes
     recomputed: float = 0.0  # of the backward passes' seconds, about those of what runs forward again
     reference: float = 0.0  # a resident reference's forward pass of one micro-batch
     transfer: float = 0.0  # of what it sends on
+    gathers: tuple[tuple[beside.Gather, ...], ...] = ()  # that the first forward pass of each chunk waits for
+    reductions: tuple[tuple[beside.Reduction, ...], ...] = ()  # that the last backward pass of each chunk begins
 
     @property
     def busy(self) -> float:
@@ -41,6 +45,8 @@ class StepTime:
     reference: float
     mfu: float  # language and vision together
     mfu_vision: float  # of it, the vision tower's part
+    uncovered_gathers: float = 0.0  # seconds of the pipeline in which passes wait for weights from other ranks
+    uncovered_reductions: float = 0.0  # of gradients to other ranks, behind the pipeline
     shares: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -75,31 +81,57 @@ def assemble(
     world_size: int,
 ) -> StepTime:
     """A step of stages that take so long. model_flops: language's and vision's, of a step over all ranks."""
-    timeline = _simulate(passes, micro_batches)
+    timeline = _simulate(passes, micro_batches, waiting=True)
     before = max(stage.before.seconds for stage in passes)
     after = max(stage.after.seconds for stage in passes)
     # Forward passes alone: the pipeline fills, and the slowest stage runs through.
     references = [stage.reference for stage in passes]
     reference = sum(references) + (micro_batches - 1) * max(references)
-    seconds = timeline.seconds + before + after + reference
+    uncovered = max(0.0, _reduced(passes, timeline, micro_batches) - timeline.seconds)
+    seconds = timeline.seconds + before + after + reference + uncovered
     language, vision = model_flops
     peak = seconds * world_size * hardware.peak_flops
     time = StepTime(
-        seconds, timeline, tuple(passes), before, after, reference, (language + vision) / peak, vision / peak
-    )
+        seconds, timeline, tuple(passes), before, after, reference, (language + vision) / peak, vision / peak,
+        timeline.seconds - _simulate(passes, micro_batches, waiting=False).seconds, uncovered,
+    )  # fmt: skip
     return replace(time, shares=_shares(time, micro_batches))
 
 
-def _simulate(passes: Sequence[Passes], micro_batches: int) -> Timeline:
+def _simulate(passes: Sequence[Passes], micro_batches: int, *, waiting: bool) -> Timeline:
+    """waiting: for weights that other ranks have updated."""
+
+    def delay(stage: int, work: Work, start: float) -> float:
+        if work.kind == "backward" and work.micro_batch == micro_batches - 1 and passes[stage].reductions:
+            return sum(bucket.preparing for bucket in passes[stage].reductions[work.chunk])
+        if not waiting or work.kind == "backward" or work.micro_batch or not passes[stage].gathers:
+            return 0.0
+        # A resident reference runs before, while the weights are gathered.
+        return beside.delay(passes[stage].gathers[work.chunk], passes[stage].reference * micro_batches + start)
+
     forward = [[time.seconds for time in stage.forward] for stage in passes]
     backward = [[time.seconds for time in stage.backward] for stage in passes]
-    return simulate(forward, backward, micro_batches, transfer_seconds=[stage.transfer for stage in passes])
+    transfers = [stage.transfer for stage in passes]
+    return simulate(forward, backward, micro_batches, transfer_seconds=transfers, delay=delay)
+
+
+def _reduced(passes: Sequence[Passes], timeline: Timeline, micro_batches: int) -> float:
+    """When the last gradients are reduced, in seconds of the pipeline."""
+    ends = [0.0]
+    for stage, slots in zip(passes, timeline.stages, strict=True):
+        if stage.reductions:
+            starts = {slot.work: slot.start for slot in slots}
+            last = [starts[Work("backward", chunk, micro_batches - 1)] for chunk in range(len(stage.backward))]
+            ends.append(beside.reduced(zip(last, stage.reductions, strict=True)))
+    return max(ends)
 
 
 def passes_of(record: RankRecord, hardware: Hardware) -> Passes:
     """A rank's passes in seconds."""
+    first: dict[tuple[str, int], Phase] = {}
     last: dict[tuple[str, int], Phase] = {}
     for phase in record.phases:
+        first.setdefault((phase.kind, phase.chunk), phase)
         last[phase.kind, phase.chunk] = phase  # the last: every later one is like it
     chunks = sorted(chunk for kind, chunk in last if kind == "forward")
     times = {key: stream_time(phase.steps, hardware) for key, phase in last.items() if key[0] != "step"}
@@ -110,6 +142,8 @@ def passes_of(record: RankRecord, hardware: Hardware) -> Passes:
         for step in phase.steps
         if isinstance(step, Communication) and step.kind == "send"
     ]
+    begun = between[0].steps
+    ends = beside.through(begun, last["forward", chunks[0]].steps, hardware)
     return Passes(
         forward=tuple(times["forward", chunk] for chunk in chunks),
         backward=tuple(times["backward", chunk] for chunk in chunks),
@@ -118,6 +152,8 @@ def passes_of(record: RankRecord, hardware: Hardware) -> Passes:
         reference=sum(time.seconds for (kind, _), time in times.items() if kind == "reference"),
         recomputed=sum(_recomputed(last["backward", chunk], times["backward", chunk]) for chunk in chunks),
         transfer=max(sends, default=0.0),
+        gathers=tuple(beside.gathers(first["forward", chunk].steps, ends, hardware) for chunk in chunks),
+        reductions=tuple(beside.reductions(last["backward", chunk].steps, hardware) for chunk in chunks),
     )
 
 
@@ -163,6 +199,8 @@ def _shares(time: StepTime, micro_batches: int) -> dict[str, float]:
         seconds["waiting for the host"] = seconds.get("waiting for the host", 0.0) + waited
     seconds["inputs to the device"] = time.before
     seconds["gradients over ranks and update"] = time.after
+    seconds["gradients that no pass covers"] = time.uncovered_reductions
+    seconds["weights that no pass covers"] = time.uncovered_gathers
     seconds["reference's forward pass"] = time.reference
     ordered = sorted(seconds.items(), key=lambda item: -item[1])
     return {name: value / time.seconds for name, value in ordered if value > 0}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from megatron.core import parallel_state
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -78,7 +79,8 @@ class Case(worker.Case):
 
     def make_step(self, number: int) -> Step:
         """Two rows or more of two samples for each data-parallel rank; one sample in four has no pictures."""
-        count = max(8, 4 * self.parallel.pipeline_model_parallel_size)
+        rows = max(2, self.parallel.pipeline_model_parallel_size)
+        count = 2 * rows * parallel_state.get_data_parallel_world_size()
         samples = tiny.samples(count, seed=100 + number, text_only=range(3, count, 4))
         responses = sum(len(sample.answer_ids) for sample in samples)
         return Step(number, worker.rows_of(samples, self.parallel), worker.ROW, responses, count)

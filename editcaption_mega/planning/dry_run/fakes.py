@@ -8,6 +8,7 @@ one before.
 
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def answer_for_values(recorder: StepRecorder, imbalance: float) -> None:
     _tensors_of_tensors(recorder)
     _grouped_updates()
     _phases(recorder)
+    _beside(recorder)
 
 
 @cache
@@ -142,6 +144,37 @@ def _phases(recorder: StepRecorder) -> None:
             return backward_step(input_tensor, output_tensor, *args, **kwargs)
 
     schedules.forward_step, schedules.backward_step = forward, backward
+
+
+def _beside(recorder: StepRecorder) -> None:
+    """Nothing is answered here: when a bucket's communication begins, and who waits for it, is known to its group."""
+    from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup as Group
+
+    handles: dict[tuple[str, int], int] = {}
+    begun = count(1)
+
+    def beginning(what: str, original: Any) -> Any:
+        def start(self: Any, *args: Any, **kwargs: Any) -> None:
+            if getattr(self.ddp_config, f"overlap_{what}"):
+                handles[what, id(self)] = next(begun)
+            with recorder.beside(handles.get((what, id(self)), 0)):
+                original(self, *args, **kwargs)
+
+        return start
+
+    def waiting(what: str, pending: str, original: Any) -> Any:
+        def finish(self: Any, *args: Any, **kwargs: Any) -> None:
+            before = getattr(self, pending) is not None
+            original(self, *args, **kwargs)
+            if before:
+                recorder.wait(handles[what, id(self)])
+
+        return finish
+
+    Group.start_param_sync = beginning("param_gather", _original(Group, "start_param_sync"))
+    Group.start_grad_sync = beginning("grad_reduce", _original(Group, "start_grad_sync"))
+    Group.finish_param_sync = waiting("param_gather", "param_gather_handle", _original(Group, "finish_param_sync"))
+    Group.finish_grad_sync = waiting("grad_reduce", "grad_reduce_handle", _original(Group, "finish_grad_sync"))
 
 
 def _tensors(value: Any) -> list[Tensor]:

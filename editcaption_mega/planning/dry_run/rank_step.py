@@ -32,7 +32,7 @@ from editcaption_mega.training.checkpoint import tensors_of_rank
 from editcaption_mega.training.dpo import dpo_objective
 from editcaption_mega.training.dpo_reference import JobReference, ResidentReference, StoredReference
 from editcaption_mega.training.loop import train_step
-from editcaption_mega.training.megatron_optimizer import begin_state
+from editcaption_mega.training.megatron_optimizer import begin_state, expect_gradients, start_gathers
 from editcaption_mega.training.optimizer import TrainState, build_train_state, freeze_modules
 from editcaption_mega.training.setup import layout_of
 
@@ -120,6 +120,7 @@ def execute_step(
         start_peak = recorder.memory.peak.total
         checkpoint_peak, checkpoint_bytes = _checkpoint(architecture, state, recorder)
         recorder.start()
+        start_gathers(state.chunks)  # as the step before has
         _put_on_device(step, recorder)
         waiting = [batch.to(platform.device()) for batch in step.micro_batches[executed:]]
         with _naming_modules(state.chunks, recorder):
@@ -218,8 +219,10 @@ def _train_state(
     freeze_modules(shards, settings.optimizer)
     with recorder.allocating(OPTIMIZER):
         state = build_train_state(
-            chunks, shards, settings.optimizer, precision=settings.training.precision, total_steps=2, overlap=False
-        )
+            chunks, shards, settings.optimizer, precision=settings.training.precision, total_steps=2,
+            overlap=settings.parallel.overlap_data_parallel,
+        )  # fmt: skip
+        expect_gradients(state.chunks)  # as any step but the first
         begin_state(state.optimizer, 1)
     memory = recorder.memory
     for chunk in state.chunks:

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -72,6 +72,7 @@ class StepRecorder(TorchDispatchMode):
         self._values: dict[int, tuple[Any, list[int]]] = {}  # by storage: what the host put there
         self._stack_at = 0  # the peak whose stack is known
         self._work: Any = None
+        self._handle = 0  # of the communication that runs beside compute, where it begins
 
     @property
     def phase(self) -> Phase:
@@ -113,8 +114,23 @@ class StepRecorder(TorchDispatchMode):
         self.host_syncs[HostSync(what, next(iter(_stack()), "?"))] += 1
         self.add(_SYNC)
 
+    @contextmanager
+    def beside(self, handle: int) -> Iterator[None]:
+        """Communication that begins in the block runs beside what follows, up to the wait for this handle. Operators
+        there prepare it: only the pass that begins it has them."""
+        self._handle = handle
+        try:
+            yield
+        finally:
+            self._handle = 0
+
+    def wait(self, handle: int) -> None:
+        """The device waits for it here."""
+        self.add(Operation("wait", "wait", launches=0, handle=handle))
+
     def add(self, step: Operation | Communication) -> None:
         """Something that the device does now."""
+        step = replace(step, handle=self._handle) if self._handle else step
         self.phase.steps.append(self._same.setdefault(step, step))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

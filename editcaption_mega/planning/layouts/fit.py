@@ -15,6 +15,7 @@ from editcaption_mega.model.pipeline_split import feature_routes, split_layers
 from editcaption_mega.settings import JobSettings, ParallelSettings
 
 from ..step_time import Passes, StepTime, assemble
+from ..timing.beside import even_gathers, even_reductions
 from ..timing.cost import StreamTime
 from ..timing.hardware import Hardware
 from ..timing.schedule import order
@@ -328,4 +329,6 @@ def passes_of_stage(chunks: Sequence[Chunk], micro_batches: int, *, slots: int =
         recomputed=total.recomputed,
         reference=total.reference,
         transfer=slots * max(chunk.total.transfer for chunk in chunks),
+        gathers=even_gathers([(chunk.total.forward.seconds, chunk.total.gathers) for chunk in chunks]),
+        reductions=even_reductions([(chunk.total.backward.seconds, chunk.total.reductions) for chunk in chunks]),
     )

@@ -43,6 +43,8 @@ class StagePart:
     recomputed: float = 0.0  # seconds of the backward pass in which something runs forward again
     reference: float = 0.0
     transfer: float = 0.0
+    gathers: float = 0.0  # seconds in which weights come from other ranks beside the first forward passes
+    reductions: float = 0.0  # and gradients go to them beside the last backward passes
     weights: float = 0.0
     gradients: float = 0.0
     optimizer: float = 0.0
@@ -69,7 +71,18 @@ class StagePart:
     def without_weights(self) -> "StagePart":
         """The same work on weights that another part has (tied embeddings)."""
         nothing: dict[str, Any] = dict.fromkeys(
-            ("weights", "gradients", "optimizer", "reference_weights", "parameters", "update", "between_stages"), 0.0
+            (
+                "weights",
+                "gradients",
+                "optimizer",
+                "reference_weights",
+                "parameters",
+                "update",
+                "between_stages",
+                "gathers",
+                "reductions",
+            ),
+            0.0,
         )
         return replace(self, after=_NOTHING, **nothing)
 
@@ -290,6 +303,8 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
         recomputed=passes.recomputed,
         reference=passes.reference,
         transfer=passes.transfer,
+        gathers=max((wait.through for wait in passes.gathers[0]), default=0.0),
+        reductions=sum(bucket.seconds for bucket in passes.reductions[0]),
         weights=states["weights"],
         gradients=states["gradients"],
         optimizer=states["optimizer"],

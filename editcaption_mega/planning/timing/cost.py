@@ -19,6 +19,7 @@ OperationKind = Literal[
     "host_copy",  # between pinned host memory and the GPU
     "host",  # the host alone: views, shapes
     "sync",  # the host waits for the GPU
+    "wait",  # the GPU waits for communication that runs beside it
 ]
 CommunicationKind = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "send", "recv"]
 
@@ -30,7 +31,7 @@ class Operation:
     flops: 2 per multiply-add; attention's as its kernel counts them (half of a causal square, 2.5 times that backward).
     bytes: read and written. rows, columns, inner: of a matrix product [rows, inner] x [inner, columns]; grouped: rows
     are those of one expert; attention: rows is the segment's length, columns the head's channels. launches: how often
-    the host launches."""
+    the host launches. handle: of a wait, or of what prepares it, the communication's."""
 
     name: str
     kind: OperationKind
@@ -40,10 +41,11 @@ class Operation:
     columns: int = 0
     inner: int = 0
     launches: int = 1
+    handle: int = 0
 
     def seconds(self, hardware: Hardware) -> float:
         """Of the GPU, with operands at hand: the longer of computing and moving bytes."""
-        if self.kind in ("host", "sync"):
+        if self.kind in ("host", "sync", "wait"):
             return 0.0
         if self.kind == "host_copy":
             return self.bytes / hardware.pcie_bandwidth
@@ -68,11 +70,13 @@ class Communication:
     """One collective or transfer of `bytes` among `ranks` (global ranks; for send and recv the two of them).
 
     bytes: the whole tensor as one rank sees it: what all-gather returns, what reduce-scatter takes, what all-reduce and
-    broadcast hold, what a rank gives to all-to-all with its own part."""
+    broadcast hold, what a rank gives to all-to-all with its own part. handle: above 0 it begins here and runs beside
+    what follows, up to the wait for this handle (`beside`)."""
 
     kind: CommunicationKind
     bytes: float
     ranks: tuple[int, ...]
+    handle: int = 0
 
     def seconds(self, hardware: Hardware) -> float:
         """Ring algorithms at the rate of the slowest link, each rank of a node with its own port to the network."""
@@ -122,14 +126,25 @@ class StreamTime:
         return StreamTime(self.seconds + times * other.seconds, by_kind, self.starved + times * other.starved)
 
 
-def stream_time(steps: Iterable[Operation | Communication], hardware: Hardware) -> StreamTime:
+def stream_time(
+    steps: Iterable[Operation | Communication],
+    hardware: Hardware,
+    marks: list[tuple[float, Operation | Communication]] | None = None,
+) -> StreamTime:
     """One stream in order: the host launches each step `launch_seconds` after the last, the GPU begins it when it is
-    launched and the one before has ended, and a sync lets the host wait for the GPU."""
+    launched and the one before has ended, and a sync lets the host wait for the GPU.
+
+    What runs beside it takes no time here, nor does a wait for it: they go to `marks`, each with its seconds from the
+    beginning."""
     host = gpu = starved = 0.0
     by_kind: dict[str, float] = {}
     for step in steps:
         launches = step.launches if isinstance(step, Operation) else 1
         host += launches * hardware.launch_seconds
+        if step.handle:
+            if marks is not None:
+                marks.append((max(gpu, host), step))
+            continue
         if step.kind == "host":
             continue
         if step.kind == "sync":

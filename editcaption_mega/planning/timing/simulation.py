@@ -7,7 +7,7 @@ pipelines by more than 3 %, and none where transfers are short beside passes.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -51,12 +51,14 @@ def simulate(
     *,
     transfer_seconds: float | Sequence[float] = 0.0,
     group_size: int | None = None,
+    delay: Callable[[int, Work, float], float] = lambda stage, work, start: 0.0,
 ) -> Timeline:
     """One optimizer step of a pipeline of `len(forward)` stages, as Megatron-Core runs it.
 
     forward, backward: seconds of a pass, [stage][chunk], each a number or one per micro-batch; the chunks per stage
     choose the schedule (1: not interleaved). transfer_seconds: of one tensor to a neighbor, or one number per link, the
     s-th between stage s and the next (the last: back to stage 0, for interleaving). group_size: see `schedule.order`.
+    delay: seconds by which a pass of a stage that begins then is longer.
     Raises ValueError where counts do not match or Megatron refuses the schedule."""
     stages = len(forward)
     chunks = _count_chunks(forward, backward)
@@ -74,7 +76,7 @@ def simulate(
     if len(links) != stages:
         raise ValueError(f"transfer_seconds has {len(links)} links: expected {stages}, one after each stage")
     programs = [_program(stage, stages, chunks, micro_batches, group_size) for stage in range(stages)]
-    return _run(programs, passes, _Transfers(links))
+    return _run(programs, passes, _Transfers(links), delay)
 
 
 @lru_cache(maxsize=1024)
@@ -120,7 +122,12 @@ class _Transfers:
         return max(self.posted[transfer]) + self.links[link]
 
 
-def _run(programs: list[list[Instruction]], passes: dict[tuple[int, Work], float], transfers: _Transfers) -> Timeline:
+def _run(
+    programs: list[list[Instruction]],
+    passes: dict[tuple[int, Work], float],
+    transfers: _Transfers,
+    delay: Callable[[int, Work, float], float],
+) -> Timeline:
     """Each stage as far as it comes, again and again: what one waits for, another has yet to post."""
     clocks, places = [0.0] * len(programs), [0] * len(programs)
     slots: list[list[Slot]] = [[] for _ in programs]
@@ -128,7 +135,7 @@ def _run(programs: list[list[Instruction]], passes: dict[tuple[int, Work], float
     def step(stage: int, instruction: Instruction) -> bool:
         now = clocks[stage]
         if isinstance(instruction, Work):
-            clocks[stage] = now + passes[stage, instruction]
+            clocks[stage] = now + passes[stage, instruction] + delay(stage, instruction, now)
             slots[stage].append(Slot(instruction, now, clocks[stage]))
         elif isinstance(instruction, Post):
             transfers.post(instruction.sends + instruction.receives, now)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from editcaption_mega.planning.dry_run.fakes import expert_counts
 from tests.helpers import warm
+from tests.planning.dry_run import small_step
 
 
 @given(
@@ -68,4 +69,34 @@ def test_a_tensor_made_of_values_is_a_wait():
         "{'item': 2} [[1.0, 1.0]]",
         "['torch.tensor on the device', 'torch.as_tensor on the device']",
         "[]",
+    ]
+
+
+BESIDE = """
+import sys
+from editcaption_mega.planning.dry_run.rank_step import execute_step, join_alone
+from editcaption_mega.model import Architecture
+from tests.planning.dry_run import small_step
+settings = small_step.settings_of({"model": sys.argv[1], "kind": "sft", "overrides": []})
+join_alone(0, 2, settings)
+record = execute_step(settings, Architecture.from_folder(settings.model.folder), small_step.step_of(settings))
+for phase in record.phases:
+    seen = [(step.kind, step.handle) for step in phase.steps if step.handle and step.kind != "copy"]
+    if phase.kind != "step" or seen:
+        print(phase, seen)
+"""
+
+
+def test_communication_of_data_parallel_ranks_begins_and_is_waited_for_in_its_passes(tmp_path):
+    """The tiny model is one bucket: gathered before the first pass, which waits for it; reduced by the last one."""
+    small_step.write_config(tmp_path / "model", experts=False)
+    done = warm.run([sys.executable, "-c", BESIDE, tmp_path / "model"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "step [('all_gather', 1)]",
+        "forward 0 of chunk 0 [('wait', 1)]",
+        "backward 0 of chunk 0 []",
+        "forward 1 of chunk 0 []",
+        "backward 1 of chunk 0 [('reduce_scatter', 2)]",
+        "step [('wait', 2), ('all_gather', 3)]",
     ]
