@@ -96,9 +96,9 @@ def tensors_of_rank(
     expert_rank = parallel_state.get_expert_data_parallel_rank()
     expert_size = parallel_state.get_expert_data_parallel_world_size()
     written = [shard for shard in param_shards if shard.writer]
-    for i, shard in enumerate(written):
+    for i, shard in enumerate(param_shards):  # all of them: an expert's ranks may differ in what else they write
         rank, size = (expert_rank, expert_size) if shard.is_expert else (data_rank, data_size)
-        if rank == i % size:
+        if shard.writer and rank == i % size:
             yield WEIGHTS, shard, 0, shard.parameter.data.flatten()
     for shard in written:
         state = parameter_state(optimizer, shard.parameter) if shard.parameter.requires_grad else None
