@@ -72,9 +72,10 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# The table of shipped configurations, planned at their own sizes.
+# The tables of shipped configurations, planned at their own sizes and on other numbers of GPUs.
 configurations: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.planning.configurations --write docs/configurations.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.planning.gpu_counts --write docs/gpu_counts.md
 
 bench: setup
 	$(BIN)/python tools/bench.py $(BENCH_ARGS)

@@ -23,7 +23,8 @@ size ([planning.md](planning.md)), on one NVIDIA H100 of 80 GB per rank. Memory 
 is reserved beside tensors; seconds are estimates by the rates in
 [h100.yaml](../editcaption_mega/planning/timing/gpus/h100.yaml) until a GPU has confirmed them. Samples are two pictures
 of 1,280 tokens, 51 tokens of prompt and answers of 60. Why a configuration is as it is says its own first comment;
-other layouts are found with `tools/plan.py CONFIG --gpus N --mode search`.
+settings for other numbers of GPUs are in [gpu_counts.md](gpu_counts.md), and others are found with
+`tools/plan.py CONFIG --gpus N --mode search`.
 
 """
 COLUMNS = (

@@ -24,7 +24,10 @@ slow = pytest.mark.slow
         ("sft_qwen3_vl_2b", 8, ()),
         pytest.param("sft_qwen3_vl_32b", 32, (), marks=slow),
         pytest.param("sft_qwen3_vl_32b", 16, EXPERTS, marks=slow),
+        pytest.param("sft_qwen3_vl_30b_a3b", 16, (), marks=slow),
         pytest.param("sft_qwen3_vl_235b_a22b", 128, FOUR_STAGES, marks=slow),
+        pytest.param("sft_qwen3_vl_235b_a22b", 256, (), marks=slow),
+        pytest.param("dpo_qwen3_vl_235b_a22b", 256, (), marks=slow),
     ],
 )
 def test_a_fit_agrees_with_the_dry_run(config, gpus, overrides):
