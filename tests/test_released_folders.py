@@ -19,7 +19,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.settings import CandidateSettings, EvaluationSettings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.setup import open_dataset
-from tests.helpers import released, small_job
+from tests.helpers import released, small_job, tiny
 
 SMALL = ["2B", "8B", "235B-A22B"]  # one file and tied; an index and a head of its own; experts
 
@@ -86,7 +86,7 @@ def test_training_and_scoring_read_it_as_transformers_does(folders, shards, name
         dataset.encoder.prompt.messages(*pictures), tokenize=True, add_generation_prompt=True, return_dict=True
     )
     assert list(sample.prompt_ids) == expected["input_ids"][0]
-    patches = torch.cat([image.load() for image in sample.images])
+    patches = tiny.pixel_values(sample, dataset.images)
     assert (patches - torch.as_tensor(expected["pixel_values"])).abs().max() <= 1e-6
 
 

@@ -14,6 +14,7 @@ SUITES = {
     "sft": "whole SFT steps against a plain transformers loop and TRL's SFTTrainer, the same model and pairs",
     "dpo-rows": "a shared-prompt row against two plain packed sequences",
     "dpo-step": "whole DPO steps against TRL's DPOTrainer, the same model and pairs",
+    "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
     "client": "rates of the endpoint client against a local scripted server",
 }
 Measured = tuple[list[dict], str, dict]  # records, table, machine
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     dpo.add_argument("--prompt", type=int, default=2500, help="dpo-rows: tokens of the prompt (default 2500)")
     dpo.add_argument("--response", type=int, default=100, help="dpo-rows: tokens of each answer (default 100)")
     dpo.add_argument("--pairs", type=int, default=32, help="sft, dpo-step: pairs in a step (default 32)")
+    loader = parser.add_argument_group("loader")
+    loader.add_argument("--picture-pairs", type=int, default=32, help="pairs of 1024 px JPEG (default 32)")
+    loader.add_argument("--samples", type=int, default=256, help="in a step (default 256)")
     client = parser.add_argument_group("client")
     client.add_argument("--requests", type=int, default=10_000, help="a multiple of 10 (default 10000)")
     client.add_argument("--concurrency", type=int, default=128)
@@ -51,9 +55,11 @@ def parser() -> argparse.ArgumentParser:
 
 def check(arguments: argparse.Namespace) -> None:
     """Raise ArgumentError for sizes that cannot be measured, before any work."""
-    for name in ("rows", "tokens", "vocab", "hidden", "repeats", "response", "requests", "concurrency"):
+    sizes = "rows", "tokens", "vocab", "hidden", "repeats", "response", "picture_pairs", "samples"
+    for name in (*sizes, "requests", "concurrency"):
         if getattr(arguments, name) < 1:
-            raise cli.ArgumentError(f"--{name} must be at least 1, found {getattr(arguments, name)}")
+            option = name.replace("_", "-")
+            raise cli.ArgumentError(f"--{option} must be at least 1, found {getattr(arguments, name)}")
     if arguments.prompt < 64:
         raise cli.ArgumentError(f"--prompt must be at least 64, to hold two pictures, found {arguments.prompt}")
     if arguments.pairs < 1 or arguments.pairs % 4:
@@ -71,9 +77,9 @@ def check(arguments: argparse.Namespace) -> None:
 def main(argv):
     arguments = parser().parse_args(argv)
     check(arguments)
-    measure = {"kernels": kernels, "sft": sft, "dpo-rows": dpo_rows, "dpo-step": dpo_step, "client": client}[
-        arguments.suite
-    ]
+    suites = {"kernels": kernels, "sft": sft, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
+    suites |= {"loader": loader, "client": client}
+    measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / f"{arguments.suite}.md").write_text(table)
@@ -147,6 +153,16 @@ def dpo_step(arguments: argparse.Namespace) -> Measured:
     )
     machine = machine_facts(arguments.repeats, case)
     return records, dpo.markdown(records, machine), machine
+
+
+def loader(arguments: argparse.Namespace) -> Measured:
+    from benches import loader
+    from benches.measuring import machine_facts
+
+    records = loader.measure(arguments.picture_pairs, arguments.samples, arguments.repeats, say)
+    case = f"{arguments.picture_pairs} pairs of JPEG of {loader.SIDE} px, one thread each, host work only"
+    machine = machine_facts(arguments.repeats, case)
+    return records, loader.markdown(records, machine), machine
 
 
 def client(arguments: argparse.Namespace) -> Measured:

@@ -106,7 +106,7 @@ class _Subset:
     """Some samples of a dataset, in the form that `write_instructions` takes."""
 
     def __init__(self, dataset: "PairDataset", positions: Sequence[int]):
-        self.dataset, self.positions = dataset, positions
+        self.dataset, self.positions, self.images = dataset, positions, dataset.images
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -17,10 +17,28 @@ from torch.distributed import ProcessGroup
 from torch.utils.checkpoint import checkpoint
 
 from editcaption_mega.data.batching.batch import ImageBatch
+from editcaption_mega.data.images.patches import normalized
 
 from .architecture import VisionArchitecture
 from .attention import Cuts, segment_attention
 from .rotary import rotate, vision_angles
+
+
+class PatchEmbedding(nn.Linear):
+    """Pixels of patches -> hidden states: the reference's Conv3d, whose stride is its kernel, as a matrix product.
+
+    The weight is the reference's, flattened: [hidden, channels x frames x rows x columns]. The frames of a picture are
+    equal, so the kernels of all frames are added up first, and pixels need to be there once."""
+
+    def __init__(self, vision: VisionArchitecture):
+        super().__init__(vision.patch_dim, vision.hidden_size)
+        self.vision = vision
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [patches, rows x columns x channels], normalized, in the dtype of the weight -> [patches, hidden]."""
+        channels = self.weight.view(len(self.weight), self.vision.in_channels, self.vision.temporal_patch_size, -1)
+        folded = channels.float().sum(2).transpose(1, 2).flatten(1)
+        return F.linear(x, folded.to(x.dtype), self.bias)
 
 
 class VisionAttention(nn.Module):
@@ -104,8 +122,7 @@ class VisionTower(nn.Module):
         """group: the ranks that share the pictures of a row; None where each computes all of them."""
         super().__init__()
         self.vision, self.recompute = vision, recompute
-        # The reference uses a Conv3d whose stride is its kernel: a matrix product over flattened patches, 10 x faster.
-        self.patch_embed = nn.Linear(vision.patch_dim, vision.hidden_size)
+        self.patch_embed = PatchEmbedding(vision)
         self.pos_embed = nn.Embedding(vision.num_position_embeddings, vision.hidden_size)
         self.blocks = nn.ModuleList(VisionBlock(vision, group) for _ in range(vision.depth))
         self.merger = PatchMerger(vision, norm_after_join=False)
@@ -116,7 +133,7 @@ class VisionTower(nn.Module):
     def forward(self, images: ImageBatch) -> Tensor:
         """This rank's patches -> [tokens, 1 + DeepStack layers, hidden]: visual embedding, DeepStack features."""
         dtype = self.patch_embed.weight.dtype
-        x = self.patch_embed(images.pixel_values.to(dtype))
+        x = self.patch_embed(normalized(images.pixels, images.normalization).to(dtype))
         learned = self.pos_embed(images.interpolation_index) * images.interpolation_weight[..., None].to(dtype)
         x = x + learned.sum(1)
         angles = vision_angles(images.position_ids, self.vision.head_dim)

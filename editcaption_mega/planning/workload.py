@@ -70,12 +70,12 @@ class BlankImage(NamedTuple):
     """A picture that is a size."""
 
     grid: Grid
-    patch_dim: int
+    patch_bytes: int
 
     def load(self) -> Tensor:
-        """Zeros [patches, patch_dim] fp32; in a dry process without values, which take no memory."""
+        """Zeros [patches, patch_bytes] uint8; in a dry process without values, which take no memory."""
         device = platform.device() if platform.device().type == "meta" else None
-        return torch.zeros(math.prod(self.grid), self.patch_dim, device=device)
+        return torch.zeros(math.prod(self.grid), self.patch_bytes, dtype=torch.uint8, device=device)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def samples(settings: JobSettings, architecture: Architecture, workload: Workloa
             id=f"sample-{i:06d}",
             prompt_ids=_prompt_ids(grid_tokens(grid, images.merge_size), workload, architecture),
             answers=tuple((text,) * length for length in lengths),
-            images=(BlankImage(grid, architecture.vision.patch_dim),) * workload.pictures,
+            images=(BlankImage(grid, images.patch_bytes),) * workload.pictures,
             shared_prompt=settings.data.shared_prompt,
         )
         if problem := too_long(sample, settings.data.sequence_length):

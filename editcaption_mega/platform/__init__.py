@@ -4,6 +4,8 @@ Importing it changes nothing. Programs call `prepare` once, or `initialize`, whi
 refuse to be built before that. Nothing else needs it: kernels, data, rubric and objectives run without.
 """
 
+from .ahead import SideStream, made_ahead, wait_for_copies
+from .figures import peak_flops, peak_memory
 from .host_copies import staged_on_host, wait_for_staged
 from .machine import prepare, require_prepared
 from .process import (
@@ -22,6 +24,7 @@ from .together import each_together, from_rank_zero, gather, raise_together, sha
 
 __all__ = [
     "Layout",
+    "SideStream",
     "barrier",
     "destroy",
     "device",
@@ -30,6 +33,9 @@ __all__ = [
     "gather",
     "initialize",
     "is_rank_zero",
+    "made_ahead",
+    "peak_flops",
+    "peak_memory",
     "prepare",
     "print_rank_0",
     "raise_together",
@@ -40,5 +46,6 @@ __all__ = [
     "threads_per_rank",
     "together",
     "wait_for_staged",
+    "wait_for_copies",
     "world_size",
 ]

@@ -7,14 +7,15 @@ instead of the reason. So work that may fail on some ranks only runs inside `tog
 import copy
 import pickle
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from .machine import is_dry
-from .process import is_rank_zero, rank, world_size
+from .process import device, is_rank_zero, rank, world_size
 
 # What an error becomes whose own class cannot travel: the kinds that `cli` shows as one sentence, else our defect.
 _KINDS = (ValueError, OSError, FloatingPointError)
@@ -47,6 +48,11 @@ def raise_together(error: Exception | None) -> None:
         if error is not None:
             raise error
         return
+    # One number as a rule; the errors themselves only where there is one.
+    failed = torch.tensor([float(error is not None)]).to(device(), non_blocking=True)
+    dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+    if not failed.item():
+        return
     errors = gather(None if error is None else (_portable(error), socket.gethostname()))
     raised = [(i, *other) for i, other in enumerate(errors) if other is not None]
     if not raised:
@@ -70,18 +76,22 @@ def together() -> Iterator[None]:
     raise_together(error)
 
 
-def each_together[Item](items: Iterable[Item]) -> Iterator[Item]:
+def each_together[Item](items: Iterable[Item]) -> Generator[Item, None, None]:
     """The items, of which every rank has as many; where one rank cannot make its next one, every rank raises.
 
     Collective, once for each item and once at the end. Raises as `raise_together`."""
     source = iter(items)
     end: Any = object()
-    while True:
-        with together():
-            item = next(source, end)
-        if item is end:
-            return
-        yield item
+    try:
+        while True:
+            with together():
+                item = next(source, end)
+            if item is end:
+                return
+            yield item
+    finally:
+        if isinstance(source, Generator):
+            source.close()
 
 
 def from_rank_zero[Value](function: Callable[[], Value]) -> Value:

@@ -77,8 +77,9 @@ class DataSettings(PixelLimits):
     shared_prompt: bool = True  # a preference pair is [prompt | chosen | rejected]; false: two whole sequences
     shuffle: bool = True
     prompt: str = ""  # YAML file with another prompt; "" for the built-in one (editcaption_mega/data/text/prompt.yaml)
-    prefetch_steps: int = 2  # steps prepared ahead by background threads
-    workers: int = 2  # threads per rank that decode images
+    prefetch_steps: int = 2  # steps prepared ahead
+    workers: int = 2  # per rank: what reads, tokenizes and decodes ahead
+    worker_processes: bool | None = None  # workers are processes, not threads of the rank; null: where there are GPUs
 
     def validate(self) -> None:
         if not self.shards:

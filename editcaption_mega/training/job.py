@@ -12,6 +12,7 @@ from editcaption_mega.settings import JobSettings
 from .checkpoint import load_optimizer, load_random_state
 from .experts import ExpertLoad
 from .identity import check_identity
+from .inputs import on_device, reading_ahead
 from .loop import Span, run_steps
 from .megatron_optimizer import release_hooks
 from .metrics import RunLog
@@ -68,7 +69,10 @@ def _train(
         )
     else:
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)
-        ending = Ending(*run_steps(state, objective, _steps(prepared), span, recorder, expert_load))
+        steps = _steps(prepared)
+        ending = Ending(
+            *run_steps(state, objective, steps, span, recorder, expert_load, architecture=prepared.architecture)
+        )
     with platform.together():
         if log:
             log.close()
@@ -76,10 +80,8 @@ def _train(
 
 
 def _steps(prepared: Prepared) -> Iterable[Step]:
-    data = prepared.settings.data
-    return prepared.stream.steps(
-        prepared.resumed.step, prepared.total_steps, ahead=data.prefetch_steps, workers=data.workers
-    )
+    first, last = prepared.resumed.step, prepared.total_steps
+    return on_device(prepared.stream.steps(first, last, **reading_ahead(prepared.settings.data)))
 
 
 def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list[str]]:

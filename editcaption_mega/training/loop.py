@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -15,29 +16,34 @@ from torch import Tensor
 from editcaption_mega import platform, signals
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.loader import Step
+from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import Objective, RowLoss
 
 from .experts import ExpertLoad
 from .megatron_optimizer import start_gathers
 from .optimizer import TrainState
 from .pipeline import run_pipeline
+from .speed import Speed, manual_garbage_collection
 
 
 def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str, float]:
-    """Forward, backward and update for one step. Collective.
+    """Forward, backward and update for one step, whose micro-batches are on the device. Collective.
 
-    -> loss, grad_norm, learning_rate and the objective's own metrics. Raises FloatingPointError, naming the samples,
+    -> loss, grad_norm, learning_rate, the objective's own metrics, compute_seconds (forward and backward passes, with
+    what ranks send each other in them) and update_seconds (the rest). Raises FloatingPointError, naming the samples,
     for a loss that is not finite, and the objective's ValueError where training must not go on; the weights are then
     still those of before the step."""
+    began = time.monotonic()
     for chunk in state.chunks:
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
-    micro_batches = [batch.to(platform.device()) for batch in step.micro_batches]
+    micro_batches = step.micro_batches
     learning_rate = max(group["lr"] for group in state.optimizer.param_groups)
     objective.prepare(micro_batches, step.length)
     count = objective.count(step.response_tokens, step.num_samples)
     row_losses = _forward_backward(state.chunks, objective, micro_batches, step.length, count)
     sums = _sum_over_ranks(row_losses, objective.num_statistics)
+    computed = time.monotonic()  # the host has waited for the sums, so the device is done with all before
     loss = sums[0].item() / count
     if not math.isfinite(loss):
         mine = [name for batch, row_loss in row_losses for name in _not_finite(batch, row_loss)]
@@ -57,7 +63,8 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
     start_gathers(state.chunks)
     state.scheduler.step(increment=1)
     numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": float(learning_rate)}
-    return numbers | objective.metrics(sums[1:])
+    times = {"compute_seconds": computed - began, "update_seconds": time.monotonic() - computed}
+    return numbers | objective.metrics(sums[1:]) | times
 
 
 def _forward_backward(
@@ -136,14 +143,17 @@ def run_steps(
     span: Span,
     recorder: Recorder,
     expert_load: ExpertLoad | None = None,
+    architecture: Architecture | None = None,
 ) -> tuple[int, int]:
     """Run `steps` -> the number of the last one done, and the signal that ended it early (0: none). Collective.
 
-    Saves as the span says, at its end, and when stopped."""
+    Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations."""
     finished = saved = span.first
-    with signals.answered():
-        for step in platform.each_together(steps):  # a picture may be broken on one rank alone
-            began = time.monotonic()
+    speed = Speed(architecture)
+    # A picture may be broken on one rank alone.
+    with signals.answered(), manual_garbage_collection() as collect, closing(platform.each_together(steps)) as arriving:
+        for step in arriving:
+            speed.data_arrived()
             try:
                 numbers = train_step(state, objective, step)
             except FloatingPointError as error:
@@ -151,15 +161,16 @@ def run_steps(
             finished = step.number + 1
             if expert_load is not None:
                 numbers |= expert_load.metrics()
-            tokens, asked = _tokens_and_signal(step)
-            counts = {"tokens": tokens, "samples": finished * step.num_samples}
-            recorder.record({"step": finished, **numbers, **counts, "seconds": time.monotonic() - began})
+            of_step, asked = speed.step_ended(step, signals.asked())
+            recorder.record({"step": finished, **numbers, "samples": finished * step.num_samples, **of_step})
             leave = bool(asked or (span.stop_after and finished - span.first >= span.stop_after))
             if leave:
                 recorder.stopping()
             required = finished == span.last or leave
-            if (required or finished % span.save_every == 0) and recorder.save(finished, required):
-                saved = finished
+            if required or finished % span.save_every == 0:
+                with speed.saving():
+                    saved = finished if recorder.save(finished, required) else saved
+            collect(finished)
             if leave and finished < span.last:
                 why = f"signal {asked}" if asked else f"training.stop_after={span.stop_after}"
                 platform.print_rank_0(f"stopped by {why} after step {finished}; the same command goes on from there")
@@ -172,15 +183,3 @@ def _newest(saved: int) -> str:
     if not saved:
         return "This run has no checkpoint yet: the same command begins it again"
     return f"The newest checkpoint is that of step {saved}: the same command goes on from there"
-
-
-def _tokens_and_signal(step: Step) -> tuple[int, int]:
-    """Tokens of the step over data-parallel ranks, and the largest signal that any rank was asked to stop by."""
-    values = torch.tensor([sum(batch.num_tokens for batch in step.micro_batches), signals.asked()], dtype=torch.float64)
-    values = values.to(platform.device(), non_blocking=True)
-    signal_number = values[1:].clone()
-    dist.all_reduce(values)
-    dist.all_reduce(signal_number, op=dist.ReduceOp.MAX)
-    copies = platform.world_size() // parallel_state.get_data_parallel_world_size()
-    tokens, largest = torch.cat((values[:1], signal_number)).tolist()
-    return round(tokens / copies), int(largest)

@@ -6,7 +6,7 @@ import torch
 
 from editcaption_mega.data.batching.packing import Packer, RankShare
 from editcaption_mega.data.batching.sample import EncodedSample
-from editcaption_mega.data.images.patches import ImageSettings
+from editcaption_mega.data.images.patches import ImageSettings, processor_patches
 
 VOCABULARY = 512
 IMAGE_TOKEN, VISION_START, VISION_END = 500, 502, 503
@@ -109,7 +109,9 @@ def samples(
     for i in range(count):
         grids = sizes[i % len(sizes)]
         pictures = torch.Generator().manual_seed(1000 * (seed if picture_seed is None else picture_seed) + i)
-        patches = [torch.randn(grid[1] * grid[2], 96, generator=pictures) for grid in grids]
+        patches = [
+            torch.randint(0, 256, (grid[1] * grid[2], 48), generator=pictures, dtype=torch.uint8) for grid in grids
+        ]
         prompt = tokens(3)
         for grid in grids:
             prompt += [VISION_START] + [IMAGE_TOKEN] * (grid[1] * grid[2] // 4) + [VISION_END] + tokens(2)
@@ -142,6 +144,11 @@ def row(chosen: list[EncodedSample], length: int, *, with_images: bool = True, r
     return Packer(IMAGES, IMAGE_TOKEN, 0, TABLE_SIDE, length, share=share).collate(chosen, length)
 
 
+def pixel_values(sample: EncodedSample, settings: ImageSettings) -> torch.Tensor:
+    """The pictures of a sample as transformers' models take them."""
+    return torch.cat([processor_patches(image.load(), settings) for image in sample.images])
+
+
 def hf_inputs(sample: EncodedSample) -> dict[str, torch.Tensor]:
     """The same sample as transformers takes it, one row."""
     ids = torch.tensor([*sample.prompt_ids, *sample.answer_ids])[None]
@@ -149,7 +156,7 @@ def hf_inputs(sample: EncodedSample) -> dict[str, torch.Tensor]:
         return dict(input_ids=ids)
     return dict(
         input_ids=ids,
-        pixel_values=torch.cat([image.load() for image in sample.images]),
+        pixel_values=pixel_values(sample, IMAGES),
         image_grid_thw=torch.tensor(sample.grids),
         mm_token_type_ids=(ids == IMAGE_TOKEN).int(),
     )

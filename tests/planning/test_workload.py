@@ -90,7 +90,7 @@ def test_steps_are_those_of_real_pairs_of_these_sizes(folder, shards, kind, answ
         for batch, other in zip(step.micro_batches, expected.micro_batches, strict=True):
             assert all(getattr(batch, name) == getattr(other, name) for name in SAME)
             assert all(getattr(batch.images, name) == getattr(other.images, name) for name in SAME_OF_IMAGES)
-            assert batch.images.pixel_values.shape == other.images.pixel_values.shape
+            assert batch.images.pixels.shape == other.images.pixels.shape
             assert torch.equal(batch.padding_mask, other.padding_mask)
             assert len(batch.visual_positions) == len(other.visual_positions)
             assert (batch.key_index is None) == (other.key_index is None)
@@ -191,7 +191,7 @@ def test_a_sample_that_no_row_holds():
 
 def test_a_picture_is_zeros():
     (image, _) = samples(JobSettings(), RELEASE, Workload(picture_tokens=6))[0].images
-    assert image.grid == (1, 4, 6) and torch.equal(image.load(), torch.zeros(24, 3 * 2 * 16 * 16))
+    assert image.grid == (1, 4, 6) and torch.equal(image.load(), torch.zeros(24, 16 * 16 * 3, dtype=torch.uint8))
 
 
 def dry_step() -> tuple:
@@ -200,12 +200,12 @@ def dry_step() -> tuple:
     settings = JobSettings()
     settings.data.sequence_length = 8192
     step = planned_step(settings, RELEASE, UNIFORM, RankShare())
-    pixels = [batch.images.pixel_values for batch in step.micro_batches]
+    pixels = [batch.images.pixels for batch in step.micro_batches]
     moved = step.micro_batches[0].to(platform.device())
     return {tensor.device.type for tensor in pixels}, sum(map(len, pixels)), moved.input_ids.is_meta, moved.num_tokens
 
 
 def test_pictures_of_a_dry_process_take_no_memory():
-    """32 samples of two pictures would hold 2 GB."""
+    """32 samples of two pictures would hold 250 MB."""
     ((kinds, patches, moved, num_tokens),) = on_fake_ranks(dry_step, ParallelSettings(), 1)
     assert (kinds, patches, moved, num_tokens) == ({"meta"}, 32 * 2 * 5120, True, 3 * 2671)

@@ -37,6 +37,14 @@ def test_a_bench_starts_from_any_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_loader_is_faster_and_what_reaches_the_model_is_the_same(tmp_path):
+    rows = bench(tmp_path, "loader", "--picture-pairs", 4, "--samples", 8)
+    assert rows["this loader"]["largest_difference"] == 0, "both sides' tensors are compared"
+    assert rows["webdataset + processor"]["times_ours"] > 2
+    assert {"main thread, threads", "main thread, processes"} <= rows.keys()
+
+
+@pytest.mark.slow
 def test_steps_of_trl_have_the_same_losses(tmp_path):
     pytest.importorskip("trl")
     rows = list(bench(tmp_path, "dpo-step", "--pairs", 4).values())

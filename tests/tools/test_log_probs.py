@@ -11,7 +11,7 @@ from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
-from tests.helpers import ROOT, small_job, warm
+from tests.helpers import ROOT, small_job, tiny, warm
 
 TOOL = ROOT / "tools/log_probs.py"
 
@@ -58,7 +58,7 @@ def reference(base, shards, row_tokens, i):
     with torch.no_grad():
         logits = model(
             input_ids=ids,
-            pixel_values=torch.cat([image.load() for image in sample.images]),
+            pixel_values=tiny.pixel_values(sample, dataset.images),
             image_grid_thw=torch.tensor(sample.grids),
             mm_token_type_ids=(ids == dataset.encoder.image_token_id).int(),
         ).logits[0]

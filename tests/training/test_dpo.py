@@ -24,7 +24,7 @@ from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.log_probs import lines_to_keep
 from editcaption_mega.training.session import Ending
-from tests.helpers import ROOT, preference_job, small_job, warm
+from tests.helpers import ROOT, preference_job, small_job, tiny, warm
 from tests.parity import matrix
 
 LAUNCH = ROOT / "launch/train_dpo.sh"
@@ -86,7 +86,7 @@ def plain_losses(base, job) -> list[float]:
         ids = torch.tensor([*sample.prompt_ids, *answer])[None]
         logits = model(
             input_ids=ids,
-            pixel_values=torch.cat([image.load() for image in sample.images]),
+            pixel_values=tiny.pixel_values(sample, dataset.images),
             image_grid_thw=torch.tensor(sample.grids),
             mm_token_type_ids=(ids == dataset.encoder.image_token_id).int(),
             use_cache=False,

@@ -21,7 +21,8 @@ MULTIPLIERS = ("optimizer.vision", "optimizer.merger", "optimizer.language", "op
 MAY_CHANGE = {
     "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.resume", "checkpoint.verify",
     "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
-    "data.sequence_length", "data.shards", "data.shared_prompt", "data.workers", "model.backend", "model.checkpoint",
+    "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
+    "model.backend", "model.checkpoint",
     "model.folder", "model.kernels", "model.max_logits_gib", "model.recompute",
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",
     "optimizer.beta1", "optimizer.beta2",

@@ -73,7 +73,7 @@ def test_it_saves_at_intervals_and_at_the_end(state):
     assert run_steps(state, SFTObjective(), steps(0, 5), Span(0, 5, save_every=2), recorder) == (5, 0)
     assert recorder.events == [1, 2, ("save", 2, False), 3, 4, ("save", 4, False), 5, ("save", 5, True)]
     first = recorder.numbers[0]
-    assert list(first) == ["step", "loss", "grad_norm", "learning_rate", "tokens", "samples", "seconds"]
+    assert {"step", "loss", "grad_norm", "learning_rate", "tokens", "samples", "seconds"} <= first.keys()
     assert first["tokens"] == sum(sample.num_tokens for sample in tiny.samples(2)) and first["samples"] == 2
     assert [numbers["samples"] for numbers in recorder.numbers] == [2, 4, 6, 8, 10]
 

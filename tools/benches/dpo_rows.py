@@ -72,8 +72,8 @@ def _random_pair(architecture: Architecture, prompt: int, response: int) -> Enco
     side = 2 * int((0.48 * prompt) ** 0.5)
     grids = ((1, side, side), (1, side, side))
     vision = architecture.vision
-    values = 3 * 2 * vision.patch_size**2
-    patches = [torch.randn(side * side, values, generator=generator) for _ in grids]
+    values = 3 * vision.patch_size**2
+    patches = [torch.randint(0, 256, (side * side, values), generator=generator, dtype=torch.uint8) for _ in grids]
 
     def tokens(count: int) -> list[int]:
         return torch.randint(10, 600, (count,), generator=generator).tolist()

@@ -1,6 +1,7 @@
 """What a model sees of one packed sequence. Built on the host by `packing.Packer.collate`, moved once by `to`."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 class ImageBatch:
     """This rank's even part of a sequence's pictures, whose patches stand one after another.
 
-    pixel_values          [patches / ranks, patch_dim] fp32
+    pixels                [patches / ranks, patch_size ** 2 * 3] uint8: row, column, channel
+    normalization         [2, 3] fp32: mean and standard deviation of the channels (`patches.normalized`)
     position_ids          [patches / ranks, 2] int64: row and column of each patch, in merge-block order
     interpolation_index   [patches / ranks, 4] int64 into the table of learned positions
     interpolation_weight  [patches / ranks, 4] fp32
@@ -22,7 +24,8 @@ class ImageBatch:
     num_ranks             that share the pictures
     """
 
-    pixel_values: Tensor
+    pixels: Tensor
+    normalization: Tensor
     position_ids: Tensor
     interpolation_index: Tensor
     interpolation_weight: Tensor
@@ -80,7 +83,13 @@ class PackedBatch:
     num_tokens: int
 
     def to(self, device: torch.device) -> "PackedBatch":
+        """The batch on the device; without waiting where that is a GPU: its copies may still be running."""
         return _moved(self, device)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that is on the device then."""
+        for part in (self, self.images):
+            yield from (value for value in vars(part).values() if isinstance(value, Tensor)) if part else ()
 
 
 def _moved[Batch: (PackedBatch, ImageBatch)](batch: Batch, device: torch.device) -> Batch:

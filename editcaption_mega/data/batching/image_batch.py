@@ -75,7 +75,8 @@ def build_image_batch(
         bounds.append(len(part) * num_ranks)
     joined = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
     return ImageBatch(
-        pixel_values=joined[0],
+        pixels=joined[0],
+        normalization=settings.normalization,
         position_ids=joined[1],
         interpolation_index=joined[2],
         interpolation_weight=joined[3],
@@ -89,6 +90,6 @@ def build_image_batch(
 def _nothing(patches: int, settings: ImageSettings, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Zeros where there is no picture: pixels (on the device of the others), positions, interpolation indices and
     weights."""
-    pixels = torch.zeros(patches, 3 * settings.temporal_patch_size * settings.patch_size**2, device=device)
+    pixels = torch.zeros(patches, settings.patch_bytes, dtype=torch.uint8, device=device)
     index = torch.zeros(patches, 4, dtype=torch.long)
     return pixels, torch.zeros(patches, 2, dtype=torch.long), index, torch.zeros(patches, 4)

@@ -1,19 +1,21 @@
-"""Steps for one rank: which samples, in which packed sequences, read and prepared ahead by threads.
+"""Steps for one rank: which samples, in which packed sequences, read and prepared ahead by threads or processes.
 
 Step n takes samples order.at(n G) .. order.at((n + 1) G - 1) for global batch size G, whatever the number of ranks:
 the state of the stream is one integer, and a run resumes exactly at any data-parallel size.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from .batch import PackedBatch
 from .dataset import SampleLengths
 from .order import SampleOrder
 from .packing import Packer, Plan
+from .row_processes import RowProcesses
 from .sample import EncodedSample
 
 
@@ -49,6 +51,53 @@ class SequenceReader[Dataset: Samples]:
 
 
 @dataclass
+class Round:
+    """Samples that are computed together, and this rank's packed sequences of them."""
+
+    samples: Sequence[int]  # over all ranks
+    plan: Plan
+    micro_batches: list[PackedBatch]
+
+
+def read_ahead(
+    reader: SequenceReader[Any],
+    rounds: Iterable[Sequence[int]],
+    *,
+    ahead: int = 1,
+    workers: int = 1,
+    processes: bool = False,
+) -> Generator[Round, None, None]:
+    """The rounds of samples in their order, read `ahead` rounds before by `workers` threads, or processes.
+
+    An error in a worker (a picture that cannot be decoded) is raised here, at the round that needs it."""
+    with ExitStack() as stack:
+        read = reader.read
+        if processes:
+            read = stack.enter_context(closing(RowProcesses(reader, workers))).read
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=workers, thread_name_prefix="sequences"))
+        pending: deque[tuple[Round, list[Future[PackedBatch]]]] = deque()
+        try:
+            for samples in rounds:
+                plan = reader.plan(samples)
+                sequences = [[samples[k] for k in sequence] for sequence in plan.sequences]
+                reading = [pool.submit(read, sequence, plan.length) for sequence in sequences]
+                pending.append((Round(samples, plan, []), reading))
+                if len(pending) == ahead:
+                    yield _finished(*pending.popleft())
+            while pending:
+                yield _finished(*pending.popleft())
+        finally:
+            for _, reading in pending:
+                for future in reading:
+                    future.cancel()
+
+
+def _finished(of_samples: Round, reading: list[Future[PackedBatch]]) -> Round:
+    of_samples.micro_batches = [future.result() for future in reading]
+    return of_samples
+
+
+@dataclass
 class Step:
     """What one optimizer step computes on this rank."""
 
@@ -70,34 +119,14 @@ class StepStream[Dataset: Samples]:
         first = number * self.global_batch_size
         return [self.order.at(first + k) for k in range(self.global_batch_size)]
 
-    def steps(self, first: int, last: int, *, ahead: int = 1, workers: int = 1) -> Iterator[Step]:
-        """Steps first .. last - 1 in order, their sequences read `ahead` steps before by `workers` threads.
-
-        An error in a thread (a picture that cannot be decoded) is raised here, at the step that needs it."""
-        with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="sequences") as pool:
-            pending: deque[tuple[Step, list[Future[PackedBatch]]]] = deque()
-            try:
-                for number in range(first, last):
-                    pending.append(self._begin(number, pool))
-                    if len(pending) == ahead:
-                        yield _finished(*pending.popleft())
-                while pending:
-                    yield _finished(*pending.popleft())
-            finally:
-                for _, futures in pending:
-                    for future in futures:
-                        future.cancel()
-
-    def _begin(self, number: int, pool: ThreadPoolExecutor) -> tuple[Step, list[Future[PackedBatch]]]:
-        samples = self.samples(number)
-        plan = self.reader.plan(samples)
-        response_tokens = int(self.reader.lengths.answers[samples].sum())
-        futures = [
-            pool.submit(self.reader.read, [samples[k] for k in sequence], plan.length) for sequence in plan.sequences
-        ]
-        return Step(number, [], plan.length, response_tokens, self.global_batch_size), futures
-
-
-def _finished(step: Step, futures: list[Future[PackedBatch]]) -> Step:
-    step.micro_batches = [future.result() for future in futures]
-    return step
+    def steps(
+        self, first: int, last: int, *, ahead: int = 1, workers: int = 1, processes: bool = False
+    ) -> Iterator[Step]:
+        """Steps first .. last - 1 in order, read as `read_ahead` says."""
+        rounds = map(self.samples, range(first, last))
+        read = read_ahead(self.reader, rounds, ahead=ahead, workers=workers, processes=processes)
+        with closing(read):
+            for number, of_step in enumerate(read, first):
+                response_tokens = int(self.reader.lengths.answers[of_step.samples].sum())
+                length, batches = of_step.plan.length, of_step.micro_batches
+                yield Step(number, batches, length, response_tokens, self.global_batch_size)

@@ -17,7 +17,7 @@ class UnreadImage(Protocol):
     def grid(self) -> Grid: ...
 
     def load(self) -> Tensor:
-        """-> [patches, patch_dim] fp32."""
+        """-> [patches, patch_size ** 2 * 3] uint8, as `image_patches` has them."""
         ...
 
 
@@ -44,7 +44,7 @@ class ImageRef:
         return cls(shards, index, side, settings, grid)
 
     def load(self) -> Tensor:
-        """Read and decode this picture alone -> [patches, patch_dim] fp32.
+        """Read and decode this picture alone -> [patches, patch_size ** 2 * 3] uint8, as `image_patches` has them.
 
         Raises ShardError and ImageError, and ValueError for a picture of another size than the index says."""
         meta = self.shards.meta(self.index)

@@ -1,7 +1,8 @@
 """Picture -> patches of Qwen3-VL: the size it is resized to, its grid, and its pixels in patch order.
 
-Resizing and patch order are those of transformers' Qwen2VLImageProcessor (equal to 1e-6, held by a test). All on the
-host.
+Resizing, patch order and normalization are those of transformers' Qwen2VLImageProcessor (equal to 1e-6, held by a
+test). On the host a picture stays as the 8 bits a channel that it was decoded to, a quarter of the bytes of the numbers
+that the model computes with: `normalized` makes those, wherever the pixels are.
 """
 
 import math
@@ -90,6 +91,16 @@ class ImageSettings:
             std=channels["image_std"],
         )
 
+    @property
+    def normalization(self) -> Tensor:
+        """Mean and standard deviation of each channel, of values 0 .. 255 [2, 3] fp32."""
+        return torch.tensor((self.mean, self.std)) * 255.0
+
+    @property
+    def patch_bytes(self) -> int:
+        """Of one patch: its pixels, three channels each."""
+        return 3 * self.patch_size**2
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -132,29 +143,45 @@ def limit_picture(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Im
     back in its own size is unchanged. Raises ValueError as `smart_resize` does."""
     sizes: dict[str, Any] = dict(QWEN3_VL)
     settings = ImageSettings(**sizes, min_pixels=min_pixels, max_pixels=max_pixels)
-    return Image.fromarray(_resized(image, settings).permute(1, 2, 0).numpy())
+    return Image.fromarray(_resized(image, settings).numpy())
 
 
 def _resized(image: Image.Image, settings: ImageSettings) -> Tensor:
-    """RGB picture -> [3, rows, columns] uint8 of the size that `smart_resize` says."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+    """RGB picture -> [rows, columns, 3] uint8 of the size that `smart_resize` says."""
+    pixels: Tensor = torch.from_numpy(np.array(image, dtype=np.uint8))
     rows, columns = smart_resize(image.height, image.width, settings)
     if (rows, columns) != (image.height, image.width):
         from torchvision.transforms.v2 import InterpolationMode, functional  # seconds, which many tools never need
 
-        pixels = functional.resize(pixels, [rows, columns], interpolation=InterpolationMode.BICUBIC, antialias=True)
+        bicubic = InterpolationMode.BICUBIC
+        resized = functional.resize(pixels.permute(2, 0, 1), [rows, columns], interpolation=bicubic, antialias=True)
+        pixels = resized.permute(1, 2, 0)
     return pixels
 
 
 def image_patches(image: Image.Image, settings: ImageSettings) -> Tensor:
-    """RGB picture -> [patches, patch_dim] fp32, in merge-block order, normalized."""
+    """RGB picture -> [patches, patch_size ** 2 * 3] uint8 in merge-block order; of a patch row, column, channel.
+
+    The pixels of a patch's row stay together, so this is little more than a copy."""
     pixels = _resized(image, settings)
-    rows, columns = pixels.shape[1:]
-    mean = torch.tensor(settings.mean).view(3, 1, 1) * 255.0
-    std = torch.tensor(settings.std).view(3, 1, 1) * 255.0
-    pixels = (pixels.float() - mean) / std
+    rows, columns = pixels.shape[:2]
     patch, merge = settings.patch_size, settings.merge_size
-    blocks = pixels.view(3, rows // patch // merge, merge, patch, columns // patch // merge, merge, patch)
-    blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6)  # block row, block column, row, column, channel, y, x
-    frames = blocks.unsqueeze(5).expand(-1, -1, -1, -1, -1, settings.temporal_patch_size, -1, -1)
-    return frames.reshape(rows // patch * (columns // patch), -1)
+    blocks = pixels.reshape(rows // patch // merge, merge, patch, columns // patch // merge, merge, patch * 3)
+    # Block row, block column, row of patches, column of patches, row of pixels, columns with their channels.
+    patches: Tensor = blocks.permute(0, 3, 1, 4, 2, 5).reshape(-1, settings.patch_bytes)
+    return patches
+
+
+def normalized(pixels: Tensor, normalization: Tensor) -> Tensor:
+    """Patches of `image_patches` -> the same values in fp32, normalized as `ImageSettings.normalization` says, which is
+    on the device of the pixels."""
+    mean, std = normalization
+    values: Tensor = (pixels.view(len(pixels), -1, 3).float() - mean) / std
+    return values.flatten(1)
+
+
+def processor_patches(pixels: Tensor, settings: ImageSettings) -> Tensor:
+    """Patches of `image_patches` as transformers' processor has them, for its models: [patches, 3 * temporal_patch_size
+    * patch_size ** 2] fp32, channel, frame, row, column. A picture's frames are all the same."""
+    values = normalized(pixels, settings.normalization).view(-1, settings.patch_size**2, 3).transpose(1, 2)
+    return values.unsqueeze(2).expand(-1, -1, settings.temporal_patch_size, -1).flatten(1)

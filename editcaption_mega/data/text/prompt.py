@@ -231,6 +231,12 @@ class ChatEncoder:
         self._before, self._between, self._after = ids[: slots[0]], ids[slots[0] + 1 : slots[1]], ids[slots[1] + 1 :]
         self._answer = lru_cache(maxsize=100_000)(self._encode_answer)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_answer"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _answer=lru_cache(maxsize=100_000)(self._encode_answer))
+
     @property
     def fingerprints(self) -> dict[str, str]:
         """What the ids depend on, part by part; "tokenizer" is words, merges, added tokens and normalizer."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from editcaption_mega.data.batching.sample import EncodedSample
+from editcaption_mega.data.images.patches import ImageSettings, processor_patches
 from editcaption_mega.inference.endpoint.answer import Answer, as_instruction, read_answer
 
 from .generator import Generator
@@ -25,6 +26,8 @@ class PairPrompt:
 class Prompts(Protocol):
     """Pairs with their prompts, such as a `PairDataset` or a part of one."""
 
+    @property
+    def images(self) -> ImageSettings: ...
     def __len__(self) -> int: ...
     def id(self, i: int) -> str: ...
     def prompt(self, i: int) -> EncodedSample: ...
@@ -52,7 +55,7 @@ def write_instructions(
         batch = range(start, min(start + batch_size, len(dataset)))
         for i in batch:
             try:
-                prompts[i] = _prompt(dataset.prompt(i))
+                prompts[i] = _prompt(dataset.prompt(i), dataset.images)
             except ValueError as error:
                 failed[i] = str(error)
         answers = generator.generate(
@@ -77,9 +80,9 @@ def write_instructions(
             }
 
 
-def _prompt(sample: EncodedSample) -> PairPrompt:
-    patches = torch.cat([image.load() for image in sample.images])
-    return PairPrompt(list(sample.prompt_ids), patches, list(sample.grids))
+def _prompt(sample: EncodedSample, settings: ImageSettings) -> PairPrompt:
+    pixels = torch.cat([image.load() for image in sample.images])
+    return PairPrompt(list(sample.prompt_ids), processor_patches(pixels, settings), list(sample.grids))
 
 
 def _number(name: str) -> int:

@@ -36,7 +36,6 @@ from editcaption_mega.training.megatron_optimizer import begin_state, expect_gra
 from editcaption_mega.training.optimizer import TrainState, build_train_state, freeze_modules
 from editcaption_mega.training.setup import layout_of
 
-from ..timing.cost import Operation
 from . import fakes
 from .memory import Peak
 from .recorder import INPUTS, HostSync, Phase, StepRecorder
@@ -104,7 +103,8 @@ def execute_step(
     """This rank's part of `step`. After `join_alone`.
 
     Of its micro-batches so many run as it takes to fill the pipeline and one more: later ones repeat what these do. The
-    others lie on the device meanwhile, as they do in a job. imbalance: see `fakes.answer_for_values`."""
+    others, and the inputs of the next step, lie on the device meanwhile, as they do in a job. imbalance: see
+    `fakes.answer_for_values`."""
     began = time.monotonic()
     recorder = StepRecorder()
     fakes.answer_for_values(recorder, imbalance)
@@ -119,13 +119,13 @@ def execute_step(
             objective, _ = job_objective(settings, architecture, step)
         start_peak = recorder.memory.peak.total
         checkpoint_peak, checkpoint_bytes = _checkpoint(architecture, state, recorder)
+        # Copied while the step before was computed; those of the next step are while this one is.
+        batches, coming = _on_device(step, recorder), _on_device(step, recorder)
         recorder.start()
         start_gathers(state.chunks)  # as the step before has
-        _put_on_device(step, recorder)
-        waiting = [batch.to(platform.device()) for batch in step.micro_batches[executed:]]
         with _naming_modules(state.chunks, recorder):
-            train_step(state, objective, replace(step, micro_batches=step.micro_batches[:executed]))
-        del waiting
+            train_step(state, objective, replace(step, micro_batches=batches[:executed]))
+        del batches, coming
     merged = architecture.vision.spatial_merge_size**2
     return RankRecord(
         rank=dist.get_rank(),
@@ -160,7 +160,7 @@ def _checkpoint(architecture: Architecture, state: TrainState, recorder: StepRec
 
 def _own_patches(batch: PackedBatch) -> int:
     images = batch.images
-    return 0 if images is None or not images.num_tokens else images.pixel_values.size(0)
+    return 0 if images is None or not images.num_tokens else images.pixels.size(0)
 
 
 def _enough(parallel: ParallelSettings, micro_batches: int) -> int:
@@ -202,13 +202,14 @@ def _stored_log_probs(step: Step) -> dict[str, Tensor]:
     return tensors
 
 
-def _put_on_device(step: Step, recorder: StepRecorder) -> None:
-    """Pictures without values are on the device already; in a job they are copied there."""
-    for batch in step.micro_batches:
-        if batch.images is not None and batch.images.pixel_values.device == platform.device():
-            pixels = batch.images.pixel_values
-            recorder.memory.relabel([pixels], INPUTS)
-            recorder.add(Operation("copy_", "host_copy", bytes=pixels.numel() * pixels.element_size()))
+def _on_device(step: Step, recorder: StepRecorder) -> list[PackedBatch]:
+    """The micro-batches on the device. Pictures without values are there already; in a job they are copied."""
+    with recorder.allocating(INPUTS):
+        batches = [batch.to(platform.device()) for batch in step.micro_batches]
+        for batch in batches:
+            if batch.images is not None:
+                batch.images.pixels = torch.empty_like(batch.images.pixels)
+    return batches
 
 
 def _train_state(

@@ -28,16 +28,16 @@ def test_ranks_share_the_patches_of_a_row_evenly_and_in_order(ranks):
     samples = tiny.samples(3)
     parts = [tiny.row(samples, 200, ranks=ranks, rank=rank).images for rank in range(ranks)]
     whole = tiny.row(samples, 200).images
-    patches = len(whole.pixel_values)
-    assert len({len(part.pixel_values) for part in parts}) == 1 and len(parts[0].pixel_values) % 4 == 0
-    assert ranks * len(parts[0].pixel_values) - patches < 4 * ranks, "less than a token of nothing on each rank"
-    for name in ("pixel_values", "position_ids", "interpolation_index", "interpolation_weight"):
+    patches = len(whole.pixels)
+    assert len({len(part.pixels) for part in parts}) == 1 and len(parts[0].pixels) % 4 == 0
+    assert ranks * len(parts[0].pixels) - patches < 4 * ranks, "less than a token of nothing on each rank"
+    for name in ("pixels", "position_ids", "interpolation_index", "interpolation_weight"):
         joined = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(joined[:patches], getattr(whole, name)) and not joined[patches:].any(), name
     for part in parts:
         assert part.num_tokens == whole.num_tokens == patches // 4
         assert part.bounds[: len(whole.bounds)] == whole.bounds and part.bounds[-1] == sum(
-            len(other.pixel_values) for other in parts
+            len(other.pixels) for other in parts
         )
         assert part.cu_seqlens.tolist() == list(part.bounds)
 
@@ -62,4 +62,4 @@ def test_a_row_without_pictures_has_a_token_of_nothing_on_each_rank():
     for rank in range(2):
         images = tiny.row(tiny.samples(1, text_only=(0,)), 40, ranks=2, rank=rank).images
         assert images.num_tokens == 0 and images.bounds == (0, 8)
-        assert images.pixel_values.shape == (4, 96) and images.pixel_values.abs().sum() == 0
+        assert images.pixels.shape == (4, 48) and images.pixels.sum() == 0

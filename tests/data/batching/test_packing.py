@@ -117,7 +117,7 @@ def test_without_sharing_a_pair_is_two_plain_samples():
     for name in ("input_ids", "position_ids", "visual_positions", "target_positions"):
         assert torch.equal(getattr(row, name), getattr(plain, name)), name
     assert row.bounds == plain.bounds == row.key_bounds and row.key_index is None
-    assert torch.equal(row.images.pixel_values, plain.images.pixel_values)
+    assert torch.equal(row.images.pixels, plain.images.pixels)
     # What an objective sees is the same either way.
     assert torch.equal(row.targets, shared.targets) and row.response_bounds == shared.response_bounds
     assert row.sample_ids == shared.sample_ids == ("s0", "s1", "s2")

@@ -7,9 +7,12 @@ import torch
 
 from editcaption_mega.inference.local.generator import Generation
 from editcaption_mega.inference.local.instructions import write_instructions
+from tests.helpers import tiny
 
 
 class Pairs:
+    images = tiny.IMAGES
+
     def __init__(self, names):
         self.names = names
 
@@ -20,7 +23,7 @@ class Pairs:
         return self.names[i]
 
     def prompt(self, i):
-        image = SimpleNamespace(load=lambda: torch.zeros(0, 1))
+        image = SimpleNamespace(load=lambda: torch.zeros(0, 48, dtype=torch.uint8))
         return SimpleNamespace(id=self.names[i], prompt_ids=[1], images=[image], grids=[(1, 2, 2)])
 
 

@@ -75,7 +75,7 @@ class _Blank:
     grid = (1, 32, 32)
 
     def load(self) -> torch.Tensor:
-        return torch.zeros(32 * 32, 3 * 2 * 16 * 16)
+        return torch.full((32 * 32, 16 * 16 * 3), 128, dtype=torch.uint8)  # gray: about 0 to the model
 
 
 def step_of(settings: JobSettings) -> Step:

@@ -1,0 +1,169 @@
+"""Packed sequences read by processes of their own.
+
+Where a GPU computes, the thread that launches its kernels must not wait for the interpreter while others tokenize and
+collate. A batch comes back in memory that both processes see, so its pictures are not copied on the way.
+"""
+
+import io
+import mmap
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from editcaption_mega import signals
+
+from .batch import PackedBatch
+
+_ALIGNMENT = 64  # bytes, of each tensor in the shared memory
+
+
+class Reader(Protocol):
+    """What can be pickled and reads packed sequences, such as `loader.SequenceReader`."""
+
+    def read(self, samples: Sequence[int], length: int) -> PackedBatch: ...
+
+
+class RowProcesses:
+    """`count` processes that read packed sequences as `reader` does. Safe in threads, as many of which read at once."""
+
+    def __init__(self, reader: Reader, count: int):
+        if not hasattr(os, "memfd_create"):
+            raise ValueError("data.worker_processes=true needs Linux: set it to false, and workers are threads")
+        spec = pickle.dumps(reader)
+        self._processes = [_RowProcess(spec) for _ in range(count)]
+        self._idle: SimpleQueue[_RowProcess] = SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+
+    def read(self, samples: Sequence[int], length: int) -> PackedBatch:
+        """As the reader's. Raises ChildProcessError, too, where the process is gone."""
+        process = self._idle.get()
+        try:
+            return process.read(samples, length)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """End the processes; a row that one is reading is lost."""
+        for process in self._processes:
+            process.close()
+
+
+class _RowProcess:
+    """The rank's side of one process."""
+
+    def __init__(self, spec: bytes):
+        ours, theirs = socket.socketpair()
+        with theirs:
+            start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", start],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
+        self._connection.send_bytes(spec)
+
+    def read(self, samples: Sequence[int], length: int) -> PackedBatch:
+        try:
+            self._connection.send((list(samples), length))
+            reply = self._connection.recv()
+            descriptors = [] if isinstance(reply, Exception) else socket.recv_fds(self._socket, 1, 1)[1]
+        except (EOFError, OSError):
+            raise ChildProcessError(
+                f"a process that reads rows ended with code {self._process.wait()}, which the system does to a process "
+                "when memory is short (-9): lower data.workers or data.prefetch_steps, or set "
+                "data.worker_processes=false"
+            ) from None
+        if isinstance(reply, Exception):
+            raise reply
+        structure, places = reply
+        return _from_shared(structure, places, descriptors[0])
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+        self._socket.close()
+
+
+def serve(descriptor: int) -> None:
+    """What the process does: rows for whoever has the other end of this socket, until that is closed.
+
+    Signals that ask a job to stop are the rank's to answer, and rows are needed until it has done so."""
+    for number in signals.STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    own, connection = socket.socket(fileno=descriptor), Connection(os.dup(descriptor))
+    try:
+        reader: Reader = pickle.loads(connection.recv_bytes())
+        while True:
+            samples, length = connection.recv()
+            try:
+                batch = reader.read(samples, length)
+            except Exception as error:
+                connection.send(_portable(error))
+                continue
+            structure, places, shared = _to_shared(batch)
+            connection.send((structure, places))
+            socket.send_fds(own, [b" "], [shared])
+            os.close(shared)
+    except (EOFError, OSError):  # the rank has ended, or wants no more
+        return
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as it can travel: of its own class where that can be made again, with its traceback as a note for
+    whoever meets a defect."""
+    try:
+        twin: Exception = pickle.loads(pickle.dumps(error))
+        if str(twin) == str(error):
+            return twin
+    except Exception:  # whatever a class's own pickling raises
+        pass
+    kind = ValueError if isinstance(error, ValueError) else RuntimeError
+    return kind(str(error) if kind is ValueError else "".join(traceback.format_exception(error)))
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves the values of tensors out, as buffers."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return torch.from_numpy, (value.contiguous().numpy(),)
+        return NotImplemented
+
+
+def _to_shared(batch: PackedBatch) -> tuple[bytes, list[tuple[int, int]], int]:
+    """-> the batch without its values, where each tensor's are (offset, bytes), and the memory that holds them: a file
+    of no folder, which is gone with its last user, however that ends."""
+    buffers: list[pickle.PickleBuffer] = []
+    structure = io.BytesIO()
+    _Pickler(structure, protocol=5, buffer_callback=buffers.append).dump(batch)
+    shared, end, places = os.memfd_create("row"), 0, []
+    for buffer in buffers:
+        values = buffer.raw()
+        if values.nbytes:
+            os.pwrite(shared, values, end)
+        places.append((end, values.nbytes))
+        end += -(-values.nbytes // _ALIGNMENT) * _ALIGNMENT
+    os.ftruncate(shared, max(end, 1))
+    return structure.getvalue(), places, shared
+
+
+def _from_shared(structure: bytes, places: list[tuple[int, int]], shared: int) -> PackedBatch:
+    """The batch, whose tensors lie in the shared memory."""
+    memory = memoryview(mmap.mmap(shared, 0))
+    os.close(shared)
+    batch: PackedBatch = pickle.loads(structure, buffers=[memory[at : at + size] for at, size in places])
+    return batch

@@ -1,0 +1,54 @@
+"""Floating-point operations of a batch's forward pass: what a step must compute, whatever else it does.
+
+By the rule of the planner and of PyTorch's counter: 2 per multiply-add of matrix products and of attention, of causal
+attention only what is not masked; padding, recomputation and elementwise operations do not count. A backward pass takes
+twice as many.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from editcaption_mega.data.batching.batch import ImageBatch, PackedBatch
+
+from .architecture import Architecture, VisionArchitecture
+
+
+def language_flops(architecture: Architecture, batch: PackedBatch) -> float:
+    """Of the language model: all layers, and the LM head for the tokens that predict a response."""
+    a = architecture
+    attention = a.hidden_size * a.head_dim * 2 * (a.num_heads + a.num_kv_heads)  # queries, output, keys, values
+    if a.experts is None:
+        feed_forward = 3 * a.hidden_size * a.intermediate_size
+    else:
+        one_expert = 3 * a.hidden_size * a.experts.intermediate_size
+        feed_forward = a.hidden_size * a.experts.num_experts + a.experts.experts_per_token * one_expert
+    products = batch.num_tokens * (attention + feed_forward)
+    scores = 2 * a.num_heads * a.head_dim * _causal_pairs(batch)
+    head = len(batch.targets) * a.hidden_size * a.vocab_size
+    return 2.0 * (a.num_layers * (products + scores) + head)
+
+
+def _causal_pairs(batch: PackedBatch) -> int:
+    """Query-key pairs that attention looks at: the last query of a segment sees all of its keys."""
+    pairs = 0
+    for (start, end), (first_key, last_key) in zip(pairwise(batch.bounds), pairwise(batch.key_bounds), strict=True):
+        if start < batch.num_tokens:  # what is behind is padding
+            queries, keys = end - start, last_key - first_key
+            pairs += queries * (keys - queries) + queries * (queries + 1) // 2
+    return pairs
+
+
+def vision_flops(vision: VisionArchitecture, images: ImageBatch) -> float:
+    """Of the vision tower, for all pictures of the sequence, whichever ranks compute them."""
+    tokens = images.num_tokens
+    patches = tokens * vision.spatial_merge_size**2
+    hidden, merged = vision.hidden_size, vision.merged_size
+    embedding = vision.in_channels * vision.patch_size**2 * hidden
+    block = 4 * hidden**2 + 2 * hidden * vision.intermediate_size
+    scores = 2 * hidden * _full_pairs(images.bounds, patches)
+    mergers = (1 + len(vision.deepstack_layers)) * (merged**2 + merged * vision.out_hidden_size)
+    return 2.0 * (patches * (embedding + vision.depth * block) + vision.depth * scores + tokens * mergers)
+
+
+def _full_pairs(bounds: Sequence[int], patches: int) -> int:
+    return sum((end - start) ** 2 for start, end in pairwise(bounds) if start < patches)

@@ -1,0 +1,41 @@
+"""Operations by formula are those that the planner counts of an executed step."""
+
+import pytest
+import torch
+
+from editcaption_mega.model import Architecture
+from editcaption_mega.model.flops import language_flops, vision_flops
+from editcaption_mega.settings import ParallelSettings
+from tests.helpers import tiny
+from tests.helpers.fake_ranks import on_fake_ranks
+
+
+def both(experts: bool, pairs: bool) -> tuple[tuple[float, float], tuple[float, float]]:
+    from editcaption_mega import platform
+    from editcaption_mega.model import build_model
+    from editcaption_mega.planning.dry_run import fakes
+    from editcaption_mega.planning.dry_run.rank_step import _naming_modules
+    from editcaption_mega.planning.dry_run.recorder import StepRecorder
+    from editcaption_mega.settings import ModelSettings
+
+    architecture = Architecture.from_config(tiny.hf_model(experts=experts, layers=4).config.to_dict())
+    samples = tiny.pairs(3) if pairs else tiny.samples(3)
+    batch = tiny.row(samples, sum(sample.num_tokens for sample in samples))
+    recorder = StepRecorder()
+    fakes.answer_for_values(recorder, 1.0)
+    with recorder, torch.no_grad():
+        (model,) = build_model(architecture, ModelSettings(folder="-"), ParallelSettings(), "bf16")
+        moved = batch.to(platform.device())
+        recorder.start()
+        with _naming_modules([model], recorder):
+            model(moved)
+    flops = sum(getattr(step, "flops", 0) for phase in recorder.phases for step in phase.steps)
+    vision = sum(phase.vision_flops for phase in recorder.phases)
+    counted = (language_flops(architecture, batch), vision_flops(architecture.vision, batch.images))
+    return (flops - vision, vision), counted
+
+
+@pytest.mark.parametrize(("experts", "pairs"), [(False, False), (True, False), (False, True)])
+def test_the_formula_counts_what_is_executed(experts, pairs):
+    ((executed, counted),) = on_fake_ranks(both, ParallelSettings(), 1, experts, pairs)
+    assert counted == pytest.approx(executed, rel=1e-6) and min(counted) > 0
