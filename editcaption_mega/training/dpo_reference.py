@@ -20,6 +20,7 @@ from editcaption_mega.progress import Progress
 from editcaption_mega.settings import DPOSettings
 
 from .identity import check_identity, recorded_identity
+from .inputs import reading_ahead
 from .log_probs import ANSWERS, data_parts, fingerprint_of, response_log_probs, write_log_probs
 from .prepare import Prepared
 
@@ -123,7 +124,7 @@ def _stored_reference(prepared: Prepared, settings: DPOSettings, progress: Progr
         if not exists:
             prepared.load(source)
             platform.print_rank_0(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
-            write_log_probs(prepared.chunks, reader, path, expected, progress=progress)
+            write_log_probs(prepared.chunks, reader, path, expected, reading_ahead(settings.data), progress=progress)
     return JobReference(
         StoredReference(read_reference(path, reader, expected, sums=path == own)), weights, equals_start
     )

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,22 @@ from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.dataset import PairDataset
-from editcaption_mega.data.batching.loader import SequenceReader
-from editcaption_mega.data.batching.sample import EncodedSample
+from editcaption_mega.data.batching.loader import Round, SequenceReader, read_ahead
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings, SettingsError
 
+from .inputs import ReadingAhead, on_device, reading_ahead
 from .pipeline import run_pipeline
 from .session import stop_if_asked
 from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
 
 ANSWERS = ("chosen", "rejected")
-BATCH = 64  # pairs between two writes
+BATCH = 64  # pairs between two writes are a multiple of this
+# Packed sequences of a data-parallel rank between two writes: fewer leave ranks without work, and pipelines half empty.
+_SEQUENCES, _SEQUENCES_OF_PIPELINE = 4, 16
 
 
 def log_probs_of_shards(
@@ -57,7 +59,8 @@ def log_probs_of_shards(
         load_weights(chunks, architecture, source.folder, source.checkpoint)
         reader = open_reader(settings, dataset, lengths, architecture)
         fingerprint = fingerprint_of(source, dataset, settings.training.precision)
-        write_log_probs(chunks, reader, output, fingerprint, with_tokens=with_tokens, progress=progress)
+        reading = reading_ahead(settings.data)
+        write_log_probs(chunks, reader, output, fingerprint, reading, with_tokens=with_tokens, progress=progress)
     finally:
         platform.destroy()
 
@@ -67,6 +70,7 @@ def write_log_probs(
     reader: SequenceReader[PairDataset],
     output: Path,
     fingerprint: dict[str, str],
+    reading: ReadingAhead,
     *,
     with_tokens: bool = False,
     progress: Progress = no_progress,
@@ -82,20 +86,23 @@ def write_log_probs(
         chunk.eval()
     temporary = output.with_name(output.name + PARTIAL)
     first_line = json.dumps({"fingerprint": fingerprint}) + "\n"
-    done = platform.from_rank_zero(lambda: lines_to_keep(temporary, first_line, dataset, with_tokens))
+    size = batch_size(reader)
+    done = platform.from_rank_zero(lambda: lines_to_keep(temporary, first_line, dataset, with_tokens, size))
     if done:
         platform.print_rank_0(f"{temporary} has {done:,} of {len(dataset):,} samples already: going on from there")
     with ExitStack() as stack:
         out = stack.enter_context(open(temporary, "a", encoding="utf-8")) if platform.is_rank_zero() else None
-        starts = range(done, len(dataset), BATCH)
-        for start in progress(starts, len(starts), "batches") if platform.is_rank_zero() else starts:
-            stop_if_asked(0, f"after {start:,} of {len(dataset):,} samples of {output.name}")
-            samples = range(start, min(start + BATCH, len(dataset)))
-            values = _log_probs(chunks, reader, samples)
+        starts = range(done, len(dataset), size)
+        batches = [range(start, min(start + size, len(dataset))) for start in starts]
+        read = read_ahead(reader, (_filled(samples, reader) for samples in batches), **reading)
+        rounds = stack.enter_context(closing(platform.each_together(on_device(read))))
+        for samples in progress(batches, len(batches), "batches") if platform.is_rank_zero() else batches:
+            stop_if_asked(0, f"after {samples.start:,} of {len(dataset):,} samples of {output.name}")
+            values = _log_probs(chunks, reader, next(rounds))
             with platform.together():
                 if out is not None and values is not None:  # rank 0 has both
-                    pairs = zip(map(dataset.sample, samples), values, strict=True)
-                    out.write("".join(json.dumps(_line(*pair, with_tokens)) + "\n" for pair in pairs))
+                    lines = (_line(dataset, i, values[k], with_tokens) for k, i in enumerate(samples))
+                    out.write("".join(json.dumps(line) + "\n" for line in lines))
                     out.flush()
         with platform.together():
             if out is not None:
@@ -103,7 +110,21 @@ def write_log_probs(
                 rename_whole(temporary, output)
 
 
-def lines_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool) -> int:
+def batch_size(reader: SequenceReader[PairDataset]) -> int:
+    """Pairs between two writes: at least `BATCH`, and enough to give every rank work."""
+    share, lengths = reader.packer.share, reader.lengths.num_tokens
+    sequences = _SEQUENCES_OF_PIPELINE if parallel_state.get_pipeline_model_parallel_world_size() > 1 else _SEQUENCES
+    tokens = sequences * share.data_parallel_size * reader.packer.sequence_length
+    return BATCH * -(-tokens // (BATCH * max(1, int(lengths.mean()))))
+
+
+def _filled(samples: Sequence[int], reader: SequenceReader[PairDataset]) -> list[int]:
+    """Too few samples for every rank: the last one is computed again and dropped."""
+    share = reader.packer.share
+    return [*samples, *[samples[-1]] * (share.data_parallel_size * share.sequence_multiple - len(samples))]
+
+
+def lines_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool, size: int = BATCH) -> int:
     """Make `path` a file to append to -> the samples that it has. Only whole batches are kept: then the rest is
     computed in the same micro-batches as without a pause, and its numbers are the same to the last bit."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +138,7 @@ def lines_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens
                 lines.append(line)
     complete = len(lines) - 1
     if complete != len(dataset):
-        complete -= complete % BATCH
+        complete -= complete % size
     with open(path, "r+" if path.is_file() else "w", encoding="utf-8", newline="") as file:
         file.writelines(lines[: 1 + complete])
         file.truncate()
@@ -157,43 +178,32 @@ def response_log_probs(chunks: list[torch.nn.Module], micro_batches: list[Packed
 
 
 def _log_probs(
-    chunks: list[torch.nn.Module], reader: SequenceReader[PairDataset], samples: Sequence[int]
-) -> list[list[list[float]]] | None:
-    """Log-probs of the tokens of each answer of each sample, on rank 0 (None elsewhere). Collective."""
-    share = reader.packer.share
-    # Too few samples for every rank: the last one is computed again and dropped.
-    repeats = share.data_parallel_size * share.sequence_multiple - len(samples)
-    filled = [*samples, *[samples[-1]] * repeats]
-    plan = reader.plan(filled)
-    with platform.together():
-        batches = [reader.read([filled[k] for k in sequence], plan.length) for sequence in plan.sequences]
-    batches = [batch.to(platform.device()) for batch in batches]
-    log_probs = response_log_probs(chunks, batches, plan.length)
+    chunks: list[torch.nn.Module], reader: SequenceReader[PairDataset], batch: Round
+) -> dict[int, list[list[float]]] | None:
+    """Log-probs of the tokens of each answer of the batch's samples, by their places, on rank 0 (None elsewhere).
+    Collective."""
+    log_probs = response_log_probs(chunks, batch.micro_batches, batch.plan.length)
     by_position: dict[int, list[list[float]]] = {}
     if parallel_state.get_tensor_model_parallel_rank() == 0:
         # None before the last stage.
-        for sequence, batch, tensor in zip(plan.sequences, batches, log_probs, strict=False):
+        for sequence, row, tensor in zip(batch.plan.sequences, batch.micro_batches, log_probs, strict=False):
             values = tensor.tolist()
-            answers = (values[first:last] for first, last in pairwise(batch.response_bounds))
+            answers = (values[first:last] for first, last in pairwise(row.response_bounds))
             for k in sequence:
-                by_position[k] = [next(answers) for _ in range(reader.lengths.num_answers(filled[k]))]
+                by_position[k] = [next(answers) for _ in range(reader.lengths.num_answers(batch.samples[k]))]
     gathered: list[Any] | None = [None] * platform.world_size() if platform.is_rank_zero() else None
     dist.gather_object(by_position, gathered, dst=0)
-    if gathered is None:
-        return None
-    merged = {k: values for part in gathered for k, values in part.items()}
-    return [merged[k] for k in range(len(samples))]
+    return None if gathered is None else {k: values for part in gathered for k, values in part.items()}
 
 
-def _line(sample: EncodedSample, token_log_probs: list[list[float]], with_tokens: bool) -> dict[str, Any]:
+def _line(dataset: PairDataset, i: int, token_log_probs: list[list[float]], with_tokens: bool) -> dict[str, Any]:
     """The object of one sample: the numbers of its instruction, or those of its chosen and rejected answers."""
-    parts = []
-    for answer, values in zip(sample.answers, token_log_probs, strict=True):
-        part = {"log_prob": sum(values), "token_log_probs": values}
-        if with_tokens:
+    parts: list[dict[str, Any]] = [{"log_prob": sum(values), "token_log_probs": values} for values in token_log_probs]
+    if with_tokens:
+        sample = dataset.sample(i)
+        for part, answer in zip(parts, sample.answers, strict=True):
             part |= {"input_ids": [*sample.prompt_ids, *answer], "response_start": len(sample.prompt_ids)}
-        parts.append(part)
-    return {"id": sample.id, **(parts[0] if len(parts) == 1 else dict(zip(ANSWERS, parts, strict=True)))}
+    return {"id": dataset.id(i), **(parts[0] if len(parts) == 1 else dict(zip(ANSWERS, parts, strict=True)))}
 
 
 def fingerprint_of(source: WeightSource, dataset: PairDataset, precision: str) -> dict[str, str]:

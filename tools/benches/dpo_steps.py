@@ -30,6 +30,7 @@ from editcaption_mega.settings import (
 )
 from editcaption_mega.training.dpo import pair_facts
 from editcaption_mega.training.dpo_reference import ResidentReference, StoredReference, read_reference
+from editcaption_mega.training.inputs import reading_ahead
 from editcaption_mega.training.log_probs import fingerprint_of, write_log_probs
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
@@ -129,7 +130,7 @@ class OurSteps:
         if reference == "stored":
             path = root / f"reference-{time.monotonic_ns()}.jsonl"
             fingerprint = fingerprint_of(WeightSource(folder, None), dataset, "fp32")
-            write_log_probs(chunks, reader, path, fingerprint)
+            write_log_probs(chunks, reader, path, fingerprint, reading_ahead(settings.data))
             made = StoredReference(read_reference(path, reader, fingerprint))
         else:
             made = ResidentReference(self._model(architecture))
