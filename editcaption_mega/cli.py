@@ -80,10 +80,18 @@ def layout(arguments: argparse.Namespace) -> ParallelSettings:
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run a tool and exit: `run(main)` is the last line of every tool. See `exit_code`. Ranks end with torchrun."""
+    """Run a tool and exit: `run(main)` is the last line of every tool. See `exit_code`. Ranks end with torchrun.
+
+    A rank of several that failed ends at once, when it has said why: torchrun then ends the others, which wait for it
+    in a collective, while the interpreter's own end would wait for that collective."""
     if "LOCAL_RANK" in os.environ:
         signals.leave_with_launcher()
-    sys.exit(exit_code(main, argv))
+    code = exit_code(main, argv)
+    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run_job(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:

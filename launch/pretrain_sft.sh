@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=editcaption-sft
 #SBATCH --ntasks-per-node=1
-#SBATCH --signal=B:USR1@300
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --signal=B:USR1@600
 #SBATCH --requeue
 #SBATCH --open-mode=append
 ''':'

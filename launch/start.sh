@@ -5,6 +5,11 @@
 # goes back into the queue after that, whatever ended it; not after it has finished, failed, or was cancelled.
 set -u
 export PYTHONUNBUFFERED=1
+# One queue for kernels, so that Megatron's collectives start before the products that they overlap with.
+export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
+# Sizes change from row to row: segments that grow do not leave gaps. NCCL cannot register such memory for graphs.
+export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
+export NCCL_GRAPH_REGISTER="${NCCL_GRAPH_REGISTER:-0}"
 [ -x "$root/.venv/bin/python" ] && PATH="$root/.venv/bin:$PATH"
 if ! python -c '' 2>/dev/null; then
     echo "error: python was not found: run 'make setup' in $root first" >&2
@@ -24,8 +29,10 @@ if [ -n "${SLURM_JOB_ID:-}" ] && [ -z "${EDITCAPTION_STEP:-}" ]; then
     address="$(scontrol show node "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)"
     export MASTER_ADDR="${MASTER_ADDR:-${address:-$first}}"
     export MASTER_PORT="${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
-    # --wait: a node whose ranks are gone ends the others within a minute; they are not left waiting for it.
-    srun --ntasks-per-node=1 --wait=60 bash "$script" "$@" &
+    # --wait: a node whose ranks are gone ends the others within a minute; they are not left waiting for it. A task has
+    # all cores and memory of its node: Slurm's own share is one core, and srun does not inherit what sbatch was given.
+    srun --ntasks-per-node=1 --wait=60 --mem=0 --cpu-bind=none --cpus-per-task="${SLURM_CPUS_ON_NODE:-1}" \
+        bash "$script" "$@" &
     step=$!
     # Slurm warns the batch script (--signal=B:USR1, a preemption's TERM): pass it on, so that ranks save.
     asked= interrupted=1

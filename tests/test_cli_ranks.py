@@ -1,5 +1,9 @@
 """Of the ranks of a machine one says why the job ended; in this process, with torchrun's environment made up."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from editcaption_mega import cli
@@ -22,6 +26,26 @@ def as_rank(tmp_path, monkeypatch, capsys):
         return code, capsys.readouterr().err
 
     return run
+
+
+def test_a_rank_that_failed_says_why_and_ends_whatever_still_runs_in_it():
+    """As a thread of NCCL does that waits for ranks which will never answer."""
+    program = (
+        "import threading, time\n"
+        "from editcaption_mega import cli\n"
+        "def main(argv):\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "    raise ValueError('the picture of cat-1 is damaged')\n"
+        "cli.run(main, [])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (1, "error: the picture of cat-1 is damaged\n")
 
 
 def test_what_all_say_is_said_once(as_rank):

@@ -61,6 +61,7 @@ def transformer_config(
         # Batched p2p is silently wrong for the interleaved schedule at PP = 2 (a loss off by up to 1.45).
         batch_p2p_comm=not interleaved,
         overlap_p2p_comm=interleaved,
+        batch_p2p_sync=False,  # the host would wait for the GPU after each transfer, for the sake of torch before 2.0
         # Lengths differ from step to step but not within one: the schedule is told the length of each step.
         variable_seq_lengths=False,
         gradient_accumulation_fusion=False,

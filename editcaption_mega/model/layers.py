@@ -5,6 +5,7 @@ norms and attention from TE through Megatron's public spec provider. Every backe
 names (norms are never fused into linears, experts are ours), so checkpoints and the weight rules know one layout.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import Tensor
 
 from editcaption_mega.settings import ModelSettings
+from editcaption_mega.words import one_line
 
 from .attention import SegmentCoreAttention
 from .recompute import forget_norm, recomputed, recomputed_norm
@@ -41,6 +43,8 @@ def check_backend(backend: str) -> None:
             "backend 'transformer_engine' needs the package transformer-engine[pytorch], which is not installed: "
             "install it (pip install editcaption-mega[transformer_engine]) or set model.backend=torch"
         )
+    if backend == "transformer_engine":
+        _import_transformer_engine()
 
 
 def _has_transformer_engine() -> bool:
@@ -48,6 +52,18 @@ def _has_transformer_engine() -> bool:
     return bool(
         importlib.util.find_spec("transformer_engine") and importlib.util.find_spec("transformer_engine.pytorch")
     )
+
+
+def _import_transformer_engine() -> None:
+    """Raise ValueError for an installation that cannot be imported, in whose place Megatron puts a mock."""
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:  # undefined symbols, missing libraries, another CUDA: each has its own class
+        raise ValueError(
+            f"backend 'transformer_engine': the installed package cannot be imported ({one_line(str(error)):.300}). It "
+            "is mostly that it was built for another torch: build it for the one that is here (pip install "
+            "--no-build-isolation transformer-engine[pytorch]), or set model.backend=torch"
+        ) from error
 
 
 def mark(parameter: torch.nn.Parameter, **marks: Any) -> None:

@@ -106,6 +106,7 @@ class DPOObjective(Objective):
                                     of r - 1 - log r, r = reference / policy (Schulman's k3). The answers were not
                                     sampled from today's policy, so it is a measure of drift, not an unbiased estimate
     chosen_tokens, rejected_tokens  lengths of the answers
+    answers_apart                   at the first step: answers in which policy and reference round apart (`Agreement`)
     """
 
     name = "dpo"
@@ -128,6 +129,7 @@ class DPOObjective(Objective):
         assert (reference is None) == preference.reference_free
         self.preference, self.reference, self.pairs = preference, reference, pairs
         self.agreement, self.reference_weights = agreement, reference_weights
+        self._apart: int | None = None  # what the agreement counted, until the step's metrics have it
         self.groups = ("", *FAILURE_MODES) if per_mode else ("",)
         self.num_statistics = len(self.groups) * len(STATISTICS)
 
@@ -174,7 +176,7 @@ class DPOObjective(Objective):
         """Raises ValueError when policy and reference are not the same model at a step where they must be."""
         if self.agreement is not None:
             agreement, self.agreement = self.agreement, None
-            agreement.check(loss, gather)
+            self._apart = agreement.check(loss, gather)
 
     def _statistics(self, rewards: Tensor, log_probs: Tensor, reference: Tensor | None, batch: PackedBatch) -> Tensor:
         """Sums over the pairs of each group [groups, STATISTICS] fp64, flat."""
@@ -198,6 +200,8 @@ class DPOObjective(Objective):
 
     def metrics(self, statistics: Tensor) -> dict[str, float]:
         metrics: dict[str, float] = {}
+        if self._apart is not None:
+            metrics["answers_apart"], self._apart = float(self._apart), None
         for group, values in zip(self.groups, statistics.view(len(self.groups), -1).tolist(), strict=True):
             sums = dict(zip(STATISTICS, values, strict=True))
             pairs = sums.pop("pairs")

@@ -69,5 +69,5 @@ def _execute(
     from editcaption_mega.training.setup import rank_share
 
     join_alone(rank, world_size, settings)
-    step = planned_step(settings, architecture, workload, rank_share(settings.parallel))
+    step = planned_step(settings, architecture, workload, rank_share(settings.parallel, on_gpu=True))
     return execute_step(settings, architecture, step, imbalance=imbalance)

@@ -53,12 +53,17 @@ def barrier() -> None:
     dist.barrier()
 
 
-def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None:
+def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0, *, deterministic: bool = False) -> None:
     """Prepare the process, join the process group (NCCL on GPUs, gloo on CPUs) and build Megatron's groups.
+
+    deterministic: products, sums and attention give the same bits each time, or raise RuntimeError where a GPU has no
+    such form. It holds for the process.
 
     Without torchrun this is a world of one rank. The layout must divide the world; `settings` checks that first,
     so a mismatch here is an invariant broken."""
     prepare()
+    if deterministic:
+        _compute_deterministically()
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
@@ -85,6 +90,14 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0) -> None
     random.seed(seed)
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed)
+
+
+def _compute_deterministically() -> None:
+    """Flash attention's gradient, and sums that scatter, add in any order on GPUs unless PyTorch is told otherwise."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when a cuBLAS handle is made
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 def destroy(*, after_failure: bool = False) -> None:

@@ -252,6 +252,7 @@ class TrainingSettings:
     global_batch_size: int = 32  # samples per optimizer step, over all ranks
     precision: str = "bf16"  # bf16 (fp32 master weights) | fp32
     seed: int = 1234
+    deterministic: bool = False  # on GPUs: the same numbers bit for bit from run to run, slower; CPUs have them anyway
     log_every: int = 1  # steps between progress lines; metrics.jsonl has every step
     stop_after: int = 0  # leave cleanly (with a checkpoint) after this many steps of this process; 0: never
 

@@ -53,6 +53,7 @@ def log_probs_of_shards(
     for note in [*dataset.notes, *split_notes(architecture.num_layers, settings.parallel)]:
         platform.print_rank_0(note)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
+    failed = True
     try:
         lengths = measure_samples(dataset, settings.data.sequence_length)
         chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
@@ -61,8 +62,9 @@ def log_probs_of_shards(
         fingerprint = fingerprint_of(source, dataset, settings.training.precision)
         reading = reading_ahead(settings.data)
         write_log_probs(chunks, reader, output, fingerprint, reading, with_tokens=with_tokens, progress=progress)
+        failed = False
     finally:
-        platform.destroy()
+        platform.destroy(after_failure=failed)
 
 
 def write_log_probs(

@@ -53,7 +53,8 @@ class Session:
 
     def begin(self) -> None:
         """Join the other ranks and take the folder. Collective: all raise alike."""
-        platform.initialize(layout_of(self.settings.parallel), self.settings.training.seed)
+        training = self.settings.training
+        platform.initialize(layout_of(self.settings.parallel), training.seed, deterministic=training.deterministic)
         self.joined = True
         self.holds_folder = platform.from_rank_zero(lambda: self.lock.acquire(give_up=signals.asked))
         stop_if_asked(0, "while it waited for its folder")

@@ -1,5 +1,7 @@
 """What training and computing log-probs share before they begin: the sizes of the model, data, rows and ranks."""
 
+import math
+
 from megatron.core import parallel_state
 
 from editcaption_mega import platform
@@ -54,17 +56,25 @@ def open_reader(
     return SequenceReader(dataset, lengths, packer)
 
 
-def rank_share(parallel: ParallelSettings) -> RankShare:
-    """What this rank computes of each step. After `platform.initialize`."""
+def rank_share(parallel: ParallelSettings, *, on_gpu: bool | None = None) -> RankShare:
+    """What this rank computes of each step. After `platform.initialize`. on_gpu: None where this process computes."""
+    if on_gpu is None:
+        on_gpu = platform.device().type == "cuda"
     return RankShare(
         data_parallel_size=parallel_state.get_data_parallel_world_size(),
         data_parallel_rank=parallel_state.get_data_parallel_rank(),
         sequence_multiple=parallel.sequence_multiple,
-        length_multiple=parallel.tensor_model_parallel_size,
+        length_multiple=length_multiple(parallel, on_gpu=on_gpu),
         with_images=parallel_state.is_pipeline_first_stage(),
         num_vision_ranks=parallel.tensor_model_parallel_size if parallel.use_sequence_parallel else 1,
         vision_rank=parallel_state.get_tensor_model_parallel_rank() if parallel.use_sequence_parallel else 0,
     )
+
+
+def length_multiple(parallel: ParallelSettings, *, on_gpu: bool) -> int:
+    """What the length of a packed sequence is a multiple of: the tensor-parallel ranks that divide it, and on GPUs 128
+    tokens besides, so that their allocator meets fewer sizes and products the tiles of their kernels."""
+    return math.lcm(parallel.tensor_model_parallel_size, 128 if on_gpu else 1)
 
 
 def layout_of(parallel: ParallelSettings) -> platform.Layout:

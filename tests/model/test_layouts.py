@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 
@@ -80,6 +81,26 @@ def test_backend_without_transformer_engine():
     except ImportError:
         with pytest.raises(ValueError, match="not installed.*model.backend=torch"):
             check_backend("transformer_engine")
+
+
+def test_transformer_engine_that_cannot_be_imported_is_refused_with_its_reason(tmp_path, monkeypatch):
+    """Megatron takes a mock in its place, and the job would die of that."""
+    (tmp_path / "transformer_engine" / "pytorch").mkdir(parents=True)
+    (tmp_path / "transformer_engine" / "__init__.py").touch()
+    (tmp_path / "transformer_engine" / "pytorch" / "__init__.py").write_text("raise OSError('undefined symbol: _Z')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformer_engine"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be imported \(undefined symbol: _Z\).*--no-build-isolation"):
+        check_backend("transformer_engine")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformer_engine"]:
+        del sys.modules[name]
+
+
+def test_the_host_waits_for_no_transfer_between_stages(folders):
+    parallel = ParallelSettings(pipeline_model_parallel_size=2)
+    config = transformer_config(Architecture.from_folder(folders["dense"]), ModelSettings(), parallel, "fp32")
+    assert config.batch_p2p_comm and not config.batch_p2p_sync
 
 
 @pytest.mark.parametrize(

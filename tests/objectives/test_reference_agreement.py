@@ -19,7 +19,7 @@ def alone(item):
 
 def all_of(ranks):
     """What gathering gives when each of these hands in its own."""
-    return [(rank.disagreements, rank.longest) for rank in ranks]
+    return [rank.answers for rank in ranks]
 
 
 def compared(*references, precision="fp32", loss=LN_2):
@@ -35,7 +35,7 @@ def compared(*references, precision="fp32", loss=LN_2):
 def test_the_same_log_probs_and_loss_pass():
     (agreement,) = compared(POLICY.clone())
     agreement.check(LN_2 + 1e-7, alone)
-    assert agreement.longest == 4
+    assert max(answer.tokens for answer in agreement.answers.values()) == 4
 
 
 @pytest.mark.parametrize("precision, passes, stops", [("fp32", 5e-5, 5e-4), ("bf16", 1e-2, 1e-1)])
@@ -51,6 +51,35 @@ def test_the_mean_over_an_answer_counts(precision, passes, stops):
             continue
         with pytest.raises(ValueError, match=r"yet 1 answers .*b \(chosen\): policy .* over 4 tokens"):
             agreement.check(LN_2, alone)
+
+
+def many(sizes, tokens, precision="bf16"):
+    """Pairs whose answers are this far apart (nats per token), of so many tokens each -> the check's answer."""
+    bounds = tuple(range(0, tokens * (len(sizes) + 1), tokens))
+    batch = SimpleNamespace(response_bounds=bounds, sample_ids=tuple(f"s{i}" for i in range(len(sizes) // 2)))
+    policy = torch.full((bounds[-1],), -2.0)
+    agreement = Agreement(precision, None, beta=0.1)
+    agreement.compare(policy, policy - torch.tensor(sizes).repeat_interleave(tokens), batch)
+    return agreement.check(LN_2, alone)
+
+
+def test_a_few_answers_that_round_otherwise_are_no_other_reference():
+    """As tokens that two experts score alike do to short answers: 128 answers, some of them beyond the tolerance."""
+    noise = (torch.randn(128, generator=torch.Generator().manual_seed(0)) * 0.015).tolist()
+    outliers = [0.05, -0.06, 0.25, *noise[3:]]
+    assert 3 <= many(outliers, 6) <= 12
+    with pytest.raises(ValueError, match="yet .* answers"):
+        many(outliers, 6, precision="fp32")
+
+
+@pytest.mark.parametrize("what", ["shifted", "scattered", "some far"])
+def test_another_reference_is_told_in_bf16(what):
+    noise = torch.randn(128, generator=torch.Generator().manual_seed(0))
+    sizes = {"shifted": 0.01 * noise + 0.04, "scattered": 0.06 * noise, "some far": 0.01 * noise}[what].tolist()
+    if what == "some far":
+        sizes[::16] = [0.3] * 8
+    with pytest.raises(ValueError, match="step 1: policy and reference start from the same weights"):
+        many(sizes, 6)
 
 
 def test_what_is_not_a_number_is_no_agreement():

@@ -29,7 +29,7 @@ MAY_CHANGE = {
     "optimizer.clip_grad", "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate",
     "optimizer.warmup_steps", "optimizer.weight_decay", "preference.failure_mode_metrics", "reference.checkpoint",
     "reference.file", "reference.mode", "training.epochs", "training.log_every", "training.output", "training.steps",
-    "training.stop_after",
+    "training.stop_after", "training.deterministic",
 }  # fmt: skip
 
 

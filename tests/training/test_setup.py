@@ -1,12 +1,21 @@
 """The lengths of a job's samples: measured once over all ranks, and refused alike by all of them."""
 
+import os
+
 import numpy as np
 import pytest
+import torch
 
+from editcaption_mega import platform
 from editcaption_mega.data.batching.dataset import open_pairs
-from editcaption_mega.training.setup import measure_samples
-from tests.helpers import small_job
+from editcaption_mega.data.batching.loader import Step
+from editcaption_mega.objectives import SFTObjective
+from editcaption_mega.settings import OptimizerSettings, ParallelSettings
+from editcaption_mega.training.loop import train_step
+from editcaption_mega.training.setup import length_multiple, measure_samples
+from tests.helpers import small_job, tiny
 from tests.helpers.ranks import on_ranks
+from tests.helpers.train_state import train_state
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +40,27 @@ def test_each_record_is_read_by_one_rank_and_all_know_every_length(folder, tmp_p
     assert reads == [0, 2, 4] and other_reads == [1, 3]
     alone, _ = dataset(folder, shards).measure(range(5), 4096)
     assert all(np.array_equal(lengths.table, alone.table) for lengths in (first, second))
+
+
+def test_lengths_of_rows_are_level_on_gpus_and_divide_over_tensor_parallel_ranks():
+    for tensor, on_gpu, expected in ((1, False, 1), (3, False, 3), (1, True, 128), (8, True, 128), (3, True, 384)):
+        parallel = ParallelSettings(tensor_model_parallel_size=tensor)
+        assert length_multiple(parallel, on_gpu=on_gpu) == expected
+
+
+def deterministic_step(rank, folder):
+    platform.initialize(platform.Layout(), 1, deterministic=True)  # for the process, whatever it joins later
+    platform.destroy()
+    state, _ = train_state(folder, OptimizerSettings())
+    row = tiny.row(tiny.samples(2), 110)
+    loss = train_step(state, SFTObjective(), Step(0, [row], 110, len(row.targets), 2))["loss"]
+    return loss, torch.are_deterministic_algorithms_enabled(), os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+def test_a_step_that_must_give_the_same_bits_uses_no_operator_that_may_not(tmp_path):
+    tiny.hf_model(experts=True, layers=2).save_pretrained(tmp_path / "model")
+    ((loss, enabled, workspace),) = on_ranks(deterministic_step, tmp_path, tmp_path / "model", count=1)
+    assert loss > 0 and enabled and workspace == ":4096:8"
 
 
 def too_long(rank, folder, shards, most):

@@ -85,9 +85,10 @@ def _executor(settings: JobSettings, architecture: Architecture, step: Step) -> 
     """A model with its optimizer and objective, as a function that trains on `step` once more."""
     state = train_state_of(model_with_weights(architecture, settings), architecture, settings)
     objective, _ = job_objective(settings, architecture, step)
+    batches = [batch.to(platform.device()) for batch in step.micro_batches]  # in a job, while the step before runs
 
     def execute() -> None:
-        train_step(state, objective, step)
+        train_step(state, objective, replace(step, micro_batches=batches))
 
     return execute
 

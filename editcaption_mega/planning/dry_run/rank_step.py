@@ -55,6 +55,7 @@ class RankRecord:
     start_peak: int  # bytes, the most before it: weights, optimizer and reference are made and filled
     checkpoint_peak: int  # bytes, the most while a checkpoint is taken
     checkpoint_bytes: int  # that this rank writes of one
+    inputs: int  # bytes of the micro-batches of this step and the next
     timeline: list[tuple[int, dict[str, int]]]  # (operator, bytes by kind)
     phases: list[Phase]
     host_syncs: Counter[HostSync]
@@ -121,6 +122,7 @@ def execute_step(
         checkpoint_peak, checkpoint_bytes = _checkpoint(architecture, state, recorder)
         # Copied while the step before was computed; those of the next step are while this one is.
         batches, coming = _on_device(step, recorder), _on_device(step, recorder)
+        inputs = recorder.memory.by_kind[INPUTS]
         recorder.start()
         start_gathers(state.chunks)  # as the step before has
         with _naming_modules(state.chunks, recorder):
@@ -132,6 +134,7 @@ def execute_step(
         coordinates=_coordinates(),
         parameters=sum(p.numel() for chunk in state.chunks for p in chunk.parameters()),
         states=states,
+        inputs=inputs,
         peak=recorder.memory.peak,
         start_peak=start_peak,
         checkpoint_peak=checkpoint_peak,

@@ -168,9 +168,7 @@ class Assembly:
         vision = 3 * sum(part.vision_flops for part in totals) * per_stage
         routes = feature_routes(counts, len(architecture.vision.deepstack_layers))
         passes = [
-            passes_of_stage(
-                chunks, rows.micro_batches, slots=1 + max(route.sent for route in routes[stage :: len(stages)])
-            )
+            passes_of_stage(chunks, slots=1 + max(route.sent for route in routes[stage :: len(stages)]))
             for stage, chunks in enumerate(stages)
         ]
         time = assemble(passes, rows.micro_batches, (language, vision), hardware, world_size)
@@ -211,11 +209,13 @@ def ranks_of(parallel: ParallelSettings, world_size: int) -> Ranks:
 
 def rows_of(settings: JobSettings, architecture: Architecture, workload: Workload, world_size: int) -> Rows:
     """As the loader's own code packs them. Raises ValueError for a batch that is too small for the ranks."""
+    from editcaption_mega.training.setup import length_multiple
+
     parallel = settings.parallel
     share = RankShare(
         data_parallel_size=parallel.data_parallel_size(world_size),
         sequence_multiple=parallel.sequence_multiple,
-        length_multiple=parallel.tensor_model_parallel_size,
+        length_multiple=length_multiple(parallel, on_gpu=True),
         with_images=False,
     )
     lengths = [sample.num_tokens for sample in samples(settings, architecture, workload)]
@@ -314,17 +314,15 @@ def _exceeded(counts: tuple[int, ...], every: Iterable[tuple[int, ...]]) -> bool
     return any(other != counts and all(map(ge, other, counts)) for other in every)
 
 
-def passes_of_stage(chunks: Sequence[Chunk], micro_batches: int, *, slots: int = 1) -> Passes:
+def passes_of_stage(chunks: Sequence[Chunk], *, slots: int = 1) -> Passes:
     """Seconds of a stage's passes. slots: tensors of one size in what it sends on (hidden states and features)."""
     total = StagePart()
     for chunk in chunks:
         total = total.plus(chunk.total)
-    # Inputs of all micro-batches are copied before the first pass.
-    copies = total.before.by_kind.get("host_copy", 0.0) * (micro_batches - 1)
     return Passes(
         forward=tuple(chunk.total.forward for chunk in chunks),
         backward=tuple(chunk.total.backward for chunk in chunks),
-        before=total.before.plus(StreamTime(copies, {"host_copy": copies})),
+        before=total.before,
         after=total.after,
         recomputed=total.recomputed,
         reference=total.reference,

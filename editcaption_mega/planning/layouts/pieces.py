@@ -50,7 +50,9 @@ class StagePart:
     optimizer: float = 0.0
     reference_weights: float = 0.0
     parameters: float = 0.0
-    inputs: float = 0.0  # of a micro-batch, on the device from the step's beginning to its end
+    inputs: float = (
+        0.0  # of a micro-batch and of one of the next step, on the device from the step's beginning to its end
+    )
     retained: float = 0.0  # of a micro-batch from its forward pass to its backward pass
     update: float = 0.0  # temporary bytes of the update
     forward_peak: float = 0.0
@@ -256,7 +258,7 @@ def _execute(
         job = settings_of(settings, piece, num_layers)
         if place != "first":  # features of pictures pass by a middle that is longer than here
             small = replace(small, vision=replace(small.vision, deepstack_layers=()))
-        step = planned_step(job, small, workload, rank_share(job.parallel))
+        step = planned_step(job, small, workload, rank_share(job.parallel, on_gpu=True))
         forget_layers()
         return _part(execute_step(job, small, step, imbalance=imbalance), hardware, ranks)
 
@@ -308,9 +310,9 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
         weights=states["weights"],
         gradients=states["gradients"],
         optimizer=states["optimizer"],
-        reference_weights=first.held - sum(states.values()),
+        reference_weights=first.held - sum(states.values()) - record.inputs,
         parameters=record.parameters,
-        inputs=forward.held - first.held,
+        inputs=record.inputs,
         retained=min(ahead.held, backward.held) - forward.held,
         update=last.peak - forward.held,
         forward_peak=forward.peak - forward.held,
