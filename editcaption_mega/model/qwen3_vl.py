@@ -151,9 +151,10 @@ class Qwen3VLModel(MegatronModule):
             features = visual.new_zeros(embedded.size(0), 1, visual.size(1) - 1, visual.size(2))
             features = features.index_copy(0, positions, visual[:, None, 1:])
         if self.config.sequence_parallel:
-            embedded = tensor_parallel.scatter_to_sequence_parallel_region(embedded, group=self.tensor_group)
-            if features is not None:
-                features = tensor_parallel.scatter_to_sequence_parallel_region(features, group=self.tensor_group)
+            # Copies: Megatron's part is a view, by which the whole row would be kept until the backward pass.
+            scatter = partial(tensor_parallel.scatter_to_sequence_parallel_region, group=self.tensor_group)
+            embedded = scatter(embedded).clone()
+            features = None if features is None else scatter(features).clone()
         return embedded, None if features is None else features.permute(2, 0, 1, 3)
 
     def _response_head(

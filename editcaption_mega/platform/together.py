@@ -44,7 +44,7 @@ def raise_together(error: Exception | None) -> None:
 
     The class and the sentence are the same everywhere. The sentence names the rank unless all ranks say the same. What
     this rank had itself is the cause, so that `--debug` shows its traceback."""
-    if not dist.is_initialized() or world_size() == 1:
+    if is_dry() or not dist.is_initialized() or world_size() == 1:
         if error is not None:
             raise error
         return
