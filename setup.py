@@ -24,7 +24,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 ROWS = "csrc/log_probs_rows.cpp"
-CUDA = "csrc/log_probs.cu"
+CUDA = ("csrc/log_probs.cu", "csrc/experts.cu", "csrc/elementwise.cu")
 DEFAULT_CUDA_ARCHS = "80;90;100+PTX"
 # (name, flags to try in order, macro that tells log_probs_cpu.cpp the variant exists)
 X86_VARIANTS = (
@@ -186,7 +186,7 @@ class BuildKernels(build_ext):
             steps = [self._step(ROWS, name, [*cxx, *flags, f"-DECM_ISA={name}"]) for name, flags, _ in variants]
             cuda = []
             if nvcc:
-                steps.append(self._step(CUDA, "cuda", nvcc_command(nvcc, archs, includes)))
+                steps += [self._step(source, "cuda", nvcc_command(nvcc, archs, includes)) for source in CUDA]
                 names = ";".join(map(str, archs))
                 cuda = ["-DECM_WITH_CUDA=1", f'-DECM_CUDA_ARCHITECTURES="{names}"']
             for source in ext.sources:
@@ -266,7 +266,7 @@ setup(
     ext_modules=[
         Extension(
             "editcaption_mega.kernels._C",
-            sources=["csrc/bindings.cpp", "csrc/log_probs_cpu.cpp", ROWS],
+            sources=[*sorted(glob.glob("csrc/bindings*.cpp")), "csrc/log_probs_cpu.cpp", "csrc/experts_cpu.cpp", ROWS],
             depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/*.cu*")),
             language="c++",
         )

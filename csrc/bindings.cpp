@@ -1,19 +1,11 @@
 // The Python module editcaption_mega.kernels._C. Tensors come as addresses and sizes (the caller has checked them),
 // so the module needs no PyTorch to build and serves any version of it. An address of 0 means: none.
-#include <pybind11/pybind11.h>
-
-#include <cstdint>
-
+#include "bindings_common.h"
 #include "log_probs.h"
 
 namespace py = pybind11;
 
 namespace {
-
-template <typename T>
-T* at(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
 
 ecm::Logits make_logits(uintptr_t data, int dtype, int64_t rows, int64_t row_stride, int64_t cols, int64_t valid_cols,
                         int64_t vocab_offset) {
@@ -56,7 +48,7 @@ ecm::Finalize make_finalize(uintptr_t stats, int64_t parts, int64_t rows, int wi
 PYBIND11_MODULE(_C, m) {
     using py::arg;
     using release = py::call_guard<py::gil_scoped_release>;
-    m.doc() = "Log-prob kernels over raw pointers; editcaption_mega.kernels is their public face.";
+    m.doc() = "Kernels over raw pointers; editcaption_mega.kernels is their public face.";
     m.attr("FLOAT32") = static_cast<int>(ecm::kFloat32);
     m.attr("BFLOAT16") = static_cast<int>(ecm::kBFloat16);
     m.attr("FLOAT16") = static_cast<int>(ecm::kFloat16);
@@ -124,4 +116,6 @@ PYBIND11_MODULE(_C, m) {
 #else
     m.attr("CUDA_ARCHITECTURES") = "";
 #endif
+    bind_experts(m);
+    bind_elementwise(m);
 }

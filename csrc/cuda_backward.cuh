@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda_vectors.cuh"
+#include "log_probs.h"
 
 namespace ecm {
 namespace {

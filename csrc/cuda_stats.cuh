@@ -4,6 +4,7 @@
 #include <cub/block/block_reduce.cuh>
 
 #include "cuda_vectors.cuh"
+#include "log_probs.h"
 
 namespace ecm {
 namespace {

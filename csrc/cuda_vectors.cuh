@@ -5,7 +5,7 @@
 
 #include <cuda_runtime.h>
 
-#include "log_probs.h"
+#include "softmax_math.h"
 
 namespace ecm {
 namespace {
@@ -30,6 +30,17 @@ struct alignas(16) Vector {
     static constexpr int kSize = 16 / sizeof(T);
     T values[kSize];
 };
+
+// kSize elements that are loaded and stored in one piece.
+template <typename T, int kSize>
+struct alignas(kSize * sizeof(T)) Pack {
+    T values[kSize];
+};
+
+template <typename T, int kSize>
+bool is_aligned(const void* address) {
+    return reinterpret_cast<uintptr_t>(address) % (kSize * sizeof(T)) == 0;
+}
 
 // The columns [begin, end) of a row as a head of single elements, whole 16-byte vectors, and a tail.
 template <typename T>

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "finalize_math.h"
+#include "queue.h"
 
 namespace ecm {
 
@@ -63,11 +64,6 @@ bool has_openmp();
 #ifdef ECM_WITH_CUDA
 // The same on a CUDA device: pointers to its memory (Finalize::preference excepted) and one of its streams. These only
 // launch; they throw std::runtime_error when that fails.
-struct Queue {
-    int device;
-    void* stream;
-};
-
 int64_t stats_parts_cuda(int64_t rows, int64_t cols);  // how many parts to cut rows into
 void stats_cuda(const Logits& logits, const int64_t* targets, float* stats, int width, int64_t parts, const Queue& queue);
 void backward_cuda(const Logits& logits, const RowGradient& rows, void* grad, int64_t grad_row_stride, const Queue& queue);

@@ -17,7 +17,7 @@ try:
     # Compiled: a type checker sees no such module.
     from . import _C as EXTENSION  # type: ignore[attr-defined, no-redef]
 
-    if getattr(EXTENSION, "LOSS_SHAPES", None) != SHAPES:
+    if getattr(EXTENSION, "LOSS_SHAPES", None) != SHAPES or not hasattr(EXTENSION, "sum_rows"):
         _problem = "it was built from other sources"
 except ModuleNotFoundError:  # not built: see setup.py
     EXTENSION = None
@@ -138,9 +138,14 @@ class Cuda(Cpu):
         return int(EXTENSION.stats_parts_cuda(rows, cols))
 
     def _run(self, kernel: str, device: torch.device, *arguments: Any) -> None:
-        queue = EXTENSION.Queue(device.index, torch.cuda.current_stream(device).cuda_stream)
-        with torch.cuda.device(device):
-            getattr(EXTENSION, kernel + "_cuda")(*arguments, queue)
+        launch(kernel, device, *arguments)
+
+
+def launch(kernel: str, device: torch.device, *arguments: Any) -> None:
+    """A kernel of the CUDA variant, on PyTorch's current stream."""
+    queue = EXTENSION.Queue(device.index, torch.cuda.current_stream(device).cuda_stream)
+    with torch.cuda.device(device):
+        getattr(EXTENSION, kernel + "_cuda")(*arguments, queue)
 
 
 def _row_major(logits: Tensor) -> Tensor:

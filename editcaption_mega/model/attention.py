@@ -18,6 +18,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from editcaption_mega.data.batching.batch import PackedBatch
+from editcaption_mega.kernels import rotate
 
 
 class Cuts(NamedTuple):
@@ -42,34 +43,29 @@ class Cuts(NamedTuple):
 
 @dataclass(kw_only=True)
 class Segments(PackedSeqParams):
-    """Where one row is cut for attention.
+    """Where one row is cut for attention, and by which angles its tokens are rotated: cos and sin are made once for
+    the row, and Megatron's own rotary code, which makes them in each layer, has nothing to do.
 
     Where prompts are shared, the keys of a row are not its tokens one by one: each answer attends to a copy of its
     prompt's keys and values, made by `expand_shared_prompt` after rotary. A segment of queries is then the end of its
     segment of keys (the causal mask is aligned to the bottom right).
-
-    `cu_seqlens_q/kv` (the base class) stay [0, row] on the host: Megatron's rotary code reads them as Python ints
-    in each layer, which would be a device sync, and the 3-D positions cover the whole row anyway.
     """
 
     queries: Cuts
     keys: Cuts  # `queries` where no prompt is shared
     key_index: Tensor | None  # [keys] int64, the token of each key; None where no prompt is shared
+    angles: tuple[Tensor, Tensor]  # cos and sin of each token, see `rotary.text_angles`
 
     @classmethod
-    def of(cls, batch: PackedBatch) -> "Segments":
-        device, end = batch.input_ids.device, batch.bounds[-1]
-        row = torch.tensor([0, end], dtype=torch.int32)
+    def of(cls, batch: PackedBatch, angles: tuple[Tensor, Tensor]) -> "Segments":
+        device = batch.input_ids.device
         queries = Cuts.of(batch.bounds, device)
         return cls(
             qkv_format="thd",
-            cu_seqlens_q=row,
-            cu_seqlens_kv=row,
-            max_seqlen_q=end,
-            max_seqlen_kv=end,
             queries=queries,
             keys=queries if batch.key_index is None else Cuts.of(batch.key_bounds, device),
             key_index=batch.key_index,
+            angles=angles,
         )
 
     def expand_shared_prompt(self, tensor: Tensor) -> Tensor:
@@ -226,6 +222,7 @@ class SegmentCoreAttention(MegatronModule):
         """query [T, heads/tp, d], key and value [T, kv heads/tp, d] -> [T, heads/tp, d]."""
         assert isinstance(packed_seq_params, Segments), "rows are always packed: positions and bounds come from data"
         segments = packed_seq_params
+        query, key = rotate(query, key, *segments.angles)
         return self.attend(query, segments.expand_shared_prompt(key), segments.expand_shared_prompt(value), segments)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, segments: Segments) -> Tensor:

@@ -42,10 +42,10 @@ def transformer_config(
         gated_linear_unit=True,
         activation_func=F.silu,
         bias_activation_fusion=False,
+        use_te_activation_func=True,  # it takes the module that the layer's spec names: ours, not Transformer Engine's
         add_bias_linear=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        mrope_section=list(architecture.mrope_section),
         use_cpu_initialization=platform.device().type == "cpu",
         perform_initialization=False,  # every weight is read from a folder or a checkpoint, and that is checked
         params_dtype=dtype,

@@ -19,17 +19,19 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+from megatron.core.transformer.moe.moe_layer import MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
+from editcaption_mega.kernels import rms_norm, swiglu
 from editcaption_mega.settings import ModelSettings
 from editcaption_mega.words import one_line
 
 from .attention import SegmentCoreAttention
+from .dispatch import SortingMoELayer
 from .recompute import forget_norm, recomputed, recomputed_norm
 from .transformer_engine import Modules, transformer_engine_modules
 
@@ -85,9 +87,17 @@ class RMSNorm(torch.nn.Module):
         mark(self.weight, sequence_parallel=config.sequence_parallel)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x.float()
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * h.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
+
+
+class SwiGLU(torch.nn.Module):
+    """The activation of a dense feed-forward block [.., 2 f] -> [.., f], gate first: one kernel each way."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+
+    def forward(self, gate_up: Tensor) -> Tensor:
+        return swiglu(gate_up)
 
 
 class GroupedExperts(MegatronModule):
@@ -96,6 +106,8 @@ class GroupedExperts(MegatronModule):
     gate_up [experts/ep, 2, ffn/etp, hidden] keeps gate and up on an axis of their own, so that an expert-tensor
     shard is one contiguous box of the global tensor; down [experts/ep, hidden, ffn/etp].
     """
+
+    activation = staticmethod(swiglu)
 
     def __init__(
         self,
@@ -124,9 +136,9 @@ class GroupedExperts(MegatronModule):
             mark(weight, allreduce=not sharded, tensor_model_parallel=True, partition_dim=2, partition_stride=1)
 
     def forward(self, x: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
-        """x [tokens, hidden] sorted by expert, tokens_per_expert [experts/ep], probs [tokens] -> [tokens, hidden]."""
-        # From the pinned memory where Megatron's dispatch has put the counts: the host need not wait for them again.
-        ends = tokens_per_expert.to(x.device, non_blocking=True).cumsum(0).to(torch.int32)
+        """x [tokens, hidden] sorted by expert, tokens_per_expert [experts/ep] on its device, probs
+        [tokens] -> [tokens, hidden]."""
+        ends = tokens_per_expert.cumsum(0).to(torch.int32)
         gate_up = F.grouped_mm(x, self.gate_up.flatten(1, 2).transpose(1, 2), offs=ends)
 
         def down(h: Tensor) -> Tensor:
@@ -137,11 +149,6 @@ class GroupedExperts(MegatronModule):
             with forgotten:
                 return down(h), None
         return down(self.activation(gate_up, probs)), None
-
-    @staticmethod
-    def activation(gate_up: Tensor, probs: Tensor) -> Tensor:
-        gate, up = gate_up.chunk(2, -1)
-        return (F.silu(gate) * up * probs.unsqueeze(-1)).to(gate_up.dtype)
 
     def backward_dw(self) -> None:
         """Weight gradients are never delayed here."""
@@ -176,9 +183,9 @@ def block_spec(
     layer_norm = recomputed_norm(norm) if "layernorm" in recompute else norm
     if config.num_moe_experts:
         experts = partial(GroupedExperts, recompute_activation="moe_act" in recompute)
-        mlp = partial(MoELayer, submodules=MoESubmodules(experts=experts))
+        mlp = partial(SortingMoELayer, submodules=MoESubmodules(experts=experts))
     else:
-        mlp = partial(MLP.as_mlp_submodule, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=row))
+        mlp = partial(MLP.as_mlp_submodule, submodules=MLPSubmodules(column, row, SwiGLU))
     attention = ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},

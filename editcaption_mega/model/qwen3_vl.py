@@ -26,7 +26,7 @@ from .attention import Segments
 from .layers import block_spec, mark
 from .pipeline_split import FeatureRoute
 from .recompute import recomputes_vision
-from .rotary import InterleavedMRoPE
+from .rotary import text_angles
 from .vision import VisionTower, gather_images
 
 # What the last stage computes for the response tokens: the log-prob of each, whatever an objective's head makes of
@@ -65,17 +65,13 @@ class Qwen3VLModel(MegatronModule):
             pre_process=pre_process,
             post_process=post_process,
             share_embeddings_and_output_weights=architecture.tied_embeddings,
-            position_embedding_type="mrope",
-            rotary_base=architecture.rope_theta,
+            position_embedding_type="none",  # attention rotates by the angles of `Segments`
             scatter_embedding_sequence_parallel=False,
             vp_stage=vp_stage,
         )
         self.model_type = language.model_type
         self.tensor_group = language.pg_collection.tp
         self.kernels, self.max_logits_bytes = settings.kernels, int(settings.max_logits_gib * 2**30)
-        language.rotary_pos_emb = InterleavedMRoPE(
-            architecture.head_dim, 1.0, rotary_base=architecture.rope_theta, cp_group=language.pg_collection.cp
-        )
         self.vision = None
         if pre_process:
             with torch.device("meta"):  # no values are drawn and no memory is taken: every weight is read later
@@ -101,7 +97,8 @@ class Qwen3VLModel(MegatronModule):
     def forward(self, batch: PackedBatch, output: Output = "log_probs") -> Any:
         """One row -> what `output` says: log-probs [response tokens] fp32, logits [row, vocabulary], or what a head
         returns. Between chunks hidden states, with DeepStack features behind them where they travel."""
-        padding_mask = batch.padding_mask
+        padding_mask, sizes = batch.padding_mask, self.architecture
+        angles = text_angles(batch.position_ids, sizes.head_dim, sizes.rope_theta, sizes.mrope_section)
         decoder_input, features = self._merge(batch) if self.pre_process else (None, self._receive())
         num_layers = len(self.language.decoder.layers)
         if self.config.sequence_parallel:
@@ -111,7 +108,7 @@ class Qwen3VLModel(MegatronModule):
             batch.position_ids,
             None,
             decoder_input=decoder_input,
-            packed_seq_params=Segments.of(batch),
+            packed_seq_params=Segments.of(batch, angles),
             padding_mask=padding_mask if self.config.num_moe_experts else None,
             extra_block_kwargs=None if features is None else {"context": features[:num_layers]},
             output_processor=self._logits if output == "logits" else partial(self._response_head, output),

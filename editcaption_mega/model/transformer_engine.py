@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from editcaption_mega.kernels import rotate
+
 from .attention import Segments
 
 
@@ -36,7 +38,7 @@ def transformer_engine_modules() -> Modules:
 
 
 def segment_attention_class(megatron_attention: Any) -> type[torch.nn.Module]:
-    """Megatron's wrapper of TE's attention, given real segment bounds where rotary wants the whole row.
+    """Megatron's wrapper of TE's attention, given segment bounds, after the rotation by the row's angles.
 
     Segments whose keys outnumber their queries (shared prompts) need TE's `padding_causal_bottom_right` mask, which
     Megatron's `AttnMaskType` lacks and its wrapper can't pass on: the forward of the class that it wraps, TE's own
@@ -50,6 +52,7 @@ def segment_attention_class(megatron_attention: Any) -> type[torch.nn.Module]:
             self, query: Tensor, key: Tensor, value: Tensor, attention_mask=None, packed_seq_params=None, **kwargs
         ) -> Tensor:
             segments: Segments = packed_seq_params
+            query, key = rotate(query, key, *segments.angles)
             cuts = dict(
                 qkv_format="thd",
                 cu_seqlens_q=segments.queries.cu_seqlens,

@@ -18,10 +18,11 @@ from torch.utils.checkpoint import checkpoint
 
 from editcaption_mega.data.batching.batch import ImageBatch
 from editcaption_mega.data.images.patches import normalized
+from editcaption_mega.kernels import rotate
 
 from .architecture import VisionArchitecture
 from .attention import Cuts, segment_attention
-from .rotary import rotate, vision_angles
+from .rotary import Angles, vision_angles
 
 
 class PatchEmbedding(nn.Linear):
@@ -49,9 +50,9 @@ class VisionAttention(nn.Module):
         self.qkv = nn.Linear(vision.hidden_size, 3 * vision.hidden_size)
         self.proj = nn.Linear(vision.hidden_size, vision.hidden_size)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], images: ImageBatch) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, images: ImageBatch) -> Tensor:
         query, key, value = self.qkv(x).view(x.size(0), 3, self.num_heads, -1).unbind(1)
-        query, key = rotate(query, *angles), rotate(key, *angles)
+        query, key = rotate(query, key, *angles)
         cuts = Cuts(images.bounds, images.cu_seqlens)
         if images.num_ranks == 1:
             out = segment_attention(query, key, value, cuts, causal=False, scale=self.scale)
@@ -93,7 +94,7 @@ class VisionBlock(nn.Module):
         self.attn = VisionAttention(vision, group)
         self.mlp = VisionMLP(vision)
 
-    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], images: ImageBatch) -> Tensor:
+    def forward(self, x: Tensor, angles: Angles, images: ImageBatch) -> Tensor:
         x = x + self.attn(self.norm1(x), angles, images)
         return x + self.mlp(self.norm2(x))
 

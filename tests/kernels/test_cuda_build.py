@@ -18,14 +18,31 @@ from tests.helpers import ROOT
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc isn't here")
 
 
+# Kernels of each source, and in how many forms they are compiled (element types, with and without details).
+KERNELS = {
+    "log_probs": {"stats": 6, "backward": 3, "finalize": 2},
+    "experts": {"count_choices": 1, "scan_choices": 1, "place_choices": 1, "chunk_order": 1, "sum_rows": 6},
+    "elementwise": {
+        "swiglu": 6, "swiglu_backward": 6, "rotate": 8, "rms_norm": 12, "rms_norm_backward": 12,
+    },
+}  # fmt: skip
+
+
 @needs_nvcc
-@pytest.mark.parametrize("arch", [80, 90, 100])
-def test_no_kernel_spills_registers(arch, tmp_path):
+@pytest.mark.parametrize(
+    ("arch", "source"),
+    [
+        pytest.param(arch, source, marks=[] if source == "log_probs" or arch == 90 else [pytest.mark.slow])
+        for arch in (80, 90, 100)
+        for source in KERNELS
+    ],
+)
+def test_no_kernel_spills_registers(arch, source, tmp_path):
     command = ["nvcc", "-std=c++17", "-O3", f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin", "-DECM_WITH_CUDA=1"]
-    command += ["-Icsrc", "-o", str(tmp_path / "kernels.cubin"), "csrc/log_probs.cu"]
+    command += ["-Icsrc", "-o", str(tmp_path / "kernels.cubin"), f"csrc/{source}.cu"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
-    kernels = re.findall(r"Compiling entry function '\w*?(stats|backward|finalize)_kernel", told)
-    assert {name: kernels.count(name) for name in set(kernels)} == {"stats": 6, "backward": 3, "finalize": 2}
+    kernels = re.findall(r"Compiling entry function '\w*?_cu_[0-9a-f]{8}_?\d+([a-z_]+)_kernel", told)
+    assert {name.lstrip("_"): kernels.count(name) for name in set(kernels)} == KERNELS[source], told
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", told)
     assert len(spills) == len(kernels) and set(spills) == {("0", "0", "0")}
 

@@ -34,10 +34,10 @@ _NORM = "Megatron's gradient norm without Transformer Engine and Apex: one param
 WAITS = (
     Known("copy to the host", "editcaption_mega/training/loop.py:_sum_over_ranks", 1, "the step's loss, once"),
     Known(
-        "d2h_event.synchronize",
-        "megatron/core/transformer/moe/token_dispatcher.py:token_dispatch",
+        "event.synchronize",
+        "editcaption_mega/model/dispatch.py:token_dispatch",
         None,
-        "dropless dispatch: how many tokens go to each expert is what the routers chose",
+        "dropless dispatch: how many rows go to each rank is what the routers chose, and the all-to-all must be told",
     ),
     Known("item", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),
     Known("torch.tensor on the device", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),

@@ -29,7 +29,7 @@ def run(machine: Machine) -> Figures:
             weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
     x = torch.randn(sum(TOKENS), HIDDEN, generator=generator).to(machine.device, torch.bfloat16).requires_grad_()
     probs = torch.rand(sum(TOKENS), generator=generator).to(machine.device)
-    out, _ = layer(x, torch.tensor(TOKENS), probs)
+    out, _ = layer(x, torch.tensor(TOKENS, device=machine.device), probs)
     upstream = torch.randn(out.shape, generator=generator).to(machine.device, out.dtype)
     (out * upstream).sum().backward()
     exact = [tensor.detach().float().requires_grad_() for tensor in (x, layer.gate_up, layer.down)]

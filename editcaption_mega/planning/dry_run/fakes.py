@@ -49,32 +49,20 @@ def expert_counts(tokens: int, num_experts: int, ranks: int, rank: int, imbalanc
 
 
 def _expert_loads(recorder: StepRecorder, imbalance: float) -> None:
-    """Megatron's dropless dispatch copies the routers' choices to the host and waits: the sizes of what it sends are
+    """Dropless dispatch copies how many rows it sends and receives to the host and waits: the routers' choices are
     values. Every rank is taken to send alike, so that what it sends and what it receives are told by the same counts.
     """
-    from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
+    from editcaption_mega.model.dispatch import Sizes, SortingTokenDispatcher
 
-    def sizes(self: Any, point: str, tokens_per_expert: Any = None) -> Any:
-        if point == self.cuda_sync_point:
-            recorder.sync("d2h_event.synchronize")
-        if point != self.cuda_dtoh_point:
-            return tokens_per_expert
-        tokens = self.routing_map.size(0) * self.config.moe_router_topk
-        ranks, senders = self.ep_size, self.ep_size * self.tp_size
-        rank = self.ep_group.rank()
-        counts = expert_counts(tokens, self.num_experts, ranks, rank, imbalance).reshape(ranks, -1)
-        own = counts[rank]
-        self.num_out_tokens = tokens
-        if ranks > 1 or self.tp_size > 1:
-            self.input_splits = counts.sum(1)
-            self.output_splits = np.full(ranks, own.sum())
-        if self.tp_size > 1:
-            self.output_splits_tp = np.full(self.tp_size, own.sum() * ranks)
-        if self.num_local_experts > 1:
-            self.num_global_tokens_per_local_expert = torch.from_numpy(np.tile(own, (senders, 1)))
-        return torch.from_numpy(own * senders)
+    def sizes(self: Any) -> Sizes:
+        recorder.sync("event.synchronize")
+        ranks, rank = self.ep_size, self.ep_group.rank()
+        rows = self.num_tokens * self.config.moe_router_topk
+        counts = expert_counts(rows, self.config.num_moe_experts, ranks, rank, imbalance).reshape(ranks, -1).sum(1)
+        own = int(counts[rank])
+        return Sizes(counts.tolist(), [own] * ranks, [own * ranks] * self.tp_size)
 
-    MoEAlltoAllTokenDispatcher._maybe_dtoh_and_synchronize = sizes
+    SortingTokenDispatcher._sizes = sizes  # type: ignore[method-assign]
 
 
 def _tensors_of_tensors(recorder: StepRecorder) -> None:

@@ -47,7 +47,7 @@ class Cost(NamedTuple):
 # Operators that only make a tensor or say something about one; nothing runs on the device.
 _FREE = {
     "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "set_", "resize_", "is_same_size",
-    "detach", "lift_fresh", "record_stream",
+    "detach", "lift_fresh", "record_stream", "_unsafe_view",
 }  # fmt: skip
 _views: dict[Any, bool] = {}
 
@@ -181,7 +181,31 @@ def _lm_head_gradient(call: Call) -> Cost:
     return Cost(operation, workspace)
 
 
+def _expert_order(call: Call) -> Cost:
+    """`kernels.expert_order`: choices are counted, the counts added up, and rows placed."""
+    return Cost(Operation(call.name, "copy", 0, call.traffic, launches=3))
+
+
+def _row_sums(call: Call) -> Cost:
+    """`kernels.sum_rows`: the rows that are picked (once, where the same row is picked again), and the sums."""
+    source, index = call.args[0], call.args[1]
+    picked = index.numel() * source.shape[1] * source.element_size()
+    moved = min(picked, tensor_bytes((source,))) + tensor_bytes((index, call.out))
+    return Cost(Operation(call.name, "copy", 0, moved))
+
+
+def _norm_gradient(call: Call) -> Cost:
+    """`kernels.rms_norm`: the weight's gradient is added up in parts, by a second launch (csrc/elementwise.cu: of 528
+    blocks at most)."""
+    columns = call.args[0].shape[-1]
+    parts = 4 * columns * min(528, call.args[0].numel() // max(columns, 1))
+    return Cost(Operation(call.name, "copy", 0, call.traffic + 2 * parts, launches=2), parts)
+
+
 _SPECIAL: dict[str, Callable[[Call], Cost]] = {
+    "editcaption::expert_order": _expert_order,
+    "editcaption::sum_rows": _row_sums,
+    "editcaption::rms_norm_gradient": _norm_gradient,
     "aten::_grouped_mm": _grouped_product,
     "torch_attn::_varlen_attn": _attention,
     "torch_attn::_varlen_attn_backward": _attention_backward,

@@ -1,4 +1,4 @@
-// Enough of CUDA's runtime to run csrc/log_probs.cu on a CPU: every thread of a block is a thread of the processor and
+// Enough of CUDA's runtime to run csrc/*.cu on a CPU: every thread of a block is a thread of the processor and
 // __syncthreads is a barrier, so the tests execute the kernels' own source, and sanitizers see its races. Blocks follow
 // one another, which makes a static variable the block's shared memory.
 #pragma once
@@ -31,6 +31,17 @@ inline std::unique_ptr<std::barrier<>> everyone;
 }  // namespace emulation
 
 inline void __syncthreads() { emulation::everyone->arrive_and_wait(); }  // threads that have left the kernel dropped out
+
+// The value of the thread whose number differs in these bits. Every thread of the block takes part, as in all kernels here.
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int bits) {
+    static T values[1024];
+    values[threadIdx.x] = value;
+    __syncthreads();
+    const T other = values[threadIdx.x ^ bits];
+    __syncthreads();
+    return other;
+}
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorNoDevice, cudaErrorInsufficientDriver, cudaErrorNoKernelImageForDevice };

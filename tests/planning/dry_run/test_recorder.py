@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from editcaption_mega.kernels import expert_order, rms_norm, sum_rows, swiglu
 from editcaption_mega.planning.dry_run.operations import communication
 from editcaption_mega.planning.dry_run.recorder import INPUTS, HostSync, StepRecorder, memory_kind
 
@@ -134,3 +135,32 @@ def test_places_are_equal_where_they_are_the_same():
     recorder = seen(lambda x: [x[0, i].item() for i in range(3)])
     assert list(recorder.host_syncs.values()) == [3]
     assert isinstance(next(iter(recorder.host_syncs)), HostSync)
+
+
+def test_kernels_of_the_layers_are_priced_by_the_bytes_that_they_move():
+    tokens, experts, top_k, hidden = 64, 16, 4, 32
+    with StepRecorder() as recorder:
+        chosen = torch.empty(tokens, experts, dtype=torch.bool, device=META)
+        x = torch.empty(tokens, hidden, dtype=torch.bfloat16, device=META, requires_grad=True)
+        weight = torch.empty(hidden, dtype=torch.bfloat16, device=META, requires_grad=True)
+        recorder.start()
+        order = expert_order(chosen, top_k)
+        indices = order.token_of_row[:, None], order.rows_of_token
+        rows = sum_rows(rms_norm(x, weight, 1e-6), *indices)
+        back = sum_rows(torch.cat((swiglu(rows), swiglu(rows)), -1), *reversed(indices))
+        back.backward(torch.empty_like(back))
+    steps = {step.name: step for step in recorder.phase.steps if step.name not in ("cat", "add", "slice", "detach")}
+    token_bytes, index_bytes = 2 * tokens * hidden, 4 * tokens * top_k
+    assert steps["expert_order"].launches == 3
+    # The last ones: backward, the rows are added up again, and the norm's gradient with its parts of the weight's.
+    assert steps["sum_rows"].bytes == (top_k + 1) * token_bytes + index_bytes
+    assert steps["swiglu"].bytes == 1.5 * top_k * token_bytes
+    assert steps["swiglu_gradient"].bytes == 2.5 * top_k * token_bytes
+    parts = 2 * 4 * hidden * min(528, tokens)
+    assert steps["rms_norm_gradient"].bytes == 3 * token_bytes + 4 * tokens + 2 * 2 * hidden + parts
+    assert steps["rms_norm_gradient"].launches == 2
+
+
+def test_a_view_costs_nothing_whatever_its_schema_says():
+    recorder = seen(lambda x: torch.ops.aten._unsafe_view(x, [2, 8]))
+    assert recorder.phase.steps == []

@@ -1,0 +1,11 @@
+// Where a CUDA kernel is launched.
+#pragma once
+
+namespace ecm {
+
+struct Queue {
+    int device;
+    void* stream;
+};
+
+}  // namespace ecm
