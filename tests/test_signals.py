@@ -15,6 +15,8 @@ from editcaption_mega.launcher import children
 
 @pytest.mark.parametrize("number", signals.STOPPING)
 def test_each_signal_is_remembered_and_the_handlers_come_back(number):
+    if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, where it would stay ignored
+        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
     with signals.listening():
         assert signals.asked() == 0

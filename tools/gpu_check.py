@@ -67,6 +67,10 @@ def main(argv):
     unknown = [name for name in chosen if name not in PARTS]
     if unknown:
         raise cli.ArgumentError(f"--only {unknown[0]}: no such part; there are {', '.join(PARTS)}")
+    if arguments.seconds is not None and not arguments.seconds > 0:
+        raise cli.ArgumentError(f"--seconds must be above 0, found {arguments.seconds:g}")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise cli.ArgumentError(f"--output {arguments.output} is a file: name a folder")
     arguments.output.mkdir(parents=True, exist_ok=True)
     result = check(arguments, ["machine", *(name for name in PARTS if name in chosen and name != "machine")])
     table = report.markdown(result)

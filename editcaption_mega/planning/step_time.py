@@ -217,5 +217,5 @@ _LABELS = {
     "all_gather": "tensor-parallel communication",
     "reduce_scatter": "tensor-parallel communication",
     "all_reduce": "tensor-parallel communication",
-    "all_to_all": "expert communication",
+    "all_to_all": "all-to-all of experts and pictures",
 }

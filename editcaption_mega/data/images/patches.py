@@ -176,7 +176,7 @@ def normalized(pixels: Tensor, normalization: Tensor) -> Tensor:
     """Patches of `image_patches` -> the same values in fp32, normalized as `ImageSettings.normalization` says, which is
     on the device of the pixels."""
     mean, std = normalization
-    values: Tensor = (pixels.view(len(pixels), -1, 3).float() - mean) / std
+    values: Tensor = (pixels.unflatten(1, (pixels.size(1) // 3, 3)).float() - mean) / std
     return values.flatten(1)
 
 
