@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import math
 import os
 import socket
 import sys
@@ -51,10 +52,40 @@ def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
 
 def positive(text: str) -> int:
     """The type of an argument that counts something. Raises ArgumentTypeError below 1."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number: give one from 1 on") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
+
+
+def between(least: float, most: float) -> Callable[[str], float]:
+    """The type of an argument that is a number of this range, ends included."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:  # NaN is in no range
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to {most:g}")
+        return value
+
+    return number
+
+
+def check_output_file(option: str, path: Path | None) -> None:
+    """That the file an option names can be written when the work is done. Raises ArgumentError; None is no file."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise ArgumentError(f"{option} {path} is a folder: name a file")
+    if not path.parent.is_dir():
+        raise ArgumentError(f"{option} {path}: {path.parent} is no folder: make it, or name a file in one that is")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ArgumentError(f"{option} {path} cannot be written by this user: name another file")
 
 
 def add_layout_arguments(parser: argparse.ArgumentParser) -> None:

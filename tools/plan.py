@@ -5,14 +5,14 @@ import json
 import sys
 from pathlib import Path
 
-from editcaption_mega.cli import argument_parser, positive, progress, run
+from editcaption_mega.cli import ArgumentError, argument_parser, between, check_output_file, positive, progress, run
 from editcaption_mega.model.released import architecture_to_plan
 from editcaption_mega.planning.advice import advice_lines
 from editcaption_mega.planning.layouts.modes import PlannedJob, best_layouts, quick_fit
 from editcaption_mega.planning.plan import make_plan
 from editcaption_mega.planning.plan_picture import draw_plan
 from editcaption_mega.planning.plan_text import lines_of, plan_summary
-from editcaption_mega.planning.timing.hardware import load_hardware
+from editcaption_mega.planning.timing.hardware import MOST_GIB, load_hardware
 from editcaption_mega.planning.workload import Workload
 from editcaption_mega.settings import before_work, load_job
 
@@ -32,15 +32,20 @@ def main(argv):
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the file's")
     parser.add_argument("--gpus", type=positive, required=True, metavar="N", help="GPUs of the job")
     parser.add_argument("--mode", choices=("fit", "dry-run", "search"), default="dry-run", help=MODES)
-    parser.add_argument("--top", type=positive, default=3, metavar="K", help="search: layouts to execute and show")
+    parser.add_argument("--top", type=positive, metavar="K", help="search: layouts to execute and show (default 3)")
     parser.add_argument("--hardware", default="h100", metavar="h100|h200|FILE")
-    parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="of one GPU (default: the hardware's)")
-    parser.add_argument("--imbalance", type=float, default=1.0, help="tokens of the fullest expert rank over the mean")
+    memory = between(0.01, MOST_GIB)
+    parser.add_argument("--gpu-memory", type=memory, metavar="GIB", help="of one GPU (default: the hardware's)")
+    imbalance = "tokens of the fullest expert rank over the mean (default 1)"
+    parser.add_argument("--imbalance", type=between(1, 1000), default=1.0, metavar="RATIO", help=imbalance)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan as JSON")
     parser.add_argument("--picture", type=Path, metavar="FILE.png", help="dry-run: draw the pipeline and the memory")
     args = parser.parse_args(argv)
     if args.picture and args.mode != "dry-run":
         parser.error(f"--picture is of --mode dry-run, not of {args.mode}")
+    if args.top and args.mode != "search":
+        parser.error(f"--top is of --mode search, not of {args.mode}")
+    check_output_files(args)
     settings = load_job(args.config, args.overrides)
     with before_work():  # a plan is of settings, and what it refuses is for them to mend
         hardware = load_hardware(args.hardware)
@@ -48,13 +53,35 @@ def main(argv):
             settings, architecture_to_plan(settings.model.folder), Workload(), args.gpus, hardware,
             hardware.memory_gib if args.gpu_memory is None else args.gpu_memory, args.imbalance,
         )  # fmt: skip
+        check_imbalance(job, args.mode)
         if args.mode == "dry-run":
             return dry_run(job, args)
-        answer = quick_fit(job, progress) if args.mode == "fit" else best_layouts(job, args.top, progress)
+        answer = quick_fit(job, progress) if args.mode == "fit" else best_layouts(job, args.top or 3, progress)
     print("\n".join(answer.lines))
     if args.json:
         args.json.write_text(json.dumps(answer.json, indent=1) + "\n", encoding="utf-8")
     return ended(answer.problem)
+
+
+def check_output_files(args):
+    check_output_file("--json", args.json)
+    check_output_file("--picture", args.picture)
+    if args.picture and args.picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ArgumentError(f"--picture {args.picture} is of no known kind: name a file that ends with .png")
+    if args.picture and args.json and args.picture.resolve() == args.json.resolve():
+        raise ArgumentError(f"--json and --picture both name {args.json}: name two files")
+
+
+def check_imbalance(job, mode):
+    """Of ranks that share the experts of a layer none gets more than all tokens."""
+    ranks = 1 if job.architecture.experts is None else job.settings.parallel.expert_model_parallel_size
+    if mode == "search" and job.architecture.experts is not None:
+        return  # layouts differ in it, and a rank gets at most all
+    if job.imbalance > ranks:
+        raise ArgumentError(
+            f"--imbalance {job.imbalance:g} is more than the {ranks} ranks that share experts "
+            "(parallel.expert_model_parallel_size): one that gets all tokens has that many times the mean"
+        )
 
 
 def dry_run(job, args):

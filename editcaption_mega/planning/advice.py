@@ -80,8 +80,12 @@ def preference_savings(plan: JobPlan, architecture: Architecture, workload: Work
 
 def advice_lines(plan: JobPlan, architecture: Architecture, workload: Workload) -> Iterator[str]:
     """All of it as text."""
-    yield "what would help, each alone (the step's time then):"
-    for what, share in what_would_help(plan):
+    helpful = what_would_help(plan)
+    if helpful:
+        yield "what would help, each alone (the step's time then):"
+    else:
+        yield "no single cost that could be taken away is worth half a per cent of the step"
+    for what, share in helpful:
         yield f"  x {share:.2f}  {what}"
     gpus, same, grown = on_more_gpus(plan)
     batch = plan.settings.training.global_batch_size

@@ -44,7 +44,12 @@ class JobPlan:
 
     def needed(self, record: RankRecord) -> float:
         """Bytes of a GPU that a rank of this role takes at its most: in the step, before it, or in a checkpoint."""
-        return max(record.peak.total, record.start_peak, record.checkpoint_peak) + self.reserved(record)
+        return record.peak.total + self.beyond_step(record) + self.reserved(record)
+
+    @staticmethod
+    def beyond_step(record: RankRecord) -> int:
+        """Bytes by which the start or a checkpoint takes more than the step; 0 where neither does."""
+        return max(0, record.start_peak - record.peak.total, record.checkpoint_peak - record.peak.total)
 
     @property
     def export_host_bytes(self) -> int:

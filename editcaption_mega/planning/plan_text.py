@@ -42,6 +42,8 @@ def _memory(plan: JobPlan) -> Iterator[str]:
         rest = sum(size for _, size in kinds[_MOST_KINDS:])
         if rest > 0.05 * GIB:
             parts.append(f"others {rest / GIB:.1f}")
+        if more := plan.beyond_step(record):
+            parts.append(f"{more / GIB:.1f} more before the step or in a checkpoint")
         yield (
             f"  {role.name}: {plan.needed(record) / GIB:.1f} = {', '.join(parts)}, reserved {reserved / GIB:.1f}; "
             f"{record.parameters / 1e9:.3f} B parameters; peak in {peak.phase}"
@@ -77,6 +79,9 @@ def _time(plan: JobPlan) -> Iterator[str]:
     for name, share in time.shares.items():
         if share >= _LEAST_SHARE:
             yield f"    {100 * share:5.1f} %  {name}"
+    rest = 1 - sum(share for share in time.shares.values() if share >= _LEAST_SHARE)
+    if rest >= 0.0005:
+        yield f"    {100 * rest:5.1f} %  others"
 
 
 def _host(plan: JobPlan) -> Iterator[str]:

@@ -64,6 +64,7 @@ VARIED = Workload(
 
 
 UNIFORM = Workload()
+_MOST_SAMPLES, _MOST_TOKENS = 1_000_000, 10_000_000  # of a step, and of a sample's pictures: what is soon made
 
 
 class BlankImage(NamedTuple):
@@ -115,12 +116,22 @@ def picture_grid(tokens: int | None, images: ImageSettings) -> Grid:
 def samples(settings: JobSettings, architecture: Architecture, workload: Workload = UNIFORM) -> list[EncodedSample]:
     """The samples of one step over all ranks: `training.global_batch_size` of them, with two answers each for DPO.
 
-    Raises ValueError for a sample that `data.sequence_length` cannot hold."""
+    Raises ValueError for a sample that `data.sequence_length` cannot hold, and for more than can be laid out here."""
+    if (count := settings.training.global_batch_size) > _MOST_SAMPLES:
+        raise ValueError(
+            f"training.global_batch_size={count} is more than the {_MOST_SAMPLES} that a plan lays out: lower it"
+        )
     images, text = image_settings(settings, architecture), _text_id(architecture)
     num_answers = 2 if isinstance(settings, DPOSettings) else 1
     made = []
     for i in range(settings.training.global_batch_size):
         grid = picture_grid(_in_turn(workload.picture_tokens, i), images)
+        of_pictures = workload.pictures * grid_tokens(grid, images.merge_size)
+        if of_pictures > _MOST_TOKENS:  # before they are made
+            raise ValueError(
+                f"pictures of a sample take {of_pictures} tokens, more than the {_MOST_TOKENS} that a plan lays out: "
+                "lower data.max_pixels"
+            )
         lengths = [_in_turn(workload.answer_tokens, i * num_answers + k) for k in range(num_answers)]
         sample = EncodedSample(
             id=f"sample-{i:06d}",

@@ -59,6 +59,8 @@ def load_settings(
             document = OmegaConf.load(plain_file(path))
         except FileNotFoundError:
             raise SettingsError(f"{path} does not exist: name a YAML file such as configs/sft_demo.yaml") from None
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}: name a YAML file such as configs/sft_demo.yaml") from None
         except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
             raise SettingsError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
         if not isinstance(document, DictConfig):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from editcaption_mega.planning.advice import on_more_gpus, what_would_help
+from editcaption_mega.planning.advice import advice_lines, on_more_gpus, what_would_help
 from editcaption_mega.planning.step_time import Passes, assemble
 from editcaption_mega.planning.timing.cost import StreamTime
 from editcaption_mega.planning.timing.hardware import load_hardware
@@ -46,3 +46,10 @@ def test_an_uneven_pipeline_is_told_to_be_level():
     plan = plan_of(stage(3.0, StreamTime(6.0, {"matmul": 6.0})), stage(1.0, StreamTime(2.0, {"matmul": 2.0})))
     best = what_would_help(plan)[0]
     assert best.what == "stages that take equally long" and best.share < 0.8
+
+
+def test_where_nothing_would_help_the_text_says_so():
+    plan = plan_of(stage(1.0, StreamTime(2.0, {"matmul": 2.0})))
+    plan.settings.training = SimpleNamespace(global_batch_size=8)
+    first, *rest = advice_lines(plan, None, None)
+    assert first.startswith("no single cost") and len(rest) == 1

@@ -16,6 +16,8 @@ from tests.helpers import ROOT
         ("data.sequence_length=2000", 8, "takes 2671 tokens, more than data.sequence_length=2000"),
         ("training.global_batch_size=4", 8, "4 samples in a step cannot feed 8 rows at once"),
         ("parallel.tensor_model_parallel_size=3", 6, "does not divide the 8 kv heads"),
+        ("training.global_batch_size=1000000000", 8, "global_batch_size=1000000000 is more than the 1000000 that"),
+        ("data.max_pixels=100000000000", 8, "pictures of a sample take [0-9]+ tokens, more than"),
         ("parallel.tensor_model_parallel_size=4", 6, "6 ranks are not a multiple"),
     ],
 )

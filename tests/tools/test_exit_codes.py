@@ -64,6 +64,7 @@ EVALUATE = "evaluate {command} {root}/eval.yaml "
 TASKS = EVALUATE.replace("{command}", "human-export") + "--benchmark set --key {root}/new.key --folder {root}/new "
 VERDICTS = EVALUATE.replace("{command}", "human-import") + "--benchmark set --output {root}/new --key {root}/nowhere "
 TRUTH = EVALUATE.replace("{command}", "ground-truth") + "--benchmark set --proposals {root}/nowhere "
+PLAN = "plan {root}/job.yaml --gpus 2 "
 JUDGE = EVALUATE.replace("{command}", "check-judge")
 
 # Options stand last, so a later one replaces an earlier one of the same name.
@@ -133,7 +134,25 @@ CASES = [
     ("plan {root}/job.yaml no.such=1 --gpus 8", "no.such"),
     ("plan {root}/job.yaml --gpus 8 --hardware {root}/nowhere", "nowhere"),
     ("plan {root}/job.yaml data.sequence_length=4096 parallel.tensor_model_parallel_size=7 --gpus 7", "not divide"),
+    ("plan {root} --gpus 8", "a folder, expected a file"),
+    ("plan {root}/used/file/x.yaml --gpus 8", "Not a directory"),
     ("plan {root}/job.yaml --gpus 0", "--gpus"),
+    ("plan {root}/job.yaml --gpus eight", "'eight' is not a whole number: give one from 1 on"),
+    (PLAN + "--gpu-memory 0", "--gpu-memory: '0' is no number from 0.01 to 10000"),
+    (PLAN + "--gpu-memory=-1", "--gpu-memory"),
+    (PLAN + "--gpu-memory nan", "--gpu-memory"),
+    (PLAN + "--gpu-memory 85e9", "--gpu-memory"),
+    (PLAN + "--gpu-memory 80GB", "'80GB' is no number"),
+    (PLAN + "--imbalance 0.5", "--imbalance: '0.5' is no number from 1"),
+    (PLAN + "--imbalance nan", "--imbalance"),
+    (PLAN + "--imbalance 1.5", "--imbalance 1.5 is more than the 1 ranks that share experts"),
+    (PLAN + "--top 5", "--top is of --mode search"),
+    (PLAN + "--json {root}/used", "used is a folder: name a file"),
+    (PLAN + "--mode fit --json {root}/nowhere/plan.json", "nowhere is no folder: make it"),
+    (PLAN + "--json {root}/used/file/plan.json", "used/file is no folder"),
+    (PLAN + "--picture {root}/nowhere/plan.png", "nowhere is no folder: make it"),
+    (PLAN + "--picture {root}/plan.txt", "plan.txt is of no known kind: name a file that ends with .png"),
+    (PLAN + "--picture {root}/plan.png --json {root}/plan.png", "name two files"),
     ("plan {root}/job.yaml model.folder={root}/nowhere --gpus 8", "nowhere"),
     ("bench kernels --rows 0", "--rows"),
     ("bench nothing", "invalid choice"),

@@ -37,9 +37,11 @@ def _original(holder: Any, name: str) -> Any:
 
 def expert_counts(tokens: int, num_experts: int, ranks: int, rank: int, imbalance: float) -> np.ndarray:
     """Tokens for each expert from one rank's `tokens` (each counted once per expert chosen), whole numbers with the
-    right sum. Experts of `rank` get `imbalance` times the mean together, the others share the rest."""
+    right sum. Experts of `rank` get `imbalance` times the mean together, the others share the rest;
+    never more than all there are, which is `ranks` times the mean."""
     weights = np.ones((ranks, num_experts // ranks))
     if ranks > 1:
+        imbalance = min(imbalance, ranks)
         weights *= (ranks - imbalance) / (ranks - 1)
         weights[rank] = imbalance
     exact = tokens * weights.flatten() / weights.sum()

@@ -11,6 +11,7 @@ from pathlib import Path
 from editcaption_mega.settings import SettingsError, load_settings
 
 _SHIPPED = resources.files("editcaption_mega.planning.timing").joinpath("gpus")
+MOST_GIB = 10_000.0  # of one GPU: more is a size in bytes
 _FA2_HEAD_MULTIPLE = 32  # FlashAttention-2 computes heads of 72 channels as heads of 96
 
 
@@ -25,6 +26,10 @@ class MemoryReserve:
 
     def validate(self) -> None:
         _positive("reserve.", self, except_for=("nccl_gib", "nccl_all_to_all_gib", "allocator_share"))
+        if self.allocator_share >= 1:
+            raise SettingsError(
+                f"reserve.allocator_share is {self.allocator_share}: give a share below 1, such as 0.03"
+            )
 
 
 @dataclass
@@ -81,10 +86,12 @@ class Hardware:
         if not self.name:
             raise SettingsError("name is missing: give the hardware a name, such as h100")
         _positive("", self)
+        if self.memory_gib > MOST_GIB:
+            raise SettingsError(f"memory_gib is {self.memory_gib:g}: give the size in GiB, such as 79.1")
         self.reserve.validate()
         self.links.validate()
         for name in ("matmul", "grouped", "attention"):
-            _check_classes(name, getattr(self, name))
+            _check_classes(name, getattr(self, name), self.peak_flops)
 
     def matmul_rate(self, narrowest: int) -> float:
         return _class_of(self.matmul, narrowest).rate
@@ -139,11 +146,19 @@ def _positive(section: str, values: object, except_for: Sequence[str] = ()) -> N
                 raise SettingsError(f"{section}{entry.name} is {value}: give a number above 0")
 
 
-def _check_classes(name: str, classes: Sequence[MatmulRate | AttentionRate]) -> None:
+def _check_classes(name: str, classes: Sequence[MatmulRate | AttentionRate], peak: float) -> None:
     if not classes or min(entry.at_least for entry in classes) != 0:
         raise SettingsError(f"{name} has no class with at_least: 0: every size needs a rate")
     for entry in classes:
         _positive(f"{name}: ", entry, except_for=("at_least",))
+        if sum(other.at_least == entry.at_least for other in classes) > 1:
+            raise SettingsError(f"{name} has two classes with at_least: {entry.at_least}: leave one of them out")
+        fastest = entry.rate if isinstance(entry, MatmulRate) else max(entry.forward, entry.backward)
+        if fastest > peak:
+            raise SettingsError(
+                f"{name} with at_least: {entry.at_least} has {fastest:g}, more than peak_flops={peak:g}: give "
+                "FLOP/s that a GPU reaches"
+            )
 
 
 def _class_of[Rate: (MatmulRate, AttentionRate)](classes: list[Rate], size: int) -> Rate:

@@ -99,6 +99,12 @@ def test_a_user_has_a_file_of_the_same_form(own):
         ("  ranks_per_node: 8", "  ranks_per_node: eight", "links.ranks_per_node"),
         ("  - {at_least: 0, rate: 200e12}", "", "matmul has no class with at_least: 0"),
         ("  - {at_least: 0, rate: 200e12}", "  - {at_least: 0, rate: 0}", "matmul: rate is 0.0"),
+        ("at_least: 1024, rate: 620e12", "at_least: 4096, rate: 620e12", "matmul has two classes with at_least: 4096"),
+        ("rate: 700e12", "rate: 990e12", "matmul with at_least: 4096 has 9.9e+14, more than peak_flops=9.89e+14"),
+        ("backward: 286e12", "backward: 1e15", "attention with at_least: 8192 has 1e+15, more than peak_flops"),
+        ("memory_gib: 79.1", "memory_gib: 85e9", "memory_gib is 8.5e+10: give the size in GiB"),
+        ("allocator_share: 0.03", "allocator_share: 3", "reserve.allocator_share is 3.0: give a share below 1"),
+        ("copy_bandwidth: 2.8e12", "copy_bandwidth: .nan", "copy_bandwidth=nan is no number to work with"),
         ("name: h100", "name: [", "own.yaml is not valid YAML: line "),
     ],
 )
