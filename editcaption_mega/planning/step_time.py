@@ -197,13 +197,15 @@ def _shares(time: StepTime, micro_batches: int) -> dict[str, float]:
             seconds[_LABELS.get(kind, kind)] = seconds.get(_LABELS.get(kind, kind), 0.0) + value * micro_batches
         waited = (part.seconds - sum(part.by_kind.values())) * micro_batches
         seconds["waiting for the host"] = seconds.get("waiting for the host", 0.0) + waited
-    seconds["inputs to the device"] = time.before
+    seconds["inputs to the device"] = seconds.get("inputs to the device", 0.0) + time.before
     seconds["gradients over ranks and update"] = time.after
     seconds["gradients that no pass covers"] = time.uncovered_reductions
     seconds["weights that no pass covers"] = time.uncovered_gathers
     seconds["reference's forward pass"] = time.reference
+    # Of gradients whose reduction begins late, and of weights that are late on another stage.
+    seconds["delays between passes"] = max(0.0, time.seconds - sum(seconds.values()))
     ordered = sorted(seconds.items(), key=lambda item: -item[1])
-    return {name: value / time.seconds for name, value in ordered if value > 0}
+    return {name: value / time.seconds for name, value in ordered if value > 1e-9 * time.seconds}
 
 
 _LABELS = {

@@ -23,6 +23,16 @@ def test_one_stage_takes_the_sum_of_its_parts():
     assert list(time.shares.values()) == sorted(time.shares.values(), reverse=True)
 
 
+def test_a_copy_within_a_pass_is_added_to_the_inputs_before_it():
+    phases = given_record(0).phases
+    for phase in phases:
+        if phase.kind == "forward":
+            phase.steps.append(Operation("copy_", "host_copy", bytes=2.5e11))
+    time = predict([given_record(0, phases=phases)], HARDWARE, 1, 1)
+    assert time.shares["inputs to the device"] == pytest.approx((0.5 + 0.25 * MICRO_BATCHES) / time.seconds)
+    assert sum(time.shares.values()) == pytest.approx(1)
+
+
 def test_stages_that_take_equally_long_wait_for_the_pipeline_to_fill():
     """1F1B: (micro-batches + stages - 1) forward and backward passes."""
     time = predict([given_record(0), given_record(1)], HARDWARE, RANKS, 1)
