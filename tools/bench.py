@@ -109,25 +109,31 @@ def kernels(arguments: argparse.Namespace) -> Measured:
 
 
 def sft(arguments: argparse.Namespace) -> Measured:
-    check_trl("sft")
-    from benches import dpo, sft_steps
-    from benches.measuring import machine_facts
-    from benches.trl_trainer import MICRO_BATCH
-
-    records = sft_steps.measure(arguments.pairs, arguments.repeats, say)
-    case = (
-        f"whole SFT steps of {arguments.pairs} pairs with two pictures of 81 tokens, fp32; others take {MICRO_BATCH} "
-        "pairs at once, and TRL's loss is the mean of those; pairs/s counts reading the pictures"
-    )
-    machine = machine_facts(arguments.repeats, case)
-    return records, dpo.markdown(records, machine), machine
+    return whole_steps("sft", "SFT", arguments, "the others take {} pairs at once, and TRL's loss is the mean of those")
 
 
-def check_trl(suite: str) -> None:
+def dpo_step(arguments: argparse.Namespace) -> Measured:
+    return whole_steps("dpo-step", "DPO", arguments, "TRL takes {} pairs at once")
+
+
+def whole_steps(suite: str, kind: str, arguments: argparse.Namespace, peers: str) -> Measured:
+    """Ours against TRL's trainer of that kind. peers: what is to be known of the others' micro-batches."""
     try:
         import trl  # noqa: F401
     except ImportError:
         raise cli.ArgumentError(f"{suite} compares with trl, which is not installed: pip install -e .[test]") from None
+    from benches import dpo, dpo_steps, sft_steps
+    from benches.measuring import machine_facts
+    from benches.trl_trainer import MICRO_BATCH
+
+    steps = {"SFT": sft_steps, "DPO": dpo_steps}[kind]
+    records = steps.measure(arguments.pairs, arguments.repeats, say)
+    case = (
+        f"whole {kind} steps of {arguments.pairs} pairs with two pictures of 81 tokens, fp32; "
+        f"{peers.format(MICRO_BATCH)}; pairs/s counts reading the pictures"
+    )
+    machine = machine_facts(arguments.repeats, case)
+    return records, dpo.markdown(records, machine), machine
 
 
 def dpo_rows(arguments: argparse.Namespace) -> Measured:
@@ -136,21 +142,6 @@ def dpo_rows(arguments: argparse.Namespace) -> Measured:
 
     records = dpo_rows.measure(arguments.prompt, arguments.response, arguments.repeats, say)
     case = f"forward and backward of one pair, prompt {arguments.prompt}, answers {arguments.response} tokens, fp32"
-    machine = machine_facts(arguments.repeats, case)
-    return records, dpo.markdown(records, machine), machine
-
-
-def dpo_step(arguments: argparse.Namespace) -> Measured:
-    check_trl("dpo-step")
-    from benches import dpo, dpo_steps
-    from benches.measuring import machine_facts
-    from benches.trl_trainer import MICRO_BATCH
-
-    records = dpo_steps.measure(arguments.pairs, arguments.repeats, say)
-    case = (
-        f"whole DPO steps of {arguments.pairs} pairs with two pictures of 81 tokens, fp32; TRL takes {MICRO_BATCH} "
-        "pairs at once; pairs/s counts reading the pictures"
-    )
     machine = machine_facts(arguments.repeats, case)
     return records, dpo.markdown(records, machine), machine
 
