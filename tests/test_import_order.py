@@ -23,8 +23,8 @@ ROOMS = (
     "objectives",
     "training",
     "inference",
-    "curation",
     "evaluation",
+    "curation",
     "planning",
 )
 # What a room never knows, beyond the order: rooms above it that it must not use, and libraries.
