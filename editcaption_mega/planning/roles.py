@@ -1,9 +1,7 @@
 """A whole optimizer step of a job, executed for each rank that differs from the others, in a process of its own."""
 
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from typing import NamedTuple
 
 from editcaption_mega.model import Architecture
@@ -11,6 +9,7 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
 from .dry_run.rank_step import RankRecord, execute_step, join_alone
+from .workers import worker_pool
 from .workload import Workload, planned_step
 
 
@@ -45,12 +44,8 @@ def execute_roles(
     """What was seen of each role, in their order. As many run at once as there are processors.
 
     Raises what the execution raised: ValueError for settings that cannot run."""
-    # The server of forks has imported what every rank imports, and nothing else.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    workers = min(len(roles), os.cpu_count() or 1)
     arguments = (settings, architecture, workload, world_size)
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+    with worker_pool(__name__, len(roles), tasks_each=1) as pool:
         # The longest first, which are the early stages.
         futures = {pool.submit(_execute, *arguments, role.rank, imbalance): i for i, role in enumerate(roles)}
         records: dict[int, RankRecord] = {}

@@ -6,8 +6,6 @@ the vision tower alone, its last the LM head and the loss. Two lengths of the mi
 """
 
 import gc
-import multiprocessing
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +20,7 @@ from ..dry_run.rank_step import RankRecord, execute_step, forget_layers, join_al
 from ..step_time import passes_of
 from ..timing.cost import Communication, StreamTime, stream_time
 from ..timing.hardware import Hardware
+from ..workers import worker_pool
 from ..workload import Workload, planned_step
 
 Place = Literal["first", "layers", "last"]
@@ -177,7 +176,7 @@ class Pieces:
         if not by_rank:
             return
         job = (self.settings, self.architecture, self.workload, self.hardware, self.imbalance)
-        pool = self._pool = self._pool or _workers()
+        pool = self._pool = self._pool or worker_pool(__name__)
         futures = [pool.submit(_execute, *job, group) for group in by_rank.values()]
         try:
             for future in progress(as_completed(futures), len(futures), "pieces"):
@@ -201,13 +200,6 @@ class Pieces:
 
     def __exit__(self, *failure: object) -> None:
         self.close()
-
-
-def _workers() -> ProcessPoolExecutor:
-    # The server of forks has imported what every process imports, and nothing else.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context)
 
 
 def settings_of(settings: JobSettings, piece: StagePiece, num_layers: int) -> JobSettings:

@@ -1,0 +1,61 @@
+"""A Ctrl-C, which reaches every process of a terminal, ends workers and their server without a word of theirs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers import ROOT
+
+SLOW_TO_IMPORT = """
+import time
+from pathlib import Path
+
+Path(__file__).with_name("importing").touch()
+time.sleep(1)
+"""
+PROGRAM = """
+import time
+from pathlib import Path
+
+from editcaption_mega.cli import run
+from editcaption_mega.planning.workers import worker_pool
+
+def work(seconds):
+    Path("working").touch()
+    time.sleep(seconds)
+
+def main(argv):
+    with worker_pool("slow_to_import") as pool:
+        try:
+            pool.submit(work, 0 if argv[0] == "idle" else 60).result()
+            Path("idle").touch()
+            time.sleep(60)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.mark.parametrize("moment", ["importing", "working", "idle"])
+def test_an_interrupt_is_one_line(tmp_path, moment):
+    (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT, encoding="utf-8")
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, tmp_path / "program.py", moment]
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path
+    )
+    end = time.monotonic() + 60
+    while not (tmp_path / moment).exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)  # the pipe is open until the last of them has ended
+    assert (tmp_path / moment).exists()
+    assert (process.returncode, said) == (130, "interrupted\n")
