@@ -80,8 +80,9 @@ def human_export(settings: EvaluationSettings, benchmark: "Benchmark", arguments
 
 
 def human_import(settings: EvaluationSettings, benchmark: "Benchmark", arguments: Namespace) -> int:
+    from editcaption_mega.evaluation.human.filed_answers import read_answers
     from editcaption_mega.evaluation.human.tasks import Key
-    from editcaption_mega.evaluation.human.verdicts import adjudicate, import_answers, read_answers, severity_table
+    from editcaption_mega.evaluation.human.verdicts import adjudicate, import_answers, severity_table
     from editcaption_mega.evaluation.record_files import write_records
 
     if bool(arguments.label_studio) == bool(arguments.answers):

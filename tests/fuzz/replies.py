@@ -12,8 +12,9 @@ from editcaption_mega.evaluation.ground_truth import (
     read_proposals,
     truth_hash,
 )
+from editcaption_mega.evaluation.human.filed_answers import read_answers
 from editcaption_mega.evaluation.human.tasks import Key
-from editcaption_mega.evaluation.human.verdicts import import_answers, read_answers
+from editcaption_mega.evaluation.human.verdicts import import_answers
 from editcaption_mega.evaluation.judge.reply import parse_reply
 from editcaption_mega.evaluation.judge.reply_scores import score_reply
 from editcaption_mega.evaluation.record_files import read_records

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +13,12 @@ from typing import Any
 
 import yaml
 
-from editcaption_mega.data.images.formats import extension
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Instruction
 from editcaption_mega.settings import SettingsError
 
-TASKS_FILE, PICTURES = "tasks.jsonl", "pictures"
+from .task_folder import FORM_FILE, PICTURES, TASKS_FILE, read_task_rows, store_picture, write_with_mode
 
 
 @cache
@@ -59,7 +57,7 @@ class Key:
         """For the owner's eyes only (mode 600)."""
         names = ("benchmark", "id", "model")
         tasks = {task: dict(zip(names, who, strict=True)) for task, who in sorted(self.tasks.items())}
-        _write(Path(path), json.dumps({"secret": self.secret, "tasks": tasks}, indent=1) + "\n", mode=0o600)
+        write_with_mode(Path(path), json.dumps({"secret": self.secret, "tasks": tasks}, indent=1) + "\n", mode=0o600)
 
 
 def _who(row: Mapping[str, str]) -> tuple[str, str, str]:
@@ -144,13 +142,13 @@ def export_tasks(
     position = {pair: i for i, pair in enumerate(benchmark.ids)}
     for pair, own in progress(export.instructions.items(), len(export.instructions), "pairs"):
         item = benchmark.item(position[pair])
-        pictures = {"source": _picture(folder, item.source), "target": _picture(folder, item.target)}
+        pictures = {"source": store_picture(folder, item.source), "target": store_picture(folder, item.target)}
         for row in own:
             task = key.task(row.benchmark, row.id, row.model)
             rows[task] = {"task": task, **pictures, "instruction": row.instruction}
     lines = "".join(json.dumps(rows[task], ensure_ascii=False) + "\n" for task in sorted(rows))
-    _write(folder / TASKS_FILE, lines)
-    _write(folder / "form.json", json.dumps(checklist(), indent=1, ensure_ascii=False) + "\n")
+    write_with_mode(folder / TASKS_FILE, lines)
+    write_with_mode(folder / FORM_FILE, json.dumps(checklist(), indent=1, ensure_ascii=False) + "\n")
     return Exported(export.tasks, export.left_out)
 
 
@@ -170,34 +168,4 @@ def _by_pair(benchmark: Benchmark, instructions: Iterable[Instruction]) -> dict[
 
 def read_tasks(folder: str | Path) -> dict[str, dict[str, Any]]:
     """task -> its row, in the order of the file. Raises ValueError, with the line, for one that is no task."""
-    path, found = Path(folder) / TASKS_FILE, {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path} line {number}: not valid JSON ({error.msg}); export the tasks again"
-                ) from None
-            names = {"task", "source", "target", "instruction"}
-            if not isinstance(row, dict) or set(row) != names or row["task"] in found:
-                raise ValueError(f"{path} line {number}: expected a task of its own with {', '.join(sorted(names))}")
-            found[row["task"]] = row
-    return found
-
-
-def _picture(folder: Path, data: bytes) -> str:
-    """Its path within the folder; the name is its content's, so models share the file."""
-    name = f"{PICTURES}/{hashlib.sha256(data).hexdigest()[:32]}.{extension(data)}"
-    if not (folder / name).exists():
-        _write(folder / name, data)
-    return name
-
-
-def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    return read_task_rows(folder, ("task", "source", "target", "instruction"))

@@ -8,17 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from editcaption_mega.evaluation.stats.intervals import wilson_interval
-from editcaption_mega.files import parse_json
 from editcaption_mega.records import SEVERITIES, HumanVerdict
-from editcaption_mega.records.evaluation import EvaluationRecord, Severity
-from editcaption_mega.records.record import Text
+from editcaption_mega.records.evaluation import Severity
 
+from .filed_answers import Filed, FiledAnswer, Refused, one_each, refused_answer
 from .tasks import Key, checklist
 
 ADJUDICATIONS = ("majority", "worst")
@@ -30,36 +28,14 @@ def _severities_of_row() -> dict[int, tuple[str, ...]]:
     return {row["id"]: tuple(row["severities"]) for row in checklist()["rows"]}
 
 
-class AnnotatorAnswer(EvaluationRecord):
+class AnnotatorAnswer(FiledAnswer):
     """What an annotator files for a task."""
 
-    task: Text
-    annotator: Text
     severity: Severity
     rows: list[Annotated[int, Field(ge=1, le=8)] | Annotated[str, Field(pattern=r"^P[0-2]-[1-8]$")]] = []
     remark: str = ""
     off_subject: bool | None = None
     region_share: Annotated[float, Field(ge=0, le=1)] | None = None
-
-
-class Filed(NamedTuple):
-    """An answer as it came: where from, and the object, or the reason why there is none that can be read."""
-
-    where: str
-    row: Any = None
-    reason: str | None = None
-
-
-class Refused(NamedTuple):
-    """An answer that was not accepted, and why, in one sentence."""
-
-    where: str
-    task: str | None
-    annotator: str | None
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        return self._asdict()
 
 
 @dataclass(frozen=True)
@@ -69,65 +45,23 @@ class Imported:
     unanswered: list[str] = field(default_factory=list)  # tasks of the key without an accepted verdict
 
 
-def read_answers(path: str | Path) -> list[Filed]:
-    """The answers of a JSONL file; a line that is not JSON is one with a reason. Blank lines are skipped."""
-    found = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{Path(path).name} line {number}"
-            if line.strip():
-                try:
-                    found.append(Filed(where, parse_json(line)))
-                except ValueError as error:
-                    found.append(Filed(where, reason=str(error)))
-    return found
-
-
 def import_answers(answers: Iterable[Filed], key: Key) -> Imported:
     """Verdicts of the answers that keep the rules, and the others with the reason; every answer is in one of the two.
 
     An annotator's second answer to a task is refused when it says the same; when it says something else both are, for
     nobody but the annotator can tell which one is meant (H1). Raises nothing for a bad answer."""
-    refused: list[Refused] = []
-    filed: dict[tuple[str, str], list[tuple[str, AnnotatorAnswer]]] = {}
-    for where, row, reason in answers:
-        try:
-            if reason is not None:
-                raise ValueError(reason)
-            unknown = (
-                [name for name in row if name not in AnnotatorAnswer.model_fields] if isinstance(row, dict) else []
-            )
-            if unknown:
-                known = ", ".join(AnnotatorAnswer.model_fields)
-                raise ValueError(f"field {unknown[0]!r} is none of an answer's: {known} (a note is its 'remark')")
-            answer = AnnotatorAnswer.from_json(row, where="answer")
-            if answer.task not in key.tasks:
-                raise ValueError(f"task {answer.task!r} is not in the key: give the key of the export it belongs to")
-        except ValueError as error:
-            refused.append(_refused(where, row, str(error).removeprefix("answer: ")))
-            continue
-        filed.setdefault((answer.task, answer.annotator), []).append((where, answer))
-
+    single, refused = one_each(
+        answers, AnnotatorAnswer, key.tasks, "the key: give the key of the export it belongs to",
+        lambda answer: answer.severity,
+    )  # fmt: skip
     accepted: list[HumanVerdict] = []
-    for same in filed.values():
-        (first, answer), *others = same
-        if any(other != answer for _, other in others):
-            said = ", ".join(f"{other.severity} ({where})" for where, other in same)
-            reason = f"H1: one verdict per pair, but this annotator filed {len(same)} that differ: {said}; keep one"
-            refused += [_refused(where, other.to_json(), reason) for where, other in same]
-            continue
-        refused += [_refused(where, other.to_json(), f"the same as {first}") for where, other in others]
+    for where, answer in single:
         try:
             accepted.append(_verdict(answer, key))
         except ValueError as error:
-            refused.append(_refused(first, answer.to_json(), str(error)))
+            refused.append(refused_answer(where, answer.to_json(), str(error)))
     done = {(verdict.benchmark, verdict.id, verdict.model) for verdict in accepted}
     return Imported(accepted, refused, [task for task, what in key.tasks.items() if what not in done])
-
-
-def _refused(where: str, row: Any, reason: str) -> Refused:
-    task, annotator = (row.get(name) if isinstance(row, dict) else None for name in ("task", "annotator"))
-    return Refused(where, None if task is None else str(task), None if annotator is None else str(annotator), reason)
 
 
 def _verdict(answer: AnnotatorAnswer, key: Key) -> HumanVerdict:

@@ -12,8 +12,8 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records import Changes
 
 from .api import LabelStudio
+from .picture_tasks import annotator
 from .project import Pushed, exported_tasks, import_tasks, open_project, tasks_there
-from .verdict_tasks import annotator
 
 _FIELDS = ("primary", "secondary", "overall")
 

@@ -1,9 +1,5 @@
-"""The annotators' form as a Label Studio project: push tasks, pull answers.
+"""The annotators' form as a Label Studio project: push tasks, pull answers, which `human.import_answers` checks."""
 
-Plain HTTP: seven calls need no SDK, whose version would have to follow the server's. What
-comes back is checked by `human.import_answers`, for Label Studio takes contradictory answers."""
-
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from itertools import pairwise
@@ -12,15 +8,14 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from editcaption_mega.evaluation.human.filed_answers import Filed
 from editcaption_mega.evaluation.human.tasks import Key, checklist, read_tasks
-from editcaption_mega.evaluation.human.verdicts import Filed, Imported, import_answers
-from editcaption_mega.inference.endpoint.messages import Picture
-from editcaption_mega.inference.endpoint.openai_protocol import data_url
+from editcaption_mega.evaluation.human.verdicts import Imported, import_answers
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.words import one_line
 
 from .api import LabelStudio
-from .project import Pushed, exported_tasks, import_tasks, open_project, tasks_there
+from .picture_tasks import PictureTask, ProjectForm, pull_filed, push_picture_tasks, text_of
+from .project import Pushed
 
 
 def label_config() -> str:
@@ -47,72 +42,22 @@ def push_tasks(
     annotators: verdicts wanted per task. document_root: the server's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, which the
     folder lies in; without it the pictures travel inside the tasks. Raises ValueError before any work for a folder
     outside that root, and LabelStudioError for a project of that title with another form."""
-    folder = Path(folder).resolve()
-    tasks = read_tasks(folder)
-    if annotators < 1:
-        raise ValueError(f"annotators={annotators} must be at least 1")
-    if document_root is not None:
-        document_root = Path(document_root).resolve()
-        if document_root not in folder.parents:
-            raise ValueError(f"{folder} must lie in a folder of {document_root}, which Label Studio serves files from")
-    project = open_project(server, title, label_config(), annotators)
-    if document_root is not None:
-        _serve_files(server, project, folder)
-    there = tasks_there(server, project)
-    waiting = [row for task, row in tasks.items() if task not in there]
-    rows = ({"data": _data(row, folder, document_root), "meta": {"task": row["task"]}} for row in waiting)
-    import_tasks(server, project, progress(rows, len(waiting), "tasks"))
-    return Pushed(project, len(waiting), len(tasks) - len(waiting))
+    rows = read_tasks(folder).values()
+    tasks = [
+        PictureTask(row["task"], row["source"], row["target"], {"instruction": row["instruction"]}) for row in rows
+    ]
+    form = ProjectForm(title, label_config(), annotators)
+    return push_picture_tasks(server, Path(folder), form, tasks, document_root=document_root, progress=progress)
 
 
 def pull_answers(server: LabelStudio, title: str) -> list[Filed]:
     """Every annotation of the project as an answer for `human.import_answers`, the annotator as "user-<id>". Skipped
     ones, and those that are not of this form, come with the reason. Raises LabelStudioError without such a project."""
-    tasks = exported_tasks(server, title)
-    return [_answer(task, annotation) for task in tasks for annotation in task["annotations"]]
+    return pull_filed(server, title, lambda annotation, _: _fields(annotation))
 
 
 def pull_verdicts(server: LabelStudio, title: str, key: Key) -> Imported:
     return import_answers(pull_answers(server, title), key)
-
-
-def _serve_files(server: LabelStudio, project: int, folder: Path) -> None:
-    storages = server.call("GET", "/api/storages/localfiles", project=project)
-    if str(folder) not in [storage.get("path") for storage in server.objects(storages, "storages")]:
-        storage = {"project": project, "title": folder.name, "path": str(folder), "use_blob_urls": True}
-        server.call("POST", "/api/storages/localfiles", storage)
-
-
-def _data(row: dict[str, Any], folder: Path, document_root: Path | None) -> dict[str, str]:
-    urls = {}  # under names of our own: Label Studio's form reads "$source" as the whole task
-    for which, name in (("source", "picture_1"), ("target", "picture_2")):
-        path = folder / row[which]
-        if document_root is not None:
-            relative = path.relative_to(document_root).as_posix()
-            urls[name] = f"/data/local-files/?d={urllib.parse.quote(relative)}"
-        else:
-            urls[name] = data_url(Picture(path.read_bytes()))
-    return {"task": row["task"], **urls, "instruction": row["instruction"]}
-
-
-def _answer(task: dict[str, Any], annotation: dict[str, Any]) -> Filed:
-    row: dict[str, Any] = {"task": task["data"].get("task"), "annotator": annotator(annotation)}
-    where = f"annotation {annotation['id']} (task {task['id']} of Label Studio)"
-    if annotation.get("was_cancelled"):
-        return Filed(where, row, "skipped by the annotator")
-    try:
-        return Filed(where, row | _fields(annotation))
-    except (KeyError, TypeError, AttributeError) as error:
-        return Filed(where, row, one_line(f"not a result of this form ({type(error).__name__}: {error})"))
-    except ValueError as error:
-        return Filed(where, row, one_line(str(error)))
-
-
-def annotator(annotation: dict[str, Any]) -> str:
-    """Who filed it, as "user-<id>"."""
-    who = annotation.get("completed_by")
-    who = who.get("id") if isinstance(who, dict) else who
-    return f"user-{one_line(str(who), 100) if isinstance(who, int | str) else None}"
 
 
 def _fields(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +74,7 @@ def _fields(annotation: dict[str, Any]) -> dict[str, Any]:
         elif name == "region":
             boxes.append(value)
         elif name == "remark":
-            row["remark"] = " ".join(value["text"]) if isinstance(value["text"], list) else value["text"]
+            row["remark"] = text_of(value)
         else:
             raise ValueError(f"field {name!r} is not part of the form: was the project's form changed?")
     if len(severities) != 1:

@@ -5,13 +5,12 @@ import stat
 
 import pytest
 
+from editcaption_mega.evaluation.human.filed_answers import Filed, read_answers
 from editcaption_mega.evaluation.human.tasks import Key, checklist, export_tasks, read_tasks
 from editcaption_mega.evaluation.human.verdicts import (
-    Filed,
     adjudicate,
     import_answers,
     impossible_percentages,
-    read_answers,
     severity_table,
 )
 from editcaption_mega.evaluation.record_files import write_records
