@@ -11,11 +11,14 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from editcaption_mega import signals
 from editcaption_mega.settings import BACKENDS, ParallelSettings
 from editcaption_mega.words import printable, without_credentials
+
+if TYPE_CHECKING:
+    from editcaption_mega.evaluation.generate import Part
 
 _SECONDS_BETWEEN_LINES = 5.0
 _MOST_COUNTED = 20  # lines of a list that counts
@@ -108,6 +111,21 @@ def layout(arguments: argparse.Namespace) -> ParallelSettings:
     )
     settings.validate()
     return settings
+
+
+def part_of(text: str) -> "Part | None":
+    """`K/N` as the part of a divided run; None for "". Raises ArgumentError."""
+    from editcaption_mega.evaluation.generate import Part
+
+    if not text:
+        return None
+    number, slash, count = text.partition("/")
+    try:
+        if not slash:
+            raise ValueError
+        return Part(int(number), int(count))
+    except ValueError:
+        raise ArgumentError(f"--part is {text!r}, expected K/N with K from 0 to N - 1, such as 0/4") from None
 
 
 def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:

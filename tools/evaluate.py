@@ -86,25 +86,11 @@ def prepared(settings, *, judging: bool):
     return benchmarks
 
 
-def part_of(text: str):
-    from editcaption_mega.evaluation.generate import Part
-
-    if not text:
-        return None
-    number, slash, count = text.partition("/")
-    try:
-        if not slash:
-            raise ValueError
-        return Part(int(number), int(count))
-    except ValueError:
-        raise cli.ArgumentError(f"--part is {text!r}, expected K/N with K from 0 to N - 1, such as 0/4") from None
-
-
 def dry_run(settings, arguments, *steps: str) -> None:
     """One line for each who would be asked."""
     from editcaption_mega.evaluation.run.dry_run import demands
 
-    part = part_of(arguments.part) if "part" in arguments else None
+    part = cli.part_of(arguments.part) if "part" in arguments else None
     print(NOTHING_DONE)
     for demand in demands(settings, prepared(settings, judging="judge" in steps), steps, part):
         print(demand)
@@ -120,7 +106,7 @@ def run(settings, arguments) -> None:
 
     if arguments.dry_run:
         return dry_run(settings, arguments, "generate", "judge", "execute")
-    part = part_of(arguments.part)
+    part = cli.part_of(arguments.part)
     benchmarks = prepared(settings, judging=True)
     generate_all(settings, benchmarks, cli.progress, part)
     texts = collect_all(settings, benchmarks)
@@ -148,7 +134,7 @@ def generate(settings, arguments) -> None:
 
     if arguments.dry_run:
         return dry_run(settings, arguments, "generate")
-    part = part_of(arguments.part)
+    part = cli.part_of(arguments.part)
     benchmarks = prepared(settings, judging=False)
     generate_all(settings, benchmarks, cli.progress, part)
     texts = collect_all(settings, benchmarks)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from editcaption_mega import cli
-from editcaption_mega.settings import DataSettings, JobSettings, ModelSettings, TrainingSettings
+from editcaption_mega.settings import DataSettings, JobSettings, ModelSettings, TrainingSettings, before_work
 
 
 def main(argv):
@@ -29,11 +29,48 @@ def main(argv):
     parser.add_argument("--min-pixels", type=int, default=data.min_pixels, metavar="N")
     parser.add_argument("--max-pixels", type=int, default=data.max_pixels, metavar="N")
     parser.add_argument("--prompt", default="", metavar="FILE", help="another prompt file, as in training")
+    add_scoring_arguments(parser)
     arguments = parser.parse_args(argv)
     settings = settings_from(arguments)
+    texts = texts_from(arguments)
     from editcaption_mega.training.log_probs import log_probs_of_shards
 
-    log_probs_of_shards(settings, arguments.output, with_tokens=arguments.with_tokens, progress=cli.progress)
+    log_probs_of_shards(
+        settings, arguments.output, with_tokens=arguments.with_tokens, view=arguments.view, texts=texts,
+        progress=cli.progress,
+    )  # fmt: skip
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    scoring = parser.add_argument_group("scores for data construction (tools/curate.py score log-probs reads them)")
+    scoring.add_argument(
+        "--view", choices=("given", "swapped", "mirrored"), default="given",
+        help="the pictures as they are (default), source and target swapped, or both mirrored",
+    )  # fmt: skip
+    scoring.add_argument(
+        "--texts", type=Path, metavar="FILE.jsonl", help="score the instructions of this file of columns instead"
+    )
+    scoring.add_argument(
+        "--opposites", action="store_true", help="score each text beside the one with every direction turned"
+    )
+    scoring.add_argument("--part", default="", metavar="K/N", help="of the texts, every N-th pair from K on (from 0)")
+
+
+def texts_from(arguments: argparse.Namespace):
+    """The texts to score; None: the shards' own answers, as training has them."""
+    if not (arguments.texts or arguments.opposites):
+        if arguments.part:
+            raise cli.ArgumentError("--part divides the texts of --texts or --opposites: give one of them")
+        return None
+    from editcaption_mega.curation.columns import ColumnFile
+    from editcaption_mega.curation.scores.scored_texts import CandidateTexts
+    from editcaption_mega.data import open_shards
+
+    part = cli.part_of(arguments.part)
+    with before_work():
+        shards = open_shards(arguments.shards)
+        captions = ColumnFile(arguments.texts, shards) if arguments.texts else None
+        return CandidateTexts(shards, captions, opposites=arguments.opposites, part=part)
 
 
 def settings_from(arguments: argparse.Namespace) -> JobSettings:

@@ -66,15 +66,15 @@ class ColumnWork:
         settings: dict[str, Any],
         *,
         samples: int = 1,
-        part: Part = Part(),  # noqa: B008 (frozen)
+        part: Part | None = None,
     ):
         if path.suffix != ".jsonl":
             raise SettingsError(f"{path}: a file of columns ends in .jsonl; give {path}.jsonl")
-        self.path, self.pairs, self.samples, self.part = path, pairs, samples, part
+        self.path, self.pairs, self.samples, self.part = path, pairs, samples, part or Part()
         self.head = {"format": FORMAT, "step": step, "of": pairs.fingerprint, "samples": samples, "settings": settings}
         self._folder = made_folder(path)
         _refuse_other(self.head, self._kept_head(), path)
-        self._lock = FolderLock(self._folder / part.name, f"making {step}", patience=0)
+        self._lock = FolderLock(self._folder / self.part.name, f"making {step}", patience=0)
         self._out: int | None = None
 
     def __enter__(self) -> "ColumnWork":

@@ -20,6 +20,7 @@ from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import Round, SequenceReader, read_ahead
+from editcaption_mega.data.batching.scoring import PairTexts, ScoringDataset, View
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole
 from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
@@ -38,10 +39,18 @@ _SEQUENCES, _SEQUENCES_OF_PIPELINE = 4, 16
 
 
 def log_probs_of_shards(
-    settings: JobSettings, output: Path, *, with_tokens: bool, progress: Progress = no_progress
+    settings: JobSettings,
+    output: Path,
+    *,
+    with_tokens: bool,
+    view: View = "given",
+    texts: PairTexts | None = None,
+    progress: Progress = no_progress,
 ) -> None:
     """Write one JSON object per sample, in the order of the shards, after a first line with the fingerprint.
 
+    view: the pictures under which the answers are scored. texts: scored in place of the shards' own answers; a line
+    then has the numbers of each text under `answers`.
     settings.model.checkpoint is a Megatron checkpoint, a run folder, or a Hugging Face folder. Collective; rank 0
     writes. The file appears when it is complete. Raises ValueError before any work for what has no log-probs."""
     if output.exists():
@@ -49,7 +58,7 @@ def log_probs_of_shards(
     source = WeightSource.of(settings.model.checkpoint)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, folder=str(source.folder)))
     architecture = open_architecture(settings)
-    dataset = open_dataset(settings, "either")
+    dataset = ScoringDataset.of(open_dataset(settings, "either"), view, texts)
     for note in [*dataset.notes, *split_notes(architecture.num_layers, settings.parallel)]:
         platform.print_rank_0(note)
     platform.initialize(layout_of(settings.parallel), settings.training.seed)
@@ -135,7 +144,7 @@ def lines_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens
         with open(path, encoding="utf-8", errors="replace") as file:
             rest = iter(file) if next(file, "") == first_line else iter(())
             for i, line in zip(range(len(dataset)), rest, strict=False):
-                if not line.endswith("\n") or not _is_line_of(line, dataset.shards.meta(i).id, with_tokens):
+                if not line.endswith("\n") or not _is_line_of(line, dataset.id(i), with_tokens):
                     break
                 lines.append(line)
     complete = len(lines) - 1
@@ -153,10 +162,14 @@ def _is_line_of(line: str, name: str, with_tokens: bool) -> bool:
     except ValueError:
         return False
     return (
-        isinstance(values, dict)
-        and values.get("id") == name
-        and ("input_ids" in values.get(ANSWERS[0], values)) == with_tokens
+        isinstance(values, dict) and values.get("id") == name and ("input_ids" in _first_answer(values)) == with_tokens
     )
+
+
+def _first_answer(line: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of the first answer of a line, whatever form it has."""
+    part = line["answers"][0] if line.get("answers") else line.get(ANSWERS[0], line)
+    return part if isinstance(part, dict) else {}
 
 
 def response_log_probs(chunks: list[torch.nn.Module], micro_batches: list[PackedBatch], length: int) -> list[Tensor]:
@@ -199,12 +212,16 @@ def _log_probs(
 
 
 def _line(dataset: PairDataset, i: int, token_log_probs: list[list[float]], with_tokens: bool) -> dict[str, Any]:
-    """The object of one sample: the numbers of its instruction, or those of its chosen and rejected answers."""
+    """The object of one sample: the numbers of its instruction, of its chosen and rejected answers, or of the texts
+    that are scored in their place."""
     parts: list[dict[str, Any]] = [{"log_prob": sum(values), "token_log_probs": values} for values in token_log_probs]
     if with_tokens:
         sample = dataset.sample(i)
         for part, answer in zip(parts, sample.answers, strict=True):
             part |= {"input_ids": [*sample.prompt_ids, *answer], "response_start": len(sample.prompt_ids)}
+    if isinstance(dataset, ScoringDataset) and dataset.texts is not None:
+        texts = dataset.texts.texts(i)
+        return {"id": dataset.id(i), "answers": [{"text": t} | part for t, part in zip(texts, parts, strict=True)]}
     return {"id": dataset.id(i), **(parts[0] if len(parts) == 1 else dict(zip(ANSWERS, parts, strict=True)))}
 
 

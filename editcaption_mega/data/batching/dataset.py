@@ -25,7 +25,8 @@ Answers = Literal["instruction", "preference", "either"]
 class SampleLengths:
     """Token counts of samples, 12 bytes each, so that steps are planned without reading records again.
 
-    table  [N, 3] int32: what each sample takes of a packed sequence; its first answer; its second (0: it has none)
+    table  [N, 1 + answers] int32: what each sample takes of a packed sequence; then each answer (0: it has none), for
+           which there are two columns unless the data has samples of more
     """
 
     table: np.ndarray
@@ -37,7 +38,7 @@ class SampleLengths:
 
     @property
     def answers(self) -> np.ndarray:
-        """[N, 2] int32"""
+        """[N, answers] int32"""
         return self.table[:, 1:]
 
     def num_answers(self, i: int) -> int:
@@ -47,13 +48,13 @@ class SampleLengths:
     def of(cls, samples: Sequence[EncodedSample]) -> "SampleLengths":
         table = np.zeros((len(samples), 3), np.int32)
         for row, sample in enumerate(samples):
-            table[row] = _counts(sample)
+            _count(sample, table[row])
         return cls(table)
 
     @classmethod
     def interleaved(cls, parts: Sequence["SampleLengths"]) -> "SampleLengths":
         """Of all samples, from what n ranks measured: part r is of samples r, r + n, r + 2 n, .."""
-        table = np.empty((sum(len(part.table) for part in parts), 3), np.int32)
+        table = np.empty((sum(len(part.table) for part in parts), parts[0].table.shape[1]), np.int32)
         for first, part in enumerate(parts):
             table[first :: len(parts)] = part.table
         return cls(table)
@@ -61,6 +62,8 @@ class SampleLengths:
 
 class PairDataset:
     """Image pairs with their answers as token sequences: `sample(i)` reads one record and no picture."""
+
+    most_answers = 2  # of any sample
 
     def __init__(
         self,
@@ -142,7 +145,7 @@ class PairDataset:
 
     def measure(self, indices: Sequence[int], sequence_length: int) -> tuple[SampleLengths, list[str]]:
         """Read the records of these samples -> their lengths, and one sentence for each that cannot be trained on."""
-        table = np.zeros((len(indices), 3), np.int32)
+        table = np.zeros((len(indices), 1 + self.most_answers), np.int32)
         problems = []
         for row, i in enumerate(indices):
             try:
@@ -150,21 +153,24 @@ class PairDataset:
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            table[row] = _counts(sample)
+            _count(sample, table[row])
             if problem := too_long(sample, sequence_length):
                 problems.append(problem)
         return SampleLengths(table), problems
 
     def _encoded(self, i: int, answers: tuple[tuple[int, ...], ...]) -> EncodedSample:
-        images = tuple(ImageRef.of(self.shards, i, side, self.images) for side in SIDES)
+        images = self._pictures(i)
         prompt = self.encoder.prompt_ids(*(grid_tokens(image.grid, self.images.merge_size) for image in images))
         return EncodedSample(self.id(i), tuple(prompt), answers, images, self.shared_prompt)
 
+    def _pictures(self, i: int) -> tuple[ImageRef, ...]:
+        return tuple(ImageRef.of(self.shards, i, side, self.images) for side in SIDES)
 
-def _counts(sample: EncodedSample) -> tuple[int, int, int]:
-    """A row of the table of `SampleLengths`."""
-    first, second = (*map(len, sample.answers), 0, 0)[:2]
-    return sample.num_tokens, first, second
+
+def _count(sample: EncodedSample, row: np.ndarray) -> None:
+    """Fill a row of the table of `SampleLengths`, of zeros before."""
+    counts = [sample.num_tokens, *map(len, sample.answers)]
+    row[: len(counts)] = counts
 
 
 def too_long(sample: EncodedSample, sequence_length: int) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from PIL import ImageOps
 from torch import Tensor
 
 from editcaption_mega.data.images.decode import decode_image
@@ -30,9 +31,12 @@ class ImageRef:
     side: Side
     settings: ImageSettings
     grid: Grid
+    mirrored: bool = False  # left for right, as `load` gives it
 
     @classmethod
-    def of(cls, shards: ShardReader, index: int, side: Side, settings: ImageSettings) -> "ImageRef":
+    def of(
+        cls, shards: ShardReader, index: int, side: Side, settings: ImageSettings, *, mirrored: bool = False
+    ) -> "ImageRef":
         """Raises ValueError, naming the sample, for a picture whose shape the model does not take."""
         meta = shards.meta(index)
         try:
@@ -41,7 +45,7 @@ class ImageRef:
             raise ValueError(
                 f"sample {meta.id}: its {side} picture cannot be used ({error}): crop it or remove the sample"
             ) from None
-        return cls(shards, index, side, settings, grid)
+        return cls(shards, index, side, settings, grid, mirrored)
 
     def load(self) -> Tensor:
         """Read and decode this picture alone -> [patches, patch_size ** 2 * 3] uint8, as `image_patches` has them.
@@ -56,7 +60,7 @@ class ImageRef:
                 f"sample {meta.id}: its {self.side} picture has {image.width} x {image.height} pixels, index.json says "
                 f"{width} x {height}: the shards were changed after they were made; make them again"
             )
-        return image_patches(image, self.settings)
+        return image_patches(ImageOps.mirror(image) if self.mirrored else image, self.settings)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,12 @@
+"""`curate.py score SCORER`: how good each instruction is, as columns."""
+
+from . import score_log_probs
+
+SCORERS = (score_log_probs,)
+
+
+def add_parser(commands) -> None:
+    command = commands.add_parser("score", help="columns of scores: SCORER --help says what each gives")
+    scorers = command.add_subparsers(dest="scorer", required=True, metavar="SCORER")
+    for scorer in SCORERS:
+        scorer.add_parser(scorers)
