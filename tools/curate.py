@@ -10,13 +10,13 @@ EXAMPLE = "python tools/curate.py sample-rejected --model runs/sft_hf --shards d
 
 
 def main(argv):
-    from curation import sample_rejected, score
+    from curation import export, sample_rejected, score
 
     parser = cli.argument_parser(
         "Make training data: each step has a command, and says more with COMMAND --help.", example=EXAMPLE
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for step in (sample_rejected, score):
+    for step in (sample_rejected, score, export):
         step.add_parser(commands)
     arguments = parser.parse_args(argv)
     arguments.run(arguments)

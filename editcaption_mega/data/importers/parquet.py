@@ -19,6 +19,7 @@ from editcaption_mega.data.importers.candidates import (
     Rejected,
     input_file,
 )
+from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair, not_json, shown
 from editcaption_mega.words import one_line
 
@@ -38,11 +39,16 @@ class Columns:
     category: str | None  # of every row; None: the set does not say, so the user must
     provenance: tuple[str, ...]  # columns that go into it
     license: str
+    record: str | None = None  # holds the whole record as JSON, and the other columns say nothing more
+
+    @property
+    def needs_category(self) -> bool:
+        return self.category is None and self.record is None
 
     def all(self) -> list[str]:
         """Every column that is read."""
-        edit_type = (self.edit_type,) if self.edit_type else ()
-        return list(dict.fromkeys((self.source, self.target, *self.instruction, *edit_type, *self.provenance)))
+        others = [name for name in (self.edit_type, self.record) if name]
+        return list(dict.fromkeys((self.source, self.target, *self.instruction, *others, *self.provenance)))
 
 
 BYTEMORPH = Columns(
@@ -57,12 +63,15 @@ MAGICBRUSH = Columns(
     "magicbrush", "source_img", "target_img", ("instruction",), None, None, ("img_id", "turn_index"), "CC-BY-4.0"
 )  # fmt: skip
 
+# What `curate.py export --format parquet` writes.
+EXPORTED = Columns("exported", "input_image", "edited_image", (), None, None, (), "", record="record")
+
 
 def _importer(columns: Columns) -> Importer:
     def read(path: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
         paths = _paths(path, columns)
-        category = options.category or columns.category
-        if category is None:
+        category = options.category or columns.category or ""
+        if columns.needs_category and not category:
             raise InputError(
                 f"--format {columns.name} does not say what kind of edits it holds: give --category semantic, "
                 "stylistic or structural"
@@ -81,7 +90,7 @@ def _importer(columns: Columns) -> Importer:
         return total
 
     described = "a parquet file or a folder of them"
-    return Importer(columns.name, described, read, count, needs_category=columns.category is None)
+    return Importer(columns.name, described, read, count, needs_category=columns.needs_category)
 
 
 def _paths(path: str, columns: Columns) -> list[Path]:
@@ -108,7 +117,7 @@ def _open(path: Path, columns: Columns) -> Any:
     except (ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
         reason = one_line(str(error)) or type(error).__name__
         raise InputError(f"{path} is not a readable parquet file: {reason}") from None
-    needed = {columns.source, columns.target} | ({columns.edit_type} if columns.edit_type else set())
+    needed = {columns.source, columns.target} | {name for name in (columns.edit_type, columns.record) if name}
     if missing := sorted(needed - set(names)):
         file.close()
         raise InputError(
@@ -147,6 +156,9 @@ def _row(number: int, row: dict[str, Any], columns: Columns, category: str) -> C
     identity = f"{columns.name}-{number:06d}"
     try:
         pictures = [_picture(_value(row, name), name) for name in (columns.source, columns.target)]
+        if columns.record:
+            pair = _recorded(_value(row, columns.record), number)
+            return Candidate(number, pair, pictures[0], pictures[1])
         instructions = [_value(row, name) for name in columns.instruction if name in row]
         fields = {
             "id": identity,
@@ -166,6 +178,12 @@ def _row(number: int, row: dict[str, Any], columns: Columns, category: str) -> C
         return Candidate(number, EditPair.from_json(fields, where=f"row {number}"), source, target)
     except ValueError as error:
         return Rejected(number, identity, str(error).removeprefix(f"row {number}: "))
+
+
+def _recorded(cell: object, number: int) -> EditPair:
+    if not isinstance(cell, str):
+        raise ValueError(f"column 'record' holds {type(cell).__name__}, expected the pair's record as JSON")
+    return EditPair.from_json(parse_json(cell), where=f"row {number}")
 
 
 def _provenance(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
@@ -227,4 +245,4 @@ def _picture(value: object, name: str) -> bytes:
     raise ValueError(f"column {name!r} holds no picture")
 
 
-IMPORTERS = tuple(_importer(columns) for columns in (BYTEMORPH, HQ_EDIT, MAGICBRUSH))
+IMPORTERS = tuple(_importer(columns) for columns in (BYTEMORPH, HQ_EDIT, MAGICBRUSH, EXPORTED))

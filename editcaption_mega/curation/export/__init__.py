@@ -1,0 +1,1 @@
+"""Finished pairs in the forms that others read, with their licenses, provenance and a data card."""

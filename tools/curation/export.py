@@ -1,0 +1,38 @@
+"""`curate.py export`: a finished set in the form that others read."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+
+FORMS = ("jsonl", "parquet", "webdataset", "instruct-pix2pix")
+
+
+def add_parser(commands) -> None:
+    command = commands.add_parser(
+        "export",
+        help="a set as JSONL, parquet, WebDataset or instruct-pix2pix folders, with a data card",
+        description="Write the pairs of shards in a form that editor trainers and others read, with licenses and "
+        "provenance of each pair, and README.md: a data card counted from the records. Pictures keep their bytes.",
+    )
+    command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders of shards")
+    command.add_argument("--format", required=True, choices=FORMS, help="the form (parquet: `datasets`, diffusers)")
+    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder")
+    command.add_argument(
+        "--licenses", nargs="+", metavar="NAME", help="refuse pairs whose provenance has another license, or none"
+    )
+    command.add_argument("--survival", type=Path, metavar="FILE.json", help="what curate.py filter said, for the card")
+    command.set_defaults(run=run)
+
+
+def run(arguments) -> None:
+    from editcaption_mega.curation.export.export_pairs import export_pairs
+    from editcaption_mega.data import open_shards
+    from editcaption_mega.files import read_json
+
+    survival = read_json(arguments.survival) if arguments.survival else None
+    contents = export_pairs(
+        open_shards(arguments.shards), arguments.format, arguments.output, licenses=arguments.licenses,
+        survival=survival, progress=cli.progress,
+    )  # fmt: skip
+    print(f"{arguments.output}: {contents.pairs:,} pairs as {arguments.format}; README.md is the data card")
+    cli.print_counts("licenses of the pairs", contents.licenses)
