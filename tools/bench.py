@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.settings import PixelLimits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `benches`: Python leaves it out under -P
 DTYPES = ("float32", "bfloat16", "float16")
@@ -15,6 +16,7 @@ SUITES = {
     "dpo-rows": "a shared-prompt row against two plain packed sequences",
     "dpo-step": "whole DPO steps against TRL's DPOTrainer, the same model and pairs",
     "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
+    "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
     "client": "rates of the endpoint client against a local scripted server",
 }
 Measured = tuple[list[dict], str, dict]  # records, table, machine
@@ -45,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
     loader = parser.add_argument_group("loader")
     loader.add_argument("--picture-pairs", type=int, default=32, help="pairs of 1024 px JPEG (default 32)")
     loader.add_argument("--samples", type=int, default=256, help="in a step (default 256)")
+    scores = parser.add_argument_group("scores")
+    scores.add_argument("--model", type=Path, metavar="DIR", help="checkpoint, run folder or Hugging Face folder")
+    scores.add_argument("--shards", type=Path, metavar="DIR", help="pairs with right instructions")
+    scores.add_argument("--prompt-file", default="", metavar="FILE", help="another prompt, as in training")
+    scores.add_argument("--min-pixels", type=int, default=PixelLimits().min_pixels, metavar="N", help="as in training")
     client = parser.add_argument_group("client")
     client.add_argument("--requests", type=int, default=10_000, help="a multiple of 10 (default 10000)")
     client.add_argument("--concurrency", type=int, default=128)
@@ -70,6 +77,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise cli.ArgumentError(f"--requests must be a multiple of 10, found {arguments.requests}")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise cli.ArgumentError(f"--output {arguments.output} is a file: name a folder")
+    if arguments.suite == "scores" and not (arguments.model and arguments.shards):
+        raise cli.ArgumentError("scores needs --model and --shards: a trained model, and pairs with right instructions")
     if arguments.latency <= 0:
         raise cli.ArgumentError(f"--latency must be above 0, found {arguments.latency}")
 
@@ -78,7 +87,7 @@ def main(argv):
     arguments = parser().parse_args(argv)
     check(arguments)
     suites = {"kernels": kernels, "sft": sft, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
-    suites |= {"loader": loader, "client": client}
+    suites |= {"loader": loader, "scores": scores, "client": client}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -154,6 +163,18 @@ def loader(arguments: argparse.Namespace) -> Measured:
     case = f"{arguments.picture_pairs} pairs of JPEG of {loader.SIDE} px, one thread each, host work only"
     machine = machine_facts(arguments.repeats, case)
     return records, loader.markdown(records, machine), machine
+
+
+def scores(arguments: argparse.Namespace) -> Measured:
+    from benches import scores
+    from benches.measuring import machine_facts
+
+    work = arguments.output / "scores"
+    work.mkdir(parents=True, exist_ok=True)
+    options = ["--min-pixels", str(arguments.min_pixels), "--prompt", arguments.prompt_file]
+    records = scores.measure(arguments.model, arguments.shards, work, options, say)
+    case = f"right instructions of {arguments.shards} against those with their directions turned, by {arguments.model}"
+    return records, scores.markdown(records, case), machine_facts(1, case)
 
 
 def client(arguments: argparse.Namespace) -> Measured:
