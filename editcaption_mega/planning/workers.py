@@ -14,13 +14,13 @@ def worker_pool(module: str, most: int | None = None, *, tasks_each: int | None 
     fork; tasks_each: of a process, before a new one takes its place.
 
     A Ctrl-C reaches every process of the terminal: workers end at once and without a word, so the caller's is the only
-    one."""
+    one. They end with a caller that is killed, too."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
     _start_server()
     workers = min(most or os.cpu_count() or 1, os.cpu_count() or 1)
     return ProcessPoolExecutor(
-        workers, mp_context=context, max_tasks_per_child=tasks_each, initializer=_end_at_an_interrupt
+        workers, mp_context=context, max_tasks_per_child=tasks_each, initializer=_end_with_caller
     )
 
 
@@ -40,5 +40,13 @@ def _start_server() -> None:
     multiprocessing.get_context("forkserver").Process(target=os.getpid).start()
 
 
-def _end_at_an_interrupt() -> None:
+def _end_with_caller() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_watch_caller, daemon=True).start()
+
+
+def _watch_caller() -> None:
+    caller = multiprocessing.parent_process()
+    assert caller is not None, "a worker has the process that asked for it"
+    caller.join()
+    os._exit(1)

@@ -1,10 +1,12 @@
-"""A Ctrl-C, which reaches every process of a terminal, ends workers and their server without a word of theirs."""
+"""Workers and their server end without a word: at a Ctrl-C, which reaches every process of a terminal, and when their
+caller is killed."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -43,19 +45,33 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("moment", ["importing", "working", "idle"])
-def test_an_interrupt_is_one_line(tmp_path, moment):
-    (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT, encoding="utf-8")
-    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, tmp_path / "program.py", moment]
+def begun(folder: Path, moment: str) -> subprocess.Popen:
+    """The program, in a session of its own, when it has come to the moment."""
+    (folder / "slow_to_import.py").write_text(SLOW_TO_IMPORT, encoding="utf-8")
+    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    command = [sys.executable, folder / "program.py", moment]
     process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=folder
     )
     end = time.monotonic() + 60
-    while not (tmp_path / moment).exists() and process.poll() is None and time.monotonic() < end:
+    while not (folder / moment).exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
+    assert (folder / moment).exists()
+    return process
+
+
+@pytest.mark.parametrize("moment", ["importing", "working", "idle"])
+def test_an_interrupt_is_one_line(tmp_path, moment):
+    process = begun(tmp_path, moment)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)  # the pipe is open until the last of them has ended
-    assert (tmp_path / moment).exists()
     assert (process.returncode, said) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("moment", ["working", "idle"])
+def test_with_a_caller_that_is_killed_all_end(tmp_path, moment):
+    process = begun(tmp_path, moment)
+    process.kill()
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
