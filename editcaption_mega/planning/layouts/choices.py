@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import product
 from typing import Any
 
 from editcaption_mega.conversion import rules_for
@@ -32,8 +33,10 @@ class Groups:
     expert_tensor: int
 
     def distance(self, other: "Groups") -> int:
-        """How many of the tensor, pipeline and expert sizes differ."""
-        pairs = ((self.tensor, other.tensor), (self.pipeline, other.pipeline), (self.expert, other.expert))
+        """How many of the sizes differ; the expert tensor one does not where both are as the tensor one."""
+        pairs = [(self.tensor, other.tensor), (self.pipeline, other.pipeline), (self.expert, other.expert)]
+        if (self.expert_tensor, other.expert_tensor) != (self.tensor, other.tensor):
+            pairs.append((self.expert_tensor, other.expert_tensor))
         return sum(mine != theirs for mine, theirs in pairs)
 
 
@@ -58,9 +61,12 @@ def groups_that_run(
     for tensor in tensors:
         for pipeline in pipelines:
             stage = world_size // pipeline
-            for expert in _powers(_MOST_EXPERT) if experts else [1]:
-                groups = Groups(tensor, pipeline, expert, 1 if experts else tensor)
-                if stage % tensor or stage % expert or stage // tensor > settings.training.global_batch_size:
+            of_experts = product(_powers(_MOST_EXPERT), sorted({1, tensor})) if experts else [(1, tensor)]
+            for expert, expert_tensor in of_experts:
+                groups = Groups(tensor, pipeline, expert, expert_tensor)
+                if stage % tensor or stage % (expert * expert_tensor):
+                    continue
+                if stage // tensor > settings.training.global_batch_size:
                     continue
                 try:
                     check_layout(architecture, with_groups(settings, groups).parallel)

@@ -51,7 +51,7 @@ def _by_distance(pieces: Pieces, settings: JobSettings, limits: Limits) -> Itera
     given = groups_of(settings.parallel)
     most = limits.memory_gib * (1 - limits.headroom)
     every = groups_that_run(settings, pieces.architecture, limits.world_size, most)
-    for distance in range(1, 4):
+    for distance in range(1, 5):
         groups = [each for each in every if each.distance(given) == distance]
         if groups:
             yield groups

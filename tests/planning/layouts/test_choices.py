@@ -1,5 +1,6 @@
 """What a search compares runs: layouts as the model and the batch allow them, splits that hold all layers."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,24 @@ def test_every_layout_is_one_that_the_code_takes(settings, architecture):
         check_layout(architecture, job.parallel)
         assert job.parallel.data_parallel_size(256) <= settings.training.global_batch_size
     assert not [groups for groups in every if architecture.num_kv_heads % groups.tensor]
+
+
+def test_experts_are_cut_by_the_tensor_size_too_or_not_at_all(settings, architecture):
+    """And no layout is lost for it: each size of the other groups comes with experts that are not cut."""
+    every = groups_that_run(settings, architecture, 256, math.inf)
+    assert {groups.expert_tensor for groups in every if groups.tensor == 4} == {1, 4}
+    assert all(groups.expert_tensor in (1, groups.tensor) for groups in every)
+    assert {replace(groups, expert_tensor=1) for groups in every} <= set(every)
+    dense = groups_that_run(settings, released_architecture("Qwen3-VL-32B"), 32, 70)
+    assert dense and all(groups.expert_tensor == groups.tensor for groups in dense)
+
+
+def test_sizes_that_differ_are_those_that_a_user_would_change():
+    given = Groups(4, 8, 8, 1)
+    assert [given.distance(Groups(*sizes)) for sizes in ((4, 8, 8, 1), (2, 8, 8, 1), (4, 8, 8, 4), (2, 4, 8, 2))] == [
+        0, 1, 1, 3,
+    ]  # fmt: skip
+    assert Groups(4, 8, 1, 4).distance(Groups(2, 8, 1, 2)) == 1, "both cut experts as the tensor size says"
 
 
 def test_weights_that_exceed_the_memory_are_left_out(settings, architecture):
