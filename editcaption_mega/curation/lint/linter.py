@@ -17,7 +17,7 @@ def lint(text: str, mirrored: str | None = None) -> list[Finding]:
     mirrored: the instruction of the same pair with both pictures flipped, for the rule `mirror`. A pure function of
     word lists: it does not see the pictures, so no finding is no proof. Of a longer text the first LONGEST characters
     are read."""
-    hidden = _readable(text[:LONGEST])
+    hidden = readable(text[:LONGEST])
     clauses = english_clauses(hidden)
     if is_chinese(hidden):
         clauses = sorted([*clauses, *chinese_clauses(hidden)], key=lambda clause: clause.span)
@@ -25,7 +25,7 @@ def lint(text: str, mirrored: str | None = None) -> list[Finding]:
     if mirrored is not None:
         findings += [
             Finding("mirror", (0, len(text)), problem, "left and right must change places, all else stay")
-            for problem in unswapped_sides(hidden, _readable(mirrored[:LONGEST]))
+            for problem in unswapped_sides(hidden, readable(mirrored[:LONGEST]))
         ]
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.span)
 
@@ -35,7 +35,7 @@ def rules_broken(text: str, mirrored: str | None = None) -> list[str]:
     return list(dict.fromkeys(finding.rule for finding in lint(text, mirrored)))
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """Lower case, quotes hidden, letter by letter as long as the text, so that places stay."""
     lowered = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
     return hide_quotes(lowered)

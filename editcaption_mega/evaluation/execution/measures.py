@@ -42,10 +42,10 @@ def ssim(a: "Tensor", b: "Tensor") -> float:
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)
     x, y = ((picture.double() * weights).sum(0)[None, None] for picture in (a, b))
     height, width = x.shape[-2:]
-    kernel = _gaussian(min(11, height))[:, None] * _gaussian(min(11, width))[None, :]
+    down, across = _gaussian(min(11, height))[None, None, :, None], _gaussian(min(11, width))[None, None, None, :]
 
     def mean(values: "Tensor") -> "Tensor":
-        return torch.nn.functional.conv2d(values, kernel[None, None])
+        return torch.nn.functional.conv2d(torch.nn.functional.conv2d(values, down), across)
 
     mx, my = mean(x), mean(y)
     vx, vy, cov = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my

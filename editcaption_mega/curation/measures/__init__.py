@@ -1,0 +1,1 @@
+"""What is measured of a pair's pictures, without any model that writes."""

@@ -1,0 +1,43 @@
+"""`curate.py measure`: columns about the pictures, without any model that writes."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+
+
+def add_parser(commands) -> None:
+    command = commands.add_parser(
+        "measure",
+        help="what changed between the pictures, where, and how much",
+        description="Write columns about each pair's pictures: share of changed pixels and where they are, SSIM, "
+        "sizes, identical pictures. With --clip instead: how near pictures and instruction are for a CLIP or SigLIP "
+        "model. A killed run goes on with the same command.",
+    )
+    command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders of shards")
+    command.add_argument("--output", required=True, type=Path, metavar="FILE", help="file of columns to write (.jsonl)")
+    command.add_argument("--workers", type=cli.positive, metavar="N", help="processes (default: one per processor)")
+    clip = command.add_argument_group("embeddings")
+    clip.add_argument("--clip", type=Path, metavar="DIR", help="Hugging Face folder of a CLIP or SigLIP model")
+    clip.add_argument("--instructions", type=Path, metavar="FILE", help="a file of columns with `instruction`")
+    clip.add_argument("--captions", type=Path, metavar="FILE", help="columns source_caption, target_caption")
+    clip.add_argument("--batch-size", type=cli.positive, default=16, metavar="N", help="pairs at once (default 16)")
+    command.set_defaults(run=run)
+
+
+def run(arguments) -> None:
+    from editcaption_mega.data.shards.reader import open_shards
+
+    cli.check_output_file("--output", arguments.output)
+    if not arguments.clip and (arguments.instructions or arguments.captions):
+        raise cli.ArgumentError("--instructions and --captions are compared with pictures by a model: give --clip DIR")
+    shards = open_shards(arguments.shards)
+    from editcaption_mega.curation.measures.measure_columns import embed_pairs, measure_pairs
+
+    if arguments.clip:
+        embed_pairs(
+            shards, arguments.output, arguments.clip, instructions=arguments.instructions, captions=arguments.captions,
+            batch_size=arguments.batch_size, progress=cli.progress,
+        )  # fmt: skip
+    else:
+        measure_pairs(shards, arguments.output, workers=arguments.workers or 0, progress=cli.progress)
+    print(f"{arguments.output}: columns of {len(shards):,} pairs")

@@ -1,0 +1,25 @@
+"""`curate.py mirror`: the same pairs with both pictures flipped, for the mirror test."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+
+
+def add_parser(commands) -> None:
+    command = commands.add_parser(
+        "mirror",
+        help="the same pairs with both pictures flipped left to right, for the mirror test",
+        description="Write shards of the same ids whose pictures are flipped and of which nothing is said. Caption "
+        "them, and `lint --mirrored` tells where left and right did not change places.",
+    )
+    command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders of shards")
+    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder of shards")
+    command.set_defaults(run=run)
+
+
+def run(arguments) -> None:
+    from editcaption_mega.curation.measures.mirror_test import mirror_shards
+    from editcaption_mega.data.shards.reader import open_shards
+
+    count = mirror_shards(open_shards(arguments.shards), arguments.output, cli.progress)
+    print(f"{arguments.output}: {count:,} pairs, flipped")
