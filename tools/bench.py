@@ -13,8 +13,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 SUITES = {
     "kernels": "log-probs from logits and from hidden rows, forward and backward, against each installed peer",
     "sft": "whole SFT steps against a plain transformers loop and TRL's SFTTrainer, the same model and pairs",
+    "layer": "a dense and an expert decoder layer and a vision block against transformers' own, the same weights",
+    "dpo": "whole DPO steps at the proportions of training (two pictures of 1024 px, answers of 100 tokens, a "
+    "vocabulary of 151,936) against TRL's DPOTrainer",
     "dpo-rows": "a shared-prompt row against two plain packed sequences",
-    "dpo-step": "whole DPO steps against TRL's DPOTrainer, the same model and pairs",
+    "dpo-step": "whole DPO steps of small pairs against TRL's DPOTrainer, the same model and pairs",
     "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
     "client": "rates of the endpoint client against a local scripted server",
@@ -40,10 +43,13 @@ def parser() -> argparse.ArgumentParser:
     kernels.add_argument("--hidden", type=int, default=512)
     kernels.add_argument("--dtype", choices=DTYPES, default="float32")
     kernels.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda where it is")
-    dpo = parser.add_argument_group("sft, dpo-rows, dpo-step (on the CPU)")
+    dpo = parser.add_argument_group("sft, dpo, dpo-rows, dpo-step (on the CPU)")
     dpo.add_argument("--prompt", type=int, default=2500, help="dpo-rows: tokens of the prompt (default 2500)")
     dpo.add_argument("--response", type=int, default=100, help="dpo-rows: tokens of each answer (default 100)")
-    dpo.add_argument("--pairs", type=int, default=32, help="sft, dpo-step: pairs in a step (default 32)")
+    dpo.add_argument("--pairs", type=int, help="sft, dpo, dpo-step: pairs in a step (default 32; dpo: 4)")
+    layer = parser.add_argument_group("layer (on the CPU)")
+    layer.add_argument("--layer-tokens", type=int, default=1024, help="tokens or patches (default 1024)")
+    layer.add_argument("--layer-hidden", type=int, default=512, help="a multiple of 64 (default 512)")
     loader = parser.add_argument_group("loader")
     loader.add_argument("--picture-pairs", type=int, default=32, help="pairs of 1024 px JPEG (default 32)")
     loader.add_argument("--samples", type=int, default=256, help="in a step (default 256)")
@@ -62,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check(arguments: argparse.Namespace) -> None:
     """Raise ArgumentError for sizes that cannot be measured, before any work."""
-    sizes = "rows", "tokens", "vocab", "hidden", "repeats", "response", "picture_pairs", "samples"
+    sizes = "rows", "tokens", "vocab", "hidden", "repeats", "response", "picture_pairs", "samples", "layer_tokens"
     for name in (*sizes, "requests", "concurrency"):
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")
@@ -71,6 +77,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise cli.ArgumentError(f"--prompt must be at least 64, to hold two pictures, found {arguments.prompt}")
     if arguments.pairs < 1 or arguments.pairs % 4:
         raise cli.ArgumentError(f"--pairs must be a multiple of 4 (TRL takes 4 at a time), found {arguments.pairs}")
+    if arguments.layer_hidden < 64 or arguments.layer_hidden % 64:
+        raise cli.ArgumentError(f"--layer-hidden must be a multiple of 64, found {arguments.layer_hidden}")
     if arguments.rows > arguments.tokens:
         raise cli.ArgumentError(f"--rows {arguments.rows} are part of --tokens {arguments.tokens} and can't be more")
     if arguments.requests % 10:
@@ -85,8 +93,10 @@ def check(arguments: argparse.Namespace) -> None:
 
 def main(argv):
     arguments = parser().parse_args(argv)
+    if arguments.pairs is None:
+        arguments.pairs = 4 if arguments.suite == "dpo" else 32
     check(arguments)
-    suites = {"kernels": kernels, "sft": sft, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
+    suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "client": client}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
@@ -117,42 +127,72 @@ def kernels(arguments: argparse.Namespace) -> Measured:
     return records, kernels.markdown(records, machine), machine
 
 
+def layer(arguments: argparse.Namespace) -> Measured:
+    from benches import layer
+    from benches.measuring import machine_facts
+
+    records = layer.measure(layer.Case(arguments.layer_tokens, arguments.layer_hidden), arguments.repeats, say)
+    case = f"forward and backward of {arguments.layer_tokens} tokens or patches, hidden {arguments.layer_hidden}, fp32"
+    machine = machine_facts(arguments.repeats, case)
+    return records, layer.markdown(records, machine), machine
+
+
 def sft(arguments: argparse.Namespace) -> Measured:
-    return whole_steps("sft", "SFT", arguments, "the others take {} pairs at once, and TRL's loss is the mean of those")
+    require_trl(arguments.suite)
+    from benches import sft_steps
+    from benches.trl_trainer import MICRO_BATCH
+
+    peers = f"the others take {MICRO_BATCH} pairs at once, and TRL's loss is the mean of those"
+    case = f"SFT steps of {arguments.pairs} pairs with two pictures of 81 tokens, fp32; {peers}"
+    return whole_steps(sft_steps.measure(arguments.pairs, arguments.repeats, say), case, arguments)
 
 
 def dpo_step(arguments: argparse.Namespace) -> Measured:
-    return whole_steps("dpo-step", "DPO", arguments, "TRL takes {} pairs at once")
+    require_trl(arguments.suite)
+    from benches import dpo_steps
+
+    case = f"{arguments.pairs} pairs with two pictures of 81 tokens"
+    return dpo_steps_of(dpo_steps.SMALL, case, arguments)
 
 
-def whole_steps(suite: str, kind: str, arguments: argparse.Namespace, peers: str) -> Measured:
-    """Ours against TRL's trainer of that kind. peers: what is to be known of the others' micro-batches."""
+def dpo(arguments: argparse.Namespace) -> Measured:
+    require_trl(arguments.suite)
+    from benches import dpo_steps
+
+    case = f"{arguments.pairs} pairs with two pictures of 1,024 tokens and answers of 100, vocabulary 151,936"
+    return dpo_steps_of(dpo_steps.REALISTIC, case, arguments)
+
+
+def dpo_steps_of(sizes, case: str, arguments: argparse.Namespace) -> Measured:
+    from benches import dpo_steps
+
+    records = dpo_steps.measure(sizes, arguments.pairs, arguments.repeats, say)
+    return whole_steps(records, f"DPO steps of {case}, fp32; TRL takes {sizes.micro_batch} at once", arguments)
+
+
+def whole_steps(records: list[dict], case: str, arguments: argparse.Namespace) -> Measured:
+    from benches import ways
+    from benches.measuring import machine_facts
+
+    machine = machine_facts(arguments.repeats, f"whole {case}; pairs/s counts reading the pictures")
+    return records, ways.markdown(records, machine), machine
+
+
+def require_trl(suite: str) -> None:
     try:
         import trl  # noqa: F401
     except ImportError:
         raise cli.ArgumentError(f"{suite} compares with trl, which is not installed: pip install -e .[test]") from None
-    from benches import dpo, dpo_steps, sft_steps
-    from benches.measuring import machine_facts
-    from benches.trl_trainer import MICRO_BATCH
-
-    steps = {"SFT": sft_steps, "DPO": dpo_steps}[kind]
-    records = steps.measure(arguments.pairs, arguments.repeats, say)
-    case = (
-        f"whole {kind} steps of {arguments.pairs} pairs with two pictures of 81 tokens, fp32; "
-        f"{peers.format(MICRO_BATCH)}; pairs/s counts reading the pictures"
-    )
-    machine = machine_facts(arguments.repeats, case)
-    return records, dpo.markdown(records, machine), machine
 
 
 def dpo_rows(arguments: argparse.Namespace) -> Measured:
-    from benches import dpo, dpo_rows
+    from benches import dpo_rows, ways
     from benches.measuring import machine_facts
 
     records = dpo_rows.measure(arguments.prompt, arguments.response, arguments.repeats, say)
     case = f"forward and backward of one pair, prompt {arguments.prompt}, answers {arguments.response} tokens, fp32"
     machine = machine_facts(arguments.repeats, case)
-    return records, dpo.markdown(records, machine), machine
+    return records, ways.markdown(records, machine), machine
 
 
 def loader(arguments: argparse.Namespace) -> Measured:

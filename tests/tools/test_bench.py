@@ -54,6 +54,24 @@ def test_steps_of_trl_have_the_same_losses(tmp_path):
 
 
 @pytest.mark.slow
+def test_steps_at_the_proportions_of_training_have_the_same_losses(tmp_path):
+    pytest.importorskip("trl")
+    rows = bench(tmp_path, "dpo", "--pairs", 1)
+    ours, resident, trl = rows.values()
+    assert 2 * 1024 + 2 * 100 < ours["tokens"] < 2 * 1024 + 2 * 100 + 200, "pictures, answers, and a prompt's text"
+    assert len(ours["losses"]) >= 2 and trl["losses"] == pytest.approx(ours["losses"], abs=1e-5)
+    assert resident["losses"] == pytest.approx(ours["losses"], abs=1e-5)
+    assert trl["time_ratio"] > 1 and trl["memory_ratio"] > 1
+
+
+@pytest.mark.slow
+def test_a_layer_and_transformers_own_compute_the_same(tmp_path):
+    rows = bench(tmp_path, "layer", "--layer-tokens", 96, "--layer-hidden", 64)
+    assert {name.split(":")[0] for name in rows} == {"decoder layer, dense", "decoder layer, experts", "vision block"}
+    assert len(rows) == 6 and all(row["apart"] <= 1e-4 for row in rows.values())
+
+
+@pytest.mark.slow
 def test_sft_steps_of_a_plain_loop_have_the_same_losses(tmp_path):
     """TRL's are means over its micro-batches' means, of other token counts."""
     pytest.importorskip("trl")
@@ -74,6 +92,7 @@ def test_every_candidate_of_the_kernels_is_measured(tmp_path):
     [
         (["dpo-step", "--pairs", "3"], "--pairs must be a multiple of 4 (TRL takes 4 at a time), found 3"),
         (["dpo-rows", "--prompt", "8"], "--prompt must be at least 64, to hold two pictures, found 8"),
+        (["layer", "--layer-hidden", "96"], "--layer-hidden must be a multiple of 64, found 96"),
         (["kernels", "--rows", "9", "--tokens", "8"], "--rows 9 are part of --tokens 8 and can't be more"),
     ],
 )

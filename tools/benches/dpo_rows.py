@@ -17,8 +17,8 @@ from editcaption_mega.data.images.patches import Grid, ImageSettings
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.settings import ModelSettings, ParallelSettings
 
-from .dpo import Way, scratch_folder
 from .measuring import peak, reset_peak
+from .ways import Way, scratch_folder
 
 CPU = torch.device("cpu")
 

@@ -1,13 +1,13 @@
 """Whole optimizer steps on the same random Qwen3-VL and the same pairs, ours and TRL's DPOTrainer taking turns in one
 process. The losses of both are compared step by step, so the work is known to be the same.
 
-`tools/bench.py dpo-step` is the command."""
+`tools/bench.py dpo-step` and, with the proportions of training, `tools/bench.py dpo` are the commands."""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights, local_param_shards, rules_for
@@ -16,8 +16,10 @@ from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
+from editcaption_mega.data.text.prompt import load_tokenizer
 from editcaption_mega.kernels import PreferenceLossConfig
 from editcaption_mega.model import Architecture, build_model
+from editcaption_mega.model.random_folder import SmallModel
 from editcaption_mega.objectives import DPOObjective
 from editcaption_mega.settings import (
     DataSettings,
@@ -36,82 +38,92 @@ from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
 from editcaption_mega.training.setup import measure_samples, open_dataset, open_reader
 
-from .dpo import Way, scratch_folder
-from .measuring import peak, reset_peak
-from .trl_trainer import BETA, LEARNING_RATE, run_trl
-
-CANVAS = 288  # pixels: 81 tokens per picture
-CPU = torch.device("cpu")
+from .trl_trainer import BETA, LEARNING_RATE, MICRO_BATCH, run_trl
+from .ways import SIZE, Trainer, Way, measure_memory, measure_trainer_memory, scratch_folder, take_turns
 
 
-def measure(pairs: int, repeats: int, say: Callable[[str], None]) -> list[dict]:
+@dataclass(frozen=True)
+class Case:
+    """What is trained on. micro_batch: pairs that TRL takes at once; ours packs rows of `sequence_length` tokens."""
+
+    size: SmallModel
+    canvas: int  # pixels of a picture's side
+    micro_batch: int
+    sequence_length: int
+    answer_tokens: int = 0  # of both answers; 0: synthetic instructions as they are
+    checkpointing: tuple[bool, ...] = (False, True)  # of TRL's trainers, which are compared one after the other
+
+
+SMALL = Case(SIZE, canvas=288, micro_batch=MICRO_BATCH, sequence_length=1024)
+# Prompts of some 2,100 tokens and Qwen's vocabulary, as in training: what the models do not differ in is large here.
+REALISTIC = Case(
+    replace(SIZE, vocabulary=151936, hidden_size=512, intermediate_size=1536, num_heads=16, num_kv_heads=4),
+    canvas=1024, micro_batch=1, sequence_length=4096, answer_tokens=100, checkpointing=(False,),
+)  # fmt: skip
+
+
+def measure(case: Case, pairs: int, repeats: int, say: Callable[[str], None]) -> list[dict]:
     """Whole steps over `pairs` pairs -> one record per way. Needs `trl`."""
-    with scratch_folder() as root:
-        _write_pairs(root / "pairs", pairs)
+    with scratch_folder(case.size) as root:
+        _write_pairs(root, case, pairs)
         platform.initialize(platform.Layout(), seed=1)
         try:
-            ways: list[Way] = []
             # Memory first, each way alone in the process; then time, in turns with TRL.
+            ours: dict[Way, Callable[[], OurSteps]] = {}
             for mode in ("stored", "resident"):
                 say(f"step: memory with the {mode} reference")
-                way = Way(f"ours, {mode} reference")
-                before = reset_peak(CPU)
-                step = OurSteps(root, pairs, mode)
-                step(), step()
-                way.peak_bytes = peak(CPU) - before
-                way.tokens = step.tokens
-                ways.append(way)
-                del step
-            for checkpointing in (False, True):
-                name = "TRL DPOTrainer" + (", gradient checkpointing" if checkpointing else "")
-                say(f"step: memory of {name}")
-                way = Way(name)
-                before = reset_peak(CPU)
-                run_trl(root, pairs, 2, checkpointing, way, between=lambda: None)
-                way.peak_bytes = peak(CPU) - before
-                way.losses.clear(), way.times.clear()
-                ways.append(way)
-            stored, resident, *peers = ways
-            for peer in peers:
+                way, make = Way(f"ours, {mode} reference"), partial(OurSteps, root, case, pairs, mode)
+                measure_memory(way, make)
+                ours[way] = make
+            peers: dict[Way, Trainer] = {}
+            for checkpointing in case.checkpointing:
+                way = Way("TRL DPOTrainer" + (", gradient checkpointing" if checkpointing else ""))
+                options = {"checkpointing": checkpointing, "micro_batch": case.micro_batch}
+                peers[way] = partial(run_trl, root, pairs, **options)
+                say(f"step: memory of {way.name}")
+                measure_trainer_memory(way, peers[way])
+            for peer, train in peers.items():
                 say(f"step: {1 + repeats} turns of ours and {peer.name}")
-                ours = [
-                    (way, OurSteps(root, pairs, mode)) for way, mode in ((stored, "stored"), (resident, "resident"))
-                ]
-                for way, _ in ours:
+                steps = {way: make() for way, make in ours.items()}
+                for way, step in steps.items():
                     way.losses.clear()
-
-                def between(ours=ours):
-                    for way, step in ours:
-                        began = time.perf_counter()
-                        way.losses.append(step())
-                        way.times.append(time.perf_counter() - began)
-
-                run_trl(root, pairs, 1 + repeats, checkpointing=peer is peers[1], way=peer, between=between)
-                for way in (stored, resident, peer):
-                    del way.times[-(1 + repeats)]  # the first turn warms up
-            return [way.record("step", pairs, stored) for way in ways]
+                    way.tokens = step.tokens
+                take_turns(steps, peer, train, repeats)
+                del steps
+            stored = next(iter(ours))
+            return [way.record("step", pairs, stored) for way in (*ours, *peers)]
         finally:
             platform.destroy()
 
 
-def _write_pairs(folder: Path, count: int) -> None:
-    world = WorldSettings(canvas_size=CANVAS)
-    with ShardWriter(folder) as writer:
+def _write_pairs(root: Path, case: Case, count: int) -> None:
+    world = WorldSettings(canvas_size=case.canvas)
+    tokenizer = load_tokenizer(root / "model")
+    with ShardWriter(root / "pairs") as writer:
         for i in range(count):
             made, other = render_pair(world, 1, i), render_pair(world, 2, i)
-            words = {"chosen": made.pair.instruction, "rejected": other.pair.instruction, "failure_modes": ["detail"]}
+            answers = [made.pair.instruction, other.pair.instruction]
+            if case.answer_tokens:
+                answers = [_as_long(text, case.answer_tokens, tokenizer) for text in answers]
+            words = {"chosen": answers[0], "rejected": answers[1], "failure_modes": ["detail"]}
             pair = made.pair.model_copy(update=words)
             writer.add(pair, encode_png(made.source), "png", encode_png(made.target), "png")
+
+
+def _as_long(text: str, tokens: int, tokenizer) -> str:
+    """The text again and again, about so many tokens."""
+    ids = tokenizer(" ".join([text] * tokens), add_special_tokens=False)["input_ids"]
+    return tokenizer.decode(ids[: tokens - 1])  # its end is one more
 
 
 class OurSteps:
     """The DPO job's own pieces; each call reads its pairs' pictures anew and does one optimizer step -> loss."""
 
-    def __init__(self, root: Path, pairs: int, reference: str):
+    def __init__(self, root: Path, case: Case, pairs: int, reference: str):
         folder = root / "model"
         self.settings = settings = DPOSettings(
             model=ModelSettings(folder=str(folder)),
-            data=DataSettings(shards=[str(root / "pairs")], sequence_length=1024, min_pixels=1024),
+            data=DataSettings(shards=[str(root / "pairs")], sequence_length=case.sequence_length, min_pixels=1024),
             optimizer=OptimizerSettings(
                 learning_rate=LEARNING_RATE, min_learning_rate=LEARNING_RATE, warmup_steps=0, weight_decay=0.0
             ),

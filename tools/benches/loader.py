@@ -29,7 +29,7 @@ from editcaption_mega.records import EditPair
 from editcaption_mega.training.inputs import on_device
 from editcaption_mega.training.speed import Speed, manual_garbage_collection
 
-from .dpo import scratch_folder
+from .ways import scratch_folder
 
 SIDE = 1024  # pixels of a picture: 1,024 tokens
 QUALITY = 90
@@ -184,25 +184,25 @@ def _waiting(dataset: PairDataset, samples: int, repeats: int, processes: bool, 
 
 
 class _Device:
-    """Memory that pictures are copied to and that is never given back, as a GPU's allocator has it: what is freed on
-    the host is freed by the thread that copies."""
+    """Memory that steps are copied to and that is never given back to the system, as a GPU's allocator has it: what is
+    freed on the host is freed by the thread that copies."""
 
     def __init__(self) -> None:
-        self.free: list[list[torch.Tensor]] = [[], []]  # of even and odd steps
+        self.memory: dict[tuple[int, int, str], torch.Tensor] = {}  # for even and odd steps, a row, a tensor of it
 
     def take(self, step: Step) -> None:
-        buffers = self.free[step.number % 2]
         for k, batch in enumerate(step.micro_batches):
-            if len(buffers) == k:
-                buffers.append(torch.empty(8192 * 4, batch.images.pixels.shape[1], dtype=torch.uint8))
-            pixels = buffers[k][: len(batch.images.pixels)].copy_(batch.images.pixels)
-            images = replace(_copied(replace(batch.images, pixels=pixels[:0])), pixels=pixels)
-            step.micro_batches[k] = replace(_copied(replace(batch, images=None)), images=images)
+            images = replace(batch.images, **self._copied(step.number % 2, k, batch.images))
+            step.micro_batches[k] = replace(batch, images=images, **self._copied(step.number % 2, k, batch))
 
-
-def _copied(part):
-    tensors = {name: value.clone() for name, value in vars(part).items() if isinstance(value, torch.Tensor)}
-    return replace(part, **tensors)
+    def _copied(self, turn: int, k: int, part: object) -> dict[str, torch.Tensor]:
+        tensors = {name: value for name, value in vars(part).items() if isinstance(value, torch.Tensor)}
+        for name, value in tensors.items():
+            memory = self.memory.get((turn, k, name))
+            if memory is None or memory.numel() < value.numel():
+                memory = self.memory[turn, k, name] = torch.empty(value.numel(), dtype=value.dtype)
+            tensors[name] = memory[: value.numel()].view(value.shape).copy_(value)
+        return tensors
 
 
 def _forget_cache(dataset: PairDataset) -> None:

@@ -3,8 +3,8 @@ model, and TRL's SFTTrainer, taking turns in one process. Losses are compared st
 
 `tools/bench.py sft` is the command."""
 
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,12 +25,10 @@ from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
 from editcaption_mega.training.setup import measure_samples, open_dataset, open_reader
 
-from .dpo import Way, scratch_folder
-from .measuring import peak, reset_peak
 from .trl_trainer import LEARNING_RATE, MICRO_BATCH, prompt_text, qwen_processor, run_trl_sft
+from .ways import Way, measure_memory, measure_trainer_memory, scratch_folder, take_turns
 
 CANVAS = 288  # pixels: 81 tokens per picture
-CPU = torch.device("cpu")
 BETAS = (0.9, 0.95)
 
 
@@ -41,33 +39,19 @@ def measure(pairs: int, repeats: int, say: Callable[[str], None]) -> list[dict]:
         platform.initialize(platform.Layout(), seed=1)
         try:
             ours, loop, trl = Way("ours"), Way("transformers, plain loop"), Way("TRL SFTTrainer")
+            makes = {ours: partial(OurSteps, root, pairs), loop: partial(PlainLoop, root, pairs)}
+            train = partial(run_trl_sft, root, pairs)
             # Memory first, each way alone in the process; then time, in turns.
-            for way, make in ((ours, OurSteps), (loop, PlainLoop)):
+            for way, make in makes.items():
                 say(f"memory of {way.name}")
-                before = reset_peak(CPU)
-                step = make(root, pairs)
-                step(), step()
-                way.peak_bytes = peak(CPU) - before
-                del step
+                measure_memory(way, make)
             say(f"memory of {trl.name}")
-            before = reset_peak(CPU)
-            run_trl_sft(root, pairs, 2, trl, between=lambda: None)
-            trl.peak_bytes = peak(CPU) - before
-            trl.losses.clear(), trl.times.clear()
+            measure_trainer_memory(trl, train)
             say(f"{1 + repeats} turns")
-            steps = {ours: OurSteps(root, pairs), loop: PlainLoop(root, pairs)}
-
-            def between() -> None:
-                for way, step in steps.items():
-                    began = time.perf_counter()
-                    way.losses.append(step())
-                    way.times.append(time.perf_counter() - began)
-
-            run_trl_sft(root, pairs, 1 + repeats, trl, between=between)
+            steps = {way: make() for way, make in makes.items()}
+            take_turns(steps, trl, train, repeats)
             for way, step in steps.items():
                 way.tokens = step.tokens
-            for way in (ours, loop, trl):
-                del way.times[0]  # the first turn warms up
             return [way.record("sft", pairs, ours) for way in (ours, loop, trl)]
         finally:
             platform.destroy()

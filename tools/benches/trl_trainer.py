@@ -10,16 +10,23 @@ import torch
 from editcaption_mega.data.shards.reader import open_shards
 from editcaption_mega.data.text.prompt import Prompt, load_tokenizer
 
-from .dpo import Way
+from .ways import Way
 
 LEARNING_RATE, BETA = 1e-4, 0.1
 MICRO_BATCH = 4  # pairs that TRL takes at once
 
 
-def run_trl(root: Path, pairs: int, steps: int, checkpointing: bool, way: Way, between: Callable[[], None]) -> None:
-    """`steps` optimizer steps of TRL's trainer into `way`; `between` is called after each, outside its time.
-
-    As long as the options are by which both do the same work."""
+def run_trl(
+    root: Path,
+    pairs: int,
+    steps: int,
+    way: Way,
+    between: Callable[[], None],
+    *,
+    checkpointing: bool = False,
+    micro_batch: int = MICRO_BATCH,
+) -> None:
+    """`steps` optimizer steps of TRL's trainer into `way`; `between` is called after each, outside its time."""
     from transformers import AutoModelForImageTextToText
     from trl import DPOConfig, DPOTrainer
 
@@ -27,7 +34,7 @@ def run_trl(root: Path, pairs: int, steps: int, checkpointing: bool, way: Way, b
     answers = {"chosen": lambda pair: pair.chosen, "rejected": lambda pair: pair.rejected}
     trainer = DPOTrainer(
         model=AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32),
-        args=DPOConfig(**_options(root, pairs, steps), beta=BETA, gradient_checkpointing=checkpointing),
+        args=DPOConfig(**_options(root, pairs, steps, micro_batch), beta=BETA, gradient_checkpointing=checkpointing),
         train_dataset=_rows(root, pairs, answers),
         processing_class=qwen_processor(folder),
         callbacks=[_clock(way, between)],
@@ -51,10 +58,11 @@ def run_trl_sft(root: Path, pairs: int, steps: int, way: Way, between: Callable[
     trainer.train()
 
 
-def _options(root: Path, pairs: int, steps: int) -> dict[str, Any]:
+def _options(root: Path, pairs: int, steps: int, micro_batch: int = MICRO_BATCH) -> dict[str, Any]:
+    """As long as they are by which both do the same work."""
     return dict(
-        output_dir=str(root / "trl"), max_steps=steps, per_device_train_batch_size=MICRO_BATCH,
-        gradient_accumulation_steps=pairs // MICRO_BATCH, learning_rate=LEARNING_RATE, lr_scheduler_type="constant",
+        output_dir=str(root / "trl"), max_steps=steps, per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=pairs // micro_batch, learning_rate=LEARNING_RATE, lr_scheduler_type="constant",
         weight_decay=0.0, max_grad_norm=1.0, adam_beta2=0.95, use_cpu=True, bf16=False, max_length=None,
         save_strategy="no", report_to="none", logging_steps=1, disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
