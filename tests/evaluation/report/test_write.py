@@ -18,7 +18,7 @@ from editcaption_mega.evaluation.report.join import join
 from editcaption_mega.evaluation.report.numbers import Mean, ModelScores
 from editcaption_mega.evaluation.report.page.html import ReportOptions
 from editcaption_mega.evaluation.report.page.plots import floor_of, score_plot
-from editcaption_mega.evaluation.report.page.samples import script_json
+from editcaption_mega.evaluation.report.page.self_contained import script_json
 from editcaption_mega.evaluation.report.page.thumbnails import (
     LEAST_BYTES,
     MOST_BYTES,

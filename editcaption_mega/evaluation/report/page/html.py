@@ -1,12 +1,9 @@
 """The report's page: one self-contained HTML file, made in pieces."""
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from editcaption_mega.evaluation.report.changes import ModelChange, cards
@@ -20,12 +17,14 @@ from editcaption_mega.evaluation.rubric.paper_tables import PaperTables
 from editcaption_mega.progress import Progress
 
 from .panels import headlines, panels_of
-from .samples import chunks, overview, script_json
+from .samples import chunks, overview
+from .self_contained import content_hash, inline, inline_script, page_environment, script_json
 from .thumbnails import THUMBNAIL_SIDE, byte_budget, pairs_as_text
 from .training_plots import training_plots
 
 FILE_BYTES = 56_000_000  # what a report of few thousand pairs stays below: page, data and pictures
 DISAGREE = 1.0  # points of the weighted score from which models are said to disagree
+_PACKAGE = "editcaption_mega.evaluation.report"
 _STYLES = ("report.css", "report_panels.css", "report_browser.css")
 _SCRIPTS = (
     "report_state.js", "report_list.js", "report_compare.js", "report_detail.js", "report_cards.js", "report_main.js",
@@ -57,7 +56,7 @@ def page(
     progress: Progress,
 ) -> Iterator[str]:
     """The HTML in pieces; pictures are read and reduced while it is written."""
-    style, script = _inline(_STYLES), "(() => {\n'use strict';\n" + _inline(_SCRIPTS) + "\n})();"
+    style, script = inline(_PACKAGE, _STYLES), inline_script(_PACKAGE, _SCRIPTS)
     samples = list(chunks(joined))
     budget = byte_budget(2 * joined.pairs, FILE_BYTES - sum(len(chunk.encode()) for chunk in samples) - 1_000_000)
     pictures = (Markup(text) for benchmark in joined.benchmarks.values() for text in pairs_as_text(benchmark, budget))
@@ -72,7 +71,8 @@ def page(
         changes=[(one, cards(joined, one, one.mended), cards(joined, one, one.broken)) for one in changes],
         training_plots=training_plots(options.training),
         training_table=training_table(options.training),
-        style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script),
+        style=Markup(style), style_hash=content_hash(style), script=Markup(script),
+        script_hash=content_hash(script),
         side=THUMBNAIL_SIDE, budget=budget,
         pictures=progress(pictures, joined.pairs, "pictures of the report"),
         chunks=map(Markup, samples), overview=Markup(script_json(overview(joined, disagree=DISAGREE))),
@@ -80,22 +80,6 @@ def page(
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("editcaption_mega.evaluation.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page_environment(_PACKAGE)
     environment.filters["band"] = lambda value: sum(value >= least for least in _BANDS)
     return environment
-
-
-def _inline(names: Sequence[str]) -> str:
-    """Our own style or script files as one text. They must not end the element that holds them."""
-    folder = resources.files("editcaption_mega.evaluation.report").joinpath("templates")
-    text = "\n".join(folder.joinpath(name).read_text("utf-8").strip() for name in names)
-    assert "</" not in text, "the page's own styles and scripts hold no closing tags"
-    return text
-
-
-def _hash(text: str) -> str:
-    """For the Content-Security-Policy: this text may run or apply, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

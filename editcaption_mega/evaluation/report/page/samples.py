@@ -1,6 +1,5 @@
 """What the browser of samples needs of each pair, as compact JSON that is safe inside a <script> element."""
 
-import json
 from collections.abc import Iterator
 from itertools import batched
 from typing import Any
@@ -9,14 +8,10 @@ from editcaption_mega.evaluation.report.join import Joined
 from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, Labels
 from editcaption_mega.records import EditPair
 
+from .self_contained import script_json
+
 PAIRS_PER_CHUNK = 200
 _LONGEST_WORDS = 600  # characters of what a judge wrote
-
-
-def script_json(value: object) -> str:
-    """JSON that can end no <script> element and break no JavaScript string: without <, U+2028 and U+2029."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def overview(joined: Joined, *, disagree: float) -> dict[str, Any]:
