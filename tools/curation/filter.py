@@ -1,0 +1,73 @@
+"""`curate.py filter`: which pairs stay."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+
+_RULES = (
+    "rules, in their order: success>=6, ssim<q0.9 (a quantile), success>=p0.95 (a threshold for a precision, from "
+    "--labels), identical=false, edit_type=add|remove, lint:none, lint:!vague; a ? at the end lets pairs without a "
+    "value pass"
+)
+
+
+def add_parser(commands) -> None:
+    command = commands.add_parser(
+        "filter",
+        help="keep what rules on columns, thresholds from labels and quotas say; new shards and a page",
+        description="Write new shards of the pairs that pass all rules, with the rules and values in their provenance, "
+        "and beside them OUTPUT.html (survival, histograms, contact sheets), OUTPUT.survival.json and "
+        "OUTPUT.verdicts.jsonl.",
+    )
+    command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders of shards")
+    command.add_argument("--columns", nargs="*", default=[], type=Path, metavar="FILE", help="files of columns")
+    command.add_argument("--rules", nargs="*", default=[], metavar="RULE", help=_RULES)
+    command.add_argument(
+        "--instructions", type=Path, metavar="FILE", help="a file of columns whose `instruction` becomes the pair's"
+    )
+    command.add_argument("--best", metavar="COLUMN", help="by which one of a pair's samples is chosen: the highest")
+    command.add_argument(
+        "--labels", type=Path, metavar="FILE", help='JSONL of {"id", "label": true or false} for rules of a precision'
+    )
+    command.add_argument(
+        "--quotas", default="", metavar="SHARES", help="as semantic=25,stylistic=25,structural=50, of what passes"
+    )
+    command.add_argument("--count", type=cli.positive, metavar="N", help="pairs in all, with --quotas (default: most)")
+    command.add_argument("--seed", type=int, default=0, help="of what quotas draw (default 0)")
+    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder of shards")
+    command.add_argument("--only-page", action="store_true", help="everything but the shards, to try rules")
+    command.set_defaults(run=run)
+
+
+def run(arguments) -> None:
+    from editcaption_mega.curation.filters.calibration import read_labels
+    from editcaption_mega.curation.filters.decisions import Quotas
+    from editcaption_mega.curation.filters.filter_rules import parse_rules
+    from editcaption_mega.curation.filters.filtering import FilterPlan, filter_pairs
+    from editcaption_mega.curation.filters.quotas import parse_quotas
+    from editcaption_mega.data.shards.reader import open_shards
+
+    quotas = Quotas(parse_quotas(arguments.quotas), arguments.count, arguments.seed)
+    if arguments.count and not quotas.shares:
+        raise cli.ArgumentError(
+            "--count is shared out by --quotas: give them, as semantic=25,stylistic=25,structural=50"
+        )
+    rules = parse_rules(arguments.rules)
+    if not rules and not quotas.shares:
+        raise cli.ArgumentError("nothing to filter by: give --rules or --quotas")
+    plan = FilterPlan(
+        rules, arguments.columns, arguments.instructions, arguments.best,
+        read_labels(arguments.labels) if arguments.labels else {}, quotas,
+    )  # fmt: skip
+    decision = filter_pairs(
+        open_shards(arguments.shards), plan, arguments.output, only_page=arguments.only_page, progress=cli.progress
+    )
+    for stage in decision.stages:
+        at = "" if stage.threshold is None else f" (threshold {stage.threshold:.6g})"
+        print(f"  {stage.before - stage.dropped:>10,} left, {stage.dropped:,} dropped by {stage.rule}{at}")
+        if stage.calibration:
+            measured = stage.calibration.measured
+            low, high = measured.interval
+            precision = f"{measured.precision:.3f} ({low:.3f} to {high:.3f})"
+            print(f"             precision {precision} on labels that chose nothing")
+    print(f"{arguments.output}: {len(decision.kept):,} of {len(decision.dropped_at):,} pairs stay")
