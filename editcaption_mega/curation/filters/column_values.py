@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ def read_values(
     seen = [False] * len(rules)
     for at, lines in progress(joined(shards, files), count, "read"):
         pair = shards.pair(at)
+        lines = [of_texts(rows) for rows in lines]
         values.category[at] = CATEGORIES.index(pair.category)
         chosen = 0 if chooser is None or samples == 1 else _best_sample(lines[chooser[0]], chooser[1])
         values.sample[at] = chosen
@@ -83,7 +85,7 @@ def _take(values: ColumnValues, place: int, rule: FilterRule, at: int, value: An
 
 def check_samples(files: Sequence[ColumnFile], best: str | None) -> int:
     """How many samples a pair has. Raises SettingsError for files of several numbers, or without `best`."""
-    several = {file.samples for file in files if file.samples > 1}
+    several = {texts for file in files if (texts := _texts(file)) > 1}
     if len(several) > 1:
         raise SettingsError(f"files with {' and '.join(map(str, sorted(several)))} samples per pair do not go together")
     if several and best is None:
@@ -91,6 +93,30 @@ def check_samples(files: Sequence[ColumnFile], best: str | None) -> int:
             f"there are {several.pop()} samples per pair: say with --best COLUMN by which column one is chosen"
         )
     return several.pop() if several else 1
+
+
+def _texts(file: ColumnFile) -> int:
+    """How many texts of a pair the file is about: its lines, but for passes over the same text."""
+    passes = file.head["settings"].get("passes", 1)
+    return file.samples // passes if isinstance(passes, int) and passes > 0 else file.samples
+
+
+def of_texts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per text of a pair: the passes of a scorer over one text become their mean, of those that gave a number;
+    of anything else the first counts."""
+    if not any("pass" in row for row in rows):
+        return list(rows)
+    texts: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        texts.setdefault(row.get("caption", 0), []).append(row)
+    merged = []
+    for passes in texts.values():
+        line = {name: value for row in reversed(passes) for name, value in row.items()}
+        for name, value in line.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                line[name] = fmean(row[name] for row in passes if isinstance(row.get(name), int | float))
+        merged.append(line)
+    return merged
 
 
 def _source(files: Sequence[ColumnFile], column: str, where: str) -> tuple[int, str]:

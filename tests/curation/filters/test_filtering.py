@@ -140,6 +140,34 @@ def test_the_best_sample_s_instruction_becomes_the_pair_s(root, tmp_path, capsys
     assert (first["rule"], first["dropped"]) == ("has an instruction", 1)
 
 
+def test_passes_over_one_text_are_its_mean(root, tmp_path, capsys):
+    """As `score model` writes them: a line per pass, some without a score."""
+    pairs = open_shards(root / "shards")
+    score = tmp_path / "judged.jsonl"
+    with ColumnWork(score, pairs, "score", {"passes": 3}, samples=3) as work:
+        for at in range(COUNT):
+            for number, value in enumerate((at, at + 3, None)):
+                line = {"reason": "no JSON"} if value is None or at == 7 else {"success": value}
+                work.keep(at, {"pass": number} | line, sample=number)
+        work.merge()
+    options = ["--columns", score, "--rules", "success>=9.5"]
+    assert curate("filter", "--shards", root / "shards", "--output", tmp_path / "kept", *options) == 0
+    assert open_shards(tmp_path / "kept").ids == [f"p{i:02d}" for i in range(8, COUNT)], "i + 1.5 >= 9.5"
+    score = tmp_path / "both.jsonl"
+    with ColumnWork(score, pairs, "score", {"passes": 2}, samples=6) as work:
+        for at in range(COUNT):
+            for sample in range(6):
+                text, number = divmod(sample, 2)
+                value = 10 * (text == at % 3) + number
+                work.keep(at, {"caption": text, "pass": number, "judged": value}, sample=sample)
+        work.merge()
+    texts = ["--instructions", root / "caption.jsonl", "--columns", score, "--rules", "judged>=10.5"]
+    output = tmp_path / "best"
+    assert curate("filter", "--shards", root / "shards", "--output", output, *texts, "--best", "judged") == 0
+    reader = open_shards(output)
+    assert len(reader) == COUNT - 1 and reader.pair(4).instruction == "text 4.1"
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
