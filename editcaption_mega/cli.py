@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from editcaption_mega import signals
+from editcaption_mega.progress import Label
 from editcaption_mega.settings import BACKENDS, ParallelSettings
 from editcaption_mega.words import printable, without_credentials
 
@@ -192,7 +193,7 @@ def print_counts(title: str, counts: Counter[str]) -> None:
         print(f"  and {len(counts) - _MOST_COUNTED} other kinds", file=sys.stderr)
 
 
-def progress[Item](items: Iterable[Item], total: int | None = None, label: str = "") -> Iterator[Item]:
+def progress[Item](items: Iterable[Item], total: int | None = None, label: Label = "") -> Iterator[Item]:
     """Pass `items` through, showing how far they are on stderr: a bar on a terminal, else a plain line every 5 s and
     one at the end. `total` defaults to len(items) where there is one."""
     if total is None and isinstance(items, Sized):
@@ -200,7 +201,7 @@ def progress[Item](items: Iterable[Item], total: int | None = None, label: str =
     return _bar(items, total, label) if sys.stderr.isatty() else _lines(items, total, label)
 
 
-def _bar[Item](items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+def _bar[Item](items: Iterable[Item], total: int | None, label: Label) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -219,10 +220,14 @@ def _bar[Item](items: Iterable[Item], total: int | None, label: str) -> Iterator
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, description=label)
+        task = bar.add_task(_words(label), total=total)
+        for item in bar.track(items, task_id=task):
+            yield item
+            if callable(label):
+                bar.update(task, description=label())
 
 
-def _lines[Item](items: Iterable[Item], total: int | None, label: str) -> Iterator[Item]:
+def _lines[Item](items: Iterable[Item], total: int | None, label: Label) -> Iterator[Item]:
     start = last = time.monotonic()
     of = "" if total is None else f" of {total}"
     count = 0
@@ -237,8 +242,12 @@ def _lines[Item](items: Iterable[Item], total: int | None, label: str) -> Iterat
             then, before = marks[0]
             marks.append((now, count))
             left = f", about {(now - then) / (count - before) * (total - count):.0f} s left" if total else ""
-            print(f"{label}: {count}{of} after {now - start:.0f} s{left}", file=sys.stderr, flush=True)
-    print(f"{label}: {count}{of} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+            print(f"{_words(label)}: {count}{of} after {now - start:.0f} s{left}", file=sys.stderr, flush=True)
+    print(f"{_words(label)}: {count}{of} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def _words(label: Label) -> str:
+    return label() if callable(label) else label
 
 
 def _one_line(error: Exception) -> str:

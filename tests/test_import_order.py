@@ -50,6 +50,7 @@ MOST_FLOORS = 5  # of any room or folder in it
 MOST_ARROWS = {"evaluation": 40}  # between the files and folders of a room
 # Files of the package's root, and whether rooms may import them; `cli` and `people` serve the tools alone.
 ROOT_MODULES = {
+    "array_tasks": False,
     "cli": False,
     "files": True,
     "launcher": False,

@@ -9,6 +9,7 @@ from editcaption_mega import cli
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `curation`: Python leaves it out under -P
 EXAMPLE = "python tools/curate.py sample-rejected --model runs/sft_hf --shards data/pool --output data/pairs"
 STEPS = (
+    "caption",
     "filter",
     "measure",
     "mirror",

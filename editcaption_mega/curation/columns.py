@@ -77,6 +77,11 @@ class ColumnWork:
         self._lock = FolderLock(self._folder / self.part.name, f"making {step}", patience=0)
         self._out: int | None = None
 
+    @property
+    def part_folder(self) -> Path:
+        """Of this part: its lines, and what else it makes on the way."""
+        return self._folder / self.part.name
+
     def __enter__(self) -> "ColumnWork":
         self._lock.acquire()
         try:

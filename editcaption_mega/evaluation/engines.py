@@ -4,17 +4,18 @@ Each engine hands what it gets to `inference.answer`, so a row holds an answer o
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import batched
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from editcaption_mega.data.text.prompt import END_OF_TURN, Prompt
 from editcaption_mega.inference.endpoint.address import Endpoint
-from editcaption_mega.inference.endpoint.answer import RAISE, Answer, Status, as_instruction, read_answer
-from editcaption_mega.inference.endpoint.client import Message, Picture, Request, complete
+from editcaption_mega.inference.endpoint.answer import RAISE, Answer, as_instruction, read_answer
+from editcaption_mega.inference.endpoint.client import Picture, Request, complete
 from editcaption_mega.inference.endpoint.openai_protocol import data_url, messages_json
+from editcaption_mega.inference.endpoint.pair_messages import chat_messages, reply_answer
 from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
 from editcaption_mega.progress import Progress
 from editcaption_mega.records import Instruction, RecordError
@@ -24,8 +25,7 @@ from .benchmarks import Benchmark
 from .record_files import read_lines
 
 if TYPE_CHECKING:
-    from editcaption_mega.data.batching.dataset import PairDataset
-    from editcaption_mega.data.batching.sample import EncodedSample
+    pass
 
 _log = logging.getLogger(__name__)
 
@@ -102,33 +102,14 @@ def _written(row: dict[str, Any]) -> dict[str, Any]:
     return {"instruction": answer.text or None} | ({} if answer.text else {"reason": NOT_GIVEN + answer.reason})
 
 
-class _Subset:
-    """Some samples of a dataset, in the form that `write_instructions` takes."""
-
-    def __init__(self, dataset: "PairDataset", positions: Sequence[int]):
-        self.dataset, self.positions, self.images = dataset, positions, dataset.images
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def id(self, i: int) -> str:
-        return self.dataset.id(self.positions[i])
-
-    def prompt(self, i: int) -> "EncodedSample":
-        return self.dataset.prompt(self.positions[i])
-
-
 def in_process(
     model: CandidateSettings, benchmark: Benchmark, settings: GenerationSettings, positions: Sequence[int],
     missing: Sequence[int], cache: Path, progress: Progress,
 ) -> Iterator[Instruction]:  # fmt: skip
-    """From the model's folder, in this process.
-
-    Batches are of all `positions`, whatever is missing of them: so the texts do not depend on where a run was
-    killed, not even by the rounding of a batch of another size."""
+    """From the model's folder, in this process."""
     from editcaption_mega.data.batching.dataset import open_pairs  # PyTorch is waited for where it is used
     from editcaption_mega.inference import Generator
-    from editcaption_mega.inference.local.instructions import write_instructions
+    from editcaption_mega.inference.local.instructions import record_answer, write_missing
 
     dataset = open_pairs(
         [str(benchmark.shards)], model.folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels,
@@ -136,37 +117,15 @@ def in_process(
     )  # fmt: skip
     for note in dataset.notes:
         print(note, flush=True)
-    wanted = {benchmark.ids[i] for i in missing}
-    batches = [
-        batch for batch in batched(positions, settings.batch_size) if not wanted.isdisjoint(_ids(benchmark, batch))
-    ]
-    generator = Generator(model.folder)
-
-    def rows() -> Iterator[Instruction]:
-        for batch in batches:
-            subset = _Subset(dataset, [benchmark.position(i) for i in batch])
-            for row in write_instructions(
-                generator, subset, max_new_tokens=settings.max_tokens, temperature=settings.temperature,
-                seed=settings.seed, batch_size=settings.batch_size,
-            ):  # fmt: skip
-                if row["id"] in wanted:
-                    ending = "stop" if row["finished"] else "length"
-                    answer = Answer(row["status"], row["instruction"], row["reason"], row["thought"], ending)
-                    yield row_of(model.name, benchmark.name, row["id"], answer, tokens=row["tokens"])
-
-    yield from progress(rows(), len(missing), f"{model.name}, {benchmark.name}")
-
-
-def _ids(benchmark: Benchmark, positions: Iterable[int]) -> list[str]:
-    return [benchmark.ids[i] for i in positions]
-
-
-def chat_messages(prompt: Prompt, source: bytes, target: bytes) -> tuple[Message, ...]:
-    """The prompt as an endpoint takes it; the same text and order as in training."""
-    user = Message(
-        "user", (prompt.before_source, Picture(source), prompt.before_target, Picture(target), prompt.request)
-    )
-    return (Message("system", (prompt.system,)), user) if prompt.system else (user,)
+    rows = (
+        row_of(model.name, benchmark.name, record["id"], record_answer(record), tokens=record["tokens"])
+        for record in write_missing(
+            Generator(model.folder), dataset, [benchmark.position(i) for i in positions],
+            {benchmark.position(i) for i in missing}, max_new_tokens=settings.max_tokens,
+            temperature=settings.temperature, seed=settings.seed, batch_size=settings.batch_size,
+        )
+    )  # fmt: skip
+    yield from progress(rows, len(missing), f"{model.name}, {benchmark.name}")
 
 
 def at_endpoint(
@@ -178,14 +137,15 @@ def at_endpoint(
     def requests() -> Iterator[Request[str]]:
         for i in missing:
             item = benchmark.item(i)
+            messages = chat_messages(prompt, Picture(item.source), Picture(item.target))
             yield Request(
-                item.pair.id, chat_messages(prompt, item.source, item.target), max_tokens=settings.max_tokens,
-                temperature=settings.temperature, seed=settings.seed,
+                item.pair.id, messages, max_tokens=settings.max_tokens, temperature=settings.temperature,
+                seed=settings.seed,
             )  # fmt: skip
 
     endpoint = Endpoint.of(model.endpoint, settings)
     for reply in complete(endpoint, requests(), cache, progress=progress, total=len(missing)):
-        answer = Answer(cast(Status, reply.status), reply.text, reply.reason, reply.thought, reply.ending)
+        answer = reply_answer(reply)
         yield row_of(model.name, benchmark.name, reply.id, answer, served=reply.model, tokens=reply.completion_tokens)
 
 
@@ -215,7 +175,7 @@ def in_vllm(
         for i in batch:
             item = benchmark.item(i)
             try:
-                messages = limits.fit(chat_messages(prompt, item.source, item.target))
+                messages = limits.fit(chat_messages(prompt, Picture(item.source), Picture(item.target)))
             except ValueError as error:  # a picture that cannot be used; the others go on
                 yield row_of(model.name, benchmark.name, item.pair.id, Answer("failed", reason=str(error)), tokens=0)
                 continue

@@ -7,7 +7,6 @@
 Work that is killed goes on where it was, and what failed is asked for again by the same command. It may be divided:
 part k of n makes what is missing of its pairs, and the last part to end puts all together."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega.data.text.prompt import Prompt
-from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import read_json_object, write_atomically
 from editcaption_mega.inference.endpoint.address import Endpoint
-from editcaption_mega.inference.local.folder import check_folder
+from editcaption_mega.inference.local.folder import check_folder, folder_digests
 from editcaption_mega.progress import Progress
 from editcaption_mega.records import Instruction
 from editcaption_mega.settings import CandidateSettings, GenerationSettings
@@ -122,14 +120,7 @@ def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict[st
     if model.origin == "endpoint":
         endpoint = Endpoint.of(model.endpoint, settings)
         return shared | {"model": endpoint.model, "extra": endpoint.extra, "server": endpoint.identity}
-    from editcaption_mega.conversion import WeightSource
-
-    folder = check_folder(model.folder or model.vllm)
-    digest = hashlib.sha256()
-    for name, content in sorted(SideFiles.read(folder).contents.items()):  # tokenizer, template, processor, ..
-        digest.update(f"{name}:{len(content)}\n".encode() + content)
-    own = {"weights": WeightSource(folder).digest(), "files": digest.hexdigest(), "engine": model.origin}
-    return shared | own
+    return shared | folder_digests(check_folder(model.folder or model.vllm)) | {"engine": model.origin}
 
 
 def _check_identity(path: Path, expected: dict[str, Any]) -> None:

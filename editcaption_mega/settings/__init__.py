@@ -1,6 +1,7 @@
 """Typed settings: one dataclass per concern, read from YAML with dotted overrides."""
 
 from .checks import SettingsError, before_work
+from .curation import CaptionSettings, ScoreSettings, ServerSettings
 from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
 from .evaluation import (
     BenchmarkSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "BACKENDS",
     "BenchmarkSettings",
     "CandidateSettings",
+    "CaptionSettings",
     "CheckpointSettings",
     "DPOSettings",
     "DataSettings",
@@ -47,6 +49,8 @@ __all__ = [
     "PreferenceSettings",
     "ReferenceSettings",
     "ReportSettings",
+    "ScoreSettings",
+    "ServerSettings",
     "SettingsError",
     "TrainingSettings",
     "before_work",

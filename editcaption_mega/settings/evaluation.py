@@ -7,7 +7,7 @@ from typing import Any, Literal
 from .checks import SettingsError, at_least, choices, within
 from .pictures import PixelLimits
 
-_HOTTEST = 10.0  # of temperatures; servers mostly take up to 2
+HOTTEST = 10.0  # of temperatures; servers mostly take up to 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")  # it becomes a folder
 
 # model: an endpoint | rule: synthetic pairs, from their facts. Those without a model: evaluation/judge/code_judges.py
@@ -97,7 +97,7 @@ class JudgeSettings:
         choices(f"{where}: ", self)
         at_least(f"{where}: repeats", self.repeats, 1)
         at_least(f"{where}: max_tokens", self.max_tokens, 1)
-        within(f"{where}: temperature", self.temperature, 0, _HOTTEST)
+        within(f"{where}: temperature", self.temperature, 0, HOTTEST)
         within(f"{where}: top_p", self.top_p, 0, 1)
         if (self.kind == "model") != bool(self.endpoint.url):
             raise SettingsError(
@@ -207,6 +207,6 @@ class EvaluationSettings:
         at_least("editor.max_pixels", self.editor.max_pixels, 1)
         generation = self.generation
         at_least("generation.max_tokens", generation.max_tokens, 1)
-        within("generation.temperature", generation.temperature, 0, _HOTTEST)
+        within("generation.temperature", generation.temperature, 0, HOTTEST)
         at_least("generation.batch_size", generation.batch_size, 1)
         generation.check_pixels("generation")

@@ -13,13 +13,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings
+from editcaption_mega.settings import (
+    CaptionSettings,
+    DPOSettings,
+    EvaluationSettings,
+    JobSettings,
+    ScoreSettings,
+    load_settings,
+)
 from tests.docs.pages import ROOT, Page, all_pages
 
 # Words of pages that stand for what a reader puts there.
 _NUMBER = re.compile(r"[NKM]")
 _OVERRIDE = re.compile(r"[a-z_]+(\.[a-z_]+)*=.*")
-SETTINGS = {"pretrain_sft.sh": JobSettings, "train_dpo.sh": DPOSettings, "batch_eval.sh": EvaluationSettings}
+SETTINGS = {
+    "pretrain_sft.sh": JobSettings,
+    "train_dpo.sh": DPOSettings,
+    "batch_eval.sh": EvaluationSettings,
+    "caption.sh": CaptionSettings,
+}
 # Files that a page's reader has, and a checkout has not.
 MADE_BY_THE_READER = ("runs/", "data/", "models/", "/")
 
@@ -95,6 +107,11 @@ def problem(words: list[str], capsys) -> str | None:
         return problem_of_settings(words, SETTINGS[path.name])
     if path.parent.name == "tools" and words:
         config = [word for word in words if word.startswith("configs/")]
+        kinds = {"caption": CaptionSettings, "score": ScoreSettings}
+        if config and path.stem == "curate":
+            after = [word for word in words if word in config or _OVERRIDE.fullmatch(word)]
+            if said := problem_of_settings(after, kinds[words[0]]):
+                return said
         if config and path.stem == "evaluate":
             after = words[words.index(config[0]) :]
             if said := problem_of_settings(

@@ -8,6 +8,7 @@ A bare asyncio.Protocol, since it shares two cores with the client that it measu
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import importlib
 import json
 import random
@@ -60,6 +61,17 @@ def prompt(body: dict[str, Any]) -> str:
     return " ".join(part["text"] for part in content if part["type"] == "text")
 
 
+def pictures(body: dict[str, Any]) -> str:
+    """The digest of the last message's pictures: what calls about pairs are counted by."""
+    urls = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
+    return hashlib.sha256("".join(urls).encode()).hexdigest()[:16]
+
+
+def say_pictures(body: dict[str, Any]) -> str:
+    """A text that says which pair, and which sample of it, it was asked about."""
+    return f"Edit pair {pictures(body)} {body.get('seed')}."
+
+
 def echo(body: dict[str, Any]) -> str:
     return f"reply to {prompt(body)}"
 
@@ -70,9 +82,10 @@ class ScriptedServer:
     script: Script = always(None)
     latency: float = 0.0  # seconds
     fault_latency: float | None = None  # of the faults in QUICK; None: `latency`
+    asked: Callable[[dict[str, Any]], str] = prompt  # what a call is counted by
     model: str = "scripted-1"  # the version that it says it serves
     port: int = 0
-    counts: Counter = field(default_factory=Counter)  # calls per prompt
+    counts: Counter = field(default_factory=Counter)  # calls per `asked`
     bodies: list[dict[str, Any]] = field(default_factory=list)  # of every call, where keep_bodies
     keep_bodies: bool = True
     calls: int = 0
@@ -141,7 +154,7 @@ class _Connection(asyncio.Protocol):
             self.call(json.loads(raw), headers)
 
     def call(self, body: dict[str, Any], headers: dict[str, str]) -> None:
-        server, asked = self.server, prompt(body)
+        server, asked = self.server, self.server.asked(body)
         fault = server.script(server.calls, server.counts[asked])
         if server.keep_bodies:
             server.bodies.append(body)
@@ -241,6 +254,11 @@ def server_process(*arguments: str) -> Iterator[ServerProcess]:
         process.wait()
 
 
+def _named(name: str) -> Callable[[dict[str, Any]], str]:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds per reply")
@@ -253,10 +271,13 @@ def main() -> None:
     parser.add_argument(
         "--reply", default="tests.helpers.scripted_server:echo", help="MODULE:FUNCTION from a body to a text"
     )
+    parser.add_argument(
+        "--asked", default="tests.helpers.scripted_server:prompt", help="MODULE:FUNCTION: what calls are counted by"
+    )
     arguments = parser.parse_args()
-    module, _, function = arguments.reply.partition(":")
     server = ScriptedServer(
-        reply=getattr(importlib.import_module(module), function),
+        reply=_named(arguments.reply),
+        asked=_named(arguments.asked),
         script=at_random(arguments.faulty, arguments.seed, arguments.kinds) if arguments.faulty else always(None),
         latency=arguments.latency,
         fault_latency=arguments.fault_latency,

@@ -10,7 +10,15 @@ import torch
 import yaml
 
 from editcaption_mega.kernels.preference_losses import PreferenceLossConfig, pair_losses
-from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, PreferenceSettings, load_settings
+from editcaption_mega.settings import (
+    CaptionSettings,
+    DPOSettings,
+    EvaluationSettings,
+    JobSettings,
+    PreferenceSettings,
+    ScoreSettings,
+    load_settings,
+)
 from editcaption_mega.settings.losses import LOSSES
 from tests.helpers import ROOT
 
@@ -94,3 +102,12 @@ def test_lists_of_ids_are_those_of_their_seed(path):
     seed, end, count = map(int, re.search(r"Random\((\d+)\).sample\(range\(1, (\d+)\), (\d+)\)", lines[1]).groups())
     rows = sorted(random.Random(seed).sample(range(1, end), count))
     assert [int(one.rpartition("-")[2]) for one in ids] == rows
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kind"), [("caption_*.yaml", CaptionSettings), ("score_*.yaml", ScoreSettings)], ids=str
+)
+def test_configs_of_data_construction_load(pattern, kind):
+    for name in names(pattern):
+        settings = load_settings(CONFIGS / name, [], kind)
+        assert settings.server.program == "vllm" and settings.output.startswith("runs/")

@@ -189,7 +189,7 @@ def test_what_cannot_work_ends_with_2_before_any_work(root, capsys, command, wor
     assert sorted(root.rglob("*")) == before
 
 
-@pytest.mark.parametrize("script", ["pretrain_sft.sh", "train_dpo.sh", "batch_eval.sh"])
+@pytest.mark.parametrize("script", ["pretrain_sft.sh", "train_dpo.sh", "batch_eval.sh", "caption.sh"])
 def test_a_launch_script_without_arguments_says_how_it_is_used(script):
     environment = dict(os.environ, PYTHONPATH=str(ROOT), NPROC_PER_NODE="1")
     done = subprocess.run(["bash", ROOT / "launch" / script], env=environment, capture_output=True, text=True)

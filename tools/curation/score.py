@@ -1,8 +1,8 @@
 """`curate.py score SCORER`: how good each instruction is, as columns."""
 
-from . import score_log_probs
+from . import score_agreement, score_log_probs, score_model
 
-SCORERS = (score_log_probs,)
+SCORERS = (score_model, score_log_probs, score_agreement)
 
 
 def add_parser(commands) -> None:

@@ -7,6 +7,7 @@ that the model computes with: `normalized` makes those, wherever the pixels are.
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,19 @@ def limit_picture(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Im
 
     For servers: what they get is then what the in-process models get, and its bytes are bounded. A picture that comes
     back in its own size is unchanged. Raises ValueError as `smart_resize` does."""
+    return Image.fromarray(_resized(image, _qwen3_vl(min_pixels, max_pixels)).numpy())
+
+
+def limited_size(width: int, height: int, *, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(width, height) of what `limit_picture` makes of a picture of this size. Raises as it does."""
+    rows, columns = smart_resize(height, width, _qwen3_vl(min_pixels, max_pixels))
+    return columns, rows
+
+
+@lru_cache(maxsize=8)
+def _qwen3_vl(min_pixels: int, max_pixels: int) -> ImageSettings:
     sizes: dict[str, Any] = dict(QWEN3_VL)
-    settings = ImageSettings(**sizes, min_pixels=min_pixels, max_pixels=max_pixels)
-    return Image.fromarray(_resized(image, settings).numpy())
+    return ImageSettings(**sizes, min_pixels=min_pixels, max_pixels=max_pixels)
 
 
 def _resized(image: Image.Image, settings: ImageSettings) -> Tensor:

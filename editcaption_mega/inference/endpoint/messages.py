@@ -17,6 +17,7 @@ class Picture:
     """An encoded image; sent as a base64 data URL."""
 
     data: bytes = field(repr=False)
+    limited: bool = False  # `PictureLimits` has made it what is sent
 
     @cached_property
     def sha256(self) -> str:

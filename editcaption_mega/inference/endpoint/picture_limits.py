@@ -25,7 +25,20 @@ class PictureLimits:
             for message in messages
         )
 
+    def stored(self, data: bytes, size: tuple[int, int]) -> Picture:
+        """A picture of a shard, whose import has made it sound, upright and opaque, as it is sent: its own bytes where
+        its size is within the limits, and only decoded where it is not. size: (width, height). For any thread.
+
+        Raises ValueError as `fit`."""
+        from editcaption_mega.data.images.patches import limited_size
+
+        if limited_size(*size, min_pixels=self.min_pixels, max_pixels=self.max_pixels) == size:
+            return Picture(data, limited=True)
+        return Picture(self._fit(Picture(data)).data, limited=True)
+
     def _fitted(self, picture: Picture) -> Picture:
+        if picture.limited:
+            return picture
         if picture.sha256 not in self._remembered:
             self._remembered[picture.sha256] = self._fit(picture)
             if len(self._remembered) > _REMEMBERED:

@@ -1,5 +1,6 @@
 """What a Hugging Face model folder must hold before anything is loaded from it."""
 
+import hashlib
 from pathlib import Path
 
 from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles, weight_index
@@ -39,3 +40,16 @@ def check_model(folder: str | Path) -> Path:
     path = check_folder(folder)
     FolderReader(path)
     return path
+
+
+def folder_digests(folder: str | Path) -> dict[str, str]:
+    """What a folder's texts depend on: its weights, and its files beside them (tokenizer, template, processor, ..).
+
+    Raises ValueError for no folder."""
+    from editcaption_mega.conversion import WeightSource
+
+    path = Path(folder)
+    digest = hashlib.sha256()
+    for name, content in sorted(SideFiles.read(path).contents.items()):
+        digest.update(f"{name}:{len(content)}\n".encode() + content)
+    return {"weights": WeightSource(path).digest(), "files": digest.hexdigest()}

@@ -1,8 +1,9 @@
 """Instructions for the pairs of a set of shards, written by one model in process."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import batched
 from typing import Any, Protocol
 
 import torch
@@ -78,6 +79,55 @@ def write_instructions(
                 "tokens": tokens,
                 "finished": finished,
             }
+
+
+def write_missing(
+    generator: Generator,
+    dataset: Prompts,
+    positions: Sequence[int],
+    missing: Set[int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+) -> Iterator[dict[str, Any]]:
+    """`write_instructions` for those of `positions` that are missing.
+
+    Batches are of all positions, whatever is missing of them: so the texts do not depend on where a run was killed,
+    not even by the rounding of a batch of another size."""
+    for batch in batched(positions, batch_size):
+        if missing.isdisjoint(batch):
+            continue
+        wanted = {dataset.id(i) for i in batch if i in missing}
+        for record in write_instructions(
+            generator, _Subset(dataset, batch), max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+            batch_size=batch_size,
+        ):  # fmt: skip
+            if record["id"] in wanted:
+                yield record
+
+
+def record_answer(record: dict[str, Any]) -> Answer:
+    """The answer in an object of `write_instructions`."""
+    ending = "stop" if record["finished"] else "length"
+    return Answer(record["status"], record["instruction"], record["reason"], record["thought"], ending)
+
+
+class _Subset:
+    """Some pairs of a set."""
+
+    def __init__(self, dataset: Prompts, positions: Sequence[int]):
+        self._dataset, self._positions, self.images = dataset, positions, dataset.images
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def id(self, i: int) -> str:
+        return self._dataset.id(self._positions[i])
+
+    def prompt(self, i: int) -> EncodedSample:
+        return self._dataset.prompt(self._positions[i])
 
 
 def _prompt(sample: EncodedSample, settings: ImageSettings) -> PairPrompt:

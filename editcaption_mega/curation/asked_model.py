@@ -1,0 +1,127 @@
+"""The model that a step asks about every pair: behind an address, or served by the job itself."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from editcaption_mega.data.shards.reader import SIDES, ShardReader
+from editcaption_mega.inference.endpoint.address import Endpoint
+from editcaption_mega.inference.endpoint.messages import Picture, Reply, Request
+from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
+from editcaption_mega.inference.local.folder import folder_digests
+from editcaption_mega.inference.serving.asking import replies
+from editcaption_mega.inference.serving.programs import gpu_count
+from editcaption_mega.inference.serving.server import OwnServer
+from editcaption_mega.settings import EndpointSettings, PixelLimits, ServerSettings
+
+_THREADS = 4  # that read and resize pictures: both leave the interpreter to others
+_AHEAD = 64  # pairs whose requests wait for theirs
+
+Place = tuple[int, int]  # of a pair in the shards, and its sample
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """settings.url is empty where `server` says what the job serves itself."""
+
+    settings: EndpointSettings
+    server: ServerSettings
+    pictures: PixelLimits  # how large pictures are sent
+
+    @property
+    def is_own(self) -> bool:
+        return bool(self.server.program)
+
+    @property
+    def name(self) -> str:
+        return self.settings.model or self.server.model
+
+    @property
+    def gpus(self) -> int:
+        """Of this job; 0 where it asks somebody else's, or has none."""
+        return gpu_count() if self.is_own else 0
+
+    def identity(self) -> dict[str, Any]:
+        """What answers depend on, beside what is asked. A folder is known by its weights, wherever it lies."""
+        if not self.is_own:
+            endpoint = self._endpoint(self.settings.url)
+            return {"model": endpoint.model, "extra": endpoint.extra, "server": endpoint.identity}
+        served: dict[str, Any] = {"served_by": self.server.program, "extra": self.settings.extra}
+        if self.settings.cache_as:
+            served["server"] = self.settings.cache_as
+        if Path(self.server.model).is_dir():
+            return served | folder_digests(self.server.model)
+        return served | {"model": self.name}
+
+    def replies[Value](
+        self, unanswered: Callable[[], Iterator[Request[Value]]], cache: Path, log: Path
+    ) -> Iterator[Reply[Value]]:
+        """As `serving.asking.replies`. log: of the server, where it is our own."""
+        if not self.is_own:
+            yield from replies(self._endpoint(self.settings.url), None, unanswered, cache)
+            return
+        own = {name: value for name, value in self.identity().items() if name != "extra"}
+        kept_as = json.dumps(own)
+
+        def endpoint(url: str) -> Endpoint:
+            return self._endpoint(url, cache_as=kept_as)
+
+        with OwnServer(self.server, log) as server:
+            yield from replies(endpoint, server, unanswered, cache)
+
+    def check(self) -> None:
+        """Raises ValueError for what can never work, before anything is started or asked."""
+        if self.is_own:
+            OwnServer(self.server, Path())
+            self._endpoint("http://127.0.0.1:1/v1")
+        self._endpoint(self.settings.url or "http://127.0.0.1:1/v1").secret()
+
+    def _endpoint(self, url: str, cache_as: str = "") -> Endpoint:
+        kept_as = cache_as or self.settings.cache_as
+        return Endpoint.of(replace(self.settings, url=url, model=self.name, cache_as=kept_as), self.pictures)
+
+
+class PairRequests:
+    """Requests about pairs, in order, with the pictures of some pairs read and resized ahead."""
+
+    def __init__(self, reader: ShardReader, pictures: PixelLimits):
+        self._reader, self._limits = reader, PictureLimits(pictures.min_pixels, pictures.max_pixels)
+
+    def of[Value](
+        self, places: Iterator[Place], make: Callable[[int, int, Picture, Picture], Request[Value] | None]
+    ) -> Iterator[Request[Value]]:
+        """make(place in the shards, sample, source, target) -> its request, or None for nothing to ask."""
+        waiting: deque[tuple[int, list[int], Future[tuple[Picture, Picture]]]] = deque()
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures") as pool:
+            groups = groupby(places, key=itemgetter(0))
+            while True:
+                while len(waiting) < _AHEAD and (group := next(groups, None)) is not None:
+                    samples = [sample for _, sample in group[1]]
+                    waiting.append((group[0], samples, pool.submit(self._pictures, group[0])))
+                if not waiting:
+                    return
+                at, samples, pictures = waiting.popleft()
+                source, target = pictures.result()
+                for sample in samples:
+                    if (request := make(at, sample, source, target)) is not None:
+                        yield request
+
+    def _pictures(self, at: int) -> tuple[Picture, Picture]:
+        """A damaged one is sent as it is, so that its request fails by itself, with its reason."""
+        meta = self._reader.meta(at)
+
+        def picture(side: Any) -> Picture:
+            data = self._reader.picture(at, side)
+            try:
+                return self._limits.stored(data, meta.size(side))
+            except ValueError:
+                return Picture(data)
+
+        source, target = (picture(side) for side in SIDES)
+        return source, target

@@ -1,0 +1,1 @@
+"""An instruction for every pair, from a model."""

@@ -1,0 +1,39 @@
+"""`curate.py score model`: what a scorer behind an endpoint says of each instruction."""
+
+from pathlib import Path
+
+from editcaption_mega import cli
+from editcaption_mega.settings import ScoreSettings, before_work, load_settings
+
+
+def add_parser(scorers) -> None:
+    command = scorers.add_parser(
+        "model",
+        help="EditScore or any other model that judges pictures and instruction, through a template of its prompt",
+        description="Ask a model about every instruction: the template's columns, or reason; each pass and each reply "
+        "is kept. A killed run goes on with the same command, which also asks again for what has no score.",
+    )
+    command.add_argument("config", help="YAML file of settings (configs/score_*.yaml)")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    command.add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N; the last to end merges")
+    command.set_defaults(run=run)
+
+
+def run(arguments) -> None:
+    part = cli.part_of(arguments.part)
+    settings = load_settings(arguments.config, arguments.overrides, ScoreSettings)
+    from editcaption_mega.curation.scores.model_scores import check_scoring, score_with_model, scored_counts
+    from editcaption_mega.data import open_shards
+
+    with before_work():
+        reader = open_shards(settings.shards)
+        check_scoring(settings, reader)
+    whole, meter = score_with_model(settings, reader, part=part, progress=cli.progress)
+    print(f"made now: {meter.made:,} {meter}")
+    if not whole:
+        return print(f"part {arguments.part} is made; the part that ends last writes {settings.output}")
+    scored, reasons = scored_counts(Path(settings.output))
+    print(f"{settings.output}: {scored:,} scores, {reasons.total():,} without one")
+    cli.print_counts("unscored (the same command asks again, but for refusals and texts that do not exist)", reasons)
+    if not scored:
+        raise ValueError(f"nothing has a score; {settings.output} says why")
