@@ -15,6 +15,7 @@ STEPS = (
     "mirror",
     "lint",
     "score",
+    "best_of",
     "sample_rejected",
     "export",
 )

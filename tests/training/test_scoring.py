@@ -1,19 +1,22 @@
 """Log-probs as scores: other views of the pictures, texts that share a prompt, parts, and their columns."""
 
+import dataclasses
 import json
 
 import pytest
 from PIL import ImageOps
 
-from editcaption_mega.curation.columns import ColumnFile, ColumnWork
+from editcaption_mega.curation.columns import ColumnFile, ColumnWork, joined
+from editcaption_mega.curation.scores.best_of import WeightedColumn, best_of
 from editcaption_mega.curation.scores.directions import opposite
-from editcaption_mega.curation.scores.likelihoods import write_log_prob_scores
-from editcaption_mega.curation.scores.scored_texts import CandidateTexts
+from editcaption_mega.curation.scores.likelihoods import log_prob_scores, write_log_prob_scores
+from editcaption_mega.curation.scores.scored_texts import CandidateTexts, write_alternatives
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.evaluation.generate import Part
+from editcaption_mega.settings import SettingsError
 from editcaption_mega.training.log_probs import log_probs_of_shards
 from tests.helpers import small_job
 
@@ -40,9 +43,9 @@ def base(tmp_path_factory):
     return root
 
 
-def scored(base, output, shards="given", **options):
+def scored(base, output, shards="given", model=None, **options):
     settings = small_job.job(base / "model", base / shards, base / "-")
-    settings.model.checkpoint, settings.model.folder = str(base / "model"), "-"
+    settings.model.checkpoint, settings.model.folder = str(model or base / "model"), "-"
     log_probs_of_shards(settings, output, with_tokens=options.pop("with_tokens", False), **options)
     head, *rows = [json.loads(line) for line in output.read_text().splitlines()]
     return head["fingerprint"], rows
@@ -121,7 +124,7 @@ def test_columns_of_scores_by_parts(base, tmp_path):
             assert [row["reason"] for row in of_pair] == ["no text"] * 3
             continue
         assert of_pair[0].keys() - {"sample"} == of_pair[1].keys() - {"sample"}
-        assert {"log_prob", "margin_swapped", "margin_mirrored"} < of_pair[0].keys()
+        assert {"log_prob", "log_prob_per_token", "margin_swapped", "margin_mirrored"} < of_pair[0].keys()
         assert ("margin_opposite" in of_pair[0]) == (opposite(instruction) is not None)
         assert "margin_opposite" in of_pair[2]
 
@@ -147,3 +150,56 @@ def test_files_that_do_not_go_together_are_refused(base, tmp_path):
         write_scores(given=tmp_path / "captions.jsonl")
     with pytest.raises(ValueError, match="no pair has a text to score"):
         CandidateTexts(shards, captions_of(base, tmp_path / "none.jsonl", lambda *_: None)[1])
+
+
+def test_reward_is_what_training_moved_and_best_of_takes_the_text_it_prefers(base, tmp_path):
+    """The whole way of a self-check: captions, their opposites, both models' log-probs, the better text."""
+    shards, captions = captions_of(
+        base, tmp_path / "captions.jsonl", lambda pair, sample: pair.instruction if not sample else None
+    )
+    assert write_alternatives(tmp_path / "alternatives.jsonl", shards, captions) > 0
+    alternatives = ColumnFile(tmp_path / "alternatives.jsonl", shards)
+    assert alternatives.samples == 6
+    texts = CandidateTexts(shards, alternatives)
+    given, other = tmp_path / "given.jsonl", tmp_path / "other.jsonl"
+    rows = scored(base, given, texts=texts)[1]
+    with pytest.raises(ValueError, match="have the same weights: a reference is another model"):
+        list(log_prob_scores({"given": given}, given))
+    small_job.write_folder(tmp_path / "model2", dataclasses.replace(small_job.SIZE, seed=9))
+    others = scored(base, other, model=tmp_path / "model2", texts=texts)[1]
+    write_log_prob_scores(tmp_path / "scores.jsonl", shards, alternatives, {"given": given}, reference=other)
+    scores = ColumnFile(tmp_path / "scores.jsonl", shards)
+    expected = {
+        (row["id"], a["text"]): a["log_prob"] - b["log_prob"]
+        for row, reference in zip(rows, others, strict=True)
+        for a, b in zip(row["answers"], reference["answers"], strict=True)
+    }
+    rule = [WeightedColumn.parse("reward")]
+    assert best_of(tmp_path / "best.jsonl", shards, alternatives, [scores], rule) == COUNT
+    turned = 0
+    for at, (pair_texts, of_pair, (best,)) in joined(
+        shards, [alternatives, scores, ColumnFile(tmp_path / "best.jsonl")]
+    ):
+        candidates = [row["instruction"] for row in pair_texts if "instruction" in row]
+        rewards = [expected[shards.ids[at], text] for text in candidates]
+        assert [row["reward"] for row in of_pair if "reward" in row] == pytest.approx(rewards)
+        assert best["instruction"] == candidates[rewards.index(max(rewards))]
+        turned += best["chosen_sample"] == 1
+    assert 0 < turned < COUNT, "some opposites are preferred, and some are not"
+
+
+def test_rules_that_cannot_choose_are_refused(base, tmp_path):
+    shards, captions = captions_of(base, tmp_path / "captions.jsonl", three_texts)
+    for text in ("", "reward:", "reward:much", "reward:nan", "a b", "reward:1:2"):
+        with pytest.raises(SettingsError, match="expected COLUMN or COLUMN:WEIGHT"):
+            WeightedColumn.parse(text)
+    with pytest.raises(SettingsError, match="no line has a column reward: expected one of instruction"):
+        best_of(tmp_path / "best.jsonl", shards, captions, [captions], [WeightedColumn("reward")])
+    with ColumnWork(tmp_path / "one.jsonl", shards, "x", {}) as work:
+        for at, _ in work.missing():
+            work.keep(at, {"reward": 1.0})
+        work.merge()
+    with pytest.raises(SettingsError, match="has 1 lines a pair and .* 3: score the samples"):
+        best_of(
+            tmp_path / "best.jsonl", shards, captions, [ColumnFile(tmp_path / "one.jsonl")], [WeightedColumn("reward")]
+        )

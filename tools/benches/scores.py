@@ -17,7 +17,7 @@ from editcaption_mega.data import open_shards
 from editcaption_mega.data.batching.scoring import VIEWS
 
 ROOT = Path(__file__).resolve().parents[2]
-SCORES = ("log_prob", "margin_swapped", "margin_mirrored", "margin_opposite")
+SCORES = ("log_prob", "log_prob_per_token", "margin_swapped", "margin_mirrored", "margin_opposite")
 
 
 def measure(model: Path, shards_folder: Path, work: Path, options: list[str], say: Any) -> list[dict[str, Any]]:

@@ -9,9 +9,10 @@ def add_parser(scorers) -> None:
     command = scorers.add_parser(
         "log-probs",
         help="a model's own likelihoods: of the text, and against swapped or mirrored pictures and turned directions",
-        description="Columns log_prob (per token), margin_swapped, margin_mirrored (per token) and margin_opposite "
-        "(whole text against the one with its directions turned), from files that tools/log_probs.py wrote with "
-        "--texts or --opposites under each --view. No judge is asked. A score shows what the model believes.",
+        description="Columns log_prob (and log_prob_per_token), margin_swapped, margin_mirrored, margin_opposite "
+        "(against the text with its directions turned) and reward (against the reference of the model's DPO), from "
+        "files that tools/log_probs.py wrote with --texts or --opposites. No judge is asked. A score shows what the "
+        "model believes.",
     )
     command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="the folders that were scored")
     command.add_argument(
@@ -22,6 +23,9 @@ def add_parser(scorers) -> None:
     )
     command.add_argument("--swapped", type=Path, metavar="FILE.jsonl", help="those of --view swapped")
     command.add_argument("--mirrored", type=Path, metavar="FILE.jsonl", help="those of --view mirrored")
+    command.add_argument(
+        "--reference", type=Path, metavar="FILE.jsonl", help="the given pictures' by another model: that DPO began with"
+    )
     command.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="file of columns")
     command.add_argument("--part", default="", metavar="K/N", help="the part that these files of log-probs are of")
     command.set_defaults(run=run)
@@ -36,5 +40,5 @@ def run(arguments) -> None:
     shards = open_shards(arguments.shards)
     captions = ColumnFile(arguments.captions, shards) if arguments.captions else None
     files = {view: path for view in ("given", "swapped", "mirrored") if (path := getattr(arguments, view))}
-    whole = write_log_prob_scores(arguments.output, shards, captions, files, part=part)
+    whole = write_log_prob_scores(arguments.output, shards, captions, files, reference=arguments.reference, part=part)
     print(f"{arguments.output} is written" if whole else f"part {arguments.part} is kept; the others are not there yet")

@@ -1,10 +1,13 @@
 """A model's own likelihoods as scores: does it believe the instruction of these pictures more than of others?
 
-    log_prob          the text's log-probability per token, given the pair
-    margin_swapped    what it loses per token when source and target are swapped
-    margin_mirrored   what it loses per token when both pictures are mirrored: near 0 for a text without left and right
-    margin_opposite   log-probability of the text less that of its opposite (left for right, ..), whole texts: above 0
-                      where the model believes its directions; absent for a text that names none
+    log_prob             of the whole text, given the pair; log_prob_per_token beside it
+    margin_swapped       what the text loses when source and target are swapped
+    margin_mirrored      what it loses when both pictures are mirrored: near 0 for a text without left and right
+    margin_opposite      log_prob less that of its opposite (left for right, ..): above 0 where the model believes the
+                         text's directions; absent for a text that names none
+    reward               log_prob less that of the same text by the reference of the model's DPO: what preference
+                         training has moved, which says more of a mistake than log_prob does (Rafailov et al.
+                         2023, eq. 5, without beta)
 
 No judge is asked. The numbers come from `tools/log_probs.py`, under any layout; texts of a pair share their prompt.
 They say what the model believes, which is wrong where it was taught wrong.
@@ -24,6 +27,8 @@ from editcaption_mega.files import parse_json
 from .directions import opposite
 from .scored_texts import sampled_texts
 
+_REFERENCE = "reference"
+
 
 def write_log_prob_scores(
     output: Path,
@@ -31,17 +36,21 @@ def write_log_prob_scores(
     captions: ColumnFile | None,
     files: Mapping[View, Path],
     *,
+    reference: Path | None = None,
     part: Part | None = None,
 ) -> bool:
     """The columns of each text of `captions` (None: of the shards' instructions) -> whether the file is whole.
 
-    files: by view, what `tools/log_probs.py --texts` (or --opposites) wrote of this part; `given` is needed. A text
-    without numbers gets a reason. Raises ValueError as `log_prob_scores` does."""
+    files: by view, what `tools/log_probs.py --texts` (or --opposites) wrote of this part; `given` is needed. reference:
+    the same of the given pictures by another model. A text without numbers gets a reason. Raises ValueError as
+    `log_prob_scores` does."""
     part = part or Part()
     heads = {view: fingerprint_of_file(path) for view, path in files.items()}
-    settings = {name: value for name, value in heads["given"].items() if name != "texts"}
+    settings: dict[str, Any] = {name: value for name, value in heads["given"].items() if name != "texts"}
+    if reference is not None:
+        settings["reference"] = fingerprint_of_file(reference)["weights"]
     samples = captions.samples if captions is not None else 1
-    scores = log_prob_scores(files)
+    scores = log_prob_scores(files, reference)
     line = next(scores, None)
     with ColumnWork(output, shards, "log-probs", settings | {"views": list(files)}, samples=samples, part=part) as work:
         for at, texts in enumerate(sampled_texts(shards, captions)):
@@ -59,35 +68,41 @@ def write_log_prob_scores(
         return work.merge()
 
 
-def log_prob_scores(files: Mapping[View, Path]) -> Iterator[dict[str, Any]]:
+def log_prob_scores(files: Mapping[View, Path], reference: Path | None = None) -> Iterator[dict[str, Any]]:
     """{"id", "texts": {text: its columns}} of each pair of the files, by view.
 
     Raises ValueError for files of other weights, data or texts than the given view's, and for lines that do not fit."""
-    heads = {view: fingerprint_of_file(path) for view, path in files.items()}
+    given = fingerprint_of_file(files["given"])
     for view, path in files.items():
-        _check_view(view, path, heads[view], heads["given"], files["given"])
-    for lines in zip_longest(*(_lines(path) for path in files.values())):
+        _check_goes_with(path, files["given"], given, view)
+    opened: dict[str, Path] = {str(view): path for view, path in files.items()}
+    if reference is not None:
+        _check_goes_with(reference, files["given"], given, "given", but={"weights"})
+        opened[_REFERENCE] = reference
+    for lines in zip_longest(*(_lines(path) for path in opened.values())):
         ids = {None if line is None else line["id"] for line in lines}
         if len(ids) > 1:
-            paths = ", ".join(map(str, files.values()))
+            paths = ", ".join(map(str, opened.values()))
             raise ValueError(
-                f"{paths} do not hold the same pairs ({sorted(map(str, ids))[0]}): one was cut; make it again"
+                f"{paths} do not hold the same pairs ({sorted(map(str, ids))[0]}): one was cut, make it again"
             )
-        yield {"id": ids.pop(), "texts": _columns(dict(zip(files, lines, strict=True)))}
+        yield {"id": ids.pop(), "texts": _columns(dict(zip(opened, lines, strict=True)))}
 
 
-def _columns(of_view: Mapping[View, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    answers = {view: {answer["text"]: answer for answer in line["answers"]} for view, line in of_view.items()}
+def _columns(lines: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each text of a pair, from the lines of the files: by view, and of the reference."""
+    log_probs = {
+        name: {answer["text"]: answer["log_prob"] for answer in line["answers"]} for name, line in lines.items()
+    }
     scored = {}
-    for text, numbers in answers["given"].items():
-        tokens = len(numbers["token_log_probs"])  # with the end of the turn: never 0
-        columns = {"log_prob": numbers["log_prob"] / tokens}
-        for view in answers:
-            if view != "given":
-                columns[f"margin_{view}"] = (numbers["log_prob"] - answers[view][text]["log_prob"]) / tokens
-        turned = answers["given"].get(opposite(text) or "")
+    for answer in lines["given"]["answers"]:
+        text, log_prob = answer["text"], answer["log_prob"]
+        columns = {"log_prob": log_prob, "log_prob_per_token": log_prob / len(answer["token_log_probs"])}
+        for name in log_probs.keys() - {"given"}:
+            columns["reward" if name == _REFERENCE else f"margin_{name}"] = log_prob - log_probs[name][text]
+        turned = log_probs["given"].get(opposite(text) or "")
         if turned is not None:
-            columns["margin_opposite"] = numbers["log_prob"] - turned["log_prob"]
+            columns["margin_opposite"] = log_prob - turned
         scored[text] = columns
     return scored
 
@@ -105,15 +120,20 @@ def fingerprint_of_file(path: Path) -> dict[str, str]:
     return parts
 
 
-def _check_view(view: View, path: Path, head: dict[str, str], first: dict[str, str], given: Path) -> None:
+def _check_goes_with(
+    path: Path, given: Path, first: dict[str, str], view: View, but: frozenset[str] | set[str] = frozenset()
+) -> None:
+    head = fingerprint_of_file(path)
     if head.get("view") != (None if view == "given" else view_fingerprint(view)):
         raise ValueError(f"{path} was written under another view of the pictures: expected one of --view {view}")
-    different = [name for name in first if name != "view" and head.get(name) != first[name]]
+    different = [name for name in first if name not in but | {"view"} and head.get(name) != first[name]]
     if different:
         raise ValueError(
             f"{path} and {given} differ in {', '.join(different)}: scores compare views of one model, one set and one "
             "list of texts"
         )
+    if same := [name for name in but if head.get(name) == first[name]]:
+        raise ValueError(f"{path} and {given} have the same {', '.join(same)}: a reference is another model")
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

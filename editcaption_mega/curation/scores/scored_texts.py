@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from editcaption_mega.curation.columns import ColumnFile
+from editcaption_mega.curation.columns import ColumnFile, ColumnWork
 from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.evaluation.generate import Part
 
@@ -58,3 +59,24 @@ def sampled_texts(shards: ShardReader, captions: ColumnFile | None) -> Iterator[
         yield from ([shards.pair(i).instruction] for i in range(len(shards)))
     else:
         yield from ([row.get("instruction") for row in rows] for rows in captions)
+
+
+def write_alternatives(output: Path, shards: ShardReader, captions: ColumnFile) -> int:
+    """Of each caption its text and the one with every direction turned, as samples of one file -> the texts turned.
+
+    What a model is asked when it checks itself: do you believe this, or its opposite? Of n samples a pair has 2 n, each
+    text before its opposite. A text without directions has no alternative, which its line says."""
+    turned = 0
+    samples = 2 * captions.samples
+    with ColumnWork(output, shards, "alternatives", {"captions": captions.head}, samples=samples) as work:
+        missing = set(work.missing())
+        for at, of_pair in enumerate(sampled_texts(shards, captions)):
+            texts = [both for text in of_pair for both in (text, opposite(text) if text else None)]
+            for sample, text in enumerate(texts):
+                own = sample % 2 == 0
+                turned += bool(text) and not own
+                if (at, sample) in missing:
+                    reason = "no text" if own or not texts[sample - 1] else "names no direction"
+                    work.keep(at, {"instruction": text} if text else {"reason": reason}, sample=sample)
+        work.merge()
+    return turned
