@@ -12,7 +12,10 @@ from editcaption_mega.settings import load_job
 from tests.helpers import ROOT
 
 MARGIN = 0.05
-EXPERTS = ["parallel.tensor_model_parallel_size=1", "model.recompute=none", "data.sequence_length=2800"]
+EXPERTS = [
+    "parallel.tensor_model_parallel_size=1", "data.sequence_length=2800",
+    "model.recompute=none", "model.recompute_modules=[core_attn]",
+]  # fmt: skip
 FOUR_STAGES = ["parallel.pipeline_model_parallel_size=4", "parallel.layers_per_chunk=null", "data.sequence_length=2800"]
 slow = pytest.mark.slow
 
