@@ -16,6 +16,8 @@ STEPS = (
     "lint",
     "score",
     "best_of",
+    "people_export",
+    "people_import",
     "sample_rejected",
     "export",
 )
@@ -29,7 +31,7 @@ def main(argv):
     for step in STEPS:
         importlib.import_module(f"curation.{step}").add_parser(commands)
     arguments = parser.parse_args(argv)
-    arguments.run(arguments)
+    return arguments.run(arguments)
 
 
 if __name__ == "__main__":

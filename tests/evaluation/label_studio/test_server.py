@@ -1,14 +1,6 @@
-"""A real Label Studio: pushed, worked on, pulled. EDITCAPTION_LABEL_STUDIO is the path of its `label-studio`
-executable, in an environment of its own (it is 1 GB)."""
+"""A real Label Studio: pushed, worked on, pulled."""
 
-import os
-import shutil
-import socket
-import subprocess
-import time
-import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -20,51 +12,14 @@ from editcaption_mega.evaluation.label_studio.verdict_tasks import push_tasks
 from editcaption_mega.records import Changes
 from tests.helpers import human_study
 from tests.helpers.label_studio_work import check_work, work
+from tests.helpers.real_label_studio import real_label_studio
 from tests.helpers.scripted_label_studio import LEGACY_TOKEN
 
 
 @pytest.fixture(scope="module")
 def real_server(tmp_path_factory):
-    """(url, document root) of a Label Studio on a free port of loopback, its data in a scratch folder."""
-    command = shutil.which(os.environ.get("EDITCAPTION_LABEL_STUDIO", ""))
-    if command is None:
-        pytest.skip("EDITCAPTION_LABEL_STUDIO does not name a label-studio executable")
-    root = tmp_path_factory.mktemp("label_studio").resolve()
-    (root / "data").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "LABEL_STUDIO_BASE_DATA_DIR": str(root / "data"),
-        "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(root),
-        "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
-        "LATEST_VERSION_CHECK": "false", "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "",
-    }  # fmt: skip
-    start = [command, "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
-    start += ["--username", "judge@example.com", "--password", "a-scratch-password", "--user-token", LEGACY_TOKEN]
-    with open(root / "log.txt", "wb") as log:
-        process = subprocess.Popen(start, env=os.environ | settings, stdout=log, stderr=log, cwd=root)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process, root / "log.txt")
-        yield f"http://127.0.0.1:{port}", root
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_for(address: str, process: subprocess.Popen, log: Path, seconds: float = 900) -> None:
-    """The first start migrates its database, which takes minutes."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            break
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(2)
-    raise AssertionError(f"Label Studio did not start: {log.read_text('utf-8', 'replace')[-2000:]}")
+    with real_label_studio(tmp_path_factory.mktemp("label_studio")) as server:
+        yield server
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""What people make of models' texts: tasks out, answers in, one opinion of several, and shards to train on."""

@@ -1,0 +1,216 @@
+"""Tasks for people as a folder that any tool can read: pictures, tasks.jsonl, form.json; beside them where each text
+comes from.
+
+    tasks.jsonl     {"task", "pair", "source", "target", "source_sha256", "target_sha256", "text", "hints"}, the
+                    doubtful first; pictures are paths relative to the file
+    form.json       the question, and the meaning of each verdict, tag and severity
+    origins.jsonl   {"task", "draft": what made the text, "doubt": 0 .. 1, "screens": values of the columns behind it}
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.evaluation.human.task_folder import (
+    FORM_FILE,
+    TASKS_FILE,
+    read_task_rows,
+    store_picture,
+    write_with_mode,
+)
+from editcaption_mega.files import read_json_object
+from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.records.evaluation import EvaluationRecord
+from editcaption_mega.records.record import JsonObject
+from editcaption_mega.settings import SettingsError
+
+from .doubt import Screen, doubt_of
+from .drafts import Draft, Drafts
+from .questions import FORMS, FormName, people_form
+from .same_text import same_tokens
+
+ORIGINS_FILE = "origins.jsonl"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PairTask(EvaluationRecord):
+    """What a person sees: two pictures (paths within the folder), a text, and what was noticed about it."""
+
+    task: str
+    pair: str
+    source: str
+    target: str
+    source_sha256: Sha256
+    target_sha256: Sha256
+    text: str
+    hints: list[str] = []
+
+
+class TaskOrigin(EvaluationRecord):
+    """Where a task's text comes from, and why it stands where it stands."""
+
+    task: str
+    draft: JsonObject
+    doubt: float
+    screens: JsonObject
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which pairs become tasks, in which order, and what is shown beside them."""
+
+    first: Sequence[Screen] = ()  # the most doubtful pairs come first, by these columns
+    hints: Sequence[Screen] = ()  # columns that people see
+    limit: int | None = None
+    skip: frozenset[str] = frozenset()  # pairs that earlier batches have
+    keep_right: bool = True  # whether a text that says what the pair's own instruction says becomes a task too
+
+
+@dataclass
+class ExportCounts:
+    tasks: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)  # reason -> pairs
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    at: int
+    draft: Draft
+    doubt: float
+
+
+def export_pair_tasks(
+    reader: ShardReader,
+    form: FormName,
+    drafts: Drafts,
+    folder: str | Path,
+    options: ExportOptions = ExportOptions(),  # noqa: B008 (frozen)
+    progress: Progress = no_progress,
+) -> ExportCounts:
+    """Write the folder. The same export again writes the same bytes, so one that was killed is repeated.
+
+    Raises SettingsError for a folder that holds other tasks (people may have answered them), ValueError when no pair
+    becomes a task, or for a column that is not there."""
+    folder = Path(folder)
+    chosen, counts = _chosen(reader, drafts, options)
+    if not chosen:
+        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.left_out.most_common(3))
+        raise ValueError(f"of {len(reader):,} pairs none becomes a task ({reasons or 'there are none'})")
+    names = [_task_name(form, reader.ids[each.at], each.draft.text) for each in chosen]
+    _refuse_others(folder, form, names)
+    shown = [list(_picked(screen, reader, chosen)) for screen in options.hints]
+    screened = [list(_picked(screen, reader, chosen)) for screen in options.first]
+    tasks, origins = [], []
+    for i, (name, each) in enumerate(progress(zip(names, chosen, strict=True), len(chosen), "tasks")):
+        pictures = [reader.picture(each.at, "source"), reader.picture(each.at, "target")]
+        source, target = (store_picture(folder, picture) for picture in pictures)
+        digests = [hashlib.sha256(picture).hexdigest() for picture in pictures]
+        hints = [_hint(screen, values[i]) for screen, values in zip(options.hints, shown, strict=True)]
+        tasks.append(
+            PairTask(
+                task=name, pair=reader.ids[each.at], source=source, target=target, source_sha256=digests[0],
+                target_sha256=digests[1], text=each.draft.text, hints=[hint for hint in hints if hint],
+            )
+        )  # fmt: skip
+        screens = {screen.column: values[i] for screen, values in zip(options.first, screened, strict=True)}
+        origins.append(TaskOrigin(task=name, draft=each.draft.origin, doubt=each.doubt, screens=screens))
+    write_with_mode(folder / FORM_FILE, json.dumps(people_form(form).to_json(), indent=1, ensure_ascii=False) + "\n")
+    write_with_mode(folder / ORIGINS_FILE, _lines(origins))
+    write_with_mode(folder / TASKS_FILE, _lines(tasks))  # last: with it the folder is whole
+    counts.tasks = len(tasks)
+    return counts
+
+
+def read_pair_tasks(folder: str | Path) -> tuple[FormName, dict[str, PairTask]]:
+    """(form, task -> what it shows) in the order of the file. Raises ValueError, with the line, for what is none."""
+    folder = Path(folder)
+    if not (folder / TASKS_FILE).is_file():
+        raise ValueError(f"{folder} holds no {TASKS_FILE}: give the folder that an export has written")
+    form = read_json_object(folder / FORM_FILE).get("form")
+    if form not in FORMS:
+        raise ValueError(f"{folder / FORM_FILE}: form is {form!r}, expected one of {', '.join(FORMS)}")
+    rows = read_task_rows(folder, PairTask.model_fields)
+    return form, {name: PairTask.from_json(row, where=f"{folder / TASKS_FILE}, {name}") for name, row in rows.items()}
+
+
+def read_origins(folder: str | Path) -> dict[str, TaskOrigin]:
+    """task -> where its text comes from. Raises ValueError, with the file, for what is none."""
+    path = Path(folder) / ORIGINS_FILE
+    with open(path, encoding="utf-8") as file:
+        rows = [TaskOrigin.from_json(json.loads(line), where=f"{path}, line {n}") for n, line in enumerate(file, 1)]
+    return {row.task: row for row in rows}
+
+
+def exported_pairs(folders: Iterable[str | Path]) -> frozenset[str]:
+    """Ids of the pairs that these folders of tasks have."""
+    return frozenset(task.pair for folder in folders for task in read_pair_tasks(folder)[1].values())
+
+
+def _task_name(form: str, pair: str, text: str) -> str:
+    return hashlib.sha256("\0".join((form, pair, text)).encode()).hexdigest()[:20]
+
+
+def _chosen(reader: ShardReader, drafts: Drafts, options: ExportOptions) -> tuple[list[_Chosen], ExportCounts]:
+    """The pairs that become tasks, the most doubtful first; of equals in the shards' order."""
+    counts = ExportCounts()
+    usable = np.zeros(len(reader), bool)
+    for at, draft in drafts():
+        if reason := _unusable(reader, at, draft, options):
+            counts.left_out[reason] += 1
+        else:
+            usable[at] = True
+    doubt = doubt_of(reader, options.first)
+    order = [at for at in np.argsort(-doubt, kind="stable").tolist() if usable[at]][: options.limit]
+    if beyond := int(usable.sum()) - len(order):
+        counts.left_out["beyond the limit"] = beyond
+    wanted = set(order)
+    texts = {at: draft for at, draft in drafts() if at in wanted and isinstance(draft, Draft)}
+    return [_Chosen(at, texts[at], round(float(doubt[at]), 6)) for at in order], counts
+
+
+def _unusable(reader: ShardReader, at: int, draft: Draft | str, options: ExportOptions) -> str | None:
+    if reader.ids[at] in options.skip:
+        return "in an earlier batch"
+    if isinstance(draft, str):
+        return draft
+    if not options.keep_right:
+        own = reader.pair(at).instruction
+        if own and same_tokens(own, draft.text):
+            return "already_correct: the same as the pair's own instruction"
+    return None
+
+
+def _picked(screen: Screen, reader: ShardReader, chosen: Sequence[_Chosen]) -> Iterable[Any]:
+    wanted = {each.at for each in chosen}
+    values = {at: value for at, value in enumerate(screen.values(reader)) if at in wanted}
+    return (values[each.at] for each in chosen)
+
+
+def _hint(screen: Screen, value: Any) -> str | None:
+    if value in (None, [], "", False):
+        return None
+    words = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return f"{screen.column}: {round(words, 3) if isinstance(words, float) else words}"
+
+
+def _refuse_others(folder: Path, form: str, names: Sequence[str]) -> None:
+    if not (folder / TASKS_FILE).exists():
+        return
+    there_form, there = read_pair_tasks(folder)
+    if there_form != form or list(there) != list(names):
+        raise SettingsError(
+            f"{folder} holds {len(there):,} tasks of another export ({there_form}), which people may have answered: "
+            "choose another folder"
+        )
+
+
+def _lines(records: Iterable[EvaluationRecord]) -> str:
+    return "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)

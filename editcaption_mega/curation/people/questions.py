@@ -1,0 +1,35 @@
+"""What people are asked: the two forms, in the words that every tool shows."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, get_args
+
+import yaml
+
+FormName = Literal["refine", "preference"]
+FORMS: tuple[FormName, ...] = get_args(FormName)
+AnswerVerdict = Literal["corrected", "already_correct", "unusable"]
+ANSWER_VERDICTS: tuple[AnswerVerdict, ...] = get_args(AnswerVerdict)
+
+
+@dataclass(frozen=True)
+class PeopleForm:
+    """A form: its question, and the meaning of each verdict, tag (objective or failure mode) and severity."""
+
+    form: FormName
+    title: str
+    question: str
+    verdicts: dict[str, str]
+    tags_title: str
+    tags: dict[str, str]
+    severities: dict[str, str]  # none: a refined draft has no severity
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@cache
+def people_form(name: FormName) -> PeopleForm:
+    text = resources.files("editcaption_mega.curation.people").joinpath(f"forms/{name}.yaml").read_text("utf-8")
+    return PeopleForm(form=name, **yaml.safe_load(text))
