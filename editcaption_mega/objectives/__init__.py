@@ -1,6 +1,7 @@
 """What is minimized, from log-probabilities; none of it knows loops or ranks."""
 
-from .dpo import DPOObjective, PairFacts, preference_loss
+from .dpo import DPOObjective, preference_loss
+from .margins import PairFacts, pair_margins, reference_hardness
 from .objective import NO_STATISTICS, Objective, RowLoss
 from .reference_agreement import Agreement
 from .sft import SFTObjective
@@ -13,5 +14,7 @@ __all__ = [
     "PairFacts",
     "RowLoss",
     "SFTObjective",
+    "pair_margins",
     "preference_loss",
+    "reference_hardness",
 ]

@@ -1,7 +1,6 @@
 """Preference optimization on pairs of answers (paper, section 3.4): the loss, its per-pair margin and its metrics."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ from editcaption_mega.kernels import PreferenceLossConfig, linear_preference, se
 from editcaption_mega.kernels.preference_losses import pair_losses
 from editcaption_mega.records.pair import FAILURE_MODES
 
+from .margins import PairFacts, pair_margins
 from .objective import Objective, RowLoss
 from .reference_agreement import Agreement
 
@@ -75,14 +75,6 @@ class Reference(Protocol):
 
     def tokens(self, batch: PackedBatch) -> Tensor:
         """Log-probs of the row's response tokens [T] fp32, on the row's device."""
-
-
-@dataclass(frozen=True)
-class PairFacts:
-    """What the objective knows of a pair besides its tokens."""
-
-    failure_modes: tuple[str, ...] = ()
-    margin: float = 0.0  # added to the margin of all pairs
 
 
 REFERENCE_FILE = "reference.jsonl"  # of the run folder: the log-probs of a stored reference
@@ -152,14 +144,21 @@ class DPOObjective(Objective):
 
         A plain tuple: Megatron's Float16Module rebuilds what a model returns."""
         bounds = torch.tensor(batch.response_bounds)
-        margins = [self.pairs[name].margin for name in batch.sample_ids]
-        margin = _on_device(torch.tensor(margins, dtype=torch.float32), hidden) if any(margins) else None
         tokens = sums = None
         if self.reference is not None:
             tokens = self.reference.tokens(batch)
             sums = sequence_sums(tokens, bounds)
+        margin = self._margins(batch, sums, hidden)
         out = linear_preference(hidden, weight, batch.targets, bounds, sums, self.preference, margin, **options)
         return out.loss, out.log_probs.detach(), out.rewards.detach(), tokens
+
+    def _margins(self, batch: PackedBatch, sums: Tensor | None, like: Tensor) -> Tensor | None:
+        facts = [self.pairs[name] for name in batch.sample_ids]
+        if not any(pair.margin or pair.hardness_margin for pair in facts):
+            return None
+        lengths = [float(last - first) for first, last in pairwise(batch.response_bounds)]
+        tokens = _on_device(torch.tensor(lengths, dtype=torch.float32), like).view(-1, 2)
+        return pair_margins(facts, None if sums is None else sums.view(-1, 2), tokens, self.preference)
 
     def row_loss(self, output: tuple[Tensor | None, ...], batch: PackedBatch) -> RowLoss:
         loss, log_probs, rewards, reference = output

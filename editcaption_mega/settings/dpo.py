@@ -16,11 +16,26 @@ class PreferenceSettings:
     beta: float = 0.1
     label_smoothing: float = 0.0  # share of pairs believed swapped: conservative DPO (sigmoid), robust
     margin: float = 0.0  # by how much the chosen answer's reward must be above the rejected one's; SimPO's gamma
-    # Ours, after the adaptive margin of the paper's second version: pair i needs margin + severity_margin * severity_i,
-    # severity in 0 .. 1 as the pair says. 0: severity is not used, and need not be there.
+    # Ours, after the adaptive margin of the paper's second version, which prints no formula: pair i needs
+    #     margin + weight_i (severity_margin * severity_i + hardness_margin * hardness_i)
+    # severity in 0 .. 1 as the pair says; hardness in 0 .. 1: how sure the reference is of the wrong answer
+    # (objectives/margins.py); weight: that of the pair's primary failure mode. 0: not used, and need not be there.
     severity_margin: float = 0.0
+    hardness_margin: float = 0.0
+    orientation_weight: float = 1.0
+    viewpoint_weight: float = 1.0
+    detail_weight: float = 1.0
     nll_weight: float = 0.0  # weight of the chosen answer's mean negative log-likelihood per token
     failure_mode_metrics: bool = True  # metrics per failure mode too; every pair must then say its failure_modes
+
+    @property
+    def failure_mode_weights(self) -> dict[str, float]:
+        """Failure mode -> what multiplies the margins of pairs that fail in it above all."""
+        return {
+            "orientation": self.orientation_weight,
+            "viewpoint": self.viewpoint_weight,
+            "detail": self.detail_weight,
+        }
 
     def validate(self) -> None:
         choice("preference.loss", self.loss, tuple(LOSSES))
@@ -36,6 +51,19 @@ class PreferenceSettings:
                 f"preference.label_smoothing={self.label_smoothing} has no meaning for {self.loss}: set it to 0"
             )
         at_least("preference.severity_margin", self.severity_margin, 0)
+        at_least("preference.hardness_margin", self.hardness_margin, 0)
+        for mode, weight in self.failure_mode_weights.items():
+            at_least(f"preference.{mode}_weight", weight, 0)
+            if weight != 1 and not (self.severity_margin or self.hardness_margin):
+                raise SettingsError(
+                    f"preference.{mode}_weight={weight} multiplies the margins of severity and hardness, and both are "
+                    "0: set preference.severity_margin or preference.hardness_margin, or leave the weight at 1"
+                )
+        if self.hardness_margin and LOSSES[self.loss].reference_free:
+            raise SettingsError(
+                f"preference.hardness_margin={self.hardness_margin} is of the reference's log-probs, and {self.loss} "
+                "has no reference: set it to 0"
+            )
         at_least("preference.nll_weight", self.nll_weight, 0)
 
 

@@ -51,7 +51,8 @@ def dpo_objective(settings: DPOSettings, reference: JobReference | None, pairs: 
 def loss_at_reference(preference: PreferenceLossConfig, pairs: dict[str, PairFacts]) -> float | None:
     """The loss while policy and reference are equal, where it is the same for every pair: ln 2 (sigmoid)."""
     plain = preference.shape == "sigmoid" and not preference.margin and not preference.nll_weight
-    return math.log(2) if plain and not any(pair.margin for pair in pairs.values()) else None
+    own = any(pair.margin or pair.hardness_margin for pair in pairs.values())
+    return math.log(2) if plain and not own else None
 
 
 def pair_facts(dataset: PairDataset, preference: PreferenceSettings) -> dict[str, PairFacts]:
@@ -65,12 +66,20 @@ def pair_facts(dataset: PairDataset, preference: PreferenceSettings) -> dict[str
         problem = _lack(pair, preference)
         if problem:
             problems.append((i, problem))
-        facts[pair.id] = PairFacts(tuple(pair.failure_modes or ()), preference.severity_margin * (pair.severity or 0.0))
+        facts[pair.id] = _facts(pair, preference)
     parts = platform.gather((facts, problems))
     problems = sorted(problem for _, part in parts for problem in part)
     if problems:
         raise ValueError(problems[0][1])
     return {name: pair for part, _ in parts for name, pair in part.items()}
+
+
+def _facts(pair: EditPair, preference: PreferenceSettings) -> PairFacts:
+    """A pair's primary failure mode is its first; one without any has the weight 1."""
+    modes = tuple(pair.failure_modes or ())
+    weight = preference.failure_mode_weights[modes[0]] if modes else 1.0
+    margin = weight * preference.severity_margin * (pair.severity or 0.0)
+    return PairFacts(modes, margin, weight * preference.hardness_margin)
 
 
 def _lack(pair: EditPair, preference: PreferenceSettings) -> str | None:
@@ -81,6 +90,10 @@ def _lack(pair: EditPair, preference: PreferenceSettings) -> str | None:
             f"sample {pair.id} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
             "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
         )
+    weights = preference.failure_mode_weights
+    if pair.failure_modes is None and any(weight != 1 for weight in weights.values()):
+        said = ", ".join(f"preference.{mode}_weight={weight}" for mode, weight in weights.items())
+        return f"sample {pair.id} says no failure_modes, and {said} go by them: tag the pair, or set them to 1"
     if preference.severity_margin and pair.severity is None:
         return (
             f"sample {pair.id} has no severity, and preference.severity_margin={preference.severity_margin} makes "

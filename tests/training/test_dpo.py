@@ -266,6 +266,24 @@ def test_severity_moves_the_margin(base):
     assert losses(base / "severity")[0] == pytest.approx(sum(expected) / 16, abs=1e-5)
 
 
+def test_hardness_moves_the_margin(base, stored):
+    """The same at the start, with the hardness of the stored reference's log-probs."""
+    weights = {"hardness_margin": 2.0, "viewpoint_weight": 3.0}
+    run_dpo(settings(base, "hardness", preference={**weights, "beta": 0.5}, steps=1, global_batch_size=16))
+    expected = []
+    for number, row in enumerate(sorted(reference_rows(base / "hardness"), key=lambda row: row["id"])):
+        difference = row["rejected"]["log_prob"] - row["chosen"]["log_prob"]
+        hardness = 1 / (1 + math.exp(-0.5 * difference))
+        expected.append(math.log1p(math.exp((3.0 if number % 3 == 1 else 1.0) * 2.0 * hardness)))
+    assert len(expected) == 16
+    assert losses(base / "hardness")[0] == pytest.approx(sum(expected) / 16, abs=1e-5)
+
+
+def reference_rows(run):
+    lines = map(json.loads, (run / "reference.jsonl").read_text().splitlines())
+    return [row for row in lines if "chosen" in row]
+
+
 def launched(base, output, ranks, *overrides):
     config = base / f"{output}.yaml"
     save_settings(settings(base, output), config)

@@ -27,6 +27,17 @@ def test_failure_modes_and_the_margin_of_the_severity(folder, tmp_path):
     assert facts[pairs.id(4)] == PairFacts(("viewpoint", "detail"), 2.0)
 
 
+def test_the_weight_of_the_primary_failure_mode(folder, tmp_path):
+    pairs = dataset(folder, preference_job.write_shards(tmp_path / "pairs", 5))
+    weights = {"viewpoint_weight": 3.0, "detail_weight": 5.0, "orientation_weight": 7.0}
+    facts = pair_facts(pairs, PreferenceSettings(severity_margin=2.0, hardness_margin=0.5, **weights))
+    assert facts[pairs.id(0)] == PairFacts(("orientation",), 0.0, 3.5)
+    assert facts[pairs.id(4)] == PairFacts(("viewpoint", "detail"), 6.0, 1.5)
+    untagged = dataset(folder, preference_job.write_shards(tmp_path / "untagged", 2, failure_modes=None))
+    with pytest.raises(ValueError, match="says no failure_modes, and .*preference.viewpoint_weight=3.0"):
+        pair_facts(untagged, PreferenceSettings(severity_margin=2.0, failure_mode_metrics=False, **weights))
+
+
 def facts_and_reads(rank, folder, shards):
     pairs, reads = dataset(folder, shards), []
     read = pairs.shards.pair
