@@ -6,7 +6,8 @@ from pathlib import Path
 
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork
 from editcaption_mega.curation.people.drafts import caption_drafts
-from editcaption_mega.curation.people.pair_tasks import ExportOptions, PairTask, export_pair_tasks, read_pair_tasks
+from editcaption_mega.curation.people.pair_tasks import ExportOptions, export_pair_tasks
+from editcaption_mega.curation.people.task_records import PairTask, read_pair_tasks
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardReader, ShardWriter, open_shards
 from editcaption_mega.data.synthetic import WorldSettings, render_pair

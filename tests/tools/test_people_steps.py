@@ -3,7 +3,7 @@
 import pytest
 
 from editcaption_mega import cli
-from editcaption_mega.curation.people.pair_tasks import read_pair_tasks
+from editcaption_mega.curation.people.task_records import read_pair_tasks
 from editcaption_mega.data import open_shards
 from tests.helpers.people_tasks import Study, answer, write_answers, write_columns, write_shards
 from tests.tools.test_exit_codes import main_of

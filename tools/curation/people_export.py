@@ -74,9 +74,10 @@ def run(arguments) -> None:
 def export(arguments, reader, drafts, form) -> None:
     """Write the folder and its pages, and push the tasks, as the arguments of `add_task_arguments` say."""
     from editcaption_mega.curation.people.doubt import Screen
-    from editcaption_mega.curation.people.pair_tasks import ExportOptions, export_pair_tasks, exported_pairs
+    from editcaption_mega.curation.people.pair_tasks import ExportOptions, export_pair_tasks
     from editcaption_mega.curation.people.people_projects import push_pair_tasks
     from editcaption_mega.curation.people.review_page import write_pages
+    from editcaption_mega.curation.people.task_records import exported_pairs
 
     folder, root = arguments.folder, arguments.document_root
     with before_work():

@@ -21,9 +21,9 @@ from editcaption_mega.records.evaluation import Severity
 from .annotator_quality import annotator_quality, overlap
 from .consensus import Consensus, consensus
 from .pair_answers import by_task, check_answers
-from .pair_tasks import PairTask, TaskOrigin, read_origins, read_pair_tasks
 from .questions import FormName
 from .same_text import same_tokens
+from .task_records import PairTask, TaskOrigin, read_origins, read_pair_tasks
 
 # The number that a severity of people's is in the shards (0 .. 1), which `preference.severity_margin` multiplies.
 SEVERITY_NUMBERS: dict[Severity, float] = {"P0": 1.0, "P1": 0.5, "P2": 0.25}

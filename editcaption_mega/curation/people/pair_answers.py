@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 
@@ -19,9 +19,9 @@ from editcaption_mega.records import EditPair, RecordError, has_words
 from editcaption_mega.records.evaluation import EvaluationRecord, Severity
 from editcaption_mega.records.record import shown
 
-from .pair_tasks import PairTask, Sha256
 from .questions import AnswerVerdict, FormName, people_form
 from .same_text import same_tokens
+from .task_records import PairTask, Sha256
 
 _ADDRESS = re.compile(r"\S+@\S+\.\S+")
 
@@ -53,7 +53,7 @@ class PairAnswer(FiledAnswer):
     def level(self) -> Severity:
         """The severity; of an answer that was accepted."""
         (level,) = [self.severity] if isinstance(self.severity, str) else self.severity or ["correct"]
-        return level  # type: ignore[return-value]  (checked when it was accepted)
+        return cast(Severity, level)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from editcaption_mega.evaluation.label_studio.picture_tasks import (
 from editcaption_mega.evaluation.label_studio.project import Pushed
 from editcaption_mega.progress import Progress, no_progress
 
-from .pair_tasks import PairTask, read_pair_tasks
 from .questions import FormName, people_form
+from .task_records import PairTask, read_pair_tasks
 
 _NO_HINTS = "-"  # Label Studio refuses a task whose form shows an empty text
 

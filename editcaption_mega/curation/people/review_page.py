@@ -21,8 +21,8 @@ from editcaption_mega.evaluation.report.page.thumbnails import shrunk
 from editcaption_mega.files import replacing
 from editcaption_mega.progress import Progress, no_progress
 
-from .pair_tasks import PairTask, read_pair_tasks
 from .questions import FormName, people_form
+from .task_records import PairTask, read_pair_tasks
 
 PAGE_BYTES = 60_000_000  # what the pictures of a page stay below, as text, while each has its least
 MOST_BYTES, LEAST_BYTES = 300_000, 24_000  # of one picture

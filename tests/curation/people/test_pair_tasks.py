@@ -8,13 +8,8 @@ import pytest
 from editcaption_mega.curation.columns import ColumnFile
 from editcaption_mega.curation.people.doubt import Screen
 from editcaption_mega.curation.people.drafts import caption_drafts, own_drafts
-from editcaption_mega.curation.people.pair_tasks import (
-    ExportOptions,
-    export_pair_tasks,
-    exported_pairs,
-    read_origins,
-    read_pair_tasks,
-)
+from editcaption_mega.curation.people.pair_tasks import ExportOptions, export_pair_tasks
+from editcaption_mega.curation.people.task_records import exported_pairs, read_origins, read_pair_tasks
 from editcaption_mega.settings import SettingsError
 from tests.helpers.people_tasks import draft_of, write_columns, write_shards
 

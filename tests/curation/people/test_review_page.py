@@ -7,8 +7,9 @@ import pytest
 
 from editcaption_mega.curation.people.drafts import own_drafts
 from editcaption_mega.curation.people.pair_answers import check_answers
-from editcaption_mega.curation.people.pair_tasks import export_pair_tasks, read_pair_tasks
+from editcaption_mega.curation.people.pair_tasks import export_pair_tasks
 from editcaption_mega.curation.people.review_page import write_pages
+from editcaption_mega.curation.people.task_records import read_pair_tasks
 from editcaption_mega.evaluation.human.filed_answers import read_answers
 from tests.helpers.chromium import Page, executable
 from tests.helpers.people_tasks import EVIL, write_study
