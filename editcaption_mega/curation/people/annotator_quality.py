@@ -12,13 +12,13 @@ from editcaption_mega.records import SEVERITIES
 
 from .consensus import Consensus, consensus
 from .pair_answers import PairAnswer
-from .questions import ANSWER_VERDICTS, FormName, people_form
+from .questions import ANSWER_VERDICTS, people_form
 from .same_text import token_similarity
 
 Opinions = Mapping[str, Consensus]  # task -> what its answers come to
 
 
-def annotator_quality(opinions: Opinions, form: FormName, refused: Iterable[Refused] = ()) -> dict[str, dict[str, Any]]:
+def annotator_quality(opinions: Opinions, form: str, refused: Iterable[Refused] = ()) -> dict[str, dict[str, Any]]:
     """Annotator -> {"answers", "refused", "verdicts", "seconds": median per task, "compared": tasks that others decided
     too, "verdict_agreement" with a 95 % interval (Wilson), "tag_agreement", "text_similarity"}.
 
@@ -61,7 +61,7 @@ def _quality(rows: Sequence[tuple[PairAnswer, Consensus | None]]) -> dict[str, A
     }
 
 
-def overlap(opinions: Opinions, form: FormName) -> dict[str, Any]:
+def overlap(opinions: Opinions, form: str) -> dict[str, Any]:
     """How far annotators agree: tasks by their number of answers; of the verdicts the share of pairs of annotators that
     agree and Krippendorff's alpha (nominal); alpha of the severities (ordinal, already_correct as the best) and of each
     tag; the mean similarity of corrections. Each with a 95 % interval; a value is None where it is not defined."""

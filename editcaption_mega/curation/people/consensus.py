@@ -16,7 +16,7 @@ from editcaption_mega.evaluation.human.verdicts import most_frequent
 from editcaption_mega.records.evaluation import Severity
 
 from .pair_answers import PairAnswer
-from .questions import AnswerVerdict, FormName, people_form
+from .questions import AnswerVerdict, people_form
 from .same_text import token_similarity
 
 
@@ -35,7 +35,7 @@ class Consensus:
         return [answer for answer in self.answers if answer.verdict == self.verdict]
 
 
-def consensus(answers: Sequence[PairAnswer], form: FormName) -> Consensus:
+def consensus(answers: Sequence[PairAnswer], form: str) -> Consensus:
     """The opinion of accepted answers to one task (at least one), annotators in the order of their names."""
     ((verdict, votes),) = Counter(answer.verdict for answer in answers).most_common(1)
     if 2 * votes <= len(answers):

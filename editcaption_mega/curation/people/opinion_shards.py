@@ -21,7 +21,6 @@ from editcaption_mega.records.evaluation import Severity
 from .annotator_quality import annotator_quality, overlap
 from .consensus import Consensus, consensus
 from .pair_answers import by_task, check_answers
-from .questions import FormName
 from .same_text import same_tokens
 from .task_records import PairTask, TaskOrigin, read_origins, read_pair_tasks
 
@@ -44,7 +43,7 @@ class PeopleCounts:
 def import_pair_answers(
     reader: ShardReader,
     folders: Sequence[str | Path],
-    form: FormName,
+    form: str,
     answers: Iterable[Filed],
     output: str | Path,
     *,
@@ -85,7 +84,7 @@ def import_pair_answers(
     return counts
 
 
-def _tasks(folders: Sequence[str | Path], form: FormName) -> dict[str, PairTask]:
+def _tasks(folders: Sequence[str | Path], form: str) -> dict[str, PairTask]:
     tasks: dict[str, PairTask] = {}
     pairs: dict[str, str | Path] = {}
     for folder in folders:
@@ -104,7 +103,7 @@ def _write_shards(
     reader: ShardReader,
     tasks: Mapping[str, PairTask],
     origins: Mapping[str, TaskOrigin],
-    form: FormName,
+    form: str,
     opinions: Mapping[str, Consensus],
     output: Path,
     counts: PeopleCounts,

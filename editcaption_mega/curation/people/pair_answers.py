@@ -19,7 +19,7 @@ from editcaption_mega.records import EditPair, RecordError, has_words
 from editcaption_mega.records.evaluation import EvaluationRecord, Severity
 from editcaption_mega.records.record import shown
 
-from .questions import AnswerVerdict, FormName, people_form
+from .questions import AnswerVerdict, people_form
 from .same_text import same_tokens
 from .task_records import PairTask, Sha256
 
@@ -66,7 +66,7 @@ class CheckedAnswers:
 
 
 def check_answers(
-    answers: Iterable[Filed], form: FormName, tasks: Mapping[str, PairTask], problems: Mapping[str, str] | None = None
+    answers: Iterable[Filed], form: str, tasks: Mapping[str, PairTask], problems: Mapping[str, str] | None = None
 ) -> CheckedAnswers:
     """The answers that keep the rules, and the others with the reason. Raises nothing for a bad answer.
 
@@ -88,7 +88,7 @@ def check_answers(
     return CheckedAnswers(accepted, refused, [task for task in tasks if task not in answered])
 
 
-def check_answer(answer: PairAnswer, form: FormName, task: PairTask) -> None:
+def check_answer(answer: PairAnswer, form: str, task: PairTask) -> None:
     """Raises ValueError, one sentence, for an answer that contradicts itself, its form or its task."""
     if _ADDRESS.fullmatch(answer.annotator):
         raise ValueError("the annotator is an e-mail address, which would stand in the data: give a pseudonym")
@@ -112,7 +112,7 @@ def check_answer(answer: PairAnswer, form: FormName, task: PairTask) -> None:
         raise ValueError("the verdict is unusable without a remark: say why no instruction can be right")
 
 
-def _check_correction(answer: PairAnswer, form: FormName, task: PairTask) -> None:
+def _check_correction(answer: PairAnswer, form: str, task: PairTask) -> None:
     text = answer.text or ""
     if not has_words(text):
         raise ValueError(f"the text is empty ({shown(text)}): write the instruction, or choose already_correct")
@@ -135,7 +135,7 @@ def _check_correction(answer: PairAnswer, form: FormName, task: PairTask) -> Non
         _check_span(span, answer, task)
 
 
-def _check_severity(answer: PairAnswer, form: FormName) -> None:
+def _check_severity(answer: PairAnswer, form: str) -> None:
     known = people_form(form).severities
     levels = [answer.severity] if isinstance(answer.severity, str) else answer.severity or []
     if not known:

@@ -25,7 +25,7 @@ from editcaption_mega.settings import SettingsError
 
 from .doubt import Screen, doubt_of
 from .drafts import Draft, Drafts
-from .questions import FormName, people_form
+from .questions import people_form
 from .same_text import same_tokens
 from .task_records import ORIGINS_FILE, PairTask, TaskOrigin, read_pair_tasks
 
@@ -56,7 +56,7 @@ class _Chosen:
 
 def export_pair_tasks(
     reader: ShardReader,
-    form: FormName,
+    form: str,
     drafts: Drafts,
     folder: str | Path,
     options: ExportOptions = ExportOptions(),  # noqa: B008 (frozen)

@@ -18,13 +18,13 @@ from editcaption_mega.evaluation.label_studio.picture_tasks import (
 from editcaption_mega.evaluation.label_studio.project import Pushed
 from editcaption_mega.progress import Progress, no_progress
 
-from .questions import FormName, people_form
+from .questions import people_form
 from .task_records import PairTask, read_pair_tasks
 
 _NO_HINTS = "-"  # Label Studio refuses a task whose form shows an empty text
 
 
-def pair_form(form: FormName) -> str:
+def pair_form(form: str) -> str:
     """Label Studio's form: both pictures, the draft (spans are marked in it), hints, the text to edit, the verdict,
     and, where something was corrected, tags and severity."""
     templates = resources.files("editcaption_mega.curation.people").joinpath("templates")

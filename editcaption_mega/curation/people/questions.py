@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-FormName = Literal["refine", "preference"]
-FORMS: tuple[FormName, ...] = get_args(FormName)
+FORMS = ("refine", "preference")
 AnswerVerdict = Literal["corrected", "already_correct", "unusable"]
 ANSWER_VERDICTS: tuple[AnswerVerdict, ...] = get_args(AnswerVerdict)
 
@@ -17,7 +16,7 @@ ANSWER_VERDICTS: tuple[AnswerVerdict, ...] = get_args(AnswerVerdict)
 class PeopleForm:
     """A form: its question, and the meaning of each verdict, tag (objective or failure mode) and severity."""
 
-    form: FormName
+    form: str
     title: str
     question: str
     verdicts: dict[str, str]
@@ -30,6 +29,9 @@ class PeopleForm:
 
 
 @cache
-def people_form(name: FormName) -> PeopleForm:
+def people_form(name: str) -> PeopleForm:
+    """Raises ValueError for a form that there is not."""
+    if name not in FORMS:
+        raise ValueError(f"there is no form {name!r} for people, only {' and '.join(FORMS)}")
     text = resources.files("editcaption_mega.curation.people").joinpath(f"forms/{name}.yaml").read_text("utf-8")
     return PeopleForm(form=name, **yaml.safe_load(text))

@@ -21,7 +21,7 @@ from editcaption_mega.evaluation.report.page.thumbnails import shrunk
 from editcaption_mega.files import replacing
 from editcaption_mega.progress import Progress, no_progress
 
-from .questions import FormName, people_form
+from .questions import people_form
 from .task_records import PairTask, read_pair_tasks
 
 PAGE_BYTES = 60_000_000  # what the pictures of a page stay below, as text, while each has its least
@@ -45,7 +45,7 @@ def write_pages(folder: str | Path, tasks_per_page: int, progress: Progress = no
     return paths
 
 
-def review_page(folder: Path, form: FormName, tasks: Sequence[PairTask], part: str) -> Iterator[str]:
+def review_page(folder: Path, form: str, tasks: Sequence[PairTask], part: str) -> Iterator[str]:
     """The HTML in pieces. part: which of the pages it is."""
     style, script = inline(_PACKAGE, ("review.css",)), inline_script(_PACKAGE, _SCRIPTS)
     questions = people_form(form)

@@ -12,8 +12,6 @@ from editcaption_mega.files import read_json_object
 from editcaption_mega.records.evaluation import EvaluationRecord
 from editcaption_mega.records.record import JsonObject
 
-from .questions import FORMS, FormName
-
 ORIGINS_FILE = "origins.jsonl"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -40,14 +38,14 @@ class TaskOrigin(EvaluationRecord):
     screens: JsonObject
 
 
-def read_pair_tasks(folder: str | Path) -> tuple[FormName, dict[str, PairTask]]:
+def read_pair_tasks(folder: str | Path) -> tuple[str, dict[str, PairTask]]:
     """(form, task -> what it shows) in the order of the file. Raises ValueError, with the line, for what is none."""
     folder = Path(folder)
     if not (folder / TASKS_FILE).is_file():
         raise ValueError(f"{folder} holds no {TASKS_FILE}: give the folder that an export has written")
     form = read_json_object(folder / FORM_FILE).get("form")
-    if form not in FORMS:
-        raise ValueError(f"{folder / FORM_FILE}: form is {form!r}, expected one of {', '.join(FORMS)}")
+    if not isinstance(form, str):
+        raise ValueError(f"{folder / FORM_FILE} names no form: give the folder that an export has written")
     rows = read_task_rows(folder, PairTask.model_fields)
     return form, {name: PairTask.from_json(row, where=f"{folder / TASKS_FILE}, {name}") for name, row in rows.items()}
 
