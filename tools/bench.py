@@ -75,7 +75,7 @@ def check(arguments: argparse.Namespace) -> None:
             raise cli.ArgumentError(f"--{option} must be at least 1, found {getattr(arguments, name)}")
     if arguments.prompt < 64:
         raise cli.ArgumentError(f"--prompt must be at least 64, to hold two pictures, found {arguments.prompt}")
-    if arguments.pairs < 1 or arguments.pairs % 4:
+    if arguments.pairs < 1 or (arguments.pairs % 4 and arguments.suite != "dpo"):
         raise cli.ArgumentError(f"--pairs must be a multiple of 4 (TRL takes 4 at a time), found {arguments.pairs}")
     if arguments.layer_hidden < 64 or arguments.layer_hidden % 64:
         raise cli.ArgumentError(f"--layer-hidden must be a multiple of 64, found {arguments.layer_hidden}")

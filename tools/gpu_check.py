@@ -9,10 +9,14 @@ import importlib
 import json
 import math
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `gpu_checks`: Python leaves it out under -P
 
 from editcaption_mega import cli  # noqa: E402
+from editcaption_mega.files import write_atomically  # noqa: E402
 
 EXAMPLE = """
 make gpu-check
@@ -36,10 +41,18 @@ PARTS = {
     "jobs": "SFT and DPO of a tiny MoE against the CPU, through the launch scripts",
     "layers": "a decoder layer of 32B and of 235B, the vision tower",
     "steps": "SFT and DPO steps of 2B with pictures of real size, beside their plan",
+    "peers": "SFT and DPO steps of 2B against a plain transformers loop, the same weights and rows",
+    "feeding": "SFT steps of 2B from shards, and what they wait for the loader",
     "kernel_speed": "log-prob operators against their peers",
 }
 MEASUREMENTS = ROOT / "docs/measurements"
-ALL_PARTS, ONE_PART = 360.0, 180.0  # seconds at most, on a GPU; a CPU takes its time
+# Seconds on a GPU, where all parts together have ALL_PARTS; a CPU takes its time. What a part does not use is divided
+# among those behind it, and so is the time of parts that were not chosen, or are known from before.
+ALL_PARTS = 360.0
+BUDGETS = {
+    "machine": 15.0, "kernels": 20.0, "memory_errors": 60.0, "attention": 10.0, "experts": 10.0, "jobs": 75.0,
+    "layers": 25.0, "steps": 40.0, "peers": 45.0, "feeding": 25.0, "kernel_speed": 35.0,
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,10 +76,10 @@ def main(argv):
     if arguments.page:
         arguments.page.write_text(report.page(MEASUREMENTS), encoding="utf-8")
         return 0
-    chosen = arguments.only.split(",") if arguments.only else list(PARTS)
+    chosen = list(PARTS) if arguments.only is None else arguments.only.split(",")
     unknown = [name for name in chosen if name not in PARTS]
     if unknown:
-        raise cli.ArgumentError(f"--only {unknown[0]}: no such part; there are {', '.join(PARTS)}")
+        raise cli.ArgumentError(f"--only {unknown[0] or repr('')}: no such part; there are {', '.join(PARTS)}")
     if arguments.seconds is not None and not arguments.seconds > 0:
         raise cli.ArgumentError(f"--seconds must be above 0, found {arguments.seconds:g}")
     if arguments.output.exists() and not arguments.output.is_dir():
@@ -94,11 +107,12 @@ def check(arguments: argparse.Namespace, chosen: list[str]) -> dict[str, Any]:
     began, identity = time.monotonic(), code_digest()
     on_gpu = torch.cuda.device_count() > 0  # without starting CUDA, which a fork could not use
     limit = arguments.seconds or (ALL_PARTS if on_gpu else math.inf)
+    code = [identity, *cards(on_gpu)]
+    known = {} if arguments.again else {part: earlier_result(arguments.output, part, code) for part in chosen}
+    missing = [part for part in chosen if known.get(part) is None]
     results: list[dict[str, Any]] = []
     for part in chosen:
-        path = arguments.output / f"{part}.json"
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and not arguments.again else {}
-        if earlier.get("code") == [identity, on_gpu] and not earlier["error"]:
+        if (earlier := known.get(part)) is not None:
             say(f"{part}: as before, {earlier['seconds']:.0f} s then")
             results.append(earlier)
             continue
@@ -109,8 +123,9 @@ def check(arguments: argparse.Namespace, chosen: list[str]) -> dict[str, Any]:
             continue
         say(f"{part}: {PARTS[part]}")
         ceilings = {f["name"]: f["value"] for r in results if r["part"] == "machine" for f in r["figures"]}
-        result = in_own_process(part, arguments.output, on_gpu, ceilings, min(left, ONE_PART if on_gpu else math.inf))
-        path.write_text(json.dumps({**result, "code": [identity, on_gpu]}), encoding="utf-8")
+        seconds = share_of(part, missing, left)
+        result = in_own_process(part, arguments.output, on_gpu, ceilings, seconds)
+        write_atomically(arguments.output / f"{part}.json", json.dumps({**result, "code": code}))
         results.append(result)
         say(f"{part}: {result['seconds']:.0f} s" + (f", FAILED: {result['error']}" if result["error"] else ""))
     return {
@@ -123,32 +138,88 @@ def check(arguments: argparse.Namespace, chosen: list[str]) -> dict[str, Any]:
     }
 
 
+def share_of(part: str, missing: list[str], left: float) -> float:
+    """The seconds of a part, of those that are left for it and for what comes behind it."""
+    rest = missing[missing.index(part) :]
+    return left * BUDGETS[part] / sum(BUDGETS[name] for name in rest)
+
+
+def cards(on_gpu: bool) -> list[str]:
+    """What figures depend on beside the code: PyTorch, and the GPU as its driver names it."""
+    import torch
+
+    if not on_gpu:
+        return [torch.__version__, "CPU"]
+    command = ["nvidia-smi", "--query-gpu=name,uuid", "--format=csv,noheader"]
+    try:
+        named = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    except (OSError, subprocess.CalledProcessError):
+        named = "a GPU"
+    return [torch.__version__, named]
+
+
+def earlier_result(output: Path, part: str, code: list[str]) -> dict[str, Any] | None:
+    """What the same code on the same machine measured; None where there is no such file, or another's."""
+    from gpu_checks import report
+
+    try:
+        result = json.loads((output / f"{part}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not report.is_part(result) or (result["part"], result.get("code"), result["error"]) != (part, code, None):
+        return None
+    return {**result}
+
+
 def in_own_process(part: str, output: Path, on_gpu: bool, ceilings: dict, seconds: float) -> dict[str, Any]:
     """A part's figures so far, whatever becomes of its process."""
     began = time.monotonic()
     context = multiprocessing.get_context("fork")  # PyTorch is imported once, and CUDA not yet started
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=execute, args=(part, output, on_gpu, ceilings, sender))
+    process = context.Process(target=begin, args=(part, output, on_gpu, ceilings, sender))
     process.start()
     sender.close()
     figures: list[dict[str, Any]] = []
-    error: str | None = "its process ended without a word"
+    try:
+        error = received(receiver, figures, seconds)
+        if error is None:
+            process.join(30)
+    finally:  # also when this process is asked to end
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)  # with the programs that it has started
+        process.kill()
+        process.join()
+    return {"part": part, "seconds": time.monotonic() - began, "error": error, "figures": figures}
+
+
+def received(receiver: Any, figures: list[dict[str, Any]], seconds: float) -> str | None:
+    """Add a part's figures as they come -> why there are no more; None when it has all."""
+    began = time.monotonic()
     while True:
         left = seconds - (time.monotonic() - began)
         if not receiver.poll(None if math.isinf(left) else max(0.0, left)):
-            error = f"more than {seconds:.0f} s"
-            break
+            return f"more than {seconds:.0f} s"
         try:
             kind, value = receiver.recv()
         except EOFError:
-            break
+            return "its process ended without a word"
         if kind == "end":
-            error = value
-            break
+            return None if value is None else str(value)
         figures.append(value)
-    process.kill() if error else process.join(30)
-    process.join()
-    return {"part": part, "seconds": time.monotonic() - began, "error": error, "figures": figures}
+
+
+def begin(*arguments: Any) -> None:
+    """In a part's process: a group of its own, which ends with the process that asked for the part."""
+    os.setpgid(0, 0)
+
+    def watch() -> None:
+        caller = multiprocessing.parent_process()
+        assert caller is not None
+        caller.join()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    execute(*arguments)
 
 
 def execute(part: str, output: Path, on_gpu: bool, ceilings: dict, sender: Any) -> None:
@@ -165,7 +236,8 @@ def execute(part: str, output: Path, on_gpu: bool, ceilings: dict, sender: Any) 
             sender.send(("figure", figure.to_json(on_gpu)))
         sender.send(("end", None))
     except BaseException as error:
-        (output / f"{part}.traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # a full disk hides no reason
+            (output / f"{part}.traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         words = " ".join(str(error).split())[:300]
         sender.send(("end", f"{type(error).__name__}: {words}"))
 

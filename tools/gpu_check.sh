@@ -18,7 +18,10 @@ if [ "$python" = python3 ]; then
   export PYTHONPATH="$PWD/$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 fi
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1 | tr -d '. ' || true)
-if [ -n "$capability" ]; then
+if [ -n "$capability" ] && ! PATH="${CUDA_HOME:+$CUDA_HOME/bin:}$PATH" command -v nvcc >/dev/null; then
+  echo "warning: there is a GPU and no nvcc, so the extension stays as it is, and parts that need its CUDA variant fail:" \
+    "put CUDA's bin folder on the PATH, or set CUDA_HOME" >&2
+elif [ -n "$capability" ]; then
   export EDITCAPTION_CUDA_ARCHS="$capability"
   mkdir -p build
   if ! "$python" setup.py --quiet build_ext --inplace >build/gpu-check-build.txt 2>&1; then

@@ -5,7 +5,7 @@ Messages name the setting, what was found and the mend.
 
 from dataclasses import dataclass, field
 
-from .checks import SettingsError, at_least, choice
+from .checks import SettingsError, at_least, choice, within
 from .pictures import PixelLimits
 
 # What layers are built of; model/layers.py has the modules of each.
@@ -87,7 +87,7 @@ class DataSettings(PixelLimits):
         at_least("data.sequence_length", self.sequence_length, 16)
         self.check_pixels("data")
         at_least("data.prefetch_steps", self.prefetch_steps, 1)
-        at_least("data.workers", self.workers, 1)
+        within("data.workers", self.workers, 1, 1024)
 
 
 @dataclass

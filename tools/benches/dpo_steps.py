@@ -97,7 +97,7 @@ def measure(case: Case, pairs: int, repeats: int, say: Callable[[str], None]) ->
 
 
 def _write_pairs(root: Path, case: Case, count: int) -> None:
-    world = WorldSettings(canvas_size=case.canvas)
+    world = WorldSettings(canvas_size=case.canvas - case.canvas % 3)
     tokenizer = load_tokenizer(root / "model")
     with ShardWriter(root / "pairs") as writer:
         for i in range(count):
@@ -107,7 +107,10 @@ def _write_pairs(root: Path, case: Case, count: int) -> None:
                 answers = [_as_long(text, case.answer_tokens, tokenizer) for text in answers]
             words = {"chosen": answers[0], "rejected": answers[1], "failure_modes": ["detail"]}
             pair = made.pair.model_copy(update=words)
-            writer.add(pair, encode_png(made.source), "png", encode_png(made.target), "png")
+            source, target = (
+                encode_png(image.resize((case.canvas, case.canvas))) for image in (made.source, made.target)
+            )
+            writer.add(pair, source, "png", target, "png")
 
 
 def _as_long(text: str, tokens: int, tokenizer) -> str:

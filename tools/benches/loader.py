@@ -51,7 +51,7 @@ def measure(pairs: int, samples: int, repeats: int, say: Callable[[str], None]) 
     torch.set_num_threads(1)
     try:
         with scratch_folder() as root:
-            shards = _write_pairs(root / "pairs", pairs)
+            shards = write_pairs(root / "pairs", pairs)
             dataset = open_pairs([str(shards)], root / "model", **LIMITS)
             records = _throughput(dataset, root, pairs, repeats, say)
             return records + [_waiting(dataset, samples, repeats, processes, say) for processes in (False, True)]
@@ -59,7 +59,7 @@ def measure(pairs: int, samples: int, repeats: int, say: Callable[[str], None]) 
         torch.set_num_threads(threads)
 
 
-def _write_pairs(folder: Path, count: int) -> Path:
+def write_pairs(folder: Path, count: int) -> Path:
     """Pairs of JPEG pictures with detail at every scale, as photographs have."""
     generator = np.random.default_rng(1)
 
@@ -82,16 +82,18 @@ def _write_pairs(folder: Path, count: int) -> Path:
     return folder
 
 
-def _reader(dataset: PairDataset, sequence_length: int) -> SequenceReader[PairDataset]:
+def packed_reader(
+    dataset: PairDataset, sequence_length: int, num_grid_per_side: int = 48
+) -> SequenceReader[PairDataset]:
     lengths, problems = dataset.measure(range(len(dataset)), sequence_length)
     assert not problems
     tokens = dataset.encoder.image_token_id, dataset.encoder.pad_token_id
-    return SequenceReader(dataset, lengths, Packer(dataset.images, *tokens, 48, sequence_length))
+    return SequenceReader(dataset, lengths, Packer(dataset.images, *tokens, num_grid_per_side, sequence_length))
 
 
 def _throughput(dataset: PairDataset, root: Path, pairs: int, repeats: int, say: Callable[[str], None]) -> list[dict]:
     ours, theirs = Side("this loader"), Side("webdataset + processor")
-    reader = _reader(dataset, 8192)
+    reader = packed_reader(dataset, 8192)
     length = int(reader.lengths.num_tokens[0])
     for turn in range(1 + repeats):  # the first turn warms up
         say(f"loader: turn {turn} of {repeats}")
@@ -149,7 +151,7 @@ def _peer(root: Path, dataset: PairDataset) -> Iterator[dict[str, torch.Tensor]]
 def _waiting(dataset: PairDataset, samples: int, repeats: int, processes: bool, say: Callable[[str], None]) -> dict:
     """A step's milliseconds of the main thread outside computation, which is a pause until the next step is read."""
     say(f"loader: {2 + repeats} steps of {samples} samples, read by {'processes' if processes else 'threads'}")
-    stream = StepStream(_reader(dataset, 8192), SampleOrder(len(dataset), 1), samples)
+    stream = StepStream(packed_reader(dataset, 8192), SampleOrder(len(dataset), 1), samples)
     was_read, device = threading.Semaphore(0), _Device()
 
     def noted() -> Iterator[Step]:

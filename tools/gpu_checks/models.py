@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from editcaption_mega.conversion import local_param_shards, rules_for
 from editcaption_mega.model import Architecture, build_model
@@ -47,6 +47,48 @@ def model_with_weights(architecture: Architecture, settings: JobSettings) -> lis
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
     draw_weights(chunks)
     return chunks
+
+
+def transformers_model(architecture: Architecture, weights: dict[str, Tensor], machine: Machine) -> nn.Module:
+    """transformers' dense model of these sizes with these weights, on the device."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    vision = architecture.vision
+    text = {
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.hidden_size,
+        "intermediate_size": architecture.intermediate_size,
+        "num_hidden_layers": architecture.num_layers,
+        "num_attention_heads": architecture.num_heads,
+        "num_key_value_heads": architecture.num_kv_heads,
+        "head_dim": architecture.head_dim,
+        "rms_norm_eps": architecture.norm_eps,
+        "attention_bias": False,
+        "pad_token_id": None,
+        "tie_word_embeddings": architecture.tied_embeddings,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": architecture.rope_theta, "mrope_interleaved": True,
+            "mrope_section": list(architecture.mrope_section),
+        },
+    }  # fmt: skip
+    tower = {
+        **{name: value for name, value in vars(vision).items() if name != "deepstack_layers"},
+        "deepstack_visual_indexes": list(vision.deepstack_layers),
+    }
+    config = Qwen3VLConfig(
+        text_config=text,
+        vision_config=tower,
+        image_token_id=architecture.image_token_id,
+        vision_start_token_id=architecture.vision_start_token_id,
+        vision_end_token_id=architecture.vision_end_token_id,
+        tie_word_embeddings=architecture.tied_embeddings,
+    )
+    dtype = next(iter(weights.values())).dtype
+    with torch.device(machine.device):
+        model = Qwen3VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    assert not unknown and set(missing) <= {"lm_head.weight"}, (missing, unknown)
+    return model.train()
 
 
 @torch.no_grad()

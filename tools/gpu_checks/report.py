@@ -8,6 +8,32 @@ Report = dict[str, Any]  # machine, on_gpu, date, commit, seconds, parts: [{part
 _UNITS = (("FLOP/s", 1e12, "TFLOP/s"), ("B/s", 1e12, "TB/s"))
 
 
+def is_part(part: Any) -> bool:
+    """Whether it has what `problems`, `markdown` and `page` read of a part."""
+    keys = {"name", "value", "unit", "note", "verdict"}
+    return (
+        isinstance(part, dict)
+        and isinstance(part.get("part"), str)
+        and isinstance(part.get("seconds"), int | float)
+        and "error" in part
+        and isinstance(part.get("figures"), list)
+        and all(isinstance(figure, dict) and keys <= figure.keys() for figure in part["figures"])
+    )
+
+
+def kept_report(path: Path) -> Report:
+    """A report that was kept. Raises ValueError for a file that is none."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))  # NaN, too, is a figure
+    except ValueError:
+        report = None
+    keys = {"machine", "on_gpu", "date", "commit", "seconds", "parts"}
+    known = isinstance(report, dict) and keys <= report.keys()
+    if not known or not isinstance(report["parts"], list) or not all(map(is_part, report["parts"])):
+        raise ValueError(f"{path} is no report of the GPU check: remove it, or make it again with --keep")
+    return report
+
+
 def problems(report: Report) -> list[str]:
     """What is wrong on the machine, a line each: parts that did not end, and figures that are WRONG."""
     lines = [f"{part['part']}: {part['error']}" for part in report["parts"] if part["error"]]
@@ -54,7 +80,7 @@ def markdown(report: Report) -> str:
 
 def page(folder: Path) -> str:
     """docs/performance.md from the reports in `folder`: what GPUs did, and what nobody has measured."""
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    reports = [kept_report(path) for path in sorted(folder.glob("*.json"))]
     parts = [part for report in reports for part in report["parts"]]
     names = dict.fromkeys((part["part"], figure["name"]) for part in parts for figure in part["figures"])
     cards = sorted((r for r in reports if r["on_gpu"]), key=lambda r: r["date"])

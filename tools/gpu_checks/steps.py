@@ -33,11 +33,16 @@ JOBS = {"SFT": "sft_qwen3_vl_2b.yaml", "DPO": "dpo_qwen3_vl_2b.yaml"}
 REPEATS = 5
 
 
-def run(machine: Machine) -> Figures:
+def job_of(kind: str, machine: Machine) -> tuple[JobSettings, Architecture, Workload]:
+    """A job of 2B on one device, its model, and what a step trains on."""
     architecture = architecture_of("Qwen3-VL-2B", machine)
     workload = Workload(answer_tokens=machine.size(60, 10))
-    for kind, config in JOBS.items():
-        settings = job_settings(config, machine, GPU, CPU)
+    return job_settings(JOBS[kind], machine, GPU, CPU), architecture, workload
+
+
+def run(machine: Machine) -> Figures:
+    for kind in JOBS:
+        settings, architecture, workload = job_of(kind, machine)
         card = torch.cuda.get_device_name() if machine.on_gpu else ""
         hardware = load_hardware("h200" if "H200" in card else "h100")
         plan = make_plan(settings, architecture, workload, 1, hardware)
