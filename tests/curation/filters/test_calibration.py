@@ -17,7 +17,7 @@ def labeled(count, seed, sharpness=2.0):
     return dict(zip(ids, scores.tolist(), strict=True)), dict(zip(ids, right.tolist(), strict=True))
 
 
-@pytest.mark.parametrize(("sharpness", "least_recall"), [(1.0, 0.55), (2.0, 0.75)])  # 0.69 and 0.85 are possible
+@pytest.mark.parametrize(("sharpness", "least_recall"), [(1.0, 0.55), (2.0, 0.75)])  # 0.69 and 0.92 are possible
 def test_another_slice_has_the_wished_precision_within_its_interval(sharpness, least_recall):
     reached, refused, recalls = 0, 0, []
     for seed in range(30):
