@@ -1,7 +1,7 @@
 """Preference pairs from the model itself (paper, section 3.4): what it gets wrong is rejected, the truth is chosen.
 
 On the synthetic world the ground truth says which instructions are wrong, and how. Pairs without machine-readable
-truth need people; they are refused here.
+truth need people (`curation/people`); they are refused here.
 """
 
 import json
@@ -109,7 +109,7 @@ def _check(pair: EditPair) -> None:
     if not pair.instruction or pair.changes is None or any(c.facts is None for c in pair.changes.primary):
         raise ValueError(
             f"sample {pair.id} has no instruction with machine-readable truth (changes.primary[].facts), so what "
-            "the model writes cannot be checked by rule: give pairs of the synthetic world"
+            "the model writes cannot be checked by rule: have people correct it (--folder in the place of --output)"
         )
     if not verdict(pair.instruction, pair.changes).correct:
         raise ValueError(

@@ -38,6 +38,26 @@ def test_out_and_in_again(study, curate, tmp_path, capsys):
     assert curate("preference-import", *words, "--output", tmp_path / "pairs") == 2  # nothing is overwritten
 
 
+def test_a_models_own_texts_become_tasks_that_carry_their_hardness(study, curate, tmp_path, capsys):
+    own = [study.reader.pair(at).instruction for at in range(4)]
+    rows = [{"instruction": own[0]}] + [{"instruction": f"Move {at} to the left"} for at in (1, 2, 3)]
+    captions = write_columns(tmp_path / "sft.jsonl", study.reader, rows)
+    texts = write_columns(tmp_path / "a.jsonl", study.reader, [{"log_prob": x} for x in (-1.0, -9.0, -2.0, -5.0)])
+    truth = write_columns(tmp_path / "b.jsonl", study.reader, [{"log_prob": -4.0} for _ in range(4)])
+    words = ["--shards", tmp_path / "shards", "--captions", captions, "--folder", tmp_path / "pool"]
+    words += ["--hardness", f"{texts}:log_prob", f"{truth}:log_prob", "--limit", 2]
+    assert curate("sample-rejected", *words) == 0
+    out = capsys.readouterr().out
+    assert "1 left out: already_correct" in out and "1 left out: beyond the limit" in out
+    made = Study(study.reader, captions, tmp_path / "pool", *read_pair_tasks(tmp_path / "pool"))
+    assert [task.pair for task in made.tasks.values()] == [study.reader.ids[at] for at in (2, 3)]
+    answers = write_answers(tmp_path / "x.jsonl", [answer(made, 0), answer(made, 1)])
+    words = ["--shards", tmp_path / "shards", "--folder", tmp_path / "pool", "--answers", answers]
+    assert curate("preference-import", *words, "--output", tmp_path / "pairs") == 0
+    pair = open_shards(tmp_path / "pairs").pair(0)
+    assert pair.provenance["preference"]["hardness"] == 2.0 and pair.rejected == "Move 2 to the left"
+
+
 def test_refused_answers_are_said_and_the_rest_is_written(study, curate, tmp_path, capsys):
     rows = [answer(study, 0), answer(study, 1, severity=None)]
     answers = write_answers(tmp_path / "a.jsonl", rows)
@@ -63,6 +83,8 @@ def test_refused_answers_are_said_and_the_rest_is_written(study, curate, tmp_pat
             2,
             "no token: set NO_SUCH",
         ),
+        (["sample-rejected"], 2, "give --model DIR or --captions FILE.jsonl"),
+        (["sample-rejected", "--output", "new"], 2, "give --output DIR where the truth is machine-readable, or"),
         (["refine-import", "--output", "new"], 2, "give --answers FILE.jsonl or --label-studio URL"),
     ],
 )

@@ -26,13 +26,18 @@ def add_parser(commands) -> None:
         command.set_defaults(run=run, form=form)
 
 
-def add_task_arguments(command) -> None:
+def add_task_arguments(command, *, required=True) -> None:
     """What every command that makes tasks takes."""
-    command.add_argument("--folder", required=True, type=Path, metavar="DIR", help="folder of tasks to write")
+    command.add_argument("--folder", required=required, type=Path, metavar="DIR", help="folder of tasks to write")
     command.add_argument(
         "--first", action="append", default=[], metavar="FILE:COLUMN",
         help="doubtful pairs first, by a file of columns; :low or :high after it says which end is doubtful; given "
         "several times, the mean of the ranks counts",
+    )  # fmt: skip
+    command.add_argument(
+        "--hardness", nargs=2, metavar=("FILE:COLUMN", "FILE:COLUMN"),
+        help="log-probs of the texts, and those of the pairs' own instructions: pairs first in which the former is the "
+        "higher one; the difference is kept as `hardness`",
     )  # fmt: skip
     command.add_argument(
         "--hints",
@@ -73,7 +78,7 @@ def run(arguments) -> None:
 
 def export(arguments, reader, drafts, form) -> None:
     """Write the folder and its pages, and push the tasks, as the arguments of `add_task_arguments` say."""
-    from editcaption_mega.curation.people.doubt import Screen
+    from editcaption_mega.curation.people.doubt import Hardness, Screen
     from editcaption_mega.curation.people.pair_tasks import ExportOptions, export_pair_tasks
     from editcaption_mega.curation.people.people_projects import push_pair_tasks
     from editcaption_mega.curation.people.review_page import write_pages
@@ -84,8 +89,11 @@ def export(arguments, reader, drafts, form) -> None:
         if root is not None and root.resolve() not in folder.resolve().parents:
             raise cli.ArgumentError(f"--folder {folder} must lie in a folder of --document-root {root}")
         server = server_of(arguments) if arguments.label_studio else None
+        first: list = [Screen.parse(text, reader) for text in arguments.first]
+        if arguments.hardness:
+            first.append(Hardness(*(Screen.parse(text, reader) for text in arguments.hardness)))
         options = ExportOptions(
-            first=[Screen.parse(text, reader) for text in arguments.first],
+            first=first,
             hints=[Screen.parse(text, reader) for text in arguments.hints],
             limit=arguments.limit,
             skip=exported_pairs(arguments.skip),

@@ -1,22 +1,26 @@
-"""`curate.py sample-rejected`: preference pairs from what a model gets wrong."""
+"""`curate.py sample-rejected`: preference pairs, or tasks for people, from what a model gets wrong."""
 
 from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.settings import PixelLimits, before_work
 
+from .people_export import add_task_arguments, export
+
 
 def add_parser(commands) -> None:
     command = commands.add_parser(
         "sample-rejected",
-        help="preference pairs: the model's wrong instructions as rejected, the truth as chosen",
+        help="preference pairs: the model's wrong instructions as rejected, the truth (or people's) as chosen",
         description="Let a model write instructions for pairs whose truth is machine-readable (the synthetic world). "
         "Wrong ones become `rejected`, with failure modes and severity, the pair's instruction `chosen`; pairs that "
-        "the model gets right are marked already_correct and kept out. A killed run goes on with the same command.",
+        "the model gets right are marked already_correct and kept out. Of real pairs, whose truth no code reads, the "
+        "instructions become tasks for people (--folder in the place of --output; then preference-import), likely "
+        "failures first by the columns of --first and --hardness. A killed run goes on with the same command.",
     )
-    command.add_argument("--model", required=True, type=Path, metavar="DIR", help="Hugging Face folder")
+    command.add_argument("--model", type=Path, metavar="DIR", help="Hugging Face folder")
     command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders written by make_shards")
-    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder of preference shards")
+    command.add_argument("--output", type=Path, metavar="DIR", help="new folder of preference shards")
     command.add_argument("--samples", type=int, default=1, metavar="N", help="instructions per pair (default 1)")
     command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default 0: the likeliest tokens")
     command.add_argument("--seed", type=int, default=0)
@@ -26,21 +30,59 @@ def add_parser(commands) -> None:
     command.add_argument("--min-pixels", type=int, default=pixels.min_pixels, metavar="N", help="as in training")
     command.add_argument("--max-pixels", type=int, default=pixels.max_pixels, metavar="N", help="as in training")
     command.add_argument("--prompt", default="", metavar="FILE", help="another prompt file, as in training")
+    people = command.add_argument_group("tasks for people")
+    people.add_argument(
+        "--captions", type=Path, metavar="FILE.jsonl", help="the model's texts, in the place of --model"
+    )
+    add_task_arguments(people, required=False)
     command.set_defaults(run=run)
 
 
 def run(arguments) -> None:
-    from editcaption_mega.curation.model_samples import SamplingSettings
-    from editcaption_mega.curation.preference_pairs import sample_rejected as sample
+    if bool(arguments.output) == bool(arguments.folder):
+        raise cli.ArgumentError(
+            "give --output DIR where the truth is machine-readable, or --folder DIR for tasks for people, and not both"
+        )
+    if bool(arguments.model) == bool(arguments.captions):
+        raise cli.ArgumentError("give --model DIR or --captions FILE.jsonl, one of the two")
+    if arguments.folder:
+        tasks_for_people(arguments)
+    elif arguments.captions:
+        raise cli.ArgumentError("--captions are for tasks for people (--folder): with --output, give --model")
+    else:
+        preference_pairs(arguments)
 
-    settings = SamplingSettings(
-        arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size
-    )
+
+def tasks_for_people(arguments) -> None:
+    from editcaption_mega.curation.columns import ColumnFile
+    from editcaption_mega.curation.model_samples import sampled_instructions
+    from editcaption_mega.curation.people.drafts import caption_drafts, sampled_drafts
+    from editcaption_mega.data import open_shards
+
+    with before_work():
+        reader = open_shards(arguments.shards)
+        captions = ColumnFile(arguments.captions, reader) if arguments.captions else None
+    if captions is not None:
+        export(arguments, reader, caption_drafts(reader, captions), "preference")
+        return
+    dataset, load_generator, settings, model = opened(arguments)
+    path = arguments.folder.with_name(arguments.folder.name + ".samples.jsonl")
+    samples = sampled_instructions(dataset, load_generator, path, settings, model, cli.progress)
+    origin = {"model": model, "temperature": settings.temperature, "seed": settings.seed}
+    export(arguments, reader, sampled_drafts(reader, samples, origin), "preference")
+
+
+def opened(arguments):
+    """The pairs as prompts, what loads the model, how it is sampled, and the digest of its weights."""
     from editcaption_mega.conversion import WeightSource
+    from editcaption_mega.curation.model_samples import SamplingSettings
     from editcaption_mega.data.batching.dataset import open_pairs
     from editcaption_mega.inference import Generator
     from editcaption_mega.inference.local.folder import check_model
 
+    settings = SamplingSettings(
+        arguments.samples, arguments.temperature, arguments.seed, arguments.max_new_tokens, arguments.batch_size
+    )
     pixels = PixelLimits(min_pixels=arguments.min_pixels, max_pixels=arguments.max_pixels)
     pixels.check_pixels("pictures")
     with before_work():
@@ -49,10 +91,14 @@ def run(arguments) -> None:
             arguments.shards, folder, min_pixels=pixels.min_pixels, max_pixels=pixels.max_pixels,
             prompt=arguments.prompt,
         )  # fmt: skip
-    counts = sample(
-        dataset, lambda: Generator(folder), arguments.output, settings,
-        model=WeightSource(Path(folder)).digest(), progress=cli.progress,
-    )  # fmt: skip
+    return dataset, lambda: Generator(folder), settings, WeightSource(Path(folder)).digest()
+
+
+def preference_pairs(arguments) -> None:
+    from editcaption_mega.curation.preference_pairs import sample_rejected as sample
+
+    dataset, load_generator, settings, model = opened(arguments)
+    counts = sample(dataset, load_generator, arguments.output, settings, model=model, progress=cli.progress)
     verdicts, modes = counts.verdicts, counts.failure_modes
     print(
         f"{arguments.output}: {verdicts['rejected']:,} preference pairs from {len(dataset):,} "

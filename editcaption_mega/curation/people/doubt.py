@@ -13,7 +13,7 @@ from editcaption_mega.curation.columns import ColumnFile, PairSet, joined
 
 _UNKNOWN = 0.5  # the rank of a pair that a column says nothing of: neither early nor late
 # Columns of which much is bad; of every other one little is, unless the argument says so.
-_HIGH_IS_DOUBTFUL = {"lint", "over_editing"}
+_HIGH_IS_DOUBTFUL = {"lint"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,26 @@ class Screen:
             raise ValueError(f"{self.file.path} has no column {self.column!r}: name one that its lines have")
 
 
+@dataclass(frozen=True)
+class Hardness:
+    """By how much a model prefers the text to the pair's own instruction: the difference of two columns of log-probs,
+    in nats. Above 0 the model is sure of what is likely to be wrong."""
+
+    of_text: Screen
+    of_own: Screen
+    column: str = "hardness"
+    high_is_doubtful: bool = True
+
+    def values(self, pairs: PairSet) -> Iterator[Any]:
+        """Of every pair in the shards' order, None where one of the two is missing."""
+        for text, own in zip(self.of_text.values(pairs), self.of_own.values(pairs), strict=True):
+            numbers = (as_number(text), as_number(own))
+            yield None if numbers[0] is None or numbers[1] is None else round(numbers[0] - numbers[1], 6)
+
+
+AnyScreen = Screen | Hardness
+
+
 def as_number(value: Any) -> float | None:
     """A number that columns are ordered by: of a list or text how long it is, of a truth value 0 or 1."""
     if isinstance(value, list | dict | str):
@@ -58,7 +78,7 @@ def as_number(value: Any) -> float | None:
     return None
 
 
-def doubt_of(pairs: PairSet, screens: Sequence[Screen]) -> NDArray[np.float64]:
+def doubt_of(pairs: PairSet, screens: Sequence[AnyScreen]) -> NDArray[np.float64]:
     """How doubtful each pair is, 0 .. 1, [N]: the mean over the columns of its rank from the end that is not doubtful.
 
     Ranks, since columns have different scales; equal values have one rank. Without screens all pairs are equal.

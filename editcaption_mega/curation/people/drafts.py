@@ -1,7 +1,7 @@
 """The text that each task shows, and where it comes from: the shards' own instruction, or a file of captions."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,21 @@ def caption_drafts(reader: ShardReader, captions: ColumnFile) -> Drafts:
             origin |= {"settings": settings} | ({"served": served} if served else {})
             reasons = [row["reason"] for row in rows if row.get("reason")]
             yield at, most_frequent_text(texts, len(rows), origin) or (reasons or ["the model wrote nothing"])[0]
+
+    return drafts
+
+
+def sampled_drafts(
+    reader: ShardReader, samples: Mapping[str, Sequence[dict[str, Any]]], origin: dict[str, Any]
+) -> Drafts:
+    """Of what a model wrote in process (`model_samples.sampled_instructions`) the most frequent whole text of a pair.
+
+    origin: the model's digest and how it was sampled."""
+
+    def drafts() -> Iterator[tuple[int, Draft | str]]:
+        for at, pair in enumerate(reader.ids):
+            whole = [sample["instruction"] for sample in samples[pair] if sample["finished"]]
+            yield at, most_frequent_text(whole, len(samples[pair]), origin) or "the model wrote nothing whole"
 
     return drafts
 

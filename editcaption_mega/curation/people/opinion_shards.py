@@ -164,6 +164,7 @@ def preference_pair(pair: EditPair, opinion: Consensus, task: PairTask, made: di
     rejected = made | {
         "primary_failure_mode": opinion.tags[0],
         "severity": severity,
+        "hardness": made["screens"].get("hardness"),  # before training; the job takes that of its own reference
         "spans": [span.to_json() for span in author.spans],
     }
     update = {

@@ -23,7 +23,7 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records.evaluation import EvaluationRecord
 from editcaption_mega.settings import SettingsError
 
-from .doubt import Screen, doubt_of
+from .doubt import AnyScreen, doubt_of
 from .drafts import Draft, Drafts
 from .questions import people_form
 from .same_text import same_tokens
@@ -34,8 +34,8 @@ from .task_records import ORIGINS_FILE, PairTask, TaskOrigin, read_pair_tasks
 class ExportOptions:
     """Which pairs become tasks, in which order, and what is shown beside them."""
 
-    first: Sequence[Screen] = ()  # the most doubtful pairs come first, by these columns
-    hints: Sequence[Screen] = ()  # columns that people see
+    first: Sequence[AnyScreen] = ()  # the most doubtful pairs come first, by these columns
+    hints: Sequence[AnyScreen] = ()  # columns that people see
     limit: int | None = None
     skip: frozenset[str] = frozenset()  # pairs that earlier batches have
     keep_right: bool = True  # whether a text that says what the pair's own instruction says becomes a task too
@@ -130,13 +130,13 @@ def _unusable(reader: ShardReader, at: int, draft: Draft | str, options: ExportO
     return None
 
 
-def _picked(screen: Screen, reader: ShardReader, chosen: Sequence[_Chosen]) -> Iterable[Any]:
+def _picked(screen: AnyScreen, reader: ShardReader, chosen: Sequence[_Chosen]) -> Iterable[Any]:
     wanted = {each.at for each in chosen}
     values = {at: value for at, value in enumerate(screen.values(reader)) if at in wanted}
     return (values[each.at] for each in chosen)
 
 
-def _hint(screen: Screen, value: Any) -> str | None:
+def _hint(screen: AnyScreen, value: Any) -> str | None:
     if value in (None, [], "", False):
         return None
     words = ", ".join(map(str, value)) if isinstance(value, list) else value

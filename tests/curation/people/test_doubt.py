@@ -2,7 +2,7 @@
 
 import pytest
 
-from editcaption_mega.curation.people.doubt import Screen, doubt_of
+from editcaption_mega.curation.people.doubt import Hardness, Screen, doubt_of
 from tests.curation.test_columns import Pairs
 from tests.helpers.people_tasks import write_columns
 
@@ -34,6 +34,14 @@ def test_one_column_orders_by_its_bad_end(path):
 def test_several_columns_are_the_mean_of_their_ranks(path):
     assert doubt(path, "agreement", "mirror") == [0.125, 1.0, 0.375, 0.5]
     assert doubt(path) == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_hard_pairs_are_those_where_the_model_prefers_its_own_text(tmp_path):
+    texts = write_columns(tmp_path / "t.jsonl", PAIRS, [{"log_prob": x} for x in (-9.0, -3.0, -5.0, None)], "score")
+    own = write_columns(tmp_path / "o.jsonl", PAIRS, [{"log_prob": x} for x in (-4.0, -6.0, -5.0, -1.0)], "score")
+    hardness = Hardness(*(Screen.parse(f"{path}:log_prob", PAIRS) for path in (texts, own)))
+    assert list(hardness.values(PAIRS)) == [-5.0, 3.0, 0.0, None]
+    assert doubt_of(PAIRS, [hardness]).tolist() == [0.0, 1.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(
