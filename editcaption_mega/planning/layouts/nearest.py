@@ -20,7 +20,7 @@ from .choices import (
 )
 from .fit import GIB, Fit, fit, needed_pieces, ranks_of, rows_of
 from .pieces import Pieces
-from .search import Limits, search
+from .search import HEADROOM, Limits, search
 
 
 def nearest(pieces: Pieces, settings: JobSettings, limits: Limits, progress: Progress = no_progress) -> Fit | None:
@@ -98,7 +98,8 @@ def does_not_fit(given: Fit, near: Fit | None) -> str:
         f"the {given.memory_gib:.1f} of a GPU"
     )
     if near is None:
-        return f"{what}; no layout of {given.world_size} of these GPUs fits: use more of them, or larger ones"
+        none = f"no layout of {given.world_size} of these GPUs fits with {100 * HEADROOM:.0f} % of the memory free"
+        return f"{what}; {none}: use more of them, or larger ones"
     changes = " ".join(overrides(near.settings, given.settings))
     return (
         f"{what}; the nearest layout that fits: {changes} (step {near.time.seconds:.2f} s, "
