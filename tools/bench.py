@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     dpo = parser.add_argument_group("sft, dpo, dpo-rows, dpo-step (on the CPU)")
     dpo.add_argument("--prompt", type=int, default=2500, help="dpo-rows: tokens of the prompt (default 2500)")
     dpo.add_argument("--response", type=int, default=100, help="dpo-rows: tokens of each answer (default 100)")
-    dpo.add_argument("--pairs", type=int, help="sft, dpo, dpo-step: pairs in a step (default 32; dpo: 4)")
+    dpo.add_argument("--pairs", type=int, help="sft, dpo, dpo-step: pairs in a step (default 32; dpo: 2)")
     layer = parser.add_argument_group("layer (on the CPU)")
     layer.add_argument("--layer-tokens", type=int, default=1024, help="tokens or patches (default 1024)")
     layer.add_argument("--layer-hidden", type=int, default=512, help="a multiple of 64 (default 512)")
@@ -94,7 +94,7 @@ def check(arguments: argparse.Namespace) -> None:
 def main(argv):
     arguments = parser().parse_args(argv)
     if arguments.pairs is None:
-        arguments.pairs = 4 if arguments.suite == "dpo" else 32
+        arguments.pairs = 2 if arguments.suite == "dpo" else 32
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "client": client}

@@ -57,7 +57,7 @@ class Case:
 SMALL = Case(SIZE, canvas=288, micro_batch=MICRO_BATCH, sequence_length=1024)
 # Prompts of some 2,100 tokens and Qwen's vocabulary, as in training: what the models do not differ in is large here.
 REALISTIC = Case(
-    replace(SIZE, vocabulary=151936, hidden_size=512, intermediate_size=1536, num_heads=16, num_kv_heads=4),
+    replace(SIZE, vocabulary=151936),
     canvas=1024, micro_batch=1, sequence_length=4096, answer_tokens=100, checkpointing=(False,),
 )  # fmt: skip
 
