@@ -88,7 +88,8 @@ def _layer(name: str, machine: Machine, goal: float | None) -> Figures:
     rank = f"TP{TP}" + (f" EP{EP}" if architecture.experts else "")
     title = f"layer of {name.removeprefix('Qwen3-VL-')}, a rank of {rank}"
     if layer <= 0:  # the difference of two measured times
-        yield Figure(title, "not measured", "", "other work on this machine took more than two layers do")
+        for name in (title, f"{title}: share of matmul"):
+            yield Figure(name, "not measured", "", "other work on this machine took more than two layers do")
         return
     yield Figure(title, 1e3 * layer, "ms", f"forward and backward of {batch.bounds[-1]} tokens")
     yield Figure(f"{title}: share of matmul", flops / layer / machine.ceilings["matmul"], "", "", goal=goal)
