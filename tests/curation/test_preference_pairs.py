@@ -14,6 +14,7 @@ from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
+from editcaption_mega.records import has_words
 from editcaption_mega.records.pair import FAILURE_MODES
 from tests.helpers import ROOT, small_job, warm
 
@@ -177,6 +178,21 @@ def test_the_tool_with_a_real_model(base, tmp_path):
     else:
         assert "no pair became a preference" in done.stderr
     assert len((tmp_path / "out.samples.jsonl").read_text().splitlines()) == 11
+
+
+def test_what_a_real_model_writes_becomes_tasks_for_people(base, tmp_path):
+    command = [sys.executable, str(TOOL), "sample-rejected", "--model", str(base / "model"), "--shards"]
+    command += [str(base / "pool"), "--folder", str(tmp_path / "tasks"), "--min-pixels", "1024"]
+    done = warm.run([*command, "--max-new-tokens", "64"])
+    assert "Traceback" not in done.stderr
+    samples = [json.loads(line) for line in (tmp_path / "tasks.samples.jsonl").read_text().splitlines()[1:]]
+    whole = {row["id"]: row["instruction"] for row in samples if row["finished"] and has_words(row["instruction"])}
+    if whole:
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (tmp_path / "tasks" / "tasks.jsonl").read_text("utf-8").splitlines()]
+        assert {row["pair"]: row["text"] for row in rows} == {pair: text.strip() for pair, text in whole.items()}
+    else:
+        assert done.returncode == 1 and "of 10 pairs none becomes a task" in done.stderr
 
 
 def test_a_pair_whose_own_instruction_is_wrong_cannot_be_chosen(base, tmp_path):
