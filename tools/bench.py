@@ -19,6 +19,7 @@ SUITES = {
     "dpo-rows": "a shared-prompt row against two plain packed sequences",
     "dpo-step": "whole DPO steps of small pairs against TRL's DPOTrainer, the same model and pairs",
     "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
+    "best-of": "a model's best of n and its self-check against its greedy captions (--model, --reference, --shards)",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
     "client": "rates of the endpoint client against a local scripted server",
 }
@@ -53,7 +54,11 @@ def parser() -> argparse.ArgumentParser:
     loader = parser.add_argument_group("loader")
     loader.add_argument("--picture-pairs", type=int, default=32, help="pairs of 1024 px JPEG (default 32)")
     loader.add_argument("--samples", type=int, default=256, help="in a step (default 256)")
-    scores = parser.add_argument_group("scores")
+    scores = parser.add_argument_group("scores, best-of")
+    scores.add_argument(
+        "--reference", type=Path, metavar="DIR", help="best-of: the folder that the model's DPO began with"
+    )
+    scores.add_argument("--n", type=int, default=8, metavar="N", help="best-of: samples per pair (default 8)")
     scores.add_argument("--model", type=Path, metavar="DIR", help="checkpoint, run folder or Hugging Face folder")
     scores.add_argument("--shards", type=Path, metavar="DIR", help="pairs with right instructions")
     scores.add_argument("--prompt-file", default="", metavar="FILE", help="another prompt, as in training")
@@ -85,6 +90,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise cli.ArgumentError(f"--requests must be a multiple of 10, found {arguments.requests}")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise cli.ArgumentError(f"--output {arguments.output} is a file: name a folder")
+    if arguments.suite == "best-of" and not (arguments.model and arguments.reference and arguments.shards):
+        raise cli.ArgumentError("best-of needs --model, --reference and --shards (pairs of the synthetic world)")
+    if arguments.n < 2:
+        raise cli.ArgumentError(f"--n must be at least 2, found {arguments.n}")
     if arguments.suite == "scores" and not (arguments.model and arguments.shards):
         raise cli.ArgumentError("scores needs --model and --shards: a trained model, and pairs with right instructions")
     if arguments.latency <= 0:
@@ -97,7 +106,7 @@ def main(argv):
         arguments.pairs = 2 if arguments.suite == "dpo" else 32
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
-    suites |= {"loader": loader, "scores": scores, "client": client}
+    suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -203,6 +212,23 @@ def loader(arguments: argparse.Namespace) -> Measured:
     case = f"{arguments.picture_pairs} pairs of JPEG of {loader.SIDE} px, one thread each, host work only"
     machine = machine_facts(arguments.repeats, case)
     return records, loader.markdown(records, machine), machine
+
+
+def best_of(arguments: argparse.Namespace) -> Measured:
+    from benches import best_of
+    from benches.measuring import machine_facts
+
+    work = (arguments.output / "best-of").resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    folders = [path.resolve() for path in (arguments.model, arguments.reference, arguments.shards)]
+    prompt = str(Path(arguments.prompt_file).resolve()) if arguments.prompt_file else ""
+    records = best_of.measure(
+        *folders, work, samples=arguments.n, prompt=prompt, min_pixels=arguments.min_pixels, say=say
+    )
+    case = (
+        f"{records[0]['pairs']} pairs of {arguments.shards}, {arguments.model}, {arguments.n} samples at temperature 1"
+    )
+    return records, best_of.markdown(records, case), machine_facts(1, case)
 
 
 def scores(arguments: argparse.Namespace) -> Measured:

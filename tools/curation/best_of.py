@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-EXAMPLE_RULE = "log_prob reward:2"
+EXAMPLE_RULE = "log_prob reward:0.5"
 
 
 def add_parser(commands) -> None:
@@ -29,8 +29,8 @@ def add_parser(commands) -> None:
     command.add_argument("--captions", required=True, type=Path, metavar="FILE.jsonl", help="file with several samples")
     command.add_argument("--scores", required=True, nargs="+", type=Path, metavar="FILE.jsonl", help="of these samples")
     command.add_argument(
-        "--by", nargs="+", default=["log_prob", "reward:2"], metavar="COLUMN[:WEIGHT]",
-        help="the sum that decides (default: log_prob reward:2); a text without the first column is not taken",
+        "--by", nargs="+", default=["log_prob", "reward:0.5"], metavar="COLUMN[:WEIGHT]",
+        help="the sum that decides (default: log_prob reward:0.5); a text without the first column is not taken",
     )  # fmt: skip
     command.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="file of one caption a pair")
     command.set_defaults(run=best_of)
