@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.transformer_config import TransformerConfig
 
 from editcaption_mega import platform
 from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
-from .layers import check_backend, mark
+from .layers import check_backend
+from .parallel.linears import LanguageConfig
+from .parallel.marks import mark
 from .pipeline_split import feature_routes, megatron_layout, split_layers
 from .qwen3_vl import Qwen3VLModel
 from .recompute import check_recompute, recompute_options
@@ -22,14 +23,14 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def transformer_config(
     architecture: Architecture, model: ModelSettings, parallel: ParallelSettings, precision: str
-) -> TransformerConfig:
+) -> LanguageConfig:
     """Megatron's config of the language model. Raises ValueError when the layout does not fit the architecture."""
     check_backend(model.backend)
     check_layout(architecture, parallel)
     check_recompute(architecture, model)
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     dtype = _DTYPES[precision]
-    options = dict(
+    options: dict[str, Any] = dict(
         num_layers=architecture.num_layers,
         hidden_size=architecture.hidden_size,
         num_attention_heads=architecture.num_heads,
@@ -64,9 +65,13 @@ def transformer_config(
         batch_p2p_sync=False,  # the host would wait for the GPU after each transfer, for the sake of torch before 2.0
         # Lengths differ from step to step but not within one: the schedule is told the length of each step.
         variable_seq_lengths=False,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=False,  # of Megatron's own linears, which need Apex for it
+        fused_weight_gradients=model.fused_weight_gradients,
+        expert_pieces=parallel.expert_pieces,
+        # Transformer Engine's linears divide a row as Megatron does.
+        sequence_pieces=parallel.sequence_pieces if model.backend == "torch" else 1,
     )
-    return TransformerConfig(**options, **_expert_options(architecture, model), **recompute_options(model))
+    return LanguageConfig(**options, **_expert_options(architecture, model), **recompute_options(model))
 
 
 def _pipeline_layout(architecture: Architecture, parallel: ParallelSettings) -> list[list[str]] | None:

@@ -9,16 +9,12 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
-from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.moe.moe_layer import MoESubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -32,6 +28,9 @@ from editcaption_mega.words import one_line
 
 from .attention import SegmentCoreAttention
 from .dispatch import SortingMoELayer
+from .parallel.grouped_experts import GroupedExperts
+from .parallel.linears import ColumnLinear, RowLinear
+from .parallel.marks import mark
 from .recompute import forget_norm, recomputed, recomputed_norm
 from .transformer_engine import Modules, transformer_engine_modules
 
@@ -68,12 +67,6 @@ def _import_transformer_engine() -> None:
         ) from error
 
 
-def mark(parameter: torch.nn.Parameter, **marks: Any) -> None:
-    """Attributes by which Megatron knows how a parameter is sharded and its gradient summed."""
-    for name, value in marks.items():
-        setattr(parameter, name, value)
-
-
 class RMSNorm(torch.nn.Module):
     """y = weight * x / rms(x), in fp32 inside and rounded before the weight, as in transformers' Qwen3VLTextRMSNorm.
 
@@ -98,60 +91,6 @@ class SwiGLU(torch.nn.Module):
 
     def forward(self, gate_up: Tensor) -> Tensor:
         return swiglu(gate_up)
-
-
-class GroupedExperts(MegatronModule):
-    """All experts of this rank in two 3-D products (`torch.nn.functional.grouped_mm`).
-
-    gate_up [experts/ep, 2, ffn/etp, hidden] keeps gate and up on an axis of their own, so that an expert-tensor
-    shard is one contiguous box of the global tensor; down [experts/ep, hidden, ffn/etp].
-    """
-
-    activation = staticmethod(swiglu)
-
-    def __init__(
-        self,
-        num_local_experts: int,
-        config: TransformerConfig,
-        pg_collection=None,
-        name=None,
-        *,
-        recompute_activation: bool = False,
-        **kwargs,
-    ):
-        super().__init__(config=config)
-        self.recompute_activation = recompute_activation
-        assert config.gated_linear_unit and not config.add_bias_linear
-        expert_tensor_size = pg_collection.expt_tp.size()
-        ffn, hidden = config.moe_ffn_hidden_size // expert_tensor_size, config.hidden_size
-        device = None if config.use_cpu_initialization else torch.cuda.current_device()
-        new = partial(torch.empty, dtype=config.params_dtype, device=device)
-        self.gate_up = torch.nn.Parameter(new(num_local_experts, 2, ffn, hidden))
-        self.down = torch.nn.Parameter(new(num_local_experts, hidden, ffn))
-        # Sharded over ranks that hold other data: their gradients are not summed over the whole data-parallel group.
-        # Megatron sets this only for EP > 1; with expert TP != TP it would average over ranks with other shards.
-        sharded = pg_collection.ep.size() > 1 or expert_tensor_size != config.tensor_model_parallel_size
-        for weight in (self.gate_up, self.down):
-            # The last three for the gradient norm: shards count once each, not once per expert-tensor group.
-            mark(weight, allreduce=not sharded, tensor_model_parallel=True, partition_dim=2, partition_stride=1)
-
-    def forward(self, x: Tensor, tokens_per_expert: Tensor, probs: Tensor) -> tuple[Tensor, None]:
-        """x [tokens, hidden] sorted by expert, tokens_per_expert [experts/ep] on its device, probs
-        [tokens] -> [tokens, hidden]."""
-        ends = tokens_per_expert.cumsum(0).to(torch.int32)
-        gate_up = F.grouped_mm(x, self.gate_up.flatten(1, 2).transpose(1, 2), offs=ends)
-
-        def down(h: Tensor) -> Tensor:
-            return F.grouped_mm(h, self.down.transpose(1, 2), offs=ends)
-
-        if self.recompute_activation and torch.is_grad_enabled():
-            h, forgotten = recomputed(self.activation, gate_up, probs)
-            with forgotten:
-                return down(h), None
-        return down(self.activation(gate_up, probs)), None
-
-    def backward_dw(self) -> None:
-        """Weight gradients are never delayed here."""
 
 
 class DeepStackLayer(TransformerLayer):
@@ -182,7 +121,7 @@ def block_spec(
     recompute = settings.recompute_modules if settings.recompute == "selective" else ()
     layer_norm = recomputed_norm(norm) if "layernorm" in recompute else norm
     if config.num_moe_experts:
-        experts = partial(GroupedExperts, recompute_activation="moe_act" in recompute)
+        experts = partial(GroupedExperts, recomputed=recomputed if "moe_act" in recompute else None)
         mlp = partial(SortingMoELayer, submodules=MoESubmodules(experts=experts))
     else:
         mlp = partial(MLP.as_mlp_submodule, submodules=MLPSubmodules(column, row, SwiGLU))
@@ -208,8 +147,8 @@ def block_spec(
 
 
 def torch_modules() -> Modules:
-    """Megatron's own linears, and norm and attention in plain PyTorch."""
-    return Modules(ColumnParallelLinear, RowParallelLinear, RMSNorm, SegmentCoreAttention)
+    """Linears of Megatron with products of our own, and norm and attention in plain PyTorch."""
+    return Modules(ColumnLinear, RowLinear, RMSNorm, SegmentCoreAttention)
 
 
 # For each of settings.BACKENDS, called where a layer is built: a backend's package is imported only where it is used.

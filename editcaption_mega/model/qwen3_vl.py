@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from megatron.core import tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from editcaption_mega import platform
@@ -23,7 +22,9 @@ from editcaption_mega.settings import ModelSettings
 
 from .architecture import Architecture
 from .attention import Segments
-from .layers import block_spec, mark
+from .layers import block_spec
+from .parallel.linears import LanguageConfig
+from .parallel.marks import mark
 from .pipeline_split import FeatureRoute
 from .recompute import recomputes_vision
 from .rotary import text_angles
@@ -41,7 +42,7 @@ class Qwen3VLModel(MegatronModule):
 
     def __init__(
         self,
-        config: TransformerConfig,
+        config: LanguageConfig,
         architecture: Architecture,
         settings: ModelSettings,
         route: FeatureRoute,
@@ -79,6 +80,7 @@ class Qwen3VLModel(MegatronModule):
                     architecture.vision,
                     recompute=recomputes_vision(settings),
                     group=self.tensor_group if config.sequence_parallel else None,
+                    fused_weight_gradients=config.fused_weight_gradients,
                 )
             self.vision = vision.to(dtype=config.params_dtype).to_empty(device=platform.device())
             for parameter in self.vision.parameters():
@@ -101,8 +103,12 @@ class Qwen3VLModel(MegatronModule):
         angles = text_angles(batch.position_ids, sizes.head_dim, sizes.rope_theta, sizes.mrope_section)
         decoder_input, features = self._merge(batch) if self.pre_process else (None, self._receive())
         num_layers = len(self.language.decoder.layers)
+        if decoder_input is not None and self.config.recompute_granularity and torch.is_grad_enabled():
+            # Megatron's recomputation gives no gradient where its input has none, as under frozen embeddings.
+            decoder_input.requires_grad_()
         if self.config.sequence_parallel:
-            padding_mask = padding_mask.chunk(self.tensor_group.size(), 1)[self.tensor_group.rank()].contiguous()
+            by_rank = self.config.row_parts(padding_mask.size(1)).by_rank(padding_mask, 1)
+            padding_mask = by_rank.chunk(self.tensor_group.size(), 1)[self.tensor_group.rank()].contiguous()
         result = self.language(
             batch.input_ids,
             batch.position_ids,
@@ -148,11 +154,15 @@ class Qwen3VLModel(MegatronModule):
             features = visual.new_zeros(embedded.size(0), 1, visual.size(1) - 1, visual.size(2))
             features = features.index_copy(0, positions, visual[:, None, 1:])
         if self.config.sequence_parallel:
-            # Copies: Megatron's part is a view, by which the whole row would be kept until the backward pass.
-            scatter = partial(tensor_parallel.scatter_to_sequence_parallel_region, group=self.tensor_group)
-            embedded = scatter(embedded).clone()
-            features = None if features is None else scatter(features).clone()
+            embedded = self._scatter(embedded)
+            features = None if features is None else self._scatter(features)
         return embedded, None if features is None else features.permute(2, 0, 1, 3)
+
+    def _scatter(self, row: Tensor) -> Tensor:
+        """A row [s, ..] -> what this rank holds of it [s/tp, ..]."""
+        by_rank = self.config.row_parts(row.size(0)).by_rank(row)
+        own = tensor_parallel.scatter_to_sequence_parallel_region(by_rank, group=self.tensor_group)
+        return own.clone()  # Megatron's part is a view, by which the whole row would be kept until the backward pass
 
     def _response_head(
         self, head: Output, hidden_states: Tensor, output_layer, output_weight, context: PackedBatch, **_
@@ -180,13 +190,13 @@ class Qwen3VLModel(MegatronModule):
             hidden = tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=self.tensor_group)
             return hidden.index_select(0, batch.target_positions)
         # Each rank picks its own, padded to the longest pick, before the all-gather.
-        part = hidden.size(0)
+        parts = self.config.row_parts(hidden.size(0) * tensor_size)
         picks: list[list[int]] = [[] for _ in range(tensor_size)]
         places = []  # (rank, place in its pick) of each target: positions do not rise where a prompt is shared
-        for row in batch.target_positions_host:
-            pick = picks[row // part]
-            places.append((row // part, len(pick)))
-            pick.append(row % part)
+        for token in batch.target_positions_host:
+            rank, place = parts.place(token)
+            places.append((rank, len(picks[rank])))
+            picks[rank].append(place)
         longest = max(1, *(len(pick) for pick in picks))
         mine = picks[self.tensor_group.rank()]
         padding = [0] * (longest - len(mine))
@@ -206,6 +216,7 @@ class Qwen3VLModel(MegatronModule):
             hidden_states = tensor_parallel.gather_from_sequence_parallel_region(
                 hidden_states, tensor_parallel_output_grad=True, group=self.tensor_group
             )
+            hidden_states = self.config.row_parts(hidden_states.size(0)).in_order(hidden_states)
         else:
             hidden_states = tensor_parallel.copy_to_tensor_model_parallel_region(hidden_states, group=self.tensor_group)
         logits = F.linear(hidden_states.squeeze(1), weight)

@@ -1,10 +1,11 @@
 """Layers of the `transformer_engine` backend: those of Megatron's public provider, and attention that knows segments.
 
 Relied upon beyond it, and held by tests/model/test_transformer_engine.py: Megatron's attention wraps TE's
-`DotProductAttention` as its only base class. Written for megatron-core 0.19, whose `AttnMaskType` lacks the mask that
-shared prompts need.
+`DotProductAttention` as its only base class, and its linears take TE's fusion from their config. Written for
+megatron-core 0.19, whose `AttnMaskType` lacks the mask that shared prompts need.
 """
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -30,11 +31,24 @@ def transformer_engine_modules() -> Modules:
 
     provider = TESpecProvider()
     return Modules(
-        provider.column_parallel_linear(),
-        provider.row_parallel_linear(),
+        fusing(provider.column_parallel_linear()),
+        fusing(provider.row_parallel_linear()),
         provider.layer_norm(rms_norm=True, for_qk=True),
         segment_attention_class(provider.core_attention()),
     )
+
+
+def fusing(linear: Any) -> type[torch.nn.Module]:
+    """One of Megatron's wrappers of TE's linears, whose weight gradients TE's own product adds to `main_grad`, as the
+    setting `model.fused_weight_gradients` says. Megatron's option for it would ask its other linears for Apex."""
+
+    class FusingLinear(linear):
+        def __init__(self, *args: Any, config: Any, **options: Any):
+            fused = copy.copy(config)
+            fused.gradient_accumulation_fusion = config.fused_weight_gradients
+            super().__init__(*args, config=fused, **options)
+
+    return FusingLinear
 
 
 def segment_attention_class(megatron_attention: Any) -> type[torch.nn.Module]:

@@ -22,6 +22,7 @@ from editcaption_mega.kernels import rotate
 
 from .architecture import VisionArchitecture
 from .attention import Cuts, segment_attention
+from .parallel.linears import Linear
 from .rotary import Angles, vision_angles
 
 
@@ -47,8 +48,8 @@ class VisionAttention(nn.Module):
         super().__init__()
         self.group = group
         self.num_heads, self.scale = vision.num_heads, vision.head_dim**-0.5
-        self.qkv = nn.Linear(vision.hidden_size, 3 * vision.hidden_size)
-        self.proj = nn.Linear(vision.hidden_size, vision.hidden_size)
+        self.qkv = Linear(vision.hidden_size, 3 * vision.hidden_size)
+        self.proj = Linear(vision.hidden_size, vision.hidden_size)
 
     def forward(self, x: Tensor, angles: Angles, images: ImageBatch) -> Tensor:
         query, key, value = self.qkv(x).view(x.size(0), 3, self.num_heads, -1).unbind(1)
@@ -79,8 +80,8 @@ def all_heads(whole: Tensor, group: ProcessGroup) -> Tensor:
 class VisionMLP(nn.Module):
     def __init__(self, vision: VisionArchitecture):
         super().__init__()
-        self.linear_fc1 = nn.Linear(vision.hidden_size, vision.intermediate_size)
-        self.linear_fc2 = nn.Linear(vision.intermediate_size, vision.hidden_size)
+        self.linear_fc1 = Linear(vision.hidden_size, vision.intermediate_size)
+        self.linear_fc2 = Linear(vision.intermediate_size, vision.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
@@ -108,8 +109,8 @@ class PatchMerger(nn.Module):
         super().__init__()
         self.width, self.norm_after_join = vision.merged_size, norm_after_join
         self.norm = nn.LayerNorm(vision.merged_size if norm_after_join else vision.hidden_size, eps=1e-6)
-        self.linear_fc1 = nn.Linear(vision.merged_size, vision.merged_size)
-        self.linear_fc2 = nn.Linear(vision.merged_size, vision.out_hidden_size)
+        self.linear_fc1 = Linear(vision.merged_size, vision.merged_size)
+        self.linear_fc2 = Linear(vision.merged_size, vision.out_hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x.view(-1, self.width)) if self.norm_after_join else self.norm(x).view(-1, self.width)
@@ -119,7 +120,14 @@ class PatchMerger(nn.Module):
 class VisionTower(nn.Module):
     """Patches -> tokens of the language model, with one extra set per DeepStack layer."""
 
-    def __init__(self, vision: VisionArchitecture, *, recompute: bool = False, group: ProcessGroup | None = None):
+    def __init__(
+        self,
+        vision: VisionArchitecture,
+        *,
+        recompute: bool = False,
+        group: ProcessGroup | None = None,
+        fused_weight_gradients: bool = True,
+    ):
         """group: the ranks that share the pictures of a row; None where each computes all of them."""
         super().__init__()
         self.vision, self.recompute = vision, recompute
@@ -130,6 +138,9 @@ class VisionTower(nn.Module):
         self.deepstack_mergers = nn.ModuleList(
             PatchMerger(vision, norm_after_join=True) for _ in vision.deepstack_layers
         )
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.fused = fused_weight_gradients
 
     def forward(self, images: ImageBatch) -> Tensor:
         """This rank's patches -> [tokens, 1 + DeepStack layers, hidden]: visual embedding, DeepStack features."""

@@ -31,6 +31,8 @@ class ModelSettings:
     recompute_num_layers: int = 1
     recompute_vision: bool | None = None  # blocks of the vision tower; null: with full
     kernels: str = "auto"  # auto: the compiled ones, which a job on GPUs must have | torch: plain PyTorch, slower
+    # Weight gradients are added up in fp32 by the products that make them; false: made in the weights' precision first.
+    fused_weight_gradients: bool = True
     max_logits_gib: float = 4.0  # logits of a row's response tokens kept for backward; beyond, they are computed again
     router_aux_loss: float = 0.0  # coefficient of the load-balancing loss; 0 for none (and for dense models)
 
@@ -101,6 +103,12 @@ class ParallelSettings:
     expert_tensor_parallel_size: int | None = None  # null: the tensor parallel size
     context_parallel_size: int = 1  # only 1 is supported
     sequence_parallel: bool | None = None  # null: on when tensor_model_parallel_size > 1
+    # Under sequence parallelism rows travel between tensor-parallel ranks in so many pieces, each beside the product of
+    # the one before; null: one for 1,024 tokens, at most 4; 1: in one, before or behind its product.
+    sequence_pieces: int | None = None
+    # Under expert parallelism rows travel in so many pieces, each for a part of every rank's experts and beside the
+    # products of another piece; null: 2; 1: before and behind all products.
+    expert_pieces: int | None = None
     # Gradients are reduced and updated weights gathered while others are computed; false: between the passes.
     overlap_data_parallel: bool = True
     # What a level split counts as one layer more: the embedding (and vision), the LM head.
@@ -133,6 +141,9 @@ class ParallelSettings:
                     f"parallel.virtual_pipeline_model_parallel_size={virtual} needs pipeline_model_parallel_size > 1: "
                     "set it to null"
                 )
+        for setting, pieces in (("sequence_pieces", self.sequence_pieces), ("expert_pieces", self.expert_pieces)):
+            if pieces is not None:
+                at_least(f"parallel.{setting}", pieces, 1)
         if self.expert_tensor_parallel_size is not None:
             at_least("parallel.expert_tensor_parallel_size", self.expert_tensor_parallel_size, 1)
         if self.layers_per_chunk is not None:

@@ -70,6 +70,18 @@ def parameter_state(optimizer: MegatronOptimizer, parameter: torch.nn.Parameter)
     return None
 
 
+def fuse_updates(optimizer: MegatronOptimizer) -> None:
+    """Let PyTorch's AdamW update all parameters of a group in one kernel each way. Before its state is begun.
+
+    Megatron takes FusedAdam of Transformer Engine or Apex where one is installed, which does so anyway, and else
+    PyTorch's without that option: many kernels, with temporaries as large as the parameters."""
+    for part in _parts(optimizer):
+        inner = _inside(part, "optimizer")
+        if isinstance(inner, torch.optim.AdamW):
+            for group in inner.param_groups:
+                group["fused"], group["foreach"] = True, False
+
+
 def start_gathers(chunks: list[torch.nn.Module]) -> None:
     """Begin to gather the weights that an update has changed, in the order in which forward needs them. Collective.
 

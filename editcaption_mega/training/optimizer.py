@@ -29,12 +29,13 @@ from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePred
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
+from editcaption_mega import platform
 from editcaption_mega.conversion import ParamShard, Rule
 from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.model import unwrap
 from editcaption_mega.settings import OptimizerSettings
 
-from .megatron_optimizer import finish_gather
+from .megatron_optimizer import finish_gather, fuse_updates
 
 BUCKET_SIZE = 40_000_000  # parameters at least: Megatron's default up to 40 data-parallel ranks
 
@@ -102,6 +103,8 @@ def build_train_state(
         config_overrides=_overrides(optimizer_config, param_shards, settings),
         use_gloo_process_groups=False,
     )
+    if platform.device().type != "cpu":
+        fuse_updates(optimizer)
     scheduler = Schedule(
         optimizer,
         init_lr=0.0,

@@ -14,6 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from editcaption_mega import platform
 from editcaption_mega.model.dispatch import SortingTokenDispatcher
+from editcaption_mega.model.parallel.grouped_experts import ExpertRows
 
 EXPERTS, HIDDEN = 8, 12
 # expert-parallel ranks, expert-tensor-parallel ranks, experts of each token
@@ -59,6 +60,9 @@ def outcome(dispatcher: MoETokenDispatcher, tokens: int, most: int, top_k: int) 
     probs = (torch.rand(tokens, EXPERTS, generator=generator) * chosen).requires_grad_()
     rows, row_probs = dispatcher.token_dispatch(*dispatcher.dispatch_preprocess(x, chosen, probs))
     rows, counts, row_probs = dispatcher.dispatch_postprocess(rows, row_probs)
+    if isinstance(counts, ExpertRows):
+        assert counts.on_host() == counts.counts.tolist(), "the host has been told other numbers"
+        counts = counts.counts
     factor = torch.arange(1.0, len(counts) + 1).repeat_interleave(counts)
     out = rows * (factor * row_probs)[:, None]
     out = dispatcher.combine_postprocess(dispatcher.token_combine(dispatcher.combine_preprocess(out)))

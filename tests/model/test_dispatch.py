@@ -4,7 +4,6 @@ import ast
 import inspect
 import sys
 
-import torch
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
 
@@ -48,7 +47,22 @@ def test_megatrons_layer_calls_the_phases_in_order():
 
 
 def test_sizes_are_told_by_what_is_sent_and_received():
-    sizes = Sizes.of([3, 1, 3, 5, 2, 4], expert_parallel=2, rank=1)
-    assert sizes == Sizes(sent=[3, 1], received=[2, 4], gathered=[8, 6])
-    assert Sizes.of([7, 9], expert_parallel=1, rank=0) == Sizes(sent=[7], received=[9], gathered=[9])
-    assert torch.tensor(sizes.gathered).sum() == 14
+    sizes = Sizes.of([4, 10, 3, 1, 3, 5, 2, 4], num_local_experts=2, expert_parallel=2, pieces=1, rank=1)
+    assert sizes == Sizes(experts=[4, 10], sent=[[3, 1]], received=[[2, 4]], gathered=[8, 6])
+    assert sum(sizes.gathered) == sum(sizes.experts)
+    alone = Sizes.of([7, 9], num_local_experts=1, expert_parallel=1, pieces=1, rank=0)
+    assert (alone.sent, alone.received, alone.gathered) == ([[9]], [], [])
+    pieces = Sizes.of([4, 10, 3, 1, 3, 5, 2, 2, 6, 4], num_local_experts=2, expert_parallel=2, pieces=2, rank=0)
+    assert (pieces.sent, pieces.received) == ([[3, 1], [3, 5]], [[2, 2], [6, 4]])
+    assert [sum(rows) for rows in pieces.received] == pieces.experts
+
+
+def test_what_megatrons_layer_hands_on_between_router_and_sum():
+    """In pieces, ours gives it other things than tensors."""
+    source = inspect.getsource(MoELayer.forward)
+    for line in (
+        "dispatched_input, probs = self.dispatch(hidden_states, probs)",
+        "output, mlp_bias = self.routed_experts_compute(dispatched_input, probs)",
+        "output = self.combine(output)",
+    ):
+        assert line in source

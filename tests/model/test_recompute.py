@@ -7,7 +7,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from editcaption_mega import platform
 from editcaption_mega.conversion import load_weights
 from editcaption_mega.model import Architecture, build_model, unwrap
-from editcaption_mega.model.layers import GroupedExperts
+from editcaption_mega.model.parallel.grouped_experts import GroupedExperts
 from editcaption_mega.model.recompute import forget_norm, recomputed, recomputed_norm
 from editcaption_mega.settings import ModelSettings, ParallelSettings
 from tests.helpers import tiny
@@ -124,3 +124,18 @@ def test_what_is_recomputed_is_not_held(folder, recompute, held):
     found, gradient = outputs_held(folder, **recompute)
     assert found == held
     assert (gradient - expected).abs().max() <= 1e-6 * expected.abs().max() and expected.any()
+
+
+@pytest.mark.parametrize(
+    "recompute", [dict(), dict(recompute="full"), dict(recompute="selective", recompute_modules=["moe"])]
+)
+def test_a_router_that_trains_alone_gets_its_gradient(folder, recompute):
+    """Nothing before it requires one, and Megatron's recomputation looks at its input."""
+    settings = ModelSettings(folder=str(folder), **recompute)
+    architecture = Architecture.from_folder(folder)
+    (chunk,) = build_model(architecture, settings, ParallelSettings(), "fp32")
+    load_weights([chunk], architecture, folder)
+    chunk.requires_grad_(False)
+    routers = [layer.mlp.router.weight.requires_grad_() for layer in unwrap(chunk).language.decoder.layers]
+    chunk.train()(tiny.row(tiny.samples(2), 160)).sum().backward()
+    assert [weight.grad is not None and bool(weight.grad.any()) for weight in routers] == [True] * len(routers)

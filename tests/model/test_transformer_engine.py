@@ -5,9 +5,13 @@ A new Megatron-Core that changes it fails here; the numbers are for a machine wi
 import ast
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from megatron.core.transformer.enums import AttnMaskType
+
+from editcaption_mega.model.transformer_engine import fusing
 
 
 def classes(module: str) -> dict[str, ast.ClassDef]:
@@ -55,3 +59,19 @@ def test_the_provider_names_the_modules(provider):
 def test_megatron_still_lacks_the_mask_of_shared_prompts():
     """When it has it, `segment_attention_class` can give it to Megatron's own forward and call nothing else."""
     assert "padding_causal_bottom_right" not in AttnMaskType.__members__
+
+
+@pytest.mark.parametrize("name", ["TELinear", "TELayerNormColumnParallelLinear"])
+def test_its_linears_take_the_fusion_of_gradients_from_their_config(extensions, name):
+    assert "fuse_wgrad_accumulation=self.config.gradient_accumulation_fusion" in ast.unparse(extensions[name])
+
+
+def test_linears_are_told_to_fuse_and_the_rest_is_not():
+    class Linear(torch.nn.Module):
+        def __init__(self, size, *, config):
+            super().__init__()
+            self.config = config
+
+    config = SimpleNamespace(gradient_accumulation_fusion=False, fused_weight_gradients=True)
+    assert fusing(Linear)(3, config=config).config.gradient_accumulation_fusion
+    assert not config.gradient_accumulation_fusion

@@ -58,9 +58,14 @@ LAYOUTS = {
         recompute_modules=["layernorm", "moe_act"],
         recompute_vision=True,
     ),
+    "1 rank, weight gradients apart": dict(fused_weight_gradients=False),
     "DP2": dict(),
     "TP2+SP": dict(tensor_model_parallel_size=2),
     "TP2+SP, full recompute": dict(tensor_model_parallel_size=2, recompute="full"),
+    "TP2+SP in 4 pieces": dict(tensor_model_parallel_size=2, sequence_pieces=4),
+    "TP2 x PP2 in 2 pieces, weight gradients apart": dict(
+        tensor_model_parallel_size=2, pipeline_model_parallel_size=2, sequence_pieces=2, fused_weight_gradients=False
+    ),
     "TP2, no SP": dict(tensor_model_parallel_size=2, sequence_parallel=False),
     "PP2": dict(pipeline_model_parallel_size=2),
     "PP2 x VPP2": dict(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2),
@@ -89,6 +94,7 @@ LAYOUTS = {
         pipeline_model_parallel_size=4, layers_per_chunk=[1, 1, 3, 3], recompute="full"
     ),
     "EP2": dict(expert_model_parallel_size=2),
+    "EP2, experts in one piece": dict(expert_model_parallel_size=2, expert_pieces=1),
     "TP2 x EP2": dict(tensor_model_parallel_size=2, expert_model_parallel_size=2, expert_tensor_parallel_size=1),
     "expert TP2": dict(tensor_model_parallel_size=2, expert_tensor_parallel_size=2),
     "TP2, expert TP1": dict(tensor_model_parallel_size=2, expert_tensor_parallel_size=1),
@@ -142,8 +148,8 @@ class Case:
         options = dict(LAYOUTS[layout])
         self.steps = steps
         self.folder = folder
-        recompute = {name: options.pop(name) for name in LAYOUTS[layout] if name.startswith("recompute")}
-        self.model = ModelSettings(folder=str(folder), router_aux_loss=aux, **recompute)
+        of_model = {name: options.pop(name) for name in LAYOUTS[layout] if name.startswith(("recompute", "fused"))}
+        self.model = ModelSettings(folder=str(folder), router_aux_loss=aux, **of_model)
         self.parallel = ParallelSettings(**options)
         self.model.validate()
         self.parallel.validate()

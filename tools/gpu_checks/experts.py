@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from editcaption_mega.model.layers import GroupedExperts
+from editcaption_mega.model.parallel.grouped_experts import ExpertRows, GroupedExperts
 
 from .figures import Figure, Figures, Machine, relative_error
 
@@ -20,6 +20,7 @@ def run(machine: Machine) -> Figures:
     config = SimpleNamespace(
         gated_linear_unit=True, add_bias_linear=False, moe_ffn_hidden_size=FFN, hidden_size=HIDDEN,
         use_cpu_initialization=not machine.on_gpu, params_dtype=torch.bfloat16, tensor_model_parallel_size=1,
+        fused_weight_gradients=True,
     )  # fmt: skip
     groups = SimpleNamespace(expt_tp=alone, ep=alone)
     layer = GroupedExperts(len(TOKENS), config, pg_collection=groups).to(machine.device)
@@ -29,7 +30,7 @@ def run(machine: Machine) -> Figures:
             weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
     x = torch.randn(sum(TOKENS), HIDDEN, generator=generator).to(machine.device, torch.bfloat16).requires_grad_()
     probs = torch.rand(sum(TOKENS), generator=generator).to(machine.device)
-    out, _ = layer(x, torch.tensor(TOKENS, device=machine.device), probs)
+    out, _ = layer(x, ExpertRows.of(torch.tensor(TOKENS, device=machine.device)), probs)
     upstream = torch.randn(out.shape, generator=generator).to(machine.device, out.dtype)
     (out * upstream).sum().backward()
     exact = [tensor.detach().float().requires_grad_() for tensor in (x, layer.gate_up, layer.down)]

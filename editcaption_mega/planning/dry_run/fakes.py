@@ -7,7 +7,7 @@ one before.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from typing import Any
 
@@ -24,9 +24,10 @@ def answer_for_values(recorder: StepRecorder, imbalance: float) -> None:
     """Apply all of them. imbalance: the tokens of the fullest expert-parallel rank over the mean, which this one is."""
     _expert_loads(recorder, imbalance)
     _tensors_of_tensors(recorder)
-    _grouped_updates()
+    _fused_updates()
     _phases(recorder)
     _beside(recorder)
+    _within(recorder)
 
 
 @cache
@@ -54,15 +55,18 @@ def _expert_loads(recorder: StepRecorder, imbalance: float) -> None:
     """Dropless dispatch copies how many rows it sends and receives to the host and waits: the routers' choices are
     values. Every rank is taken to send alike, so that what it sends and what it receives are told by the same counts.
     """
-    from editcaption_mega.model.dispatch import Sizes, SortingTokenDispatcher
+    from editcaption_mega.model.dispatch import HostCopy, Sizes, SortingTokenDispatcher
 
-    def sizes(self: Any) -> Sizes:
-        recorder.sync("event.synchronize")
+    def sizes(self: Any, copy: HostCopy, num_tokens: int) -> Sizes:
         ranks, rank = self.ep_size, self.ep_group.rank()
-        rows = self.num_tokens * self.config.moe_router_topk
-        counts = expert_counts(rows, self.config.num_moe_experts, ranks, rank, imbalance).reshape(ranks, -1).sum(1)
-        own = int(counts[rank])
-        return Sizes(counts.tolist(), [own] * ranks, [own * ranks] * self.tp_size)
+        if ranks * self.tp_size > 1:  # else the copy was made in the forward pass, and is read in the backward pass
+            recorder.sync("event.synchronize")
+        rows = num_tokens * self.config.moe_router_topk
+        counts = expert_counts(rows, self.config.num_moe_experts, ranks, rank, imbalance).reshape(ranks, -1)
+        sent = counts.reshape(ranks, self.pieces, -1).sum(2).T  # [pieces, ranks]
+        received = [[int(own)] * ranks for own in sent[:, rank]]
+        gathered = [sum(map(sum, received))] * self.tp_size
+        return Sizes((counts[rank] * ranks * self.tp_size).tolist(), sent.tolist(), received, gathered)
 
     SortingTokenDispatcher._sizes = sizes  # type: ignore[method-assign]
 
@@ -94,16 +98,24 @@ def _read(data: Any, recorder: StepRecorder) -> Any:
     return data
 
 
-def _grouped_updates() -> None:
-    """AdamW updates all parameters in a few kernels where the device has them, with the temporaries that this takes;
-    elsewhere one by one. CUDA has them."""
+def _fused_updates() -> None:
+    """AdamW updates all parameters of a group in one kernel where the device has it. CUDA has it."""
     from torch.optim import optimizer
     from torch.utils import _foreach_utils
 
-    name = "_get_foreach_kernels_supported_devices"
+    name = "_get_fused_kernels_supported_devices"
     original: Callable[[], list[str]] = _original(_foreach_utils, name)
     for module in (optimizer, _foreach_utils):
         setattr(module, name, lambda: [*original(), "meta"])
+    _meta_updates()
+
+
+@cache
+def _meta_updates() -> torch.library.Library:
+    """What the kernel does to tensors without values, once in a process."""
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_fused_adamw_", lambda *args, **kwargs: None, "Meta")
+    return library
 
 
 def _phases(recorder: StepRecorder) -> None:
@@ -165,6 +177,35 @@ def _beside(recorder: StepRecorder) -> None:
     Group.start_grad_sync = beginning("grad_reduce", _original(Group, "start_grad_sync"))
     Group.finish_param_sync = waiting("param_gather", "param_gather_handle", _original(Group, "finish_param_sync"))
     Group.finish_grad_sync = waiting("grad_reduce", "grad_reduce_handle", _original(Group, "finish_grad_sync"))
+
+
+class _Waiting:
+    """What an asynchronous collective returns, and says when it is waited for."""
+
+    def __init__(self, work: Any, done: Callable[[], None]):
+        self.work, self.done = work, done
+
+    def wait(self) -> None:
+        self.work.wait()
+        self.done()
+
+
+def _within(recorder: StepRecorder) -> None:
+    """Nothing is answered here: what a pass lets run beside its own operators is known where it is called."""
+    import torch.distributed as dist
+
+    def beginning(original: Any) -> Any:
+        def call(*args: Any, async_op: bool = False, **kwargs: Any) -> Any:
+            if not async_op or recorder.is_beside or args[0].device != platform.device():
+                return original(*args, async_op=async_op, **kwargs)
+            with recorder.within() as begun:
+                work = original(*args, async_op=True, **kwargs)
+            return _Waiting(work, partial(recorder.wait_within, begun))
+
+        return call
+
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce", "all_to_all_single"):
+        setattr(dist, name, beginning(_original(dist, name)))
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -74,6 +74,8 @@ def cost_of(func: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Any, va
     rule = flop_registry.get(func.overloadpacket)
     if rule is None:
         return Cost(Operation(name, "copy", 0, call.traffic))
+    if func._overloadname.startswith("dtype"):  # of two dtypes, which the rules do not know
+        args, kwargs = [value for value in args if isinstance(value, Tensor)], {}
     return Cost(_product(call, rule(*args, **kwargs, out_val=out)))
 
 
@@ -93,7 +95,9 @@ def _product(call: Call, flops: int) -> Operation:
     first = call.args[1] if call.name.startswith(("addmm", "baddbmm")) else call.args[0]
     rows, columns, inner = call.out.shape[-2], call.out.shape[-1], first.shape[-1]
     kind: OperationKind = "matmul_fp32" if call.out.dtype == torch.float32 == first.dtype else "matmul"
-    return Operation(call.name, kind, flops, call.traffic, rows=rows, columns=columns, inner=inner)
+    # What is added to, where it is the result, too, or is given as a place for it: read once, written once.
+    places = tensor_bytes((call.kwargs.get("out"),))
+    return Operation(call.name, kind, flops, call.traffic - places, rows=rows, columns=columns, inner=inner)
 
 
 def _grouped_product(call: Call) -> Cost:
@@ -202,11 +206,18 @@ def _norm_gradient(call: Call) -> Cost:
     return Cost(Operation(call.name, "copy", 0, call.traffic + 2 * parts, launches=2), parts)
 
 
+def _fused_adamw(call: Call) -> Cost:
+    """Weights and moments are read and written, gradients read."""
+    weights, gradients, *moments = (tensor_bytes(part) for part in call.args[:4])
+    return Cost(Operation(call.name, "copy", 0, gradients + 2 * (weights + sum(moments))))
+
+
 _SPECIAL: dict[str, Callable[[Call], Cost]] = {
     "editcaption::expert_order": _expert_order,
     "editcaption::sum_rows": _row_sums,
     "editcaption::rms_norm_gradient": _norm_gradient,
     "aten::_grouped_mm": _grouped_product,
+    "aten::_fused_adamw_": _fused_adamw,
     "torch_attn::_varlen_attn": _attention,
     "torch_attn::_varlen_attn_backward": _attention_backward,
     "editcaption::linear_log_probs": _lm_head,

@@ -73,6 +73,8 @@ class StepRecorder(TorchDispatchMode):
         self._stack_at = 0  # the peak whose stack is known
         self._work: Any = None
         self._handle = 0  # of the communication that runs beside compute, where it begins
+        self._within = 0  # the same, of what ends in the same pass
+        self._begun = 0  # of these in this phase
 
     @property
     def phase(self) -> Phase:
@@ -89,6 +91,7 @@ class StepRecorder(TorchDispatchMode):
 
     def _begin(self, phase: Phase) -> None:
         phase.held = phase.peak = self.memory.now
+        self._begun = 0
         self.phases.append(phase)
 
     @contextmanager
@@ -128,9 +131,29 @@ class StepRecorder(TorchDispatchMode):
         """The device waits for it here."""
         self.add(Operation("wait", "wait", launches=0, handle=handle))
 
+    @property
+    def is_beside(self) -> bool:
+        return bool(self._handle)
+
+    @contextmanager
+    def within(self) -> Iterator[int]:
+        """Communication that begins in the block runs beside what follows in this phase -> what to wait for."""
+        self._begun += 1
+        self._within = self._begun
+        try:
+            yield self._begun
+        finally:
+            self._within = 0
+
+    def wait_within(self, begun: int) -> None:
+        self.add(Operation("wait", "wait", launches=0, within=begun))
+
     def add(self, step: Operation | Communication) -> None:
         """Something that the device does now."""
-        step = replace(step, handle=self._handle) if self._handle else step
+        if self._handle:
+            step = replace(step, handle=self._handle)
+        elif self._within and isinstance(step, Communication):
+            step = replace(step, within=self._within)
         self.phase.steps.append(self._same.setdefault(step, step))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

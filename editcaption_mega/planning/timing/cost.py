@@ -31,7 +31,7 @@ class Operation:
     flops: 2 per multiply-add; attention's as its kernel counts them (half of a causal square, 2.5 times that backward).
     bytes: read and written. rows, columns, inner: of a matrix product [rows, inner] x [inner, columns]; grouped: rows
     are those of one expert; attention: rows is the segment's length, columns the head's channels. launches: how often
-    the host launches. handle: of a wait, or of what prepares it, the communication's."""
+    the host launches. handle: of a wait, or of what prepares it, the communication's; within: of a wait, likewise."""
 
     name: str
     kind: OperationKind
@@ -42,6 +42,7 @@ class Operation:
     inner: int = 0
     launches: int = 1
     handle: int = 0
+    within: int = 0
 
     def seconds(self, hardware: Hardware) -> float:
         """Of the GPU, with operands at hand: the longer of computing and moving bytes."""
@@ -71,12 +72,14 @@ class Communication:
 
     bytes: the whole tensor as one rank sees it: what all-gather returns, what reduce-scatter takes, what all-reduce and
     broadcast hold, what a rank gives to all-to-all with its own part. handle: above 0 it begins here and runs beside
-    what follows, up to the wait for this handle (`beside`)."""
+    what follows, up to the wait for this handle (`beside`), which may be in another pass. within: above 0 likewise, and
+    the wait for it is in the same pass."""
 
     kind: CommunicationKind
     bytes: float
     ranks: tuple[int, ...]
     handle: int = 0
+    within: int = 0
 
     def seconds(self, hardware: Hardware) -> float:
         """Ring algorithms at the rate of the slowest link, each rank of a node with its own port to the network."""
@@ -134,10 +137,17 @@ def stream_time(
     """One stream in order: the host launches each step `launch_seconds` after the last, the GPU begins it when it is
     launched and the one before has ended, and a sync lets the host wait for the GPU.
 
-    What runs beside it takes no time here, nor does a wait for it: they go to `marks`, each with its seconds from the
-    beginning."""
-    host = gpu = starved = 0.0
+    Communication that ends within the stream begins behind what comes before it and behind other communication. What
+    the GPU does meanwhile is slower by `Hardware.beside_slowdown`, and of the communication counts what a wait for it
+    takes. What runs beside the whole stream takes no time here, nor does a wait for it: they go to `marks`, each with
+    its seconds from the beginning."""
+    host = gpu = starved = link = 0.0  # link: until when communication runs
     by_kind: dict[str, float] = {}
+    ends: dict[int, tuple[float, str]] = {}  # of what runs beside, by `within`
+
+    def spend(kind: str, seconds: float) -> None:
+        by_kind[kind] = by_kind.get(kind, 0.0) + seconds
+
     for step in steps:
         launches = step.launches if isinstance(step, Operation) else 1
         host += launches * hardware.launch_seconds
@@ -150,8 +160,22 @@ def stream_time(
         if step.kind == "sync":
             host = max(host, gpu) + hardware.sync_seconds
             continue
-        seconds = step.seconds(hardware)
+        if step.kind == "wait":
+            end, kind = ends.pop(step.within, (0.0, ""))
+            if end > max(gpu, host):
+                spend(kind, end - max(gpu, host))
+            gpu = max(gpu, end)
+            continue
+        seconds, begin = step.seconds(hardware), max(gpu, host)
+        if isinstance(step, Communication):
+            begin = max(begin, link)
+            link = begin + seconds
+            if step.within:
+                ends[step.within] = link, step.kind
+                continue
+        else:
+            seconds += hardware.beside_slowdown * max(0.0, min(seconds, link - begin))
         starved += max(0.0, host - gpu)
-        gpu = max(gpu, host) + seconds
-        by_kind[step.kind] = by_kind.get(step.kind, 0.0) + seconds
+        gpu = begin + seconds
+        spend(step.kind, seconds)
     return StreamTime(max(host, gpu), by_kind, starved)

@@ -77,6 +77,7 @@ class Hardware:
     fp32_flops: float = 0.0  # FLOP/s of products in fp32 (no TF32)
     copy_bandwidth: float = 0.0  # bytes per second of elementwise kernels, read and written together
     pcie_bandwidth: float = 0.0  # bytes per second between pinned host memory and the GPU
+    beside_slowdown: float = 0.0  # share by which compute is slower while ranks of a pass communicate beside it
     launch_seconds: float = 0.0  # host time of one operation: Python, dispatch, autograd and the launch
     sync_seconds: float = 0.0  # host time lost when it waits for the GPU, beyond the waiting
     reserve: MemoryReserve = field(default_factory=MemoryReserve)
@@ -85,7 +86,7 @@ class Hardware:
     def validate(self) -> None:
         if not self.name:
             raise SettingsError("name is missing: give the hardware a name, such as h100")
-        _positive("", self)
+        _positive("", self, except_for=("beside_slowdown",))
         if self.memory_gib > MOST_GIB:
             raise SettingsError(f"memory_gib is {self.memory_gib:g}: give the size in GiB, such as 79.1")
         self.reserve.validate()

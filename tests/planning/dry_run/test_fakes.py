@@ -101,3 +101,33 @@ def test_communication_of_data_parallel_ranks_begins_and_is_waited_for_in_its_pa
         "backward 1 of chunk 0 [('reduce_scatter', 2)]",
         "step [('wait', 2), ('all_gather', 3)]",
     ]
+
+
+WITHIN = """
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from editcaption_mega import platform
+from editcaption_mega.planning.dry_run import fakes
+from editcaption_mega.planning.dry_run.recorder import StepRecorder
+platform.prepare(dry=True)
+dist.init_process_group("cpu:fake,meta:fake", rank=0, world_size=4, store=FakeStore())
+recorder = StepRecorder()
+fakes._within(recorder)
+with recorder:
+    part, whole = torch.empty(2, 3, device="meta"), torch.empty(8, 3, device="meta")
+    recorder.start()
+    works = [dist.all_gather_into_tensor(whole, part, async_op=True) for _ in range(2)]
+    part + 1
+    for work in works:
+        work.wait()
+    dist.reduce_scatter_tensor(part, whole)
+    print([(step.kind, step.within) for step in recorder.phase.steps])
+"""
+
+
+def test_what_a_pass_communicates_beside_its_operators_begins_and_is_waited_for():
+    done = warm.run([sys.executable, "-c", WITHIN])
+    assert done.returncode == 0, done.stderr
+    seen = [("all_gather", 1), ("all_gather", 2), ("copy", 0), ("wait", 1), ("wait", 2), ("reduce_scatter", 0)]
+    assert done.stdout.strip() == str(seen)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from editcaption_mega.kernels import expert_order, rms_norm, sum_rows, swiglu
+from editcaption_mega.kernels.products import add_product
 from editcaption_mega.planning.dry_run.operations import communication
 from editcaption_mega.planning.dry_run.recorder import INPUTS, HostSync, StepRecorder, memory_kind
 
@@ -159,6 +160,19 @@ def test_kernels_of_the_layers_are_priced_by_the_bytes_that_they_move():
     parts = 2 * 4 * hidden * min(528, tokens)
     assert steps["rms_norm_gradient"].bytes == 3 * token_bytes + 4 * tokens + 2 * 2 * hidden + parts
     assert steps["rms_norm_gradient"].launches == 2
+
+
+def test_a_product_that_adds_to_a_buffer_reads_and_writes_it_once():
+    total, a, b = (
+        torch.empty(8, 4, device=META),
+        *(torch.empty(6, n, dtype=torch.bfloat16, device=META) for n in (8, 4)),
+    )
+    recorder = seen(lambda _: add_product(total, a.t(), b))
+    (step,) = (step for step in recorder.phase.steps if step.flops)
+    assert (step.kind, step.flops, step.bytes) == ("matmul", 2 * 8 * 4 * 6, 2 * total.nbytes + a.nbytes + b.nbytes)
+    out = torch.empty(8, 4, dtype=torch.bfloat16, device=META)
+    (step,) = seen(lambda _: torch.mm(a.t(), b, out=out)).phase.steps
+    assert step.bytes == out.nbytes + a.nbytes + b.nbytes
 
 
 def test_a_view_costs_nothing_whatever_its_schema_says():

@@ -1,5 +1,7 @@
 """Seconds of operations and communications, against values computed by hand and a layer's budget made by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from editcaption_mega.planning.timing.cost import Communication, Operation, stream_time
@@ -148,6 +150,26 @@ def test_a_sync_empties_the_queue(h100):
     with_sync = stream_time([large, Operation("item", "sync")] + [small] * 50, h100)
     assert with_sync.seconds - without.seconds == pytest.approx(
         20e-6 + 11e-6 + 50 * 10e-6 - 50 * 1000 / 2.8e12, rel=0.05
+    )
+
+
+def test_communication_beside_products_costs_what_a_wait_for_it_takes(h100):
+    work, arrived = product(8192, 8192, 8192), Operation("wait", "wait", launches=0, within=1)
+    seconds = work.seconds(h100)
+    short = Communication("all_gather", 330e9 * seconds / 2, NODE, within=1)  # about half as long as the product
+    long = replace(short, bytes=4 * short.bytes)
+    covered = stream_time([short, work, arrived], h100)
+    assert covered.by_kind.keys() == {"matmul"}
+    # The product is slower while the other one runs.
+    assert covered.seconds == pytest.approx(seconds + 0.15 * short.seconds(h100), rel=0.02)
+    waited = stream_time([long, work, arrived], h100)
+    assert waited.seconds == pytest.approx(long.seconds(h100), rel=0.02)
+    assert waited.by_kind["all_gather"] == pytest.approx(long.seconds(h100) - 1.15 * seconds, rel=0.02)
+    # One after another on the link, and behind the operations before.
+    queued = stream_time([work, long, replace(long, within=2), replace(arrived, within=2)], h100)
+    assert queued.seconds == pytest.approx(seconds + 2 * long.seconds(h100), rel=0.02)
+    assert stream_time([work, replace(long, within=0), arrived], h100).seconds == pytest.approx(
+        seconds + long.seconds(h100), rel=0.02
     )
 
 

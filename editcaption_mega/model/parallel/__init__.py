@@ -1,0 +1,1 @@
+"""Layers of our own whose parts lie on several ranks: linear layers, and the experts."""

@@ -1,0 +1,231 @@
+"""Linear layers whose weight gradients are added to Megatron's fp32 buffer by the products that make them, without Apex
+or Transformer Engine, and whose tensor-parallel communication runs beside their products.
+
+A column-parallel layer gathers the tokens of all ranks before its product, a row-parallel one reduces and scatters
+behind its own, and each does the other's in the backward pass. That goes piece by piece (`row_parts`): while one piece
+is computed, the next ones travel. In the backward pass of a column-parallel layer its input is gathered again beside
+the product by the weight, and its gradient scattered beside the product by the input.
+
+Relied upon of Megatron, and held by tests/model/test_linears.py: `_forward_impl` makes the product of both of its
+linears, and a row-parallel one reduces its result in `forward`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from megatron.core.parallel_state import get_global_memory_buffer
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from editcaption_mega.kernels import weight_gradient
+
+from .row_parts import RowParts
+
+
+@dataclass
+class LanguageConfig(TransformerConfig):
+    """Megatron's config, with what our own layers are told."""
+
+    fused_weight_gradients: bool = True  # setting model.fused_weight_gradients
+    sequence_pieces: int | None = 1  # setting parallel.sequence_pieces; 1 where layers are not ours
+    expert_pieces: int | None = None  # setting parallel.expert_pieces
+
+    def row_parts(self, length: int) -> RowParts:
+        """How a row of so many tokens is divided over tensor-parallel ranks."""
+        return RowParts.of(length, self.tensor_model_parallel_size, self.sequence_pieces)
+
+    def expert_parts(self, num_local_experts: int, expert_parallel: int, expert_tensor: int) -> int:
+        """In how many pieces rows travel to experts: two, or as many as wanted, where that many divide those of a rank.
+
+        One where they do not travel, where experts are divided over ranks, and where their weights' gradients are made
+        apart."""
+        if expert_parallel == 1 or expert_tensor > 1 or not self.fused_weight_gradients:
+            return 1
+        wanted = 2 if self.expert_pieces is None else self.expert_pieces
+        return max(n for n in range(1, wanted + 1) if num_local_experts % n == 0)
+
+
+class _Product(torch.autograd.Function):
+    """x [.., in] @ weight.T + bias -> [.., out]. group: ranks whose gradients of x are added up."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, group: ProcessGroup | None, fused: bool
+    ) -> Tensor:
+        ctx.group, ctx.fused = group, fused
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        by_x = grad.matmul(weight) if need_x else None
+        reduced = None
+        if by_x is not None and ctx.group is not None:
+            reduced = dist.all_reduce(by_x, group=ctx.group, async_op=True)
+        rows = grad.flatten(0, -2)
+        by_weight = weight_gradient(weight, rows, x.flatten(0, -2), fused=ctx.fused) if need_weight else None
+        by_bias = rows.sum(0) if need_bias else None
+        if reduced is not None:
+            reduced.wait()
+        return by_x, by_weight, by_bias, None, None
+
+
+class _ColumnProduct(torch.autograd.Function):
+    """This rank's tokens [s / ranks, 1, in] x weight [out, in] -> all tokens [s, 1, out]."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, fused: bool) -> Tensor:
+        ctx.group, ctx.parts, ctx.fused = group, parts, fused
+        ctx.save_for_backward(own if ctx.needs_input_grad[1] else None, weight)
+        whole, arrivals = _gather(own, group, parts)
+        out = own.new_empty(parts.length, 1, weight.size(0))
+        for (_, piece), arrived in zip(_pieces(parts), arrivals, strict=True):
+            arrived.wait()
+            torch.mm(whole[piece, 0], weight.t(), out=out[piece, 0])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        own, weight = ctx.saved_tensors
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        if need_weight:
+            whole, arrivals = _gather(own, ctx.group, ctx.parts)
+        by_own = None
+        if need_x:
+            by_own, finish = _scatter(lambda piece: grad[piece] @ weight, grad, weight.size(1), ctx.group, ctx.parts)
+        by_weight = None
+        if need_weight:
+            for arrived in arrivals:
+                arrived.wait()
+            by_weight = weight_gradient(weight, grad.flatten(0, 1), whole.flatten(0, 1), fused=ctx.fused)
+        if need_x:
+            finish()
+        return by_own, by_weight, None, None, None
+
+
+class _RowProduct(torch.autograd.Function):
+    """All tokens [s, 1, in / ranks] x weight [out, in / ranks], summed over ranks -> its own [s / ranks, 1, out]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, fused: bool) -> Tensor:
+        ctx.group, ctx.parts, ctx.fused = group, parts, fused
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        own, finish = _scatter(lambda piece: x[piece] @ weight.t(), x, weight.size(0), group, parts)
+        finish()
+        return own
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        whole, arrivals = _gather(grad.contiguous(), ctx.group, ctx.parts)
+        by_x = grad.new_empty(ctx.parts.length, 1, weight.size(1)) if need_x else None
+        for (_, piece), arrived in zip(_pieces(ctx.parts), arrivals, strict=True):
+            arrived.wait()
+            if by_x is not None:
+                torch.mm(whole[piece, 0], weight, out=by_x[piece, 0])
+        by_weight = None
+        if need_weight:
+            by_weight = weight_gradient(weight, whole.flatten(0, 1), x.flatten(0, 1), fused=ctx.fused)
+        return by_x, by_weight, None, None, None
+
+
+def _pieces(parts: RowParts) -> Iterator[tuple[slice, slice]]:
+    """Of each piece: where this rank has it, and where it is in the row."""
+    own, whole = parts.part, parts.part * parts.ranks
+    for i in range(parts.pieces):
+        yield slice(i * own, (i + 1) * own), slice(i * whole, (i + 1) * whole)
+
+
+def _gather(own: Tensor, group: ProcessGroup, parts: RowParts) -> tuple[Tensor, list[Any]]:
+    """Begin to gather the tokens of all ranks -> them [s, 1, h], in a buffer that the next call takes, and what to wait
+    for before each piece is read."""
+    whole = get_global_memory_buffer().get_tensor([parts.length, *own.shape[1:]], own.dtype, "mpu")
+    works = [
+        dist.all_gather_into_tensor(whole[piece], own[mine], group=group, async_op=True)
+        for mine, piece in _pieces(parts)
+    ]
+    return whole, works
+
+
+def _scatter(
+    product: Callable[[slice], Tensor], like: Tensor, columns: int, group: ProcessGroup, parts: RowParts
+) -> tuple[Tensor, Callable[[], None]]:
+    """Begin to add up the products of all ranks piece by piece -> this rank's tokens [s / ranks, 1, columns], and what
+    waits for them."""
+    own = like.new_empty(parts.length // parts.ranks, 1, columns)
+    works, sent = [], []  # what is sent lives until it has arrived
+    for mine, piece in _pieces(parts):
+        sent.append(product(piece))
+        works.append(dist.reduce_scatter_tensor(own[mine], sent[-1], group=group, async_op=True))
+
+    def finish() -> None:
+        for work in works:
+            work.wait()
+        sent.clear()
+
+    return own, finish
+
+
+class Linear(nn.Linear):
+    """Of the vision tower, whole on each rank. fused: add the weight's gradient in the product."""
+
+    fused = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [.., in] -> [.., out]."""
+        result: Tensor = _Product.apply(x, self.weight, self.bias, None, self.fused)
+        return result
+
+
+class ColumnLinear(ColumnParallelLinear):
+    """The output's channels are divided over tensor-parallel ranks."""
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, **options: Any) -> Tensor:  # noqa: A002
+        return _product(self, input, weight, **options)
+
+
+class RowLinear(RowParallelLinear):
+    """The input's channels are divided over tensor-parallel ranks."""
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, **options: Any) -> Tensor:  # noqa: A002
+        return _product(self, input, weight, **options)
+
+    def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[s, 1, in / ranks] -> [s / ranks, 1, out] under sequence parallelism, else [s, 1, out]; and no bias."""
+        if not self.sequence_parallel:
+            without: tuple[Tensor, Tensor | None] = super().forward(input_)
+            return without
+        assert self.input_is_parallel and self.bias is None and not self.explicit_expert_comm
+        parts = self.config.row_parts(input_.size(0))
+        return _RowProduct.apply(input_, self.weight, self.tp_group, parts, self.config.fused_weight_gradients), None
+
+
+def _product(
+    layer: ColumnLinear | RowLinear,
+    x: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None,
+    allreduce_dgrad: bool,
+    sequence_parallel: bool,
+    tp_group: ProcessGroup | None,
+    **others: Any,
+) -> Tensor:
+    """What Megatron's linears ask of their `_forward_impl`."""
+    fused = layer.config.fused_weight_gradients
+    if sequence_parallel:
+        assert tp_group is not None and bias is None
+        parts = layer.config.row_parts(x.size(0) * tp_group.size())
+        gathered: Tensor = _ColumnProduct.apply(x, weight, tp_group, parts, fused)
+        return gathered
+    result: Tensor = _Product.apply(x, weight, bias, tp_group if allreduce_dgrad else None, fused)
+    return result
