@@ -34,8 +34,7 @@ _NORM = "Megatron's gradient norm without Transformer Engine and Apex: one param
 _SIZES = "dropless dispatch: how many rows go to each rank is what the routers chose, and the all-to-all must be told"
 WAITS = (
     Known("copy to the host", "editcaption_mega/training/loop.py:_sum_over_ranks", 1, "the step's loss, once"),
-    Known("event.synchronize", "editcaption_mega/model/dispatch.py:token_dispatch", None, _SIZES),
-    Known("event.synchronize", "editcaption_mega/model/dispatch.py:dispatch", None, f"{_SIZES}, of each piece"),
+    Known("event.synchronize", "editcaption_mega/model/dispatch.py:dispatch", None, _SIZES),
     Known("item", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),
     Known("torch.tensor on the device", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),
     Known("item", f"{_OPTIMIZER}/clip_grads.py:get_grad_norm_fp32", 2, "the gradient norm, which clipping compares"),
