@@ -60,15 +60,21 @@ class StageMemory:
     inputs: float
     activations: float  # of micro-batches in flight, and what the pass at the peak takes; or the update's temporaries
     reserved: float  # context, NCCL, what the allocator cannot hand out
+    outside_step: float = 0.0  # beside the states, at the most that the start or a checkpoint takes
 
     @property
     def peak(self) -> float:
-        """Of tensors."""
+        """Of tensors, in a step."""
         return self.states + self.inputs + self.activations
 
     @property
+    def beyond_step(self) -> float:
+        """By which the start or a checkpoint takes more than the step; 0 where neither does."""
+        return max(0.0, self.states + self.outside_step - self.peak)
+
+    @property
     def needed(self) -> float:
-        return self.peak + self.reserved
+        return self.peak + self.beyond_step + self.reserved
 
 
 @dataclass(frozen=True)
@@ -295,7 +301,9 @@ def stage_memory(
         activations = max(activations, held + own)
     peak = states + inputs + activations
     reserved = hardware.reserve_gib(ranks=world_size, all_to_all=parallel.expert_model_parallel_size > 1) * GIB
-    return StageMemory(states, inputs, activations, reserved + hardware.reserve.allocator_share * peak)
+    outside = max(sum(chunk.total.start for chunk in chunks), sum(chunk.total.checkpoint for chunk in chunks))
+    reserved += hardware.reserve.allocator_share * peak
+    return StageMemory(states, inputs, activations, reserved, outside)
 
 
 @lru_cache(maxsize=4096)

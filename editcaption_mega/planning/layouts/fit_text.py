@@ -14,9 +14,10 @@ def fit_lines(found: Fit) -> Iterator[str]:
     for stage, memory in enumerate(found.stages):
         passes = found.time.passes[stage]
         forward, backward = (sum(part.seconds for part in parts) for parts in (passes.forward, passes.backward))
+        more = f"the start or a checkpoint {memory.beyond_step / GIB:.1f} more, " if memory.beyond_step else ""
         yield (
             f"  stage {stage}: {memory.needed / GIB:.1f} = weights, gradients, optimizer {memory.states / GIB:.1f}, "
-            f"inputs {memory.inputs / GIB:.1f}, activations {memory.activations / GIB:.1f}, reserved "
+            f"inputs {memory.inputs / GIB:.1f}, activations {memory.activations / GIB:.1f}, {more}reserved "
             f"{memory.reserved / GIB:.1f}; forward {1e3 * forward:.1f} ms, backward {1e3 * backward:.1f} ms per "
             f"micro-batch, idle {100 * found.time.timeline.idle[stage]:.0f} %"
         )
@@ -101,6 +102,7 @@ def fit_json(found: Fit, original: Any) -> dict[str, Any]:
                 "states_bytes": round(memory.states),
                 "inputs_bytes": round(memory.inputs),
                 "activations_bytes": round(memory.activations),
+                "beyond_step_bytes": round(memory.beyond_step),
             }
             for memory in found.stages
         ],

@@ -54,6 +54,8 @@ class StagePart:
     )
     retained: float = 0.0  # of a micro-batch from its forward pass to its backward pass
     update: float = 0.0  # temporary bytes of the update
+    start: float = 0.0  # bytes beside the states at the most that the job's start takes, before the first step
+    checkpoint: float = 0.0  # and at the most that a checkpoint takes
     forward_peak: float = 0.0
     backward_peak: float = 0.0
     language_flops: float = 0.0  # of a micro-batch's forward pass
@@ -79,6 +81,8 @@ class StagePart:
                 "reference_weights",
                 "parameters",
                 "update",
+                "start",
+                "checkpoint",
                 "between_stages",
                 "gathers",
                 "reductions",
@@ -288,6 +292,8 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
         and step.ranks[1] - step.ranks[0] >= ranks.size
     ]  # fmt: skip
     states = record.states
+    reference_weights = first.held - sum(states.values()) - record.inputs
+    held = sum(states.values()) + reference_weights
     return StagePart(
         forward=passes.forward[0],
         backward=passes.backward[0],
@@ -302,11 +308,13 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
         weights=states["weights"],
         gradients=states["gradients"],
         optimizer=states["optimizer"],
-        reference_weights=first.held - sum(states.values()) - record.inputs,
+        reference_weights=reference_weights,
         parameters=record.parameters,
         inputs=record.inputs,
         retained=min(ahead.held, backward.held) - forward.held,
         update=last.peak - forward.held,
+        start=record.start_peak - held,
+        checkpoint=record.checkpoint_peak - held,
         forward_peak=forward.peak - forward.held,
         backward_peak=backward.peak - backward.held,
         language_flops=flops - forward.vision_flops,

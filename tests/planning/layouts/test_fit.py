@@ -101,6 +101,18 @@ def test_the_updates_temporaries_are_a_peak_of_their_own():
     assert memory.activations == 27 * GB
 
 
+@pytest.mark.parametrize("kind", ["start", "checkpoint"])
+def test_what_the_start_or_a_checkpoint_takes_beyond_the_step_is_needed_too(kind):
+    def memory_with(extra):
+        costs = Costs(replace(LAYER, **{kind: extra}), replace(LAYER, **{kind: extra}))
+        return stage_memory([chunk_of(None, [Run(costs, 3)], LAST)], ParallelSettings(), 0, 1, load_hardware("h100"), 1)
+
+    without, little, much = (memory_with(extra * GB) for extra in (0, 0.1, 20))
+    assert without.beyond_step == little.beyond_step == 0 and little.needed == without.needed
+    assert much.peak == without.peak and much.beyond_step == pytest.approx(much.states + 60 * GB - much.peak)
+    assert much.needed == pytest.approx(without.needed + much.beyond_step)
+
+
 def test_what_a_stage_sends_has_as_many_slots_as_tensors():
     passes = passes_of_stage([chunk_of(FIRST, [Run(COSTS, 1)], None, transfer=0.004)], slots=4)
     assert passes.before.seconds == pytest.approx(0.03), "inputs were copied while the step before was computed"
