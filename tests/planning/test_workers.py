@@ -20,6 +20,7 @@ Path(__file__).with_name("importing").touch()
 time.sleep(1)
 """
 PROGRAM = """
+import signal
 import time
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def main(argv):
             raise
 
 if __name__ == "__main__":
+    # As at a terminal: a program that a script began in the background ignores interrupts, and so would this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run(main)
 """
 
