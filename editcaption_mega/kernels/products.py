@@ -20,10 +20,11 @@ def product(a: Tensor, b: Tensor, out: Tensor) -> None:
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total [M, N] += a [M, K] @ b [K, N], in total's dtype."""
     if total.dtype == a.dtype:
-        total.addmm_(a, b)
+        torch.addmm(total, a, b, out=total)
     elif total.device.type != "cpu" and total.dtype == torch.float32:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:  # the CPU has no GEMM of mixed precision: convert a block at a time
         b = b.to(total.dtype)
         for start in range(0, len(total), 1024):
-            total[start : start + 1024].addmm_(a[start : start + 1024].to(total.dtype), b)
+            block = total[start : start + 1024]
+            torch.addmm(block, a[start : start + 1024].to(total.dtype), b, out=block)

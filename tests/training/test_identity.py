@@ -23,7 +23,7 @@ MAY_CHANGE = {
     "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
     "model.backend", "model.checkpoint",
-    "model.folder", "model.kernels", "model.max_logits_gib", "model.recompute",
+    "model.folder", "model.fused_weight_gradients", "model.kernels", "model.max_logits_gib", "model.recompute",
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",
     "optimizer.beta1", "optimizer.beta2",
     "optimizer.clip_grad", "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate",

@@ -103,6 +103,9 @@ def test_a_checkpoint_takes_what_is_held_and_writes_as_much_as_a_real_one(execut
 def test_products_have_as_many_flops_as_pytorchs_counter_says(executed, name):
     """Those of PyTorch's own products. Others, which it does not know by their fused names, see `test_flops`."""
     for real, dry in executed(name):
+        # Small experts' weight gradients, a third of their products, are one grouped product on a GPU, and on a CPU one
+        # for each expert.
+        apart = {"mm": 0, "addmm": dry["flops"].get("_grouped_mm", 0) // 3}
         for product in ("mm", "addmm"):
-            assert dry["flops"].get(product, 0) == real["flops"].get(f"aten.{product}", 0)
+            assert dry["flops"].get(product, 0) + apart[product] == real["flops"].get(f"aten.{product}", 0)
         assert dry["flops"]["mm"] > 0
