@@ -111,6 +111,10 @@ class ColumnWork:
                 if not final[at * self.samples + sample]:
                     yield at, sample
 
+    def lacks(self, at: int, sample: int = 0) -> bool:
+        """Whether that line was still to be made when this run began: for a step that goes through all pairs."""
+        return not self._places.final[at * self.samples + sample]
+
     @property
     def missing_count(self) -> int:
         final = self._places.final.reshape(-1, self.samples)[self.part.number :: self.part.count]

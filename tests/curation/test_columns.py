@@ -55,6 +55,7 @@ def test_a_killed_run_goes_on_and_makes_nothing_twice(tmp_path, torn):
         file.write(torn)
     with work(path) as making:
         assert making.missing_count == 5
+        assert [at for at in range(7) if not making.lacks(at)] == [1, 4]
         assert [at for at, _ in making.missing()] == [0, 2, 3, 5, 6]
         for at, _ in making.missing():
             making.keep(at, {"value": "second"})

@@ -116,6 +116,9 @@ def test_columns_of_scores_by_parts(base, tmp_path):
             texts = CandidateTexts(shards, captions, opposites=True, part=Part(number, 2))
             scored(base, files[view], texts=texts, view=view)
         assert write_log_prob_scores(output, shards, captions, files, part=Part(number, 2)) == (number == 1)
+    made = {path: path.read_bytes() for path in (tmp_path / "scores.made").glob("*/lines.jsonl")}
+    assert write_log_prob_scores(output, shards, captions, files, part=Part(1, 2))
+    assert len(made) == 2 and all(path.read_bytes() == lines for path, lines in made.items()), "nothing is made twice"
     rows = list(ColumnFile(output, shards))
     assert [len(of_pair) for of_pair in rows] == [3] * COUNT
     for at, of_pair in enumerate(rows):

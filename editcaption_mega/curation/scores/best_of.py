@@ -53,13 +53,12 @@ def best_of(
     seen: set[str] = set()
     chosen = 0
     with ColumnWork(output, shards, "best-of", settings) as work:
-        missing = {at for at, _ in work.missing()}
         for at, (texts, *of_files) in joined(shards, [captions, *scores]):
             lines = [_merged(sample) for sample in zip(*of_files, strict=True)]
             seen.update(*lines)
             best = _best(texts, lines, rule)
             chosen += best is not None
-            if at in missing:
+            if work.lacks(at):
                 work.keep(at, best or {"reason": "none of its samples has a score"})
         if absent := [column.name for column in rule if column.name not in seen]:
             raise SettingsError(

@@ -59,6 +59,8 @@ def write_log_prob_scores(
                 of_pair, line = line["texts"], next(scores, None)
             if at % part.count == part.number:
                 for sample, text in enumerate(texts):
+                    if not work.lacks(at, sample):
+                        continue
                     columns = of_pair.get(text or "", {"reason": "no text" if not text else "its text was not scored"})
                     work.keep(at, columns, sample=sample, again=bool(text) and "reason" in columns)
         if line is not None:

@@ -69,13 +69,12 @@ def write_alternatives(output: Path, shards: ShardReader, captions: ColumnFile) 
     turned = 0
     samples = 2 * captions.samples
     with ColumnWork(output, shards, "alternatives", {"captions": captions.head}, samples=samples) as work:
-        missing = set(work.missing())
         for at, of_pair in enumerate(sampled_texts(shards, captions)):
             texts = [both for text in of_pair for both in (text, opposite(text) if text else None)]
             for sample, text in enumerate(texts):
                 own = sample % 2 == 0
                 turned += bool(text) and not own
-                if (at, sample) in missing:
+                if work.lacks(at, sample):
                     reason = "no text" if own or not texts[sample - 1] else "names no direction"
                     work.keep(at, {"instruction": text} if text else {"reason": reason}, sample=sample)
         work.merge()
