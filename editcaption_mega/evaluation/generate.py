@@ -107,9 +107,9 @@ def collect(
     return rows
 
 
-def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict[str, Any]:
-    """What all texts of a folder share; the pair's own part is `Benchmark.key`."""
-    shared = {
+def generation_identity(settings: GenerationSettings) -> dict[str, Any]:
+    """What texts depend on, beside the model and the pair."""
+    return {
         "prompt": Prompt.load(settings.prompt).fingerprint,
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
@@ -117,6 +117,11 @@ def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict[st
         "min_pixels": settings.min_pixels,
         "max_pixels": settings.max_pixels,
     }
+
+
+def _identity(model: CandidateSettings, settings: GenerationSettings) -> dict[str, Any]:
+    """What all texts of a folder share; the pair's own part is `Benchmark.key`."""
+    shared = generation_identity(settings)
     if model.origin == "endpoint":
         endpoint = Endpoint.of(model.endpoint, settings)
         return shared | {"model": endpoint.model, "extra": endpoint.extra, "server": endpoint.identity}

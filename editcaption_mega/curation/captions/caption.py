@@ -15,7 +15,7 @@ from editcaption_mega.curation.columns import ColumnFile, ColumnWork
 from editcaption_mega.curation.meter import Meter
 from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.data.text.prompt import Prompt
-from editcaption_mega.evaluation.generate import Part
+from editcaption_mega.evaluation.generate import Part, generation_identity
 from editcaption_mega.inference.endpoint.answer import RAISE, Answer
 from editcaption_mega.inference.local.folder import check_model, folder_digests
 from editcaption_mega.progress import Progress
@@ -50,15 +50,7 @@ def asked_model(settings: CaptionSettings) -> AskedModel:
 
 def caption_identity(settings: CaptionSettings) -> dict[str, Any]:
     """What captions depend on, beside the pair: the provenance of each."""
-    options = settings.generation
-    shared = {
-        "prompt": Prompt.load(options.prompt).fingerprint,
-        "max_tokens": options.max_tokens,
-        "temperature": options.temperature,
-        "seed": options.seed,
-        "min_pixels": options.min_pixels,
-        "max_pixels": options.max_pixels,
-    }
+    shared = generation_identity(settings.generation)
     if settings.folder:
         return shared | {"engine": "folder"} | folder_digests(settings.folder)
     return shared | asked_model(settings).identity()
