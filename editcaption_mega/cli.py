@@ -114,6 +114,12 @@ def layout(arguments: argparse.Namespace) -> ParallelSettings:
     return settings
 
 
+def add_settings_arguments(parser: argparse.ArgumentParser, configs: str) -> None:
+    """A file of settings and what replaces some of them. configs: such as "eval", of the shipped files."""
+    parser.add_argument("config", help=f"YAML file of settings (configs/{configs}_*.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+
+
 def part_of(text: str) -> "Part | None":
     """`K/N` as the part of a divided run; None for "". Raises ArgumentError."""
     from editcaption_mega.evaluation.generate import Part

@@ -48,8 +48,7 @@ def _arguments(argv: Sequence[str], description: str, script: str, configs: str)
         description,
         example=f"torchrun --nproc-per-node 2 launch/{script}.sh configs/{configs}_demo.yaml training.steps=100",
     )
-    parser.add_argument("config", help=f"YAML file of settings (configs/{configs}_*.yaml)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    cli.add_settings_arguments(parser, configs)
     # argparse would ask for `key=value` too.
     if all(word.startswith("-") for word in argv) and not {"-h", "--help"} & set(argv):
         parser.error(f"give a file of settings, such as configs/{configs}_demo.yaml")

@@ -34,10 +34,7 @@ def main(argv):
     for name, command in made.items():
         if name == "check-paper":
             continue
-        command.add_argument("config", help="YAML file of settings (configs/eval_*.yaml)")
-        command.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file"
-        )
+        cli.add_settings_arguments(command, "eval")
         command.add_argument(
             "--limit", type=int, metavar="N", help="the first N pairs of each benchmark alone; results are kept apart"
         )

@@ -13,8 +13,7 @@ def add_parser(commands) -> None:
         description="Have a model write an instruction for every pair: columns instruction (or reason), "
         "status, served, tokens. A killed run goes on with the same command, which also asks again for what failed.",
     )
-    command.add_argument("config", help="YAML file of settings (configs/caption_*.yaml)")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    cli.add_settings_arguments(command, "caption")
     command.add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N; the last to end merges")
     command.set_defaults(run=run)
 

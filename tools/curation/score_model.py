@@ -13,8 +13,7 @@ def add_parser(scorers) -> None:
         description="Ask a model about every instruction: the template's columns, or reason; each pass and each reply "
         "is kept. A killed run goes on with the same command, which also asks again for what has no score.",
     )
-    command.add_argument("config", help="YAML file of settings (configs/score_*.yaml)")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    cli.add_settings_arguments(command, "score")
     command.add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N; the last to end merges")
     command.set_defaults(run=run)
 
