@@ -4,8 +4,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from editcaption_mega.evaluation.human.filed_answers import Filed
 from editcaption_mega.evaluation.label_studio.api import LabelStudio
 from editcaption_mega.evaluation.label_studio.picture_tasks import (
@@ -13,6 +11,7 @@ from editcaption_mega.evaluation.label_studio.picture_tasks import (
     ProjectForm,
     pull_filed,
     push_picture_tasks,
+    rendered_form,
     text_of,
 )
 from editcaption_mega.evaluation.label_studio.project import Pushed
@@ -27,10 +26,8 @@ _NO_HINTS = "-"  # Label Studio refuses a task whose form shows an empty text
 def pair_form(form: str) -> str:
     """Label Studio's form: both pictures, the draft (spans are marked in it), hints, the text to edit, the verdict,
     and, where something was corrected, tags and severity."""
-    templates = resources.files("editcaption_mega.curation.people").joinpath("templates")
-    text = templates.joinpath("label_studio.xml.j2").read_text("utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(text).render(form=people_form(form))
+    template = resources.files("editcaption_mega.curation.people").joinpath("templates/label_studio.xml.j2")
+    return rendered_form(template, people_form(form))
 
 
 def push_pair_tasks(

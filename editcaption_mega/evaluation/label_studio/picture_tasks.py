@@ -6,8 +6,11 @@ answers, so whoever pulls them checks them."""
 import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, StrictUndefined
 
 from editcaption_mega.evaluation.human.filed_answers import Filed
 from editcaption_mega.inference.endpoint.messages import Picture
@@ -38,6 +41,12 @@ class PictureTask:
     target: str
     texts: dict[str, str]
     start: list[dict[str, Any]] = field(default_factory=list)
+
+
+def rendered_form(template: Traversable, form: Any) -> str:
+    """A form in Label Studio's XML from its template. form: what the template calls so; its texts are escaped."""
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.from_string(template.read_text("utf-8")).render(form=form)
 
 
 def push_picture_tasks(

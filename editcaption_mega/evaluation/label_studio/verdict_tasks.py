@@ -6,25 +6,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from editcaption_mega.evaluation.human.filed_answers import Filed
 from editcaption_mega.evaluation.human.tasks import Key, checklist, read_tasks
 from editcaption_mega.evaluation.human.verdicts import Imported, import_answers
 from editcaption_mega.progress import Progress, no_progress
 
 from .api import LabelStudio
-from .picture_tasks import PictureTask, ProjectForm, pull_filed, push_picture_tasks, text_of
+from .picture_tasks import PictureTask, ProjectForm, pull_filed, push_picture_tasks, rendered_form, text_of
 from .project import Pushed
 
 
 def label_config() -> str:
     """The form: both pictures, the instruction as text, one severity, and the checklist's rows of that severity."""
-    text = (
-        resources.files("editcaption_mega.evaluation.label_studio").joinpath("forms/verdict.xml.j2").read_text("utf-8")
-    )
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(text).render(form=checklist())
+    template = resources.files("editcaption_mega.evaluation.label_studio").joinpath("forms/verdict.xml.j2")
+    return rendered_form(template, checklist())
 
 
 def push_tasks(
