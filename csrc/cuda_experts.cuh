@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(kThreads) place_choices_kernel(Routing routing
     const int64_t rows = routing.tokens * routing.top_k;
     for (int64_t expert = threadIdx.x; expert < routing.experts; expert += kThreads) {
         int32_t row = counts[blocks * routing.experts + expert] + counts[blockIdx.x * routing.experts + expert];
+#pragma unroll 1  // unrolled, it spills registers on sm_100
         for (int64_t token = begin; token < end; ++token) {
             const int64_t choice = token * routing.experts + expert;
             const bool here = routing.chosen[choice] != 0;
