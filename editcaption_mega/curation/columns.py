@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -240,31 +240,43 @@ class ColumnFile:
         return str(self.head["step"])
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        """The lines of each pair in the shards' order: one, or as many as there are samples."""
-        ids: Iterable[str | None] = chain(self._pairs.ids if self._pairs is not None else (), iter(lambda: None, 0))
+        """The lines of each pair in the shards' order: one, or as many as there are samples.
+
+        Raises ValueError for lines that are not those of the pairs, and, where they are known, for a file that ends
+        before the last one or goes on behind it."""
+        ids: Iterator[str | None] = iter(self._pairs.ids) if self._pairs is not None else repeat(None)
         with open(self.path, "rb") as file:
             file.readline()
-            for number, (content, pair_id) in enumerate(zip(_in_groups(file, self.samples), ids, strict=False)):
-                rows = [parse_json(line) for line in content]
-                if len(rows) < self.samples or any(pair_id not in (None, row.get("id")) for row in rows):
-                    raise ValueError(
-                        f"{self.path}, line {2 + number * self.samples}: expected {self.samples} lines of pair "
-                        f"{pair_id}, found {rows[0].get('id')}: the file was changed or cut; make it again"
-                    )
-                yield rows
+            for number, content in enumerate(_in_groups(file, self.samples)):
+                line = 2 + number * self.samples
+                pair_id = next(ids, "")
+                if pair_id == "":
+                    raise ValueError(f"{self.path}, line {line}: the last pair is before it: the file was changed")
+                yield self._lines_of(pair_id, content, line)
+        if self._pairs is not None and (left := next(ids, None)) is not None:
+            raise ValueError(f"{self.path} ends before pair {left}: it was cut; make it again")
+
+    def _lines_of(self, pair_id: str | None, content: Sequence[bytes], line: int) -> list[dict[str, Any]]:
+        try:
+            rows = [parse_json(one) for one in content]
+        except ValueError as error:
+            raise ValueError(f"{self.path}, line {line}: {error}: the file was changed or cut; make it again") from None
+        named = [row.get("id") if isinstance(row, dict) else None for row in rows]
+        if len(rows) < self.samples or any(pair_id not in (None, name) for name in named):
+            raise ValueError(
+                f"{self.path}, line {line}: expected {self.samples} lines of pair {pair_id}, found {named[0]}: the "
+                "file was changed or cut; make it again"
+            )
+        return rows
 
 
 def joined(pairs: PairSet, files: Sequence[ColumnFile]) -> Iterator[tuple[int, list[list[dict[str, Any]]]]]:
-    """(place in the shards, the lines of each file) of every pair. Raises ValueError for a file that ends early."""
-    streams = [iter(file) for file in files]
+    """(place in the shards, the lines of each file) of every pair. Raises ValueError for a file of other pairs."""
+    streams = [iter(ColumnFile(file.path, pairs)) for file in files]
     for at in range(len(pairs.ids)):
-        rows = []
-        for file, stream in zip(files, streams, strict=True):
-            lines = next(stream, None)
-            if lines is None:
-                raise ValueError(f"{file.path} ends before pair {pairs.ids[at]}: it was cut; make it again")
-            rows.append(lines)
-        yield at, rows
+        yield at, [next(stream) for stream in streams]
+    for stream in streams:
+        next(stream, None)  # nothing is behind the last pair, or it says so
 
 
 def _in_groups(file: Iterable[bytes], size: int) -> Iterator[list[bytes]]:

@@ -129,6 +129,14 @@ def test_a_file_that_is_cut_changed_or_none_is_refused(tmp_path):
     path.write_text("".join(lines[:4]))
     with pytest.raises(ValueError, match=r"score.jsonl ends before pair p3: it was cut"):
         list(joined(PAIRS, [ColumnFile(path, PAIRS)]))
+    with pytest.raises(ValueError, match=r"score.jsonl ends before pair p3: it was cut"):
+        list(ColumnFile(path, PAIRS))
+    path.write_text("".join([*lines, lines[-1]]))
+    with pytest.raises(ValueError, match=r"line 9: the last pair is before it"):
+        list(joined(PAIRS, [ColumnFile(path, PAIRS)]))
+    path.write_text("".join([*lines[:3], lines[3][:-9] + "\n", *lines[4:]]))
+    with pytest.raises(ValueError, match=r"score.jsonl, line 4: not valid JSON .*the file was changed or cut"):
+        list(ColumnFile(path))
     path.write_text("".join([lines[0], lines[2], lines[1]]))
     with pytest.raises(ValueError, match=r"line 2: expected 1 lines of pair p0, found p1"):
         list(ColumnFile(path, PAIRS))
