@@ -71,13 +71,17 @@ def has_words(text: str) -> bool:
     return any(sign.isalnum() and sign not in _BLANK_LETTERS for sign in text)
 
 
-def _with_words(text: str) -> str:
-    problem = None
+def words_problem(text: str) -> str | None:
+    """Why a text is none that can be trained on and shown ("is '..': it has no letter or digit; .."); None: it is."""
     if control := _CONTROL.search(text):
-        problem = f"is {shown(text)}: it holds a control character ({control[0]!r}); take it out"
-    elif not has_words(text):
-        problem = f"is {shown(text)}: it has no letter or digit; give a text or leave the field out"
-    if problem:
+        return f"is {shown(text)}: it holds a control character ({control[0]!r}); take it out"
+    if not has_words(text):
+        return f"is {shown(text)}: it has no letter or digit; give a text or leave the field out"
+    return None
+
+
+def _with_words(text: str) -> str:
+    if problem := words_problem(text):
         raise PydanticCustomError("unusable_content", "{problem}", {"problem": problem})
     return text
 

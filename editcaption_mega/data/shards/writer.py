@@ -240,8 +240,10 @@ def refuse_used(directory: Path, was_killed: bool = True) -> list[str]:
 
 
 def _record(pair: EditPair) -> bytes:
+    row = pair.to_json()
+    EditPair.from_json(row, where=pair.id)  # a copy that was changed is not checked where it is made
     try:
-        record = json.dumps(pair.to_json(), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        record = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(f"{pair.id}: has no JSON form ({error})") from None
     if len(record) > LARGEST_MEMBER["json"]:

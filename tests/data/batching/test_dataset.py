@@ -32,7 +32,6 @@ def test_either_takes_the_preference_where_there_is_one(model, tmp_path):
         (None, "has no chosen and rejected answers to compare: remove it or write both"),
         # A control character that tokenisation would strip.
         (("Make it red.", "Make it red.\x1f"), r"chosen and rejected are the same \d+ tokens .*expected two different"),
-        (("\x1f", "Make it red."), "field 'chosen' .* holds a control character"),
     ],
 )
 def test_pairs_that_cannot_be_compared_are_refused(model, tmp_path, pair, words):

@@ -740,3 +740,14 @@ def test_what_is_no_plain_file_is_not_waited_for(folder, kind):
     make(folder / "index.json")
     with pytest.raises(OSError, match=words):
         open_shards(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"instruction": "😀"}, {"chosen": "\x1f", "rejected": "x"}, {"rejected": "x"}, {"severity": 2.0}, {"id": "a.b"}],
+)
+def test_a_changed_copy_that_no_reader_would_take_is_not_written(tmp_path, change):
+    """`model_copy` checks nothing."""
+    with pytest.raises(RecordError), ShardWriter(tmp_path / "set") as writer:
+        writer.add(pair("a").model_copy(update=change), picture(1), "png", picture(2), "png")
+    assert not (tmp_path / "set").exists()
