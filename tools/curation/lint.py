@@ -34,6 +34,8 @@ def run(arguments) -> None:
     counts = lint_pairs(
         pairs, arguments.output, instructions=arguments.instructions, mirrored=arguments.mirrored, progress=cli.progress
     )
+    if not counts[""]:
+        raise ValueError(f"no pair has an instruction in {arguments.instructions or 'these pairs'}: nothing was linted")
     print(f"{arguments.output}: {counts['']:,} instructions of {len(pairs.ids):,} pairs")
     for rule, meaning in RULES.items():
         print(f"  {counts[rule]:>8,}  {rule}: {meaning}")

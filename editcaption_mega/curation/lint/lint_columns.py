@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork, PairSet, joined
@@ -113,11 +114,10 @@ def _others(pairs: PairSet, mirrored: Path | None) -> Iterator[str | None]:
     if mirrored is None:
         yield from (None for _ in pairs.ids)
         return
-    for at, (rows,) in joined(pairs, [ColumnFile(mirrored)]):
-        if rows[0]["id"] != pairs.ids[at]:
-            raise ValueError(
-                f"{mirrored}: pair {rows[0]['id']} stands where {pairs.ids[at]} was expected: flip these shards"
-            )
+    for pair_id, rows in zip_longest(pairs.ids, ColumnFile(mirrored)):
+        made_of = rows[0]["id"] if rows else "the end"
+        if made_of != pair_id:
+            raise ValueError(f"{mirrored}: {made_of} stands where pair {pair_id} was expected: flip these shards")
         yield rows[0].get("instruction")
 
 

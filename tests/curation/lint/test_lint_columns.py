@@ -64,6 +64,29 @@ def test_the_mirrored_pairs_instructions_are_compared(shards, tmp_path):
     assert [row["lint"] for (row,) in ColumnFile(tmp_path / "lint.jsonl", pairs)] == [[], ["mirror"], []]
 
 
+def test_the_mirror_test_as_the_page_has_it(shards, tmp_path):
+    """The flipped pairs are another set of shards, of the same ids."""
+    mirrored = tmp_path / "mirrored"
+    assert curate("mirror", "--shards", shards, "--output", mirrored) == 0
+    pairs, flipped = open_shards(shards), open_shards(mirrored)
+    assert pairs.ids == flipped.ids and pairs.fingerprint != flipped.fingerprint
+    said = captions(tmp_path / "a.jsonl", pairs, [["Move the cup to the left."]] * 3)
+    other = captions(tmp_path / "b.jsonl", flipped, [["Move the cup to the right."], ["Turn left."], ["Go left."]])
+    options = ["lint", "--shards", shards, "--instructions", said, "--output", tmp_path / "lint.jsonl"]
+    assert curate(*options, "--mirrored", other) == 0
+    assert ["mirror" in row["lint"] for (row,) in ColumnFile(tmp_path / "lint.jsonl", pairs)] == [False, True, True]
+    other.write_text("".join(other.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match="b.jsonl: the end stands where pair .* was expected: flip these shards"):
+        lint_pairs(pairs, tmp_path / "cut.jsonl", instructions=said, mirrored=other)
+
+
+def test_a_file_without_instructions_is_no_success(shards, tmp_path, capsys):
+    pairs = open_shards(shards)
+    none = captions(tmp_path / "none.jsonl", pairs, [[None]] * 3)
+    assert curate("lint", "--shards", shards, "--instructions", none, "--output", tmp_path / "lint.jsonl") == 1
+    assert "no pair has an instruction in" in capsys.readouterr().err
+
+
 def test_other_instructions_are_another_file(shards, tmp_path):
     pairs = open_shards(shards)
     lint_pairs(pairs, tmp_path / "lint.jsonl", instructions=captions(tmp_path / "a.jsonl", pairs, [["A."]] * 3))
