@@ -13,9 +13,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from editcaption_mega.records import words_problem
 from editcaption_mega.settings import SettingsError
 
-Kind = Literal["number", "quantile", "precision", "word", "list"]
+Kind = Literal["number", "quantile", "precision", "word", "list", "text"]  # text: one that a pair may have
 
 _NAME = r"(?P<name>[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*)?)"
 _COMPARED = re.compile(
@@ -48,6 +49,8 @@ class FilterRule:
 
     def passes(self, value: object) -> bool:
         """Of a word or a list; raises ValueError for a value of another kind."""
+        if self.kind == "text":
+            return isinstance(value, str) and words_problem(value) is None
         if self.kind == "list":
             if not isinstance(value, list):
                 raise ValueError(f"rule {self.text!r} is about a list, and {self.column} is {value!r}")

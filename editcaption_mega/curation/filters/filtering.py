@@ -74,7 +74,7 @@ def filter_pairs(
 
 def _has_instruction(texts: ColumnFile) -> FilterRule:
     stem = texts.path.name.removesuffix(".jsonl")
-    return FilterRule("has an instruction", f"{stem}.instruction", "word", "!=", words=("",))
+    return FilterRule("has an instruction", f"{stem}.instruction", "text", "")
 
 
 def _opened(shards: ShardReader, plan: FilterPlan) -> list[ColumnFile]:

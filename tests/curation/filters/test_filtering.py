@@ -140,6 +140,18 @@ def test_the_best_sample_s_instruction_becomes_the_pair_s(root, tmp_path, capsys
     assert (first["rule"], first["dropped"]) == ("has an instruction", 1)
 
 
+def test_what_no_pair_may_have_is_no_instruction(root, tmp_path):
+    """Texts of files written elsewhere: what is written can be read, and what was left out is counted."""
+    reader = open_shards(root / "shards")
+    odd = {0: "😀", 1: "a\u0000b", 2: "  ", 3: 7, 4: ""}
+    write_columns(tmp_path / "odd.jsonl", reader, [{"instruction": odd.get(i, f"text {i}")} for i in range(COUNT)])
+    assert run(root, tmp_path / "kept", "--instructions", tmp_path / "odd.jsonl", "--rules", "identical=false") == 0
+    kept = open_shards(tmp_path / "kept")
+    assert [kept.pair(i).instruction for i in range(len(kept))] == [f"text {i}" for i in range(5, COUNT)]
+    (first, _) = json.loads((tmp_path / "kept.survival.json").read_text())["stages"]
+    assert (first["rule"], first["dropped"]) == ("has an instruction", 5)
+
+
 def test_passes_over_one_text_are_its_mean(root, tmp_path, capsys):
     """As `score model` writes them: a line per pass, some without a score."""
     pairs = open_shards(root / "shards")
