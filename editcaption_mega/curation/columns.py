@@ -123,12 +123,13 @@ class ColumnWork:
     def keep(self, at: int, columns: dict[str, Any], *, sample: int = 0, again: bool = False) -> None:
         """Keep the line of a pair: it is with the system when this returns, so that a kill loses nothing.
 
-        again: whether it says why there is none yet, so that the next run makes it again."""
+        again: whether it says why there is none yet, so that the next run makes it again. Raises ValueError for what
+        has no JSON form, as NaN and Infinity have none."""
         assert self._out is not None, "inside the with block"
         self._lock.check()
         row = {"id": self.pairs.ids[at]} | ({"sample": sample} if self.samples > 1 else {}) | columns
-        line = json.dumps({"at": at, "sample": sample, "again": again, "row": row}, ensure_ascii=False) + "\n"
-        content = line.encode()
+        line = {"at": at, "sample": sample, "again": again, "row": row}
+        content = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         while content:
             content = content[os.write(self._out, content) :]
 
@@ -214,6 +215,8 @@ class ColumnFile:
 
     def __init__(self, path: str | Path, pairs: PairSet | None = None):
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"{path} is a folder: expected a file of columns, NAME.jsonl")
         if not self.path.is_file():
             made = made_folder(self.path)
             unfinished = f"; {made} is there, so run its step again to its end" if made.is_dir() else ""

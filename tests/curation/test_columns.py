@@ -89,6 +89,14 @@ def test_a_line_that_says_why_there_is_none_is_made_again_and_kept_if_it_fails_a
     assert [row.get("value") for (row,) in ColumnFile(path, PAIRS)][2] == "now"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_no_reader_would_take_back_is_not_kept(tmp_path, value):
+    with work(tmp_path / "score.jsonl") as making:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            making.keep(0, {"value": value})
+        assert (made_folder(tmp_path / "score.jsonl") / "all/lines.jsonl").read_bytes() == b""
+
+
 def test_samples_of_a_pair_stand_together(tmp_path):
     path = tmp_path / "score.jsonl"
     assert make_all(path, samples=3)
@@ -143,6 +151,8 @@ def test_a_file_that_is_cut_changed_or_none_is_refused(tmp_path):
     path.write_text(json.dumps({"id": "p0"}) + "\n")
     with pytest.raises(ValueError, match="is no file of columns"):
         ColumnFile(path)
+    with pytest.raises(ValueError, match="is a folder: expected a file of columns"):
+        ColumnFile(tmp_path)
     os.remove(path)
     with pytest.raises(ValueError, match=r"does not exist: .*score.made is there, so run its step again to its end"):
         ColumnFile(path)
