@@ -145,6 +145,15 @@ def test_files_that_do_not_go_together_are_refused(base, tmp_path):
         write_scores(given=given, swapped=swapped)
     with pytest.raises(ValueError, match="expected one of --view mirrored"):
         write_scores(given=given, mirrored=swapped)
+    other = captions_of(base, tmp_path / "other.jsonl", lambda pair, sample: f"{pair.instruction} {sample}")[1]
+    with pytest.raises(
+        ValueError, match="given.jsonl does not hold the text .* made of other texts than .*other.jsonl"
+    ):
+        write_log_prob_scores(tmp_path / "others.jsonl", shards, other, {"given": given})
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(given.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"cut.jsonl, line 6: not valid JSON .*it was cut or changed"):
+        write_scores(given=cut)
     plain = tmp_path / "plain.jsonl"
     scored(base, plain)
     with pytest.raises(ValueError, match="log-probs of the shards' own answers: write it with --texts"):
@@ -196,8 +205,22 @@ def test_rules_that_cannot_choose_are_refused(base, tmp_path):
     for text in ("", "reward:", "reward:much", "reward:nan", "a b", "reward:1:2"):
         with pytest.raises(SettingsError, match="expected COLUMN or COLUMN:WEIGHT"):
             WeightedColumn.parse(text)
-    with pytest.raises(SettingsError, match="no line has a column reward: expected one of instruction"):
-        best_of(tmp_path / "best.jsonl", shards, captions, [captions], [WeightedColumn("reward")])
+    for name, words in (
+        ("reward", "no line has a column reward: expected one of instruction"),
+        ("id", "no line has a column id"),
+        ("instruction", "column instruction is '.*': --by takes columns of numbers"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            best_of(tmp_path / f"{name}.jsonl", shards, captions, [captions], [WeightedColumn(name)])
+    with pytest.raises(SettingsError, match="--by has reward twice"):
+        best_of(tmp_path / "best.jsonl", shards, captions, [captions], [WeightedColumn("reward")] * 2)
+    with ColumnWork(tmp_path / "large.jsonl", shards, "x", {}, samples=3) as work:
+        for at, sample in work.missing():
+            work.keep(at, {"reward": 10.0}, sample=sample)
+        work.merge()
+    large = [ColumnFile(tmp_path / "large.jsonl")]
+    with pytest.raises(SettingsError, match="beyond all numbers: give smaller weights"):
+        best_of(tmp_path / "best.jsonl", shards, captions, large, [WeightedColumn("reward", 1e308)])
     with ColumnWork(tmp_path / "one.jsonl", shards, "x", {}) as work:
         for at, _ in work.missing():
             work.keep(at, {"reward": 1.0})

@@ -57,4 +57,6 @@ def best_of(arguments) -> None:
     captions = ColumnFile(arguments.captions, shards)
     scores = [ColumnFile(path, shards) for path in arguments.scores]
     chosen = choose(arguments.output, shards, captions, scores, rule)
+    if not chosen:
+        raise ValueError(f"no pair has a text with a score: are there instructions in {arguments.captions}?")
     print(f"{arguments.output}: {chosen:,} of {len(shards):,} pairs have a text, chosen by {' + '.join(arguments.by)}")

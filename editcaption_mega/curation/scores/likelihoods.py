@@ -23,6 +23,7 @@ from editcaption_mega.data.batching.scoring import View, view_fingerprint
 from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.evaluation.generate import Part
 from editcaption_mega.files import parse_json
+from editcaption_mega.records import shown
 
 from .directions import opposite
 from .scored_texts import sampled_texts
@@ -42,8 +43,8 @@ def write_log_prob_scores(
     """The columns of each text of `captions` (None: of the shards' instructions) -> whether the file is whole.
 
     files: by view, what `tools/log_probs.py --texts` (or --opposites) wrote of this part; `given` is needed. reference:
-    the same of the given pictures by another model. A text without numbers gets a reason. Raises ValueError as
-    `log_prob_scores` does."""
+    the same of the given pictures by another model. Where a pair has no text there is a reason. Raises ValueError as
+    `log_prob_scores` does, and for files of other texts."""
     part = part or Part()
     heads = {view: fingerprint_of_file(path) for view, path in files.items()}
     settings: dict[str, Any] = {name: value for name, value in heads["given"].items() if name != "texts"}
@@ -59,10 +60,13 @@ def write_log_prob_scores(
                 of_pair, line = line["texts"], next(scores, None)
             if at % part.count == part.number:
                 for sample, text in enumerate(texts):
-                    if not work.lacks(at, sample):
-                        continue
-                    columns = of_pair.get(text or "", {"reason": "no text" if not text else "its text was not scored"})
-                    work.keep(at, columns, sample=sample, again=bool(text) and "reason" in columns)
+                    if text and text not in of_pair:
+                        raise ValueError(
+                            f"{files['given']} does not hold the text {shown(text)} of pair {shards.ids[at]}: it was "
+                            f"made of other texts than {captions.path if captions else 'those of the shards'}"
+                        )
+                    if work.lacks(at, sample):
+                        work.keep(at, of_pair[text] if text else {"reason": "no text"}, sample=sample)
         if line is not None:
             raise ValueError(
                 f"{files['given']} holds pair {line['id']}, which {shards} lacks or has elsewhere: another set?"
@@ -132,7 +136,7 @@ def _check_goes_with(
     if different:
         raise ValueError(
             f"{path} and {given} differ in {', '.join(different)}: scores compare views of one model, one set and one "
-            "list of texts"
+            "list of texts (--opposites for all of them, or for none)"
         )
     if same := [name for name in but if head.get(name) == first[name]]:
         raise ValueError(f"{path} and {given} have the same {', '.join(same)}: a reference is another model")
@@ -141,5 +145,8 @@ def _check_goes_with(
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as file:
         file.readline()
-        for line in file:
-            yield parse_json(line)
+        for number, line in enumerate(file, start=2):
+            try:
+                yield parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}: it was cut or changed; make it again") from None
