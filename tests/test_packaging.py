@@ -15,8 +15,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
 PACKAGE_OF = {"megatron": "megatron-core", "PIL": "pillow", "yaml": "pyyaml"}
-# Imported, and brought by one that is a dependency: transformers, pydantic, jinja2.
-BROUGHT = {"tokenizers", "pydantic_core", "markupsafe"}
+# Imported, and brought by one that is a dependency: transformers, pydantic, jinja2, aiohttp (whose addresses it makes).
+BROUGHT = {"tokenizers", "pydantic_core", "markupsafe", "yarl"}
 OPTIONAL = {"vllm", "lpips"}  # the user's own choice, asked for by name where they are missing
 NOT_IMPORTED = {
     "tensorboard": "torch.utils.tensorboard imports it",

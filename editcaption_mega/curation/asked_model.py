@@ -2,10 +2,10 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import batched, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from editcaption_mega.inference.serving.server import OwnServer
 from editcaption_mega.settings import EndpointSettings, PixelLimits, ServerSettings
 
 _THREADS = 4  # that read and resize pictures: both leave the interpreter to others
-_AHEAD = 64  # pairs whose requests wait for theirs
+_PAIRS_PER_TASK = 8  # of a thread: handing over costs as much as reading small pictures
+_TASKS_AHEAD = 8  # whose requests wait for their pictures
 
 Place = tuple[int, int]  # of a pair in the shards, and its sample
+_Group = tuple[tuple[int, list[int]], ...]  # places of pairs, and the samples that are wanted of each
 
 
 @dataclass(frozen=True)
@@ -97,22 +99,25 @@ class PairRequests:
         self, places: Iterator[Place], make: Callable[[int, int, Picture, Picture], Request[Value] | None]
     ) -> Iterator[Request[Value]]:
         """make(place in the shards, sample, source, target) -> its request, or None for nothing to ask."""
-        waiting: deque[tuple[int, list[int], Future[tuple[Picture, Picture]]]] = deque()
+        waiting: deque[tuple[_Group, Future[list[tuple[Picture, Picture]]]]] = deque()
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="pictures") as pool:
-            groups = groupby(places, key=itemgetter(0))
+            pairs = ((at, [sample for _, sample in group]) for at, group in groupby(places, key=itemgetter(0)))
+            groups = batched(pairs, _PAIRS_PER_TASK)
             while True:
-                while len(waiting) < _AHEAD and (group := next(groups, None)) is not None:
-                    samples = [sample for _, sample in group[1]]
-                    waiting.append((group[0], samples, pool.submit(self._pictures, group[0])))
+                while len(waiting) < _TASKS_AHEAD and (group := next(groups, None)) is not None:
+                    waiting.append((group, pool.submit(self._pictures, [at for at, _ in group])))
                 if not waiting:
                     return
-                at, samples, pictures = waiting.popleft()
-                source, target = pictures.result()
-                for sample in samples:
-                    if (request := make(at, sample, source, target)) is not None:
-                        yield request
+                group, pictures = waiting.popleft()
+                for (at, samples), (source, target) in zip(group, pictures.result(), strict=True):
+                    for sample in samples:
+                        if (request := make(at, sample, source, target)) is not None:
+                            yield request
 
-    def _pictures(self, at: int) -> tuple[Picture, Picture]:
+    def _pictures(self, places: Sequence[int]) -> list[tuple[Picture, Picture]]:
+        return [self._of_pair(at) for at in places]
+
+    def _of_pair(self, at: int) -> tuple[Picture, Picture]:
         """A damaged one is sent as it is, so that its request fails by itself, with its reason."""
         meta = self._reader.meta(at)
 

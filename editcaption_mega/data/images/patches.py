@@ -18,10 +18,10 @@ from torch import Tensor
 
 from editcaption_mega.data.text.side_files import CONFIG, SideFiles
 
+from .sizes import QWEN3_VL, resized_size
+
 Grid = tuple[int, int, int]  # frames, patch rows, patch columns
 
-# Patches of every released Qwen3-VL.
-QWEN3_VL = {"patch_size": 16, "merge_size": 2, "temporal_patch_size": 2}
 # The same in the model's config.json.
 _MODEL_KEYS = {
     "patch_size": "patch_size",
@@ -111,19 +111,10 @@ def _is_share(value: object) -> bool:
 
 
 def smart_resize(height: int, width: int, settings: ImageSettings) -> tuple[int, int]:
-    """Size after resizing: multiples of `factor`, between the pixel limits, nearly the old aspect ratio."""
-    factor = settings.factor
-    if max(height, width) > 200 * min(height, width):
-        raise ValueError(f"a picture of {width} x {height} pixels is more than 200 times longer than wide")
-    rows, columns = round(height / factor) * factor, round(width / factor) * factor
-    if rows * columns > settings.max_pixels:
-        scale = math.sqrt(height * width / settings.max_pixels)
-        rows = max(factor, math.floor(height / scale / factor) * factor)
-        columns = max(factor, math.floor(width / scale / factor) * factor)
-    elif rows * columns < settings.min_pixels:
-        scale = math.sqrt(settings.min_pixels / (height * width))
-        rows, columns = math.ceil(height * scale / factor) * factor, math.ceil(width * scale / factor) * factor
-    return rows, columns
+    """As `resized_size`, under these settings."""
+    return resized_size(
+        height, width, factor=settings.factor, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
+    )
 
 
 def image_grid(width: int, height: int, settings: ImageSettings) -> Grid:
@@ -143,12 +134,6 @@ def limit_picture(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Im
     For servers: what they get is then what the in-process models get, and its bytes are bounded. A picture that comes
     back in its own size is unchanged. Raises ValueError as `smart_resize` does."""
     return Image.fromarray(_resized(image, _qwen3_vl(min_pixels, max_pixels)).numpy())
-
-
-def limited_size(width: int, height: int, *, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """(width, height) of what `limit_picture` makes of a picture of this size. Raises as it does."""
-    rows, columns = smart_resize(height, width, _qwen3_vl(min_pixels, max_pixels))
-    return columns, rows
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from editcaption_mega.words import one_line
 from .address import Endpoint, EndpointError
 from .cache import CacheError, ReplyCache, open_cache, read_calls
 from .messages import STATUSES, Message, Picture, Reply, Request, Usage
-from .openai_protocol import body_bytes, cache_key, checked, read_completion
+from .openai_protocol import RequestWriter, checked, read_completion
 from .outcome import Outcome, Response
 from .picture_limits import PictureLimits
 from .scheduler import RequestScheduler
@@ -82,6 +82,7 @@ class _Chat:
 
     def __init__(self, endpoint: Endpoint, secret: Secret, cache: ReplyCache | None):
         self._endpoint, self._secret, self._cache = endpoint, secret, cache
+        self._writer = RequestWriter(endpoint)
         self._limits = PictureLimits(endpoint.min_pixels, endpoint.max_pixels)
         self._versions = _Versions(endpoint, cache)
 
@@ -89,7 +90,7 @@ class _Chat:
         if self._cache is None:
             yield from (Job(request.id, request) for request in requests)
             return
-        keys = [cache_key(self._endpoint, request) for request in requests]
+        keys = [self._writer.key(request) for request in requests]
         rows = self._cache.get(keys) if keys else {}
         for key, request in zip(keys, requests, strict=True):
             if key in rows:
@@ -107,7 +108,7 @@ class _Chat:
         return Reply(request.id, "failed", reason=one_line(reason), attempts=0, cached=False, **nothing)
 
     def write(self, request: Request[Any]) -> tuple[bytes, str]:
-        return body_bytes(self._endpoint, request), "application/json"
+        return self._writer.body(request), "application/json"
 
     async def read(self, request: Request[Any], answer: Response) -> Outcome:
         return checked(read_completion(answer, quotes=request.quotes), request, self._secret)

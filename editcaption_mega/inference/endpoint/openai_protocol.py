@@ -4,7 +4,8 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count, zip_longest
 from typing import Any
 
 from .address import Endpoint
@@ -13,6 +14,8 @@ from .failures import FILTER, as_text, cleaned, error_words, read_error, read_ob
 from .messages import Message, Picture, Request
 from .outcome import Outcome, Response
 from .secret import Secret
+
+_MOST_FORMS = 64  # that are remembered: those of judges differ in their texts
 
 
 def body(endpoint: Endpoint, request: Request[Any], picture: Callable[[Picture], Any]) -> dict[str, Any]:
@@ -35,21 +38,86 @@ def messages_json(messages: Iterable[Message], picture: Callable[[Picture], Any]
     return [{"role": message.role, "content": _content(message.parts, picture)} for message in messages]
 
 
-def body_bytes(endpoint: Endpoint, request: Request[Any]) -> bytes:
-    return json.dumps(body(endpoint, request, data_url)).encode()
+class RequestWriter:
+    """Bodies and cache keys of the requests to one endpoint, for any thread.
+
+    What requests share beside their pictures (of a run's captions: all of it) is written once. Pictures go in as bytes:
+    their base64 needs no escaping, and is megabytes."""
+
+    def __init__(self, endpoint: Endpoint):
+        self._endpoint = endpoint
+        self._forms: dict[Any, _Form] = {}
+
+    def body(self, request: Request[Any]) -> bytes:
+        pictures, form = self._form(request)
+        return _filled(form.body, [_data_url_bytes(picture) for picture in pictures])
+
+    def key(self, request: Request[Any]) -> str:
+        """sha256 over all that the answer depends on: the server, the request, the pictures' digests and limits."""
+        pictures, form = self._form(request)
+        return hashlib.sha256(_filled(form.key, [picture.sha256.encode() for picture in pictures])).hexdigest()
+
+    def _form(self, request: Request[Any]) -> "tuple[list[Picture], _Form]":
+        pictures: list[Picture] = []
+        shape: list[Any] = [request.max_tokens, request.temperature, request.top_p, request.seed, request.repeat]
+        shape += map(type, shape[:])  # 0 and 0.0 are equal, and two texts
+        for message in request.messages:
+            shape.append(message.role)
+            for part in message.parts:
+                if isinstance(part, Picture):
+                    pictures.append(part)
+                    shape.append(None)
+                else:
+                    shape.append(part)
+            shape.append(len(message.parts))
+        name = tuple(shape)
+        form = self._forms.get(name)
+        if form is None:
+            if len(self._forms) >= _MOST_FORMS:
+                self._forms.clear()
+            form = self._forms[name] = self._written(request, len(pictures))
+        return pictures, form
+
+    def _written(self, request: Request[Any], pictures: int) -> "_Form":
+        slot = next(name for name in map("\0{}\0".format, count()) if not _says(request, name))
+        fields = body(self._endpoint, request, lambda _: slot)
+        described: dict[str, Any] = {"server": self._endpoint.identity, "repeat": request.repeat}
+        if pictures:
+            described["pixels"] = [self._endpoint.min_pixels, self._endpoint.max_pixels]
+        described["body"] = fields
+        between = json.dumps(slot)[1:-1]
+        return _Form(
+            tuple(part.encode() for part in json.dumps(fields).split(between)),
+            tuple(part.encode() for part in json.dumps(described, sort_keys=True).split(between)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What stands before, between and behind a request's pictures."""
+
+    body: tuple[bytes, ...]
+    key: tuple[bytes, ...]
+
+
+def _says(request: Request[Any], words: str) -> bool:
+    return any(isinstance(part, str) and words in part for message in request.messages for part in message.parts)
+
+
+def _filled(parts: tuple[bytes, ...], between: list[bytes]) -> bytes:
+    return b"".join(piece for pair in zip_longest(parts, between, fillvalue=b"") for piece in pair)
 
 
 def cache_key(endpoint: Endpoint, request: Request[Any]) -> str:
-    """sha256 over all that the answer depends on: the server, the request, the pictures' digests and limits."""
-    described: dict[str, Any] = {"server": endpoint.identity, "repeat": request.repeat}
-    if any(isinstance(part, Picture) for message in request.messages for part in message.parts):
-        described["pixels"] = [endpoint.min_pixels, endpoint.max_pixels]
-    described["body"] = body(endpoint, request, lambda picture: picture.sha256)
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return RequestWriter(endpoint).key(request)
+
+
+def _data_url_bytes(picture: Picture) -> bytes:
+    return b"data:%b;base64,%b" % (picture.mime.encode(), base64.b64encode(picture.data))
 
 
 def data_url(picture: Picture) -> str:
-    return f"data:{picture.mime};base64,{base64.b64encode(picture.data).decode()}"
+    return _data_url_bytes(picture).decode()
 
 
 def _content(parts: tuple[str | Picture, ...], picture: Callable[[Picture], Any]) -> str | list[dict[str, Any]]:

@@ -3,13 +3,15 @@
 from collections import OrderedDict
 from dataclasses import replace
 
+from editcaption_mega.data.images.sizes import limited_size
+
 from .messages import Message, Picture
 
 _REMEMBERED = 8  # pictures: judges ask about the same two several times in a row
 
 
 class PictureLimits:
-    """min_pixels, max_pixels: of a picture as it is sent, as in training (`data.vision.smart_resize`)."""
+    """min_pixels, max_pixels: of a picture as it is sent, as in training (`data.images.sizes`)."""
 
     def __init__(self, min_pixels: int, max_pixels: int):
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
@@ -18,7 +20,8 @@ class PictureLimits:
     def fit(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """The messages with such pictures. Raises ValueError for bytes that are no sound picture, one in a form that
         servers do not take, or of a shape that no model in process takes."""
-        if not any(isinstance(part, Picture) for message in messages for part in message.parts):
+        pictures = [part for message in messages for part in message.parts if isinstance(part, Picture)]
+        if all(picture.limited for picture in pictures):
             return messages
         return tuple(
             replace(message, parts=tuple(self._fitted(p) if isinstance(p, Picture) else p for p in message.parts))
@@ -30,8 +33,6 @@ class PictureLimits:
         its size is within the limits, and only decoded where it is not. size: (width, height). For any thread.
 
         Raises ValueError as `fit`."""
-        from editcaption_mega.data.images.patches import limited_size
-
         if limited_size(*size, min_pixels=self.min_pixels, max_pixels=self.max_pixels) == size:
             return Picture(data, limited=True)
         return Picture(self._fit(Picture(data)).data, limited=True)

@@ -10,13 +10,15 @@ import select
 import threading
 import weakref
 import zlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
+from yarl import URL
 
 from .outcome import Response
 from .secret import Secret
@@ -24,6 +26,8 @@ from .secret import Secret
 _CONNECT_SECONDS = 30.0
 MIB = 1 << 20
 _LARGE_BODY = MIB // 16
+_OF_THE_BODY = ("Content-Length", "Transfer-Encoding")
+_BEFORE_AN_ANSWER = frozenset(range(100, 200)) - {101}  # codes
 
 
 class NoAnswer(Exception):
@@ -58,12 +62,14 @@ class Transport:
         self._url, self._timeout, self._largest, self._connections = url.rstrip("/"), timeout, largest, connections
 
     async def __aenter__(self) -> "Transport":
+        self._proxy = proxy_of(self._url)
+        self._to: tuple[object, ...] | None = None  # where `_direct` posts, and with which headers
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=self._connections),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "gzip, deflate"},
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy_of(self._url),
+            proxy=self._proxy,
             auto_decompress=False,  # it knows no limit; `_Body` does
         )
         return self
@@ -77,20 +83,16 @@ class Transport:
         """What {url}{path} answers, whatever its code. Raises NoAnswer, and nothing else whatever the server does."""
         headers = {"Content-Type": content_type, **secret.headers()}
         try:
-            async with (
-                asyncio.timeout(self._timeout),
-                self._session.request(
-                    method,
-                    self._url + path,
-                    data=_payload(body),
-                    headers=headers,
-                    allow_redirects=False,
-                ) as response,
-            ):
-                answer = _Body(response.headers.get("Content-Encoding", ""), self._largest)
-                while piece := await response.content.readany():
-                    answer.add(piece)
-                return Response(response.status, response.headers, answer.whole())
+            async with asyncio.timeout(self._timeout):
+                if method == "POST" and self._proxy is None:
+                    return await self._post(path, body, headers)
+                async with self._session.request(
+                    method, self._url + path, data=_payload(body), headers=headers, allow_redirects=False
+                ) as response:
+                    answer = self._body(response.headers)
+                    while piece := await response.content.readany():
+                        answer.add(piece)
+                    return Response(response.status, response.headers, answer.whole())
         except aiohttp.ConnectionTimeoutError:
             raise NoAnswer(f"no connection within {_CONNECT_SECONDS:g} s") from None
         except TimeoutError:
@@ -100,6 +102,17 @@ class Transport:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Of these errors only the kind is told: their text may quote headers.
             raise NoAnswer(f"the connection broke ({type(error).__name__})") from None
+
+    async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> Response:
+        """What is asked a million times, one after the other with the same headers."""
+        to = (path, *headers.items())
+        if to != self._to:
+            self._to, self._direct = to, _DirectPost(self._session, self._url + path, headers)
+        http, received, answer = await self._direct.send(body, self._body)
+        return Response(http, received, answer.whole())
+
+    def _body(self, headers: Mapping[str, str]) -> "_Body":
+        return _Body(headers.get("Content-Encoding", ""), self._largest)
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:
@@ -145,6 +158,56 @@ def _has_more(transport: asyncio.Transport | None) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+class _DirectPost:
+    """POSTs to one address over the session's connections, without what it does for each of them (redirects, cookies,
+    forms, traces): half of the processor's time of a call, for nothing that is used here.
+
+    Resolving, connecting, TLS, the pool and the parser are aiohttp's; it does not document `connect` of its connector,
+    nor what its protocol is told of an answer. headers: beside those that it sends itself."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]):
+        assert session.connector is not None
+        self._connector = session.connector
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+        self._request = aiohttp.ClientRequest(
+            "POST", URL(url), headers={**session.headers, **headers}, session=session,
+            loop=asyncio.get_running_loop(),
+        )  # fmt: skip
+        sent = [f"{name}: {value}\r\n" for name, value in self._request.headers.items() if name not in _OF_THE_BODY]
+        self._head = f"POST {self._request.url.raw_path_qs} HTTP/1.1\r\n{''.join(sent)}Content-Length: ".encode()
+
+    async def send(
+        self, content: bytes, body_for: "Callable[[Mapping[str, str]], _Body]"
+    ) -> tuple[int, Mapping[str, str], "_Body"]:
+        """What is answered: its code, its headers, and its bytes in what `body_for` makes of these.
+
+        Raises aiohttp.ClientError, OSError, NoAnswer; the connection is not used again then."""
+        try:
+            connection = await self._connector.connect(self._request, traces=[], timeout=self._timeout)
+        except TimeoutError:
+            raise aiohttp.ConnectionTimeoutError from None
+        try:
+            protocol = connection.protocol
+            if protocol is None or protocol.transport is None:
+                raise aiohttp.ServerDisconnectedError
+            protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+            protocol.transport.writelines((b"%b%d\r\n\r\n" % (self._head, len(content)), content))
+            message, stream = await protocol.read()
+            while message.code in _BEFORE_AN_ANSWER:
+                message, stream = await protocol.read()
+            answer = body_for(message.headers)
+            while piece := await stream.readany():
+                answer.add(piece)
+        except HttpProcessingError:
+            connection.close()
+            raise aiohttp.ClientResponseError(self._request.request_info, ()) from None
+        except BaseException:
+            connection.close()
+            raise
+        connection.release()  # which closes one that can't be used again
+        return message.code, message.headers, answer
 
 
 class _Body:

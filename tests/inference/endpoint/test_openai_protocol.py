@@ -1,5 +1,6 @@
 """What HTTP answers mean, in the forms that providers use; nothing that a server sends raises."""
 
+import hashlib
 import json
 import random
 
@@ -7,7 +8,13 @@ import pytest
 
 from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.messages import Message, Picture, Request
-from editcaption_mega.inference.endpoint.openai_protocol import cache_key, read_completion
+from editcaption_mega.inference.endpoint.openai_protocol import (
+    RequestWriter,
+    body,
+    cache_key,
+    data_url,
+    read_completion,
+)
 from editcaption_mega.inference.endpoint.outcome import Response
 
 
@@ -134,3 +141,28 @@ def test_the_key_of_a_request():
         )
     swapped = Request("a", (Message("user", (Picture(b"\xff\xd8\xff1"), "x")),), 8)
     assert len(keys | {cache_key(endpoint, swapped)}) == 17
+
+
+def test_bodies_and_keys_are_those_of_plain_json():
+    """Forms that are remembered and pictures that are put in as bytes change no byte of what is sent and kept."""
+    generator = random.Random(1)
+    endpoint = Endpoint("http://h/v1", "m", extra={"a": [1, "\0"], "seed": None})
+    writer = RequestWriter(endpoint)
+
+    def part():
+        picture = Picture(b"\xff\xd8\xff" + generator.randbytes(3))
+        return generator.choice([picture, picture, "a", "\0", "\0000\0", "\0001\0", '日本"\\', ""])
+
+    for number in range(1000):
+        messages = tuple(
+            Message(generator.choice(["user", "system"]), tuple(part() for _ in range(generator.randrange(1, 4))))
+            for _ in range(generator.randrange(1, 3))
+        )
+        temperature, repeat = generator.choice([0, 0.0, 1]), generator.choice([0, 1])
+        request = Request(str(number), messages, generator.choice([1, 2]), temperature, repeat=repeat)
+        assert writer.body(request) == json.dumps(body(endpoint, request, data_url)).encode()
+        described = {"server": endpoint.identity, "repeat": repeat}
+        if any(isinstance(part, Picture) for message in messages for part in message.parts):
+            described["pixels"] = [endpoint.min_pixels, endpoint.max_pixels]
+        described["body"] = body(endpoint, request, lambda picture: picture.sha256)
+        assert writer.key(request) == hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -213,6 +213,48 @@ def test_the_proxy_is_that_of_the_environment(monkeypatch):
     assert proxy_of("http://h/v1") == "http://127.0.0.1:1" and proxy_of("http://inside/v1") is None
 
 
+def test_posts_go_through_the_proxy_of_the_environment(monkeypatch):
+    async def ask():
+        async with Transport("http://far.example:81/v1", timeout=5, largest=MIB) as transport:
+            return await transport.call("POST", "/x", b"{}", KEY)
+
+    with HostileServer(http({"by": "proxy"})) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert json.loads(wait_for(ask()).body) == {"by": "proxy"}
+        assert proxy.heard[0].head.startswith("POST http://far.example:81/v1/x ")
+
+
+def test_what_comes_before_an_answer_is_none():
+    async def early(writer, asked):
+        for code in ("100 Continue", "103 Early Hints"):
+            writer.write(f"HTTP/1.1 {code}\r\n\r\n".encode())
+            await writer.drain()
+        await http({"a": 1})(writer, asked)
+
+    answers, server = call(early, calls=2)
+    assert [(answer.http, json.loads(answer.body)) for answer in answers] == [(200, {"a": 1})] * 2
+    assert server.connections == 1
+
+
+def test_large_bodies_arrive_whole():
+    body = bytes(range(256)) * 40_000
+    answers, server = call(http({}), calls=2, body=body)
+    assert len(answers) == 2 and [asked.body for asked in server.heard] == [body] * 2
+
+
+def test_a_connection_whose_answer_was_not_read_is_not_used_again():
+    async def ask():
+        async with Transport(server.url, timeout=5, largest=MIB) as transport:
+            for _ in range(3):
+                with pytest.raises(NoAnswer, match="not asked for"):
+                    await transport.call("POST", "/x", b"{}", KEY)
+
+    with HostileServer(http({}, 200, "Content-Encoding: br")) as server:
+        wait_for(ask())
+        assert server.connections == 3
+
+
 def test_one_may_wait_where_a_loop_runs():
     async def inside():
         return wait_for(asyncio.sleep(0, "done"))
