@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.attention as registry
 import torch.nn.functional as F
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.kernels import rotate
+from editcaption_mega.words import one_line
 
 
 class Cuts(NamedTuple):
@@ -128,6 +130,40 @@ def flash_attention(
     )  # fmt: skip
     assert isinstance(out, Tensor), "the log-sum-exp comes along only when it is asked for"
     return out
+
+
+def use_flash_attention(version: int) -> None:
+    """Have this process compute `flash_attention` by that version: 2, PyTorch's own, or 3, of the package flash-attn-3.
+
+    Version 3 wants PyTorch's registry of implementations and a Hopper GPU. Raises ValueError where it cannot be had:
+    nothing falls back in silence."""
+    active = registry.current_flash_attention_impl() if hasattr(registry, "current_flash_attention_impl") else None
+    if version == 2:
+        if active is not None:
+            registry.restore_flash_attention_impl()
+        return
+    if active == "FA3":
+        return
+    problem = _missing_for_flash_attention_3()
+    if not problem:
+        try:
+            registry.activate_flash_attention_impl("FA3")
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = one_line(str(error), 300)
+            problem = f"the package flash-attn-3 for this PyTorch and CUDA, which cannot be used here ({reason})"
+    if problem:
+        raise ValueError(f"model.flash_attention=3 needs {problem}: set model.flash_attention=2, or provide it")
+
+
+def _missing_for_flash_attention_3() -> str:
+    """What of the machine and of PyTorch is not as it has to be, or nothing."""
+    if not torch.cuda.is_available():
+        return "a Hopper GPU, and PyTorch sees no GPU here"
+    if (capability := torch.cuda.get_device_capability())[0] != 9:
+        return "a Hopper GPU (compute capability 9.0), and this one has {}.{}".format(*capability)
+    if not hasattr(registry, "list_flash_attention_impls") or "FA3" not in registry.list_flash_attention_impls():
+        return f"a PyTorch that FlashAttention-3 can be registered with, and this is {torch.__version__}"
+    return ""
 
 
 def _bottom_right_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, grouped: bool) -> Tensor:

@@ -10,7 +10,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.settings import DPOSettings
 
 from .plan import JobPlan
-from .step_time import Passes, assemble, model_flops
+from .step_time import Passes, assemble, model_flops, predict
 from .timing.cost import StreamTime
 from .workload import Workload, planned_step
 
@@ -38,6 +38,9 @@ def what_would_help(plan: JobPlan) -> list[WhatIf]:
             _again(plan, [_local_update(stage) for stage in passes], count),
         ),
     ]
+    model = plan.settings.model
+    if plan.hardware.flash_attention_3 and (model.backend, model.flash_attention) == ("torch", 2):
+        variants.append(("FlashAttention-3, with model.flash_attention=3", _flash_attention_3(plan)))
     helpful = [WhatIf(what, seconds / plan.time.seconds) for what, seconds in variants]
     return sorted((variant for variant in helpful if variant.share < 0.995), key=lambda variant: variant.share)
 
@@ -107,6 +110,11 @@ def _again(plan: JobPlan, passes: Sequence[Passes], micro_batches: int) -> float
     """Seconds of the step with these passes."""
     flops = model_flops(plan.records, plan.world_size, plan.settings.parallel.tensor_model_parallel_size)
     return assemble(passes, micro_batches, flops, plan.hardware, plan.world_size).seconds
+
+
+def _flash_attention_3(plan: JobPlan) -> float:
+    tensor_size = plan.settings.parallel.tensor_model_parallel_size
+    return predict(plan.records, plan.hardware.with_attention(3), plan.world_size, tensor_size).seconds
 
 
 def _steady(plan: JobPlan) -> float:

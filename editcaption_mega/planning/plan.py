@@ -147,6 +147,7 @@ def make_plan(
     memory_gib: of a GPU, where it is not the hardware's. Raises ValueError for settings that do not fit the model or
     the ranks, before anything is executed."""
     check_layout(architecture, settings.parallel)
+    hardware = hardware.with_attention(settings.model.flash_attention)
     parallel = settings.parallel
     share = RankShare(
         parallel.data_parallel_size(world_size), sequence_multiple=parallel.sequence_multiple, with_images=False

@@ -9,6 +9,7 @@ from .checks import SettingsError, at_least, choice, within
 from .pictures import PixelLimits
 
 # What layers are built of; model/layers.py has the modules of each.
+FLASH_ATTENTIONS = (2, 3)
 BACKENDS = ("torch", "transformer_engine")
 
 # What `recompute: selective` can compute again: attention between its projections, the two norms before attention and
@@ -30,6 +31,7 @@ class ModelSettings:
     recompute_method: str = "uniform"
     recompute_num_layers: int = 1
     recompute_vision: bool | None = None  # blocks of the vision tower; null: with full
+    flash_attention: int = 2  # on GPUs, of the torch backend: 2, PyTorch's own | 3, of flash-attn-3, Hopper only
     kernels: str = "auto"  # auto: the compiled ones, which a job on GPUs must have | torch: plain PyTorch, slower
     # Weight gradients are added up in fp32 by the products that make them; false: made in the weights' precision first.
     fused_weight_gradients: bool = True
@@ -41,10 +43,20 @@ class ModelSettings:
             raise SettingsError("model.folder is empty: name a Hugging Face Qwen3-VL folder")
         choice("model.backend", self.backend, BACKENDS)
         choice("model.kernels", self.kernels, ("auto", "torch"))
+        self._check_flash_attention()
         self._check_recompute()
         at_least("model.router_aux_loss", self.router_aux_loss, 0)
         if self.max_logits_gib <= 0:
             raise SettingsError(f"model.max_logits_gib={self.max_logits_gib} must be above 0")
+
+    def _check_flash_attention(self) -> None:
+        if self.flash_attention not in FLASH_ATTENTIONS:
+            raise SettingsError(f"model.flash_attention={self.flash_attention} is not one of 2, 3")
+        if self.flash_attention != 2 and self.backend != "torch":
+            raise SettingsError(
+                f"model.flash_attention={self.flash_attention} has a meaning with model.backend=torch only, which is "
+                f"{self.backend} and chooses its attention itself: leave it out"
+            )
 
     def _check_recompute(self) -> None:
         choice("model.recompute", self.recompute, ("none", "selective", "full"))

@@ -9,6 +9,7 @@ from editcaption_mega.data.batching.dataset import Answers, PairDataset, SampleL
 from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.data.batching.packing import Packer, RankShare
 from editcaption_mega.model import Architecture
+from editcaption_mega.model.attention import use_flash_attention
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.model.recompute import check_recompute
@@ -20,6 +21,7 @@ def open_architecture(settings: JobSettings) -> Architecture:
     with before_work():
         architecture = Architecture.from_folder(settings.model.folder)
         check_backend(settings.model.backend)
+        use_flash_attention(settings.model.flash_attention)
         check_layout(architecture, settings.parallel)
         check_recompute(architecture, settings.model)
         settings.parallel.data_parallel_size(platform.world_size())

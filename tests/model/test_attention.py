@@ -1,10 +1,15 @@
 """PyTorch's varlen attention is called as each version that we support takes it; the numbers are those of the CPU."""
 
+import sys
+import types
+import warnings
+
 import pytest
 import torch
+import torch.nn.attention as registry
 import torch.nn.attention.varlen as varlen
 
-from editcaption_mega.model.attention import Cuts, flash_attention, segment_attention
+from editcaption_mega.model.attention import Cuts, flash_attention, segment_attention, use_flash_attention
 
 
 def plain(query, key, value, cu_seqlens, key_cu_seqlens, causal, scale):
@@ -74,3 +79,43 @@ def test_the_installed_version_has_one_of_these_signatures():
     names = list(inspect.signature(varlen.varlen_attn).parameters)
     assert names[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
     assert {"scale", "window_size"} <= set(names)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+
+
+def test_flash_attention_3_is_refused_where_it_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="model.flash_attention=3 needs a Hopper GPU, and PyTorch sees no GPU here"):
+        use_flash_attention(3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    with pytest.raises(ValueError, match="compute capability 9.0.*this one has 8.0: set model.flash_attention=2"):
+        use_flash_attention(3)
+
+
+def test_its_package_is_named_where_it_is_missing(hopper, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", None)  # as if it were not installed, wherever it is
+    with pytest.raises(ValueError, match=r"needs the package flash-attn-3 .*flash_attn_interface") as error:
+        use_flash_attention(3)
+    assert "\n" not in str(error.value) and registry.current_flash_attention_impl() is None
+
+
+def test_it_is_registered_with_pytorch_and_left_again(hopper, monkeypatch):
+    """A package of the same name and operators stands in, which no CUDA tensor reaches here."""
+    operators = torch.library.Library("flash_attn_3", "FRAGMENT")
+    for name in ("fwd", "bwd"):
+        operators.define(f"{name}(Tensor query) -> Tensor")
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", types.ModuleType("flash_attn_interface"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that operators of aten are overridden is what was asked for
+        use_flash_attention(3)
+    try:
+        assert registry.current_flash_attention_impl() == "FA3"
+        use_flash_attention(3)
+    finally:
+        use_flash_attention(2)
+    assert registry.current_flash_attention_impl() is None

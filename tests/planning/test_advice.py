@@ -6,9 +6,11 @@ import pytest
 
 from editcaption_mega.planning.advice import advice_lines, on_more_gpus, what_would_help
 from editcaption_mega.planning.step_time import Passes, assemble
-from editcaption_mega.planning.timing.cost import StreamTime
+from editcaption_mega.planning.timing.cost import Operation, StreamTime
 from editcaption_mega.planning.timing.hardware import load_hardware
-from editcaption_mega.settings import ParallelSettings
+from editcaption_mega.settings import ModelSettings, ParallelSettings
+
+from .given_plan import MICRO_BATCHES, given_plan, given_record
 
 HARDWARE, COUNT, NONE = load_hardware("h100"), 8, StreamTime(0.0)
 
@@ -17,7 +19,7 @@ def plan_of(*stages: Passes) -> SimpleNamespace:
     record = SimpleNamespace(
         micro_batches=COUNT, coordinates={"pipeline": 0}, patches=0, phases=[], tokens=1, row_length=1
     )
-    settings = SimpleNamespace(parallel=ParallelSettings())
+    settings = SimpleNamespace(parallel=ParallelSettings(), model=ModelSettings(flash_attention=3))
     time = assemble(stages, COUNT, (0.0, 0.0), HARDWARE, 1)
     return SimpleNamespace(time=time, records=[record], settings=settings, world_size=1, hardware=HARDWARE)
 
@@ -53,3 +55,18 @@ def test_where_nothing_would_help_the_text_says_so():
     plan.settings.training = SimpleNamespace(global_batch_size=8)
     first, *rest = advice_lines(plan, None, None)
     assert first.startswith("no single cost") and len(rest) == 1
+
+
+def test_attention_that_these_gpus_could_compute_faster_is_named():
+    """A second of attention in each forward pass, as FlashAttention-2 computes it."""
+    record = given_record(0)
+    for phase in record.phases:
+        if phase.kind == "forward":
+            phase.steps.append(Operation("attention", "attention", flops=298e12, rows=2048, columns=128))
+    plan = given_plan(record)
+    shares = {variant.what: variant.share for variant in what_would_help(plan)}
+    share = shares["FlashAttention-3, with model.flash_attention=3"]
+    saved = MICRO_BATCHES * (1 - 298e12 / 521e12)
+    assert share == pytest.approx((plan.time.seconds - saved) / plan.time.seconds)
+    plan.settings.model.flash_attention = 3
+    assert not any("FlashAttention" in variant.what for variant in what_would_help(plan))

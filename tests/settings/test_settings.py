@@ -70,6 +70,7 @@ def test_nothing_is_frozen_by_default(good):
         ("model.recompute_num_layers=2", ["recompute_num_layers=2", "model.recompute=full only"]),
         ("model.recompute_num_layers=0", ["recompute_num_layers=0", "at least 1"]),
         ("model.recompute_method=some", ["model.recompute_method", "uniform, block"]),
+        ("model.flash_attention=4", ["model.flash_attention=4 is not one of 2, 3"]),
         ("model.recompute=some", ["model.recompute", "none, selective, full"]),
         ("checkpoint.every=0", ["checkpoint.every=0"]),
         ("model.folder=", ["model.folder is empty", "Qwen3-VL folder"]),
@@ -189,3 +190,8 @@ def floats_of(kind, prefix=""):
             yield from floats_of(item.type, f"{prefix}{item.name}.")
         elif item.type is float:
             yield prefix + item.name
+
+
+def test_flash_attention_3_is_not_for_a_backend_that_chooses_itself(good):
+    with pytest.raises(ValueError, match="model.flash_attention=3 has a meaning with model.backend=torch only"):
+        load_settings(good, ["model.flash_attention=3", "model.backend=transformer_engine"])

@@ -5,7 +5,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from editcaption_mega.model.attention import Cuts, segment_attention
+from editcaption_mega.model.attention import Cuts, segment_attention, use_flash_attention
 
 from .figures import Figure, Figures, Machine, relative_error
 
@@ -20,12 +20,25 @@ CASES = {
 
 
 def run(machine: Machine) -> Figures:
+    yield from _compared(machine, "")
+    try:
+        use_flash_attention(3)
+    except ValueError as reason:
+        yield Figure("with FlashAttention-3", "not used", note=str(reason).partition(":")[0])
+        return
+    try:
+        yield from _compared(machine, ", FlashAttention-3")
+    finally:
+        use_flash_attention(2)
+
+
+def _compared(machine: Machine, suffix: str) -> Figures:
     dtype = torch.bfloat16 if machine.on_gpu else torch.float32
     for name, case in CASES.items():
         truth = _attend(torch.device("cpu"), torch.float32, *case)
         errors = list(map(relative_error, _attend(machine.device, dtype, *case), truth))
         note = "output, dq, dk, dv: " + " ".join(f"{error:.1e}" for error in errors)
-        yield Figure(name, max(errors), "", note, most=MOST)
+        yield Figure(name + suffix, max(errors), "", note, most=MOST)
 
 
 def _attend(

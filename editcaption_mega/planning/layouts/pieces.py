@@ -179,7 +179,8 @@ class Pieces:
                 by_rank[piece.ranks, piece.place].append(piece)
         if not by_rank:
             return
-        job = (self.settings, self.architecture, self.workload, self.hardware, self.imbalance)
+        hardware = self.hardware.with_attention(self.settings.model.flash_attention)
+        job = (self.settings, self.architecture, self.workload, hardware, self.imbalance)
         pool = self._pool = self._pool or worker_pool(__name__)
         futures = [pool.submit(_execute, *job, group) for group in by_rank.values()]
         try:

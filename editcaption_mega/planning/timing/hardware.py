@@ -4,7 +4,7 @@ A hardware file is YAML of these fields; h100.yaml and h200.yaml come with the p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from editcaption_mega.settings import SettingsError, load_settings
 
 _SHIPPED = resources.files("editcaption_mega.planning.timing").joinpath("gpus")
 MOST_GIB = 10_000.0  # of one GPU: more is a size in bytes
-_FA2_HEAD_MULTIPLE = 32  # FlashAttention-2 computes heads of 72 channels as heads of 96
+_HEAD_MULTIPLE = 32  # FlashAttention computes heads of 72 channels as heads of 96
 
 
 @dataclass
@@ -74,6 +74,9 @@ class Hardware:
     matmul: list[MatmulRate] = field(default_factory=list)  # bf16; at_least: the narrowest of the three dimensions
     grouped: list[MatmulRate] = field(default_factory=list)  # experts, bf16; at_least: rows per expert
     attention: list[AttentionRate] = field(default_factory=list)  # heads of 128 channels, causal
+    flash_attention_3: list[AttentionRate] = field(
+        default_factory=list
+    )  # the same of jobs that ask for it; may be empty
     fp32_flops: float = 0.0  # FLOP/s of products in fp32 (no TF32)
     copy_bandwidth: float = 0.0  # bytes per second of elementwise kernels, read and written together
     pcie_bandwidth: float = 0.0  # bytes per second between pinned host memory and the GPU
@@ -93,6 +96,19 @@ class Hardware:
         self.links.validate()
         for name in ("matmul", "grouped", "attention"):
             _check_classes(name, getattr(self, name), self.peak_flops)
+        if self.flash_attention_3:
+            _check_classes("flash_attention_3", self.flash_attention_3, self.peak_flops)
+
+    def with_attention(self, version: int) -> "Hardware":
+        """These GPUs with the rates of that FlashAttention. Raises SettingsError where it was not measured."""
+        if version == 2:
+            return self
+        if not self.flash_attention_3:
+            raise SettingsError(
+                f"model.flash_attention={version} cannot be planned: hardware {self.name} has no rates under "
+                f"flash_attention_{version}; add them, or set model.flash_attention=2"
+            )
+        return replace(self, attention=self.flash_attention_3)
 
     def matmul_rate(self, narrowest: int) -> float:
         return _class_of(self.matmul, narrowest).rate
@@ -103,7 +119,7 @@ class Hardware:
     def attention_rate(self, length: int, head_dim: int, *, backward: bool = False) -> float:
         """FLOP/s for segments of `length` tokens; heads that the kernels pad cost their padding."""
         rates = _class_of(self.attention, length)
-        padded = -(-head_dim // _FA2_HEAD_MULTIPLE) * _FA2_HEAD_MULTIPLE
+        padded = -(-head_dim // _HEAD_MULTIPLE) * _HEAD_MULTIPLE
         return (rates.backward if backward else rates.forward) * head_dim / padded
 
     def reserve_gib(self, *, ranks: int, all_to_all: bool) -> float:

@@ -60,6 +60,18 @@ def test_rates_go_by_class():
     assert h100.attention_rate(10, 64) == 100e12
 
 
+def test_a_job_that_asks_for_flash_attention_3_has_its_rates(own):
+    h100 = load_hardware("h100")
+    assert h100.with_attention(2) is h100
+    faster = h100.with_attention(3)
+    assert faster.attention_rate(2048, 128) == 521e12
+    assert faster.attention_rate(2048, 128, backward=True) == 418e12
+    old = GPUS.joinpath("h100.yaml").read_text().partition("flash_attention_3:")[2].partition("\n\n")[0]
+    without = load_hardware(own("flash_attention_3:" + old))
+    with pytest.raises(ValueError, match="hardware h100 has no rates under flash_attention_3; add them"):
+        without.with_attention(3)
+
+
 def test_the_reserve_grows_with_what_a_job_uses():
     h100 = load_hardware("h100")
     alone = h100.reserve_gib(ranks=1, all_to_all=False)
