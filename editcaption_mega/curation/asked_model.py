@@ -4,7 +4,9 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import batched, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,7 +17,7 @@ from editcaption_mega.inference.endpoint.address import Endpoint
 from editcaption_mega.inference.endpoint.messages import Picture, Reply, Request
 from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
 from editcaption_mega.inference.local.folder import folder_digests
-from editcaption_mega.inference.serving.asking import replies
+from editcaption_mega.inference.serving.asking import Served, replies
 from editcaption_mega.inference.serving.programs import gpu_count
 from editcaption_mega.inference.serving.server import OwnServer
 from editcaption_mega.settings import EndpointSettings, PixelLimits, ServerSettings
@@ -49,6 +51,7 @@ class AskedModel:
         """Of this job; 0 where it asks somebody else's, or has none."""
         return gpu_count() if self.is_own else 0
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What answers depend on, beside what is asked. A folder is known by its weights, wherever it lies."""
         if not self.is_own:
@@ -61,21 +64,35 @@ class AskedModel:
             return served | folder_digests(self.server.model)
         return served | {"model": self.name}
 
+    @contextmanager
+    def serving(self, log: Path) -> Iterator[OwnServer | None]:
+        """The job's own server, which ends with the block; None where somebody else's is asked. log: of the server."""
+        if not self.is_own:
+            yield None
+            return
+        with OwnServer(self.server, log) as server:
+            yield server
+
     def replies[Value](
-        self, unanswered: Callable[[], Iterator[Request[Value]]], cache: Path, log: Path
+        self, unanswered: Callable[[], Iterator[Request[Value]]], cache: Path, server: Served | None
     ) -> Iterator[Reply[Value]]:
-        """As `serving.asking.replies`. log: of the server, where it is our own."""
+        """As `serving.asking.replies`. server: of `serving`, or its stand-in in another process."""
         if not self.is_own:
             yield from replies(self._endpoint(self.settings.url), None, unanswered, cache)
             return
-        own = {name: value for name, value in self.identity().items() if name != "extra"}
+        own = {name: value for name, value in self.identity.items() if name != "extra"}
         kept_as = json.dumps(own)
 
         def endpoint(url: str) -> Endpoint:
             return self._endpoint(url, cache_as=kept_as)
 
-        with OwnServer(self.server, log) as server:
-            yield from replies(endpoint, server, unanswered, cache)
+        yield from replies(endpoint, server, unanswered, cache)
+
+    def share(self, in_flight: int) -> "AskedModel":
+        """The same for a process that keeps so many requests in flight."""
+        other = replace(self, settings=replace(self.settings, max_concurrency=in_flight))
+        other.__dict__["identity"] = self.identity  # weights are read once
+        return other
 
     def check(self) -> None:
         """Raises ValueError for what can never work, before anything is started or asked."""

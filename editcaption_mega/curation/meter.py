@@ -25,6 +25,18 @@ class Meter:
             self.usage.add(reply)
         self.usage.completion_tokens += tokens
 
+    def take(self) -> tuple[int, Usage]:
+        """What was made since the last time, for the meter of another process."""
+        made, self.made, usage, self.usage = self.made, 0, self.usage, Usage()
+        return made, usage
+
+    def join(self, made: int, usage: Usage) -> None:
+        """What another meter has taken."""
+        if not self.made:
+            self.begin = time.monotonic()
+        self.made += made
+        self.usage.join(usage)
+
     def __str__(self) -> str:
         usage, parts = self.usage, [self.what]
         asked, seconds = self.made - usage.cached, time.monotonic() - self.begin

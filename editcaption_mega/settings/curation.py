@@ -53,6 +53,9 @@ class _Asking:
     # How the model is asked, wherever it is served; url and model are for one that is served elsewhere.
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
     server: ServerSettings = field(default_factory=ServerSettings)
+    # Processes that ask, read pictures and keep replies, each with its share of the pairs and of max_concurrency: one
+    # asks for about as much as one core can (docs/curation.md)
+    workers: int = 1
 
     def _check(self, also: dict[str, str]) -> str:
         """-> which of `also`, endpoint.url and server.program says who is asked. Raises SettingsError."""
@@ -67,6 +70,14 @@ class _Asking:
             raise SettingsError(f"give exactly one of {', '.join(given)}; found {' and '.join(named) or 'none'}")
         if named == ["endpoint.url"] and not self.endpoint.model:
             raise SettingsError("endpoint.model is empty; give the server's name of the model")
+        at_least("workers", self.workers, 1)
+        if self.workers > self.endpoint.max_concurrency:
+            raise SettingsError(
+                f"workers={self.workers} share endpoint.max_concurrency={self.endpoint.max_concurrency} requests in "
+                "flight: take fewer workers, or allow more requests"
+            )
+        if self.workers > 1 and named[0] in also:
+            raise SettingsError(f"workers={self.workers} ask a model over HTTP: with {named[0]} there is none to share")
         return named[0]
 
 

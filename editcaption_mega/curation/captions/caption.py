@@ -5,15 +5,15 @@ NAME.made/      what parts made, their replies and the logs of their servers
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from editcaption_mega.curation.asked_model import AskedModel
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork
+from editcaption_mega.curation.divided_work import Share, divided
 from editcaption_mega.curation.meter import Meter
-from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.data.shards.reader import ShardReader, open_shards
 from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.evaluation.generate import Part, generation_identity
 from editcaption_mega.inference.endpoint.answer import RAISE, Answer
@@ -48,12 +48,12 @@ def asked_model(settings: CaptionSettings) -> AskedModel:
     return AskedModel(settings.endpoint, settings.server, settings.generation)
 
 
-def caption_identity(settings: CaptionSettings) -> dict[str, Any]:
+def caption_identity(settings: CaptionSettings, model: AskedModel) -> dict[str, Any]:
     """What captions depend on, beside the pair: the provenance of each."""
     shared = generation_identity(settings.generation)
     if settings.folder:
         return shared | {"engine": "folder"} | folder_digests(settings.folder)
-    return shared | asked_model(settings).identity()
+    return shared | model.identity
 
 
 def caption(
@@ -69,22 +69,45 @@ def caption(
     the model's engine raises."""
     model = asked_model(settings)
     meter = Meter("captions", 0 if settings.folder else model.gpus)
-    with ColumnWork(
-        Path(settings.output), reader, STEP, caption_identity(settings), samples=settings.samples, part=part
-    ) as work:
-        if work.missing_count:
-            for one in progress(_made(settings, model, reader, work, meter), work.missing_count, lambda: str(meter)):
-                at, sample = one.place
-                work.keep(at, columns(one), sample=sample, again=not _is_definite(one.answer))
+    with _work(settings, model, reader, part) as work:
+        if work.missing_count and settings.folder:
+            for made in progress(from_folder(settings, work, meter), work.missing_count, lambda: str(meter)):
+                _keep(work, made)
+        elif work.missing_count:
+            with model.serving(work.part_folder / "server.log") as server:
+                if settings.workers == 1:
+                    captions = from_endpoint(settings, model, reader, work, meter, server)
+                    for made in progress(captions, work.missing_count, lambda: str(meter)):
+                        _keep(work, made)
+                else:
+                    lines = divided(
+                        _caption_share, (settings, model), part=part, workers=settings.workers, server=server,
+                        meter=meter,
+                    )  # fmt: skip
+                    for _ in progress(lines, work.missing_count, lambda: str(meter)):
+                        pass
         return work.merge(), meter
 
 
-def _made(
-    settings: CaptionSettings, model: AskedModel, reader: ShardReader, work: ColumnWork, meter: Meter
-) -> Iterator[Caption]:
-    if settings.folder:
-        return from_folder(settings, work, meter)
-    return from_endpoint(settings, model, reader, work, meter)
+def _caption_share(share: Share, settings: CaptionSettings, model: AskedModel) -> None:
+    """In a process of its own."""
+    reader, meter = open_shards(settings.shards), Meter("captions")
+    model = model.share(share.of(settings.endpoint.max_concurrency))
+    with _work(settings, model, reader, share.part) as work:
+        for made in from_endpoint(settings, model, reader, work, meter, share.server):
+            _keep(work, made)
+            share.report(meter)
+    share.report(meter, now=True)
+
+
+def _work(settings: CaptionSettings, model: AskedModel, reader: ShardReader, part: Part) -> ColumnWork:
+    identity = caption_identity(settings, model)
+    return ColumnWork(Path(settings.output), reader, STEP, identity, samples=settings.samples, part=part)
+
+
+def _keep(work: ColumnWork, made: Caption) -> None:
+    at, sample = made.place
+    work.keep(at, columns(made), sample=sample, again=not _is_definite(made.answer))
 
 
 def columns(one: Caption) -> dict[str, Any]:

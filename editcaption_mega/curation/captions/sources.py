@@ -14,6 +14,7 @@ from editcaption_mega.data.text.prompt import Prompt
 from editcaption_mega.inference.endpoint.answer import Answer
 from editcaption_mega.inference.endpoint.messages import Picture, Request
 from editcaption_mega.inference.endpoint.pair_messages import chat_messages, reply_answer
+from editcaption_mega.inference.serving.asking import Served
 from editcaption_mega.settings import CaptionSettings
 
 
@@ -56,7 +57,12 @@ def from_folder(settings: CaptionSettings, work: ColumnWork, meter: Meter) -> It
 
 
 def from_endpoint(
-    settings: CaptionSettings, model: AskedModel, reader: ShardReader, work: ColumnWork, meter: Meter
+    settings: CaptionSettings,
+    model: AskedModel,
+    reader: ShardReader,
+    work: ColumnWork,
+    meter: Meter,
+    server: Served | None,
 ) -> Iterator[Caption]:
     """From an endpoint, or from the job's own server."""
     prompt, options = Prompt.load(settings.generation.prompt), settings.generation
@@ -73,8 +79,7 @@ def from_endpoint(
             temperature=options.temperature, seed=options.seed + sample, repeat=sample,
         )  # fmt: skip
 
-    folder = work.part_folder
-    for reply in model.replies(unanswered, folder / "cache", folder / "server.log"):
+    for reply in model.replies(unanswered, work.part_folder / "cache", server):
         at, sample = map(int, reply.id.split())
         answered[at * settings.samples + sample] = True
         meter.add(reply)

@@ -15,10 +15,12 @@ import numpy as np
 
 from editcaption_mega.curation.asked_model import AskedModel, PairRequests
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork
+from editcaption_mega.curation.divided_work import Share, divided
 from editcaption_mega.curation.meter import Meter
-from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.data.shards.reader import ShardReader, open_shards
 from editcaption_mega.evaluation.generate import Part
 from editcaption_mega.inference.endpoint.messages import Picture, Reply, Request
+from editcaption_mega.inference.serving.asking import Served
 from editcaption_mega.progress import Progress
 from editcaption_mega.settings import ScoreSettings
 
@@ -55,11 +57,30 @@ def score_with_model(
     lines = texts * settings.passes
     with ColumnWork(Path(settings.output), reader, STEP, about, samples=lines, part=part) as work:
         if work.missing_count:
-            scorer = _Scorer(settings, template, reader, captions, work)
-            made = scorer.made(model, meter)
-            for at, sample, columns, again in progress(made, work.missing_count, lambda: str(meter)):
-                work.keep(at, _numbers(sample, texts, settings.passes) | columns, sample=sample, again=again)
+            with model.serving(work.part_folder / "server.log") as server:
+                if settings.workers == 1:
+                    scorer = _Scorer(settings, template, reader, captions, work)
+                    made = scorer.kept(model, meter, server)
+                else:
+                    made = divided(
+                        _score_share, (settings, model, about), part=part, workers=settings.workers, server=server,
+                        meter=meter,
+                    )  # fmt: skip
+                for _ in progress(made, work.missing_count, lambda: str(meter)):
+                    pass
         return work.merge(), meter
+
+
+def _score_share(share: Share, settings: ScoreSettings, model: AskedModel, about: dict[str, Any]) -> None:
+    """In a process of its own."""
+    reader, meter, template = open_shards(settings.shards), Meter("scores"), load_template(settings.template)
+    captions = ColumnFile(settings.captions, reader) if settings.captions else None
+    lines = settings.passes * (captions.samples if captions else 1)
+    model = model.share(share.of(settings.endpoint.max_concurrency))
+    with ColumnWork(Path(settings.output), reader, STEP, about, samples=lines, part=share.part) as work:
+        for _ in _Scorer(settings, template, reader, captions, work).kept(model, meter, share.server):
+            share.report(meter)
+    share.report(meter, now=True)
 
 
 def _scored_by(settings: ScoreSettings, template: ScoreTemplate, model: AskedModel) -> dict[str, Any]:
@@ -68,7 +89,7 @@ def _scored_by(settings: ScoreSettings, template: ScoreTemplate, model: AskedMod
     if settings.captions:
         with open(settings.captions, "rb") as file:
             scored["captions"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return scored | {name: getattr(settings, name) for name in names} | model.identity()
+    return scored | {name: getattr(settings, name) for name in names} | model.identity
 
 
 def _numbers(sample: int, texts: int, passes: int) -> dict[str, int]:
@@ -89,12 +110,22 @@ class _Scorer:
         self._captions, self._work = captions, work
         self._answered = np.zeros(len(reader) * work.samples, bool)
 
-    def made(self, model: AskedModel, meter: Meter) -> Iterator[tuple[int, int, dict[str, Any], bool]]:
+    def kept(self, model: AskedModel, meter: Meter, server: Served | None) -> Iterator[None]:
+        """Something for each line, when it is kept."""
+        texts = self._work.samples // self._settings.passes
+        for at, sample, columns, again in self._made(model, meter, server):
+            numbers = _numbers(sample, texts, self._settings.passes)
+            self._work.keep(at, numbers | columns, sample=sample, again=again)
+            yield
+
+    def _made(
+        self, model: AskedModel, meter: Meter, server: Served | None
+    ) -> Iterator[tuple[int, int, dict[str, Any], bool]]:
         """(place in the shards, sample, columns, whether to ask again later)."""
         yield from self._without_text()
         requests = PairRequests(self._reader, self._settings)
-        folder = self._work.part_folder
-        cache = Path(self._settings.cache) / self._work.part.name if self._settings.cache else folder / "cache"
+        part = self._work.part
+        cache = Path(self._settings.cache) / part.name if self._settings.cache else self._work.part_folder / "cache"
 
         def unanswered() -> Iterator[Request[dict[str, float]]]:
             texts = self._missing_texts()
@@ -111,7 +142,7 @@ class _Scorer:
 
             return requests.of(places(), request)
 
-        for reply in model.replies(unanswered, cache, folder / "server.log"):
+        for reply in model.replies(unanswered, cache, server):
             at, sample = map(int, reply.id.split())
             self._answered[at * self._work.samples + sample] = True
             meter.add(reply)

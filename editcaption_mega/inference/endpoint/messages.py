@@ -98,6 +98,15 @@ class Usage:
         self.completion_tokens += reply.completion_tokens
         self.cost += reply.cost
 
+    def join(self, other: "Usage") -> None:
+        self.calls += other.calls
+        self.attempts += other.attempts
+        self.cached += other.cached
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cost += other.cost
+        self.by_status += other.by_status
+
     def __str__(self) -> str:
         ends = ", ".join(f"{self.by_status[status]} {status}" for status in STATUSES if self.by_status[status])
         spent = f"{self.prompt_tokens} + {self.completion_tokens} tokens"

@@ -3,13 +3,20 @@
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from editcaption_mega.inference.endpoint.address import Endpoint, EndpointError
 from editcaption_mega.inference.endpoint.client import complete
 from editcaption_mega.inference.endpoint.messages import Reply, Request
 
-from .server import OwnServer
+
+class Served(Protocol):
+    """A server of the job's own: an `OwnServer`, or another process's."""
+
+    @property
+    def alive(self) -> bool: ...
+    def url(self) -> str: ...
+    def is_healthy(self) -> bool: ...
 
 
 class _Died(Exception):
@@ -18,7 +25,7 @@ class _Died(Exception):
 
 def replies[Value](
     endpoint: Endpoint | Callable[[str], Endpoint],
-    server: OwnServer | None,
+    server: Served | None,
     unanswered: Callable[[], Iterator[Request[Value]]],
     cache: Path,
 ) -> Iterator[Reply[Value]]:
@@ -53,7 +60,7 @@ class _Watched[Value]:
     """Requests while the server lives. The client asks for one whenever there is room, also where an attempt has just
     failed, so that it learns of a death at once."""
 
-    def __init__(self, requests: Iterator[Request[Value]], server: OwnServer):
+    def __init__(self, requests: Iterator[Request[Value]], server: Served):
         self._requests, self._server = requests, server
 
     def __iter__(self) -> "_Watched[Value]":

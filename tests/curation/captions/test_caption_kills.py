@@ -51,6 +51,7 @@ def killed_and_resumed(tmp_path, kills, pairs, seed):
     return asked_again
 
 
+@pytest.mark.slow
 def test_two_kills(tmp_path):
     killed_and_resumed(tmp_path, kills=2, pairs=100, seed=1)
 
