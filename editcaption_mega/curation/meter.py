@@ -45,7 +45,8 @@ class Meter:
             per_gpu = f" ({rate / self.gpus:.1f} per GPU)" if self.gpus else ""
             parts.append(f"{rate:.1f}/s{per_gpu}")
         if usage.prompt_tokens or usage.completion_tokens:
-            parts.append(f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens")
+            prompt = f"{usage.prompt_tokens:,} + " if usage.prompt_tokens else ""  # in process nobody counts it
+            parts.append(f"{prompt}{usage.completion_tokens:,} tokens")
         if usage.cost:
             parts.append(f"cost {usage.cost:.4g}")
         return ", ".join(parts)

@@ -1,8 +1,8 @@
 """Write a set in another form, whole or not at all."""
 
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def export_pairs(
         raise SettingsError(f"{output} exists already, and nothing is overwritten: name another output folder")
     partial = output.with_name(output.name + PARTIAL)
     lock = output.with_name(f".{output.name}.lock")
-    with FolderLock(lock, "exporting", patience=0):
+    with _locked(lock, output):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -46,6 +46,22 @@ def export_pairs(
     with suppress(OSError):  # of a killed export, which could not take it away; or another one waits there
         lock.rmdir()
     return contents
+
+
+@contextmanager
+def _locked(lock: Path, output: Path) -> Iterator[None]:
+    """The first thing that is written beside the output; where it cannot be, the output is what the user named."""
+    holding = FolderLock(lock, "exporting", patience=0)
+    try:
+        holding.acquire()
+    except OSError as error:
+        raise SettingsError(
+            f"{output} cannot be made ({error.strerror}): name an output in a folder that this user may write to"
+        ) from None
+    try:
+        yield
+    finally:
+        holding.release()
 
 
 def _write(

@@ -146,6 +146,12 @@ def test_a_license_that_is_not_wanted_is_refused_and_nothing_stays(shards, tmp_p
         export_pairs(shards, "jsonl", tmp_path / "out")
 
 
+def test_an_output_that_cannot_be_made_is_named_itself(shards, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match=r"file/out cannot be made \(Not a directory\): name an output in a folder"):
+        export_pairs(shards, "jsonl", tmp_path / "file/out")
+
+
 @pytest.mark.parametrize("form", list(FORMS))
 def test_an_export_that_is_killed_begins_again(shards, tmp_path, form, monkeypatch):
     """At any moment: there is a whole folder or none."""
