@@ -26,17 +26,21 @@ _THREADS = 4  # that read and resize pictures: both leave the interpreter to oth
 _PAIRS_PER_TASK = 8  # of a thread: handing over costs as much as reading small pictures
 _TASKS_AHEAD = 8  # whose requests wait for their pictures
 
+# `transformers serve` takes a temperature and still says what is likeliest, unless the model's folder or this says not.
+_SAMPLED = {"transformers": {"generation_config": '{"do_sample": true}'}}
+
 Place = tuple[int, int]  # of a pair in the shards, and its sample
 _Group = tuple[tuple[int, list[int]], ...]  # places of pairs, and the samples that are wanted of each
 
 
 @dataclass(frozen=True)
 class AskedModel:
-    """settings.url is empty where `server` says what the job serves itself."""
+    """settings.url is empty where `server` says what the job serves itself. temperature: at which it is asked."""
 
     settings: EndpointSettings
     server: ServerSettings
     pictures: PixelLimits  # how large pictures are sent
+    temperature: float = 0.0
 
     @property
     def is_own(self) -> bool:
@@ -51,13 +55,19 @@ class AskedModel:
         """Of this job; 0 where it asks somebody else's, or has none."""
         return gpu_count() if self.is_own else 0
 
+    @property
+    def extra(self) -> dict[str, Any]:
+        """More fields of each request: the settings', and what the job's own program needs to draw at all."""
+        drawn = _SAMPLED.get(self.server.program, {}) if self.temperature > 0 else {}
+        return drawn | self.settings.extra
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What answers depend on, beside what is asked. A folder is known by its weights, wherever it lies."""
         if not self.is_own:
             endpoint = self._endpoint(self.settings.url)
             return {"model": endpoint.model, "extra": endpoint.extra, "server": endpoint.identity}
-        served: dict[str, Any] = {"served_by": self.server.program, "extra": self.settings.extra}
+        served: dict[str, Any] = {"served_by": self.server.program, "extra": self.extra}
         if self.settings.cache_as:
             served["server"] = self.settings.cache_as
         if Path(self.server.model).is_dir():
@@ -103,7 +113,8 @@ class AskedModel:
 
     def _endpoint(self, url: str, cache_as: str = "") -> Endpoint:
         kept_as = cache_as or self.settings.cache_as
-        return Endpoint.of(replace(self.settings, url=url, model=self.name, cache_as=kept_as), self.pictures)
+        settings = replace(self.settings, url=url, model=self.name, cache_as=kept_as, extra=self.extra)
+        return Endpoint.of(settings, self.pictures)
 
 
 class PairRequests:

@@ -45,7 +45,7 @@ def check(settings: CaptionSettings) -> None:
 
 
 def asked_model(settings: CaptionSettings) -> AskedModel:
-    return AskedModel(settings.endpoint, settings.server, settings.generation)
+    return AskedModel(settings.endpoint, settings.server, settings.generation, settings.generation.temperature)
 
 
 def caption_identity(settings: CaptionSettings, model: AskedModel) -> dict[str, Any]:

@@ -32,7 +32,7 @@ NO_TEXT = "no instruction"
 
 
 def scoring_model(settings: ScoreSettings) -> AskedModel:
-    return AskedModel(settings.endpoint, settings.server, settings)
+    return AskedModel(settings.endpoint, settings.server, settings, settings.temperature)
 
 
 def check_scoring(settings: ScoreSettings, reader: ShardReader) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from editcaption_mega.curation.captions.caption import caption, counts
+from editcaption_mega.curation.captions.caption import caption, caption_identity, counts
 from editcaption_mega.curation.captions.shards import is_written, write_captioned
 from editcaption_mega.curation.columns import ColumnFile
 from editcaption_mega.data import open_shards
@@ -131,6 +131,19 @@ def test_shards_hold_the_captions_and_what_made_them(pool, tmp_path):
         write_captioned(pool, path, tmp_path / "shards", no_progress)
 
 
+def test_a_server_of_transformers_is_told_to_draw_where_a_temperature_is_asked_for(pool, tmp_path):
+    """It takes a temperature and says what is likeliest all the same; n samples would be one text n times."""
+    server = ServerSettings(program="transformers", model="m")
+
+    def extra(temperature, **more):
+        how = settings(pool, tmp_path / "c.jsonl", generation={"temperature": temperature}, endpoint={"extra": more})
+        return caption_identity(replace(how, server=server))["extra"]
+
+    assert extra(0.0) == {} and extra(0.8) == {"generation_config": '{"do_sample": true}'}
+    own_words = {"generation_config": '{"do_sample": true, "top_k": 5}', "top_p": 0.9}
+    assert extra(0.8, **own_words) == own_words
+
+
 def own(pool, path, **values):
     command = f"{SERVE} --latency 0.3 --reply tests.helpers.scripted_server:say_pictures"
     server = ServerSettings(program="custom", model="m", command=command, **values)
@@ -191,6 +204,7 @@ def test_a_folder_in_process_writes_the_same_whatever_was_killed(tmp_path):
         caption(how(tmp_path / "killed.jsonl"), pairs, progress=killing)
     whole, meter = caption(how(tmp_path / "killed.jsonl"), pairs, progress=no_progress)
     assert whole and meter.made == 7 and meter.usage.completion_tokens > 0
+    assert f", {meter.usage.completion_tokens} tokens" in str(meter), "nobody counts the prompt's"
     one, other = ((tmp_path / name).read_text() for name in ("whole.jsonl", "killed.jsonl"))
     assert one == other
     rows = [json.loads(line) for line in one.splitlines()[1:]]
