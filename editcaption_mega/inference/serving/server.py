@@ -1,11 +1,12 @@
 """The server that a job starts for itself: healthy before it is asked, started again when it dies, gone with the
 job."""
 
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from editcaption_mega.inference.endpoint.secret import Secret
@@ -31,11 +32,19 @@ class ServerError(RuntimeError):
 class OwnServer:
     """A context manager; `url` starts the server, or starts it again.
 
-    log: the file to which its output is appended. say: told of each start. Raises SettingsError at once for a program
-    that is not installed."""
+    log: the file to which its output is appended. say: told of each start. environment: variables of its own beside
+    the job's. Raises SettingsError at once for a program that is not installed."""
 
-    def __init__(self, settings: ServerSettings, log: Path, *, say: Callable[[str], object] = print):
+    def __init__(
+        self,
+        settings: ServerSettings,
+        log: Path,
+        *,
+        say: Callable[[str], object] = print,
+        environment: Mapping[str, str] | None = None,
+    ):
         self.settings, self.log, self._say = settings, log, say
+        self._environment = dict(environment or {})
         self._program = program_of(settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._url = ""
@@ -96,6 +105,7 @@ class OwnServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_GUARD), *command],
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=os.environ | self._environment,
             )  # fmt: skip
         begin = time.monotonic()
         while self.alive and time.monotonic() - begin < self.settings.start_seconds:

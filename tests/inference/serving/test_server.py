@@ -158,3 +158,11 @@ def test_what_cannot_be_started_is_refused_before_work(tmp_path):
     ):
         with pytest.raises(SettingsError, match=words):
             ServerSettings(**values).validate()
+
+
+def test_a_server_has_variables_of_its_own(tmp_path):
+    command = f"sh -c 'echo the word is $WORD; exec {SERVE}'"
+    with OwnServer(custom(command), tmp_path / "log", say=str, environment={"WORD": "hush"}) as server:
+        server.url()
+    first, *_ = [line for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("---")]
+    assert first == "the word is hush" and "WORD" not in os.environ
