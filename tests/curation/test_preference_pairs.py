@@ -8,7 +8,8 @@ import pytest
 
 from editcaption_mega.curation import model_samples
 from editcaption_mega.curation.model_samples import SamplingSettings
-from editcaption_mega.curation.preference_pairs import sample_rejected, verdict
+from editcaption_mega.curation.preference_pairs import sample_rejected
+from editcaption_mega.curation.truth_verdicts import verdict
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png

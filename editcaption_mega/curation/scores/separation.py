@@ -29,16 +29,36 @@ def separation(scores: Sequence[RightAndWrong]) -> Estimate:
         raise ValueError("a score is not finite: leave pairs without a score out")
     if not len(right):
         return Estimate(None, None, 0)
+    pairs = np.arange(len(right))
+    return _area_under_curve(right, wrong, pairs, pairs, len(pairs))
+
+
+def separation_of_texts(scores: Sequence[float], right: Sequence[bool], pairs: Sequence[int]) -> Estimate:
+    """The same of texts that somebody judged, any number per pair. pairs: of which pair each is, 0 .. n - 1.
+
+    Raises ValueError for a score that is not finite; there is no value where all texts are right, or all wrong."""
+    values, hits, of = np.array(scores, np.float64), np.array(right, bool), np.array(pairs, np.int64)
+    if not np.isfinite(values).all():
+        raise ValueError("a score is not finite: leave pairs without a score out")
+    if hits.all() or not hits.any():
+        return Estimate(None, None, len(np.unique(of)))
+    return _area_under_curve(values[hits], values[~hits], of[hits], of[~hits], int(of.max()) + 1)
+
+
+def _area_under_curve(
+    right: np.ndarray, wrong: np.ndarray, pairs_of_right: np.ndarray, pairs_of_wrong: np.ndarray, count: int
+) -> Estimate:
     order = np.argsort(wrong)
     below, not_above = (np.searchsorted(wrong[order], right, side) for side in ("left", "right"))
 
     def area(weights: np.ndarray) -> np.ndarray:  # [draws, pairs]
+        of_right, of_wrong = weights[:, pairs_of_right], weights[:, pairs_of_wrong[order]]
         passed = np.zeros((len(weights), len(wrong) + 1))
-        np.cumsum(weights[:, order], axis=1, out=passed[:, 1:])
+        np.cumsum(of_wrong, axis=1, out=passed[:, 1:])
         lower = (passed[:, below] + passed[:, not_above]) / 2  # weight of wrong ones under each right one
-        return np.asarray((weights * lower).sum(1) / weights.sum(1) ** 2)
+        return np.asarray((of_right * lower).sum(1) / (of_right.sum(1) * of_wrong.sum(1)))
 
-    return bootstrap_estimate(area, len(right), draws=_DRAWS)
+    return bootstrap_estimate(area, count, draws=_DRAWS)
 
 
 def separations(scores: Iterable[tuple[str, RightAndWrong]]) -> dict[str, Estimate]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from editcaption_mega.curation.scores.separation import RightAndWrong, separation, separations
+from editcaption_mega.curation.scores.separation import RightAndWrong, separation, separation_of_texts, separations
 
 
 def by_definition(scores):
@@ -41,3 +41,27 @@ def test_ends_and_groups():
     assert {group: estimate.value for group, estimate in groups.items()} == {"all": 0.5, "a": 1.0, "b": 0.0}
     with pytest.raises(ValueError, match="not finite"):
         separation([RightAndWrong(float("nan"), 0)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_texts_of_any_number_per_pair(seed):
+    rng = random.Random(seed)
+    texts = [(rng.randrange(6), rng.random() < 0.4, pair) for pair in range(30) for _ in range(rng.randrange(4))]
+    right, wrong = ([score for score, mark, _ in texts if mark is wanted] for wanted in (True, False))
+    expected = sum((a > b) + (a == b) / 2 for a in right for b in wrong) / (len(right) * len(wrong))
+    estimate = separation_of_texts(*zip(*texts, strict=True))
+    low, high = estimate.interval
+    assert estimate.value == pytest.approx(expected) and low < estimate.value < high
+
+
+def test_two_texts_per_pair_are_the_same_as_right_and_wrong_ones():
+    rng = random.Random(3)
+    scores = [RightAndWrong(rng.gauss(1, 1), rng.gauss(0, 1)) for _ in range(40)]
+    flat = [
+        (value, mark, at) for at, one in enumerate(scores) for value, mark in ((one.right, True), (one.wrong, False))
+    ]
+    one, other = separation(scores), separation_of_texts(*zip(*flat, strict=True))
+    assert other.value == pytest.approx(one.value) and other.interval == pytest.approx(one.interval)
+    assert separation_of_texts([1.0, 2.0], [True, True], [0, 1]).value is None
+    with pytest.raises(ValueError, match="not finite"):
+        separation_of_texts([float("nan")], [True], [0])
