@@ -1,4 +1,4 @@
-# make setup | demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
+# make setup | demo | curation-demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
 # | plan-check | configurations | api     (each runs setup first when something changed)
 # make gpu-check | gpu-wheels             (on a machine with a GPU and no network, and what to carry there)
 #
@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
 DEMO_ARGS ?=
+CURATION_DEMO_ARGS ?=
 BENCH_ARGS ?= kernels
 CHAOS_ARGS ?=
 GPU_CHECK_ARGS ?=
@@ -25,7 +26,7 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: configurations setup demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
+.PHONY: configurations setup demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -49,6 +50,10 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 
 demo: setup
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)
+
+# From raw pairs to SFT and preference sets, with a server, scores, filters and simulated annotators.
+curation-demo: setup
+	$(BIN)/python tools/curation_demo.py $(CURATION_DEMO_ARGS)
 
 # Before each commit, under a minute: style, types, and the tests that need no process, no server and no training.
 check: lint types unit

@@ -1,6 +1,5 @@
 """The demo: render pairs, train a small Qwen3-VL with SFT and then DPO on its own mistakes, and report."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,10 +9,12 @@ from pathlib import Path
 
 from editcaption_mega import cli
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `demos`: Python leaves it out under -P
 ROOT = Path(__file__).resolve().parents[1]
 SFT_CONFIG, DPO_CONFIG = "configs/sft_demo.yaml", "configs/dpo_demo.yaml"
 PROMPT = ROOT / "configs/demo_prompt.yaml"
 EVALUATION_CONFIG = "configs/eval_demo.yaml"
+WORLD = ROOT / "configs/demo_world_captioned.yaml"
 MODELS = ("base", "SFT", "DPO only", "SFT + DPO")  # as in that file
 
 
@@ -32,6 +33,11 @@ def main(argv):
     parser.add_argument("--dpo-steps", type=int, metavar="N", help=f"DPO steps (default: from {DPO_CONFIG})")
     parser.add_argument("--ranks", type=int, default=2, metavar="N", help="processes that train (default 2)")
     parser.add_argument("--reduced", action="store_true", help="a quick run of every part, too short to learn much")
+    parser.add_argument("--sft-only", action="store_true", help="stop when the SFT model is there (OUTPUT/sft_hf)")
+    parser.add_argument(
+        "--world", type=Path, default=WORLD, metavar="FILE",
+        help="of the training pairs (default: that of a captioner that errs, configs/demo_world_captioned.yaml)",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     for name in ("pairs", "pool", "held_out", "steps", "dpo_steps", "ranks"):
         value = getattr(arguments, name)
@@ -39,6 +45,8 @@ def main(argv):
             raise cli.ArgumentError(f"--{name.replace('_', '-')} is {value}: give 1 or more")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise cli.ArgumentError(f"--output {arguments.output} is a file: name a folder")
+    if not arguments.world.is_file():
+        raise cli.ArgumentError(f"--world {arguments.world} does not exist: name a YAML file of the synthetic world")
     if arguments.reduced:
         arguments.pairs, arguments.pool, arguments.held_out = 600, 100, 60
         arguments.steps, arguments.dpo_steps = 60, 4
@@ -49,20 +57,23 @@ def main(argv):
 
 def demo(arguments) -> None:
     """Each part is a tool that a user would call; what is complete from an earlier run is used again."""
+    from demos.demo_folder import start_over_if_changed
+
     out, began = arguments.output, time.monotonic()
     wanted = {name: getattr(arguments, name) for name in ("pairs", "pool", "held_out", "steps", "dpo_steps")}
-    start_over_if_changed(out, wanted)
+    if arguments.world != WORLD:
+        wanted["world"] = arguments.world.read_text("utf-8")
+    start_over_if_changed(out, wanted, "demo.json", say)
     sets = (
-        ("train", "demo_world_captioned", arguments.pairs, 1),
-        ("held_out", "demo_world", arguments.held_out, 2),
-        ("pool", "demo_world", arguments.pool, 3),
+        ("train", arguments.world.resolve(), arguments.pairs, 1),
+        ("held_out", ROOT / "configs/demo_world.yaml", arguments.held_out, 2),
+        ("pool", ROOT / "configs/demo_world.yaml", arguments.pool, 3),
     )
-    for name, world, count, seed in sets:
+    for name, world, count, seed in sets[:1] if arguments.sft_only else sets:
         if not (out / "shards" / name / "index.json").is_file():
             say(f"rendering {count:,} pairs ({name})")
             shutil.rmtree(out / "shards" / name, ignore_errors=True)
-            run("tools/make_shards.py", "--format", "synthetic", "--input", ROOT / f"configs/{world}.yaml",
-                "--count", count, "--seed", seed,
+            run("tools/make_shards.py", "--format", "synthetic", "--input", world, "--count", count, "--seed", seed,
                 "--output", out / "shards" / name)  # fmt: skip
     if not (out / "model/config.json").is_file():
         say("drawing a small random Qwen3-VL with a tokenizer of its own")
@@ -71,6 +82,8 @@ def demo(arguments) -> None:
     steps = [f"training.steps={arguments.steps}"] if arguments.steps else []
     say(f"SFT on {arguments.ranks} ranks")
     train(arguments, "launch/pretrain_sft.sh", SFT_CONFIG, "model", "train", "sft", *steps)
+    if arguments.sft_only:
+        return
 
     preference = out / "shards/preference"
     if not (preference / "index.json").is_file():
@@ -176,21 +189,6 @@ def captions_note(shards: Path) -> str:
         f"{sum(map(bool, mistakes)):,} of {len(mistakes):,} are wrong on purpose ({by_mode}), most directions are the "
         "opposite one. The pairs for DPO and the judged ones have the truth"
     )
-
-
-def start_over_if_changed(out: Path, wanted: dict) -> None:
-    """An earlier run of other sizes is set aside, never mixed with this one or deleted."""
-    mark = out / "demo.json"
-    if out.is_dir() and any(out.iterdir()):
-        found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
-        if found is None:
-            raise ValueError(f"{out} holds something else than a demo: choose another --output")
-        if found != wanted:
-            aside = out.with_name(f"{out.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-            say(f"{out} holds a demo of other sizes, moved to {aside}")
-            out.rename(aside)
-    out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
 
 
 def run(*command) -> None:

@@ -16,6 +16,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.projects, self.tasks, self.storages = [], [], []
+        self.users = [{"id": 1, "email": "first@example.com"}]
         self.calls = []  # (method, path)
         self.access = 0  # short-lived tokens handed out; only the last one is valid
         self.drop_after_import = False  # take the tasks, then hang up without an answer
@@ -109,6 +110,13 @@ class Handler(BaseHTTPRequestHandler):
         annotation = {"id": 100 * int(task) + len(annotations), "completed_by": 1, "was_cancelled": False, **body}
         annotations.append(annotation)
         self.reply(201, annotation)
+
+    def get_users(self, query, body):
+        self.reply(200, self.server.users)
+
+    def post_users(self, query, body):
+        self.server.users.append(body | {"id": len(self.server.users) + 1})
+        self.reply(201, self.server.users[-1])
 
     def get_storages(self, query, body, kind):
         assert kind == "localfiles"

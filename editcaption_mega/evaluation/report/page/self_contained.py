@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
-def page_environment(package: str) -> Environment:
-    """Templates of the package's folder `templates`; whatever they print is escaped."""
-    return Environment(
-        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+def page_environment(*packages: str) -> Environment:
+    """Templates of the packages' folders `templates`, the first package's first; whatever they print is escaped."""
+    loader = ChoiceLoader([PackageLoader(package) for package in packages])
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def inline(package: str, names: Sequence[str]) -> str:
