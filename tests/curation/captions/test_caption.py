@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from editcaption_mega.curation.captions.caption import caption, caption_identity, counts
+from editcaption_mega.curation.captions.caption import asked_model, caption, counts
 from editcaption_mega.curation.captions.shards import is_written, write_captioned
 from editcaption_mega.curation.columns import ColumnFile
 from editcaption_mega.data import open_shards
@@ -137,7 +137,7 @@ def test_a_server_of_transformers_is_told_to_draw_where_a_temperature_is_asked_f
 
     def extra(temperature, **more):
         how = settings(pool, tmp_path / "c.jsonl", generation={"temperature": temperature}, endpoint={"extra": more})
-        return caption_identity(replace(how, server=server))["extra"]
+        return asked_model(replace(how, server=server)).identity["extra"]
 
     assert extra(0.0) == {} and extra(0.8) == {"generation_config": '{"do_sample": true}'}
     own_words = {"generation_config": '{"do_sample": true, "top_k": 5}', "top_p": 0.9}
