@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from editcaption_mega import signals
+from editcaption_mega import job_outcome, signals
+from editcaption_mega.job_outcome import JobOutcome
 from editcaption_mega.progress import Label
 from editcaption_mega.settings import BACKENDS, ParallelSettings
 from editcaption_mega.words import printable, without_credentials
@@ -25,7 +26,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 _MOST_COUNTED = 20  # lines of a list that counts
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
 _SECONDS_FOR_THE_CAUSE = 3.0  # until a rank that lost another one has heard why
-_STOPPED_CODE = "EDITCAPTION_STOPPED_CODE"  # set by launch/start.sh where a job that saved goes back into the queue
+_STOPPED_CODE = "EDITCAPTION_STOPPED_CODE"  # for a queue that tells a stopped job from a finished one by its code
 
 
 class ArgumentError(ValueError):
@@ -151,9 +152,22 @@ def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None 
 
 
 def run_job(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """`run` for a training job: from its first moment on signals ask it to save and leave."""
+    """`run` for a training job: from its first moment on signals ask it to save and leave, and its end is written
+    where its launcher looks (`job_outcome`)."""
     signals.listen()
-    run(main, argv)
+
+    def reporting(words: Sequence[str]) -> int | None:
+        try:
+            return main(words)
+        except SystemExit as end:  # of the parser, which has said why
+            if end.code:
+                job_outcome.report(JobOutcome.here(job_outcome.ERROR, "the arguments cannot be used", exit_code=2))
+            raise
+        except Exception as error:
+            job_outcome.report(JobOutcome.of_error(error))
+            raise
+
+    run(reporting, argv)
 
 
 def stopped_code(number: int) -> int:

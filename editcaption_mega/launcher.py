@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from editcaption_mega import cli, signals
+from editcaption_mega import cli, job_outcome, signals
+from editcaption_mega.job_outcome import JobOutcome
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         run.run(arguments)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
+        rank, failure = error.get_first_failure()
         if failure.exitcode > 0:
             return failure.exitcode
         number = signal.Signals(-failure.exitcode)
@@ -49,11 +50,12 @@ def main(argv: Sequence[str]) -> int:
             if number == signal.SIGKILL
             else "a crash of compiled code, whose traceback is above"
         )
-        print(
-            f"error: a rank on {socket.gethostname()} (local rank {failure.local_rank}, process {failure.pid}) was "
-            f"ended by {number.name} ({why}); the same command goes on from the newest checkpoint",
-            file=sys.stderr,
+        sentence = (
+            f"a rank on {socket.gethostname()} (local rank {failure.local_rank}, process {failure.pid}) was ended by "
+            f"{number.name} ({why})"
         )
+        job_outcome.report(JobOutcome.here(job_outcome.FAULT, sentence, exit_code=1, rank=rank), overrule=True)
+        print(f"error: {sentence}; the same command goes on from the newest checkpoint", file=sys.stderr)
         return 1
     return 0
 

@@ -7,12 +7,19 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 ''':'
-# Supervised fine-tuning. Shell and Python in one file; three ways to start it, from the repository root:
+# Supervised fine-tuning. Shell and Python in one file; three ways to start it, from any folder:
 #   sbatch --nodes 4 --gpus-per-node 8 launch/pretrain_sft.sh configs/sft_qwen3_vl_32b.yaml [key=value ...]
 #   bash launch/pretrain_sft.sh configs/sft_demo.yaml [key=value ...]        # NPROC_PER_NODE ranks on this machine
 #   torchrun --nproc-per-node 2 launch/pretrain_sft.sh configs/sft_demo.yaml [key=value ...]
-# A job that is stopped, killed or requeued goes on from its newest checkpoint with the same command.
-root="${EDITCAPTION_ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "$0")/.." && pwd)}}"
+# --dry-run among the arguments prints what would be started. A job that is stopped, killed or requeued goes on from its
+# newest checkpoint with the same command; how jobs end and what follows: docs/launching.md.
+root="${EDITCAPTION_ROOT:-$(dirname "$0")/..}"
+if [ ! -f "$root/launch/start.sh" ]; then  # Slurm runs a copy of this file: where it was submitted from
+    root="$(scontrol show job "${SLURM_JOB_ID:-}" 2>/dev/null | grep -o 'Command=/.*/launch/' || :)"
+    root="${root#Command=}" root="${root%/launch/}"
+    [ -f "$root/launch/start.sh" ] || root="${SLURM_SUBMIT_DIR:-.}"
+fi
+root="$(cd "$root" && pwd)"
 script="$root/launch/pretrain_sft.sh"
 . "$root/launch/start.sh"
 exit

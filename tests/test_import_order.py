@@ -26,6 +26,7 @@ ROOMS = (
     "evaluation",
     "curation",
     "planning",
+    "launching",
 )
 # What a room never knows, beyond the order: rooms above it that it must not use, and libraries.
 FORBIDDEN_ROOMS = {
@@ -33,6 +34,7 @@ FORBIDDEN_ROOMS = {
     "curation": {"training"},
     "evaluation": {"training"},
     "conversion": {"training"},
+    "launching": set(ROOMS) - {"launching"},
 }
 FORBIDDEN_LIBRARIES = {
     "platform": {"transformers"},
@@ -55,8 +57,11 @@ ROOT_MODULES = {
     "files": True,
     "launcher": False,
     "lock": True,
+    "job_outcome": True,
     "people": False,
+    "phases": True,
     "progress": True,
+    "rank_log": True,
     "signals": True,
     "train": False,
     "words": True,

@@ -5,7 +5,7 @@ refuse to be built before that. Nothing else needs it: kernels, data, rubric and
 """
 
 from .ahead import SideStream, made_ahead, wait_for_copies
-from .figures import peak_flops, peak_memory
+from .figures import peak_flops, peak_memory, what_computes
 from .host_copies import staged_on_host, wait_for_staged
 from .machine import prepare, require_prepared
 from .process import (
@@ -46,6 +46,7 @@ __all__ = [
     "threads_per_rank",
     "together",
     "wait_for_staged",
+    "what_computes",
     "wait_for_copies",
     "world_size",
 ]

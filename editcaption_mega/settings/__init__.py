@@ -3,6 +3,7 @@
 from .checks import SettingsError, before_work
 from .curation import CaptionSettings, ScoreSettings, ServerSettings
 from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
+from .endurance import BadStepSettings, WatchdogSettings
 from .evaluation import (
     BenchmarkSettings,
     CandidateSettings,
@@ -30,6 +31,7 @@ from .pictures import PixelLimits
 
 __all__ = [
     "BACKENDS",
+    "BadStepSettings",
     "BenchmarkSettings",
     "CandidateSettings",
     "CaptionSettings",
@@ -53,6 +55,7 @@ __all__ = [
     "ServerSettings",
     "SettingsError",
     "TrainingSettings",
+    "WatchdogSettings",
     "before_work",
     "check_paths",
     "load_job",

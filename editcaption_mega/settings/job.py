@@ -6,6 +6,7 @@ Messages name the setting, what was found and the mend.
 from dataclasses import dataclass, field
 
 from .checks import SettingsError, at_least, choice, within
+from .endurance import WatchdogSettings
 from .pictures import PixelLimits
 
 # What layers are built of; model/layers.py has the modules of each.
@@ -300,8 +301,11 @@ class JobSettings:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
 
     def validate(self) -> None:
         """Raise SettingsError for the first setting that cannot work, before anything is read or built."""
-        for part in (self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training):
+        for part in (
+            self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training, self.watchdog,
+        ):  # fmt: skip
             part.validate()

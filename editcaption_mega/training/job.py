@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from editcaption_mega import platform
+from editcaption_mega import phases, platform
 from editcaption_mega.conversion import ParamShard, local_param_shards, rules_for
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model.pipeline_split import split_notes
@@ -21,6 +21,7 @@ from .prepare import Prepared, prepare
 from .run_folder import first_lines, keep_settings
 from .saving import RunRecorder
 from .session import Ending, session, stop_if_asked
+from .stragglers import Stragglers
 
 
 def run_sft(settings: JobSettings) -> Ending:
@@ -71,7 +72,16 @@ def _train(
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)
         steps = _steps(prepared)
         ending = Ending(
-            *run_steps(state, objective, steps, span, recorder, expert_load, architecture=prepared.architecture)
+            *run_steps(
+                state,
+                objective,
+                steps,
+                span,
+                recorder,
+                expert_load,
+                prepared.architecture,
+                Stragglers(settings.watchdog.slow_rank, recorder.say),
+            )  # fmt: skip
         )
     with platform.together():
         if log:
@@ -81,7 +91,7 @@ def _train(
 
 def _steps(prepared: Prepared) -> Iterable[Step]:
     first, last = prepared.resumed.step, prepared.total_steps
-    return on_device(prepared.stream.steps(first, last, **reading_ahead(prepared.settings.data)))
+    return phases.read(on_device(prepared.stream.steps(first, last, **reading_ahead(prepared.settings.data))), first)
 
 
 def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list[str]]:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from editcaption_mega import platform
+from editcaption_mega import job_outcome, phases, platform
 from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.dataset import PairDataset
@@ -108,6 +108,7 @@ def write_log_probs(
         read = read_ahead(reader, (_filled(samples, reader) for samples in batches), **reading)
         rounds = stack.enter_context(closing(platform.each_together(on_device(read))))
         for samples in progress(batches, len(batches), "batches") if platform.is_rank_zero() else batches:
+            phases.enter(phases.SCORING)
             stop_if_asked(0, f"after {samples.start:,} of {len(dataset):,} samples of {output.name}")
             values = _log_probs(chunks, reader, next(rounds))
             with platform.together():
@@ -115,6 +116,7 @@ def write_log_probs(
                     lines = (_line(dataset, i, values[k], with_tokens) for k, i in enumerate(samples))
                     out.write("".join(json.dumps(line) + "\n" for line in lines))
                     out.flush()
+                    job_outcome.note_progress(**{output.name: samples.stop})
         with platform.together():
             if out is not None:
                 os.fsync(out.fileno())

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from editcaption_mega import platform, signals
+from editcaption_mega import phases, platform, signals
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model import Architecture
@@ -24,6 +24,7 @@ from .megatron_optimizer import start_gathers
 from .optimizer import TrainState
 from .pipeline import run_pipeline
 from .speed import Speed, manual_garbage_collection
+from .stragglers import Stragglers
 
 
 def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str, float]:
@@ -144,16 +145,22 @@ def run_steps(
     recorder: Recorder,
     expert_load: ExpertLoad | None = None,
     architecture: Architecture | None = None,
+    stragglers: Stragglers | None = None,
 ) -> tuple[int, int]:
     """Run `steps` -> the number of the last one done, and the signal that ended it early (0: none). Collective.
 
-    Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations."""
+    Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations.
+    stragglers: compares the ranks."""
     finished = saved = span.first
     speed = Speed(architecture)
     # A picture may be broken on one rank alone.
     with signals.answered(), manual_garbage_collection() as collect, closing(platform.each_together(steps)) as arriving:
         for step in arriving:
             speed.data_arrived()
+            if finished > span.first:  # the first step is the end of the setup
+                phases.enter(phases.STEP)
+            if stragglers is not None:
+                stragglers.step_begins()
             try:
                 numbers = train_step(state, objective, step)
             except FloatingPointError as error:
@@ -161,6 +168,8 @@ def run_steps(
             finished = step.number + 1
             if expert_load is not None:
                 numbers |= expert_load.metrics()
+            if stragglers is not None:
+                numbers |= stragglers.step_ended()
             of_step, asked = speed.step_ended(step, signals.asked())
             recorder.record({"step": finished, **numbers, "samples": finished * step.num_samples, **of_step})
             leave = bool(asked or (span.stop_after and finished - span.first >= span.stop_after))
@@ -168,6 +177,7 @@ def run_steps(
                 recorder.stopping()
             required = finished == span.last or leave
             if required or finished % span.save_every == 0:
+                phases.enter(phases.SAVE)
                 with speed.saving():
                     saved = finished if recorder.save(finished, required) else saved
             collect(finished)

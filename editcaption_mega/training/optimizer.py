@@ -36,6 +36,7 @@ from editcaption_mega.model import unwrap
 from editcaption_mega.settings import OptimizerSettings
 
 from .megatron_optimizer import finish_gather, fuse_updates
+from .stragglers import passes_end
 
 BUCKET_SIZE = 40_000_000  # parameters at least: Megatron's default up to 40 data-parallel ranks
 
@@ -82,7 +83,7 @@ def build_train_state(
     `_wrapped`."""
     config = get_model_config(chunks[0])
     wrapped = _wrapped(chunks, overlap=overlap, bucket_size=bucket_size)
-    config.finalize_model_grads_func = finalize_model_grads
+    config.finalize_model_grads_func = _finalize
     optimizer_config = OptimizerConfig(
         optimizer="adam",
         lr=settings.learning_rate,
@@ -121,6 +122,11 @@ def build_train_state(
     # Megatron raises the shared gradient scaler of the auxiliary loss to this; 1 without loss scaling.
     config.grad_scale_func = optimizer.scale_loss
     return TrainState(wrapped, optimizer, scheduler)
+
+
+def _finalize(*arguments: Any, **options: Any) -> None:
+    passes_end()
+    finalize_model_grads(*arguments, **options)
 
 
 def _wrapped(chunks: Sequence[torch.nn.Module], *, overlap: bool, bucket_size: int) -> list[DistributedDataParallel]:

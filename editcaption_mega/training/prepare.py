@@ -93,6 +93,7 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     parts = identity(settings, dataset, architecture, objective.name)
     job.begin()
     resumed = where_to_start(settings, parts, objective.files)
+    job.own_folder()
     source = _start_source(settings, resumed)
     side_files = trained_side_files(SideFiles.read(settings.model.folder), dataset.encoder.tokenizer)
     metadata = {

@@ -16,11 +16,13 @@ from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, ch
 from editcaption_mega.conversion.manifest import MANIFEST, MEND, first_problem, read_manifest
 from editcaption_mega.conversion.verify import file_problem
 from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
+from editcaption_mega.job_outcome import NAME as OUTCOME
 from editcaption_mega.lock import NAME as LOCK
+from editcaption_mega.phases import HEARTBEATS
 
 STATE = "state.json"
 # What every job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
-RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", LOCK)
+RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", LOCK, OUTCOME)
 _EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
 # Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
 _LEFTOVER = re.compile(rf"metrics\.tmp|(config\.yaml|metrics\.jsonl|{re.escape(LOCK)})(\..*)?{re.escape(PARTIAL)}")
@@ -117,6 +119,8 @@ def foreign_entries(output: Path, objective_files: tuple[str, ...]) -> list[str]
 def tidy(output: Path) -> list[str]:
     """Take away what killed jobs left -> a line for each kind. Only for the job that holds the folder."""
     lines, removed = [], []
+    (output / OUTCOME).unlink(missing_ok=True)  # how an earlier start ended
+    shutil.rmtree(output / "logs" / HEARTBEATS, ignore_errors=True)
     for name in sorted(os.listdir(output)) if output.is_dir() else []:
         if _LEFTOVER.fullmatch(name):
             path = output / name

@@ -5,7 +5,7 @@ from typing import Any
 
 from megatron.core.optimizer import MegatronOptimizer
 
-from editcaption_mega import platform
+from editcaption_mega import job_outcome, platform
 from editcaption_mega.conversion import ParamShard
 from editcaption_mega.data.text.side_files import SideFiles
 
@@ -31,6 +31,10 @@ class RunRecorder:
     def record(self, numbers: dict[str, Any]) -> None:
         if self.log:
             self.log.step(numbers)
+
+    def say(self, line: str) -> None:
+        if self.log:
+            self.log.say(line)
 
     def stopping(self) -> None:
         if self.log:
@@ -62,4 +66,6 @@ class RunRecorder:
                     f"{settings.checkpoint.every} steps"
                 )
             return False
+        if self.log:
+            job_outcome.note_progress(checkpoint=step)
         return True

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from editcaption_mega import platform, signals
+from editcaption_mega import job_outcome, platform, rank_log, signals
+from editcaption_mega.job_outcome import JobOutcome
 from editcaption_mega.kernels import require_cuda_variant
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.settings import JobSettings
 
 from .setup import layout_of
+from .watchdog import Watchdog
 
 # What users can mend: these have a sentence and need no traceback.
 _EXPECTED = (ValueError, OSError, FloatingPointError)
@@ -49,15 +51,33 @@ class Session:
         self.output = Path(settings.training.output)
         self.lock = FolderLock(self.output, "training", on_lost=signals.ask)
         self.ending = Ending(0)
-        self.joined = self.holds_folder = False
+        self.watchdog = Watchdog(settings.watchdog, on_end=self.lock.release)
+        self.joined = self.holds_folder = self.owns_folder = False
 
     def begin(self) -> None:
         """Join the other ranks and take the folder. Collective: all raise alike."""
         training = self.settings.training
-        platform.initialize(layout_of(self.settings.parallel), training.seed, deterministic=training.deterministic)
+        platform.initialize(
+            layout_of(self.settings.parallel), training.seed, self.settings.watchdog.collective_minutes,
+            deterministic=training.deterministic,
+        )  # fmt: skip
         self.joined = True
+        platform.print_rank_0(platform.what_computes())
         self.holds_folder = platform.from_rank_zero(lambda: self.lock.acquire(give_up=signals.asked))
         stop_if_asked(0, "while it waited for its folder")
+
+    def own_folder(self) -> None:
+        """The folder has been looked at and is this job's: what it says of an end is of this start from now on."""
+        self.owns_folder = True
+        with platform.together():
+            self.watchdog.keep(self.output / "logs")
+            if not platform.is_rank_zero():
+                rank_log.redirect(rank_file(self.output))
+
+    def end(self, ended: JobOutcome) -> None:
+        """Write how this start ended, if this rank is to say it."""
+        if platform.is_rank_zero() or ended.kind in (job_outcome.ERROR, job_outcome.FAULT):
+            job_outcome.report(ended, *([self.output] if self.owns_folder else []))
 
 
 @contextmanager
@@ -70,20 +90,38 @@ def session(settings: JobSettings) -> Iterator[Session]:
         require_cuda_variant()
     with signals.listening():
         opened, failed = Session(settings), False
+        opened.watchdog.start()
         try:
             yield opened
         except Stopped as stopped:
             platform.print_rank_0(str(stopped))
             opened.ending = Ending(stopped.step, stopped.signal)
+            opened.end(_outcome(opened.ending, str(stopped)))
         except Exception as error:
             failed = True
             if opened.holds_folder:
                 record_failure(opened.output, error)
+            opened.end(JobOutcome.of_error(error))
             raise
+        else:
+            why = f"stopped by signal {opened.ending.signal} " if opened.ending.signal else ""
+            opened.end(_outcome(opened.ending, f"{why}after step {opened.ending.step}"))
         finally:
+            opened.watchdog.stop()
+            rank_log.restore()
             if opened.joined:
                 opened.lock.release()
                 platform.destroy(after_failure=failed)
+
+
+def _outcome(ending: Ending, message: str) -> JobOutcome:
+    kind = job_outcome.SAVED if ending.signal else job_outcome.FINISHED
+    return JobOutcome.here(kind, message, step=ending.step, signal=ending.signal)
+
+
+def rank_file(output: Path) -> Path:
+    """The file of what this rank prints, unless it is the first, and of how it failed."""
+    return output / "logs" / f"rank_{platform.rank():05d}.txt"
 
 
 def record_failure(output: Path, error: Exception) -> None:
@@ -92,7 +130,7 @@ def record_failure(output: Path, error: Exception) -> None:
     when = time.strftime("%Y-%m-%d %H:%M:%S")
     try:
         if unexpected:
-            path = output / "logs" / f"rank_{platform.rank():05d}.txt"
+            path = rank_file(output)
             path.parent.mkdir(exist_ok=True)
             with open(path, "a", encoding="utf-8") as file:
                 file.write(f"{when}\n{''.join(traceback.format_exception(error))}\n")

@@ -1,0 +1,200 @@
+"""A real Slurm of two nodes on this machine, with folders, ports and keys of its own: nothing of the machine's is used.
+
+Jobs that hold both nodes; partitions `low` (preempted with 60 s of grace) and `high`. Programs of Slurm and munge must
+be installed (apt-get install slurm-wlm munge) and the tests run as root, whose daemons these are.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from tests.helpers import ROOT
+
+PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch")
+CONF = """ClusterName=lab
+SlurmctldHost={host}(127.0.0.1)
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/affinity
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool.%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.%n.log
+SlurmctldPort={ports[0]}
+SlurmdTimeout=20
+KillWait=30
+MinJobAge=3600
+InactiveLimit=0
+ReturnToService=2
+SchedulerParameters=bf_interval=2,sched_interval=2
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+MpiDefault=none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=4000
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=4000
+PartitionName=low Nodes=n[0-1] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60 OverSubscribe=NO
+PartitionName=high Nodes=n[0-1] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def why_not() -> str:
+    """Why no Slurm can be started here; "" where it can."""
+    missing = [name for name in PROGRAMS if not _program(name)]
+    if missing:
+        return f"{', '.join(missing)} not installed (slurm-wlm, munge)"
+    return "" if os.geteuid() == 0 else "Slurm's daemons need root here"
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+class RealSlurm:
+    """`with RealSlurm(folder) as slurm:` runs it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        for name in [n for n in self.environment if n.startswith("SLURM_") and n != "SLURM_CONF"]:
+            del self.environment[name]
+        self.daemons: dict[str, subprocess.Popen] = {}
+
+    def __enter__(self) -> "RealSlurm":
+        (self.folder / "munge").mkdir(parents=True)
+        (self.folder / "state").mkdir()
+        for path in (self.folder, *self.folder.parents[:2]):
+            path.chmod(0o755)  # munge wants folders that nobody else can write
+        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        ports = [probe.getsockname()[1] for probe in probes]
+        for probe in probes:
+            probe.close()
+        values = {"host": socket.gethostname(), "folder": self.folder, "ports": ports, "cpus": os.cpu_count()}
+        (self.folder / "slurm.conf").write_text(CONF.format(**values))
+        key = self.folder / "munge/key"
+        key.write_bytes(secrets.token_bytes(128))
+        key.chmod(0o400)
+        munge = self.folder / "munge"
+        files = [f"--{name}={munge / name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
+        self._start("munged", "--foreground", "--force", f"--key-file={key}", *files)
+        self._start("slurmctld", "-D", "-c")
+        for node in ("n0", "n1"):
+            self.start_node(node)
+        self.wait_for(lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 4, 60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(AssertionError, OSError):
+            self.run("scancel", "-u", "root")
+            self.wait_for(lambda: not self.run("squeue", "-h").strip(), 60)
+        for name in reversed(list(self.daemons)):
+            self.daemons[name].terminate()
+        for daemon in self.daemons.values():
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+
+    def _start(self, name: str, *words: str) -> None:
+        # They end with the tests, however these end.
+        command = ["setpriv", "--pdeathsig", "KILL", _program(name), *words]
+        with open(self.folder / f"{name}.out", "a") as file:
+            process = subprocess.Popen(command, env=self.environment, stdout=file, stderr=file, start_new_session=True)
+        self.daemons[" ".join([name, *words[-1:]] if name == "slurmd" else [name])] = process
+
+    def start_node(self, node: str) -> None:
+        self._start("slurmd", "-D", "-N", node)
+
+    def kill_node(self, node: str) -> None:
+        """kill -9 of its slurmd; what it has started lives on."""
+        self.daemons[f"slurmd {node}"].send_signal(signal.SIGKILL)
+        self.daemons[f"slurmd {node}"].wait()
+
+    def run(self, *words: str, cwd: Path = ROOT, seconds: float = 120, **environment: str) -> str:
+        done = subprocess.run(
+            words, cwd=cwd, env={**self.environment, **environment}, capture_output=True, text=True, timeout=seconds
+        )
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+    def submit(self, *words: str | Path, cwd: Path = ROOT, **environment: str) -> "SubmittedJob":
+        """sbatch with these words, `--output` among them."""
+        number = self.run("sbatch", "--parsable", *map(str, words), cwd=cwd, **environment).strip()
+        return SubmittedJob(self, number)
+
+    @staticmethod
+    def wait_for(condition, seconds: float, what: str = "it"):
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"{what} took more than {seconds:.0f} s"
+            time.sleep(0.3)
+        return value
+
+
+class SubmittedJob:
+    def __init__(self, slurm: RealSlurm, number: str):
+        self.slurm, self.number = slurm, number
+
+    def field(self, name: str) -> str:
+        text = self.slurm.run("scontrol", "show", "job", self.number)
+        found = re.search(rf"(?:^|\s){name}=(.*?)(?=\s[A-Z]\w*=|\n)", text)
+        return found.group(1) if found else ""
+
+    @property
+    def state(self) -> str:
+        return self.field("JobState")
+
+    @property
+    def log(self) -> str:
+        path = Path(self.field("StdOut"))
+        return path.read_text(errors="replace") if path.is_file() else ""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.field("StdOut")).parent / f"slurm-{self.number}"
+
+    def wait_until(self, state: str, seconds: float = 180) -> None:
+        try:
+            self.slurm.wait_for(lambda: self.state == state, seconds, f"{state} of job {self.number}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {self.state}; its log: {self.log[-4000:]}") from None
+
+    def wait_says(self, text: str, seconds: float = 180) -> None:
+        try:
+            self.slurm.wait_for(lambda: text in self.log, seconds, f"{text!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; job is {self.state}; its log: {self.log[-4000:]}") from None
+
+    def start_now(self) -> None:
+        """A requeued job waits for two minutes by itself."""
+        self.wait_until("PENDING")
+        deadline = time.monotonic() + 120
+        while self.state == "PENDING":  # Slurm sets that time once more when the last of the job has ended
+            assert time.monotonic() < deadline, f"job {self.number} does not start again: {self.log[-2000:]}"
+            self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+            time.sleep(2)
+
+    def end(self, seconds: float = 240) -> str:
+        """-> the state in which it ended."""
+        ended = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT", "PREEMPTED", "OUT_OF_MEMORY")
+        try:
+            return self.slurm.wait_for(lambda: self.state in ended and self.state, seconds, "the job's end")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {self.state}; its log: {self.log[-4000:]}") from None

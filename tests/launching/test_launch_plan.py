@@ -1,0 +1,146 @@
+"""What is started where, from an environment: nothing is started here. On a real Slurm: test_real_slurm.py."""
+
+import ast
+import os
+import shlex
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from editcaption_mega.launching import launch_plan, variables
+from editcaption_mega.launching.launch_plan import free_port, plan_launch
+from editcaption_mega.launching.slurm_job import _fields
+from tests.helpers import ROOT
+
+SCRIPT = str(ROOT / "launch/pretrain_sft.sh")
+SCONTROL = """#!/bin/bash
+case "$*" in
+    "show hostnames "*) echo node-1; echo node-2;;
+    "show node "*) echo "NodeName=node-1 Arch=x86_64 NodeAddr=10.0.0.1 State=IDLE";;
+    "show job 7") echo "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1 StdOut=$LOGS/my log/train.out Power=";;
+esac
+"""
+BATCH = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node-[1-2]", "SLURM_NNODES": "2", "SLURM_CPUS_ON_NODE": "96"}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """scontrol made up -> the environment of a batch script on two nodes of eight GPUs."""
+    (tmp_path / "scontrol").write_text(SCONTROL)
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("LOGS", str(tmp_path))
+    return {**BATCH, "SLURM_GPUS_ON_NODE": "8"}
+
+
+def test_a_batch_script_starts_one_task_on_each_node_with_all_of_it(slurm, tmp_path):
+    plan = plan_launch(SCRIPT, ["c.yaml", "a=b c"], slurm)
+    assert plan.job and plan.num_nodes == 2 and plan.ranks_per_node == 8
+    assert plan.command[0] == "srun" and plan.command[-4:] == ["bash", SCRIPT, "c.yaml", "a=b c"]
+    wanted = "--nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --wait=0 --export=ALL --mem=0 --cpus-per-task=96"
+    assert set(wanted.split()) <= set(plan.command) and "--overlap" not in plan.command
+    assert plan.environment["MASTER_ADDR"] == "10.0.0.1" and plan.environment["OMP_NUM_THREADS"] == "1"
+    assert plan.folder == tmp_path / "my log/slurm-7" and plan.environment["EDITCAPTION_JOB_FOLDER"] == str(plan.folder)
+
+
+def test_a_task_starts_its_node_s_ranks(slurm):
+    task = slurm | {"EDITCAPTION_STEP": "1", "MASTER_ADDR": "10.0.0.9", "MASTER_PORT": "21000", "SLURM_NODEID": "1"}
+    plan = plan_launch(SCRIPT, ["c.yaml"], task)
+    words = f"--nnodes 2 --node-rank 1 --nproc-per-node 8 --master-addr 10.0.0.9 --master-port 21000 {SCRIPT} c.yaml"
+    assert plan.job is None and shlex.join(plan.command).endswith(f"-m editcaption_mega.launcher {words}")
+    own = {name: value for name, value in task.items() if name != "EDITCAPTION_STEP"}
+    own |= {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}  # srun by the user, a task for each node
+    assert plan_launch(SCRIPT, ["c.yaml"], own).command == plan.command
+
+
+def test_in_a_step_already(slurm):
+    """A shell in an allocation: its own machine alone, or a step beside it, which may not wait for it."""
+    shell = slurm | {"SLURM_STEP_ID": "4294967290"}
+    plan = plan_launch(SCRIPT, ["c.yaml"], shell | {"SLURM_NNODES": "1"})
+    assert plan.job is None and "--standalone" in plan.command
+    assert "--overlap" in plan_launch(SCRIPT, ["c.yaml"], shell).command
+
+
+def test_without_slurm():
+    assert plan_launch(SCRIPT, ["c.yaml"], {"NPROC_PER_NODE": "1"}).command == [sys.executable, SCRIPT, "c.yaml"]
+    plan = plan_launch(SCRIPT, ["c.yaml"], {"NPROC_PER_NODE": "3"})
+    assert shlex.join(plan.command).endswith(f"--standalone --nproc-per-node 3 {SCRIPT} c.yaml")
+    for wrong in ("0", "many", "-1"):
+        with pytest.raises(ValueError, match=f"NPROC_PER_NODE is '{wrong}'"):
+            plan_launch(SCRIPT, [], {"NPROC_PER_NODE": wrong})
+
+
+def test_a_container_holds_the_task_and_not_srun(slurm):
+    slurm |= {"CONTAINER_IMAGE": "nvcr.io#nvidia/pytorch:26.08-py3", "CONTAINER_MOUNTS": "/lustre,/a:/b:ro"}
+    slurm |= {"SRUN_ARGS": "--label --network='no vni'"}
+    plan = plan_launch(SCRIPT, ["c.yaml"], slurm)
+    here = os.getcwd()
+    mounts = ",".join([f"{folder}:{folder}" for folder in dict.fromkeys([str(ROOT), here, "/lustre"])] + ["/a:/b:ro"])
+    assert plan.command[-8:] == [
+        "--container-image=nvcr.io#nvidia/pytorch:26.08-py3", f"--container-mounts={mounts}",
+        f"--container-workdir={here}", "--label", "--network=no vni", "bash", SCRIPT, "c.yaml",
+    ]  # fmt: skip
+    plan = plan_launch(SCRIPT, ["c.yaml"], slurm | {"CONTAINER_IMAGE": "/images/train.sif"})
+    words = ["apptainer", "exec", "--nv", "--bind", mounts, "--pwd", here, "/images/train.sif", "bash", SCRIPT]
+    assert plan.command[-len(words) - 1 : -1] == words
+    with pytest.raises(ValueError, match="CONTAINER_RUNTIME is 'podman', expected pyxis"):
+        plan_launch(SCRIPT, [], slurm | {"CONTAINER_RUNTIME": "podman"})
+
+
+def test_a_port_that_is_taken_is_not_given_out():
+    port = free_port(123)
+    assert port in launch_plan._PORTS and max(launch_plan._PORTS) < 32768  # where Linux' own begin
+    with socket.create_server(("", port)):
+        assert free_port(123) not in (port, *range(20000, port))
+
+
+def test_what_is_set_stays():
+    added = variables.missing({"NCCL_DEBUG": "INFO", "PYTORCH_CUDA_ALLOC_CONF": ""}, ranks_per_node=8)
+    assert "NCCL_DEBUG" not in added and "PYTORCH_CUDA_ALLOC_CONF" not in added
+    assert added["CUDA_DEVICE_MAX_CONNECTIONS"] == "1" and added["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in variables.missing({}, ranks_per_node=1)
+    assert all(reason for _, reason in variables.DEFAULTS.values())
+
+
+def test_scontrol_s_fields():
+    text = "JobId=7 JobName=my job\n   Command=/a b/launch/x.sh c.yaml\n   StdOut=/a b/7.out\n   Power=\n"
+    assert _fields(text) == {
+        "JobId": "7", "JobName": "my job", "Command": "/a b/launch/x.sh c.yaml", "StdOut": "/a b/7.out", "Power": "",
+    }  # fmt: skip
+
+
+def test_the_machine_of_a_batch_script_needs_no_more_than_an_old_python():
+    """Its ranks may have theirs in a container."""
+    package = ROOT / "editcaption_mega"
+    files = [*sorted((package / "launching").glob("*.py")), package / "job_outcome.py", package / "__init__.py"]
+    assert len(files) >= 7
+    allowed = sys.stdlib_module_names | {"editcaption_mega", "__future__"}
+    for path in files:
+        tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert {name.split(".")[0] for name in names} <= allowed, path
+
+
+def test_dry_run_says_what_would_be_started(tmp_path):
+    """From another folder, whose files are not touched."""
+    environment = {**os.environ, "NPROC_PER_NODE": "2", "EDITCAPTION_ROOT": ""}
+    command = ["bash", SCRIPT, "--dry-run", "no such file.yaml", "training.steps=3"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "1 node x 2 = 2 ranks on this machine\n" in done.stdout
+    assert f"--nproc-per-node 2 {SCRIPT} 'no such file.yaml' training.steps=3\n" in done.stdout
+    assert "export CUDA_DEVICE_MAX_CONNECTIONS=1\n" in done.stdout and "nothing was started" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_four_scripts_look_for_the_checkout_in_the_same_way():
+    finders = set()
+    for name in ("pretrain_sft", "train_dpo", "batch_eval", "caption"):
+        text = (ROOT / f"launch/{name}.sh").read_text(encoding="utf-8")
+        finders.add(text[text.index("root=") : text.index('root="$(cd')])
+        compile(text, name, "exec", dont_inherit=True)
+    assert len(finders) == 1

@@ -1,0 +1,251 @@
+"""Jobs on a real Slurm of two nodes, hit by everything that happens to jobs: each ends as docs/launching.md says, goes
+on by itself, and has the losses of an undisturbed run, bit for bit. Slow: a start takes some twenty seconds."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from editcaption_mega.settings import save_settings
+from tests.helpers import ROOT, small_job
+from tests.helpers.real_slurm import RealSlurm, SubmittedJob, why_not
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+STEPS, EVERY = 60, 10
+SFT = ROOT / "launch/pretrain_sft.sh"
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with RealSlurm(tmp_path_factory.mktemp("slurm") / "lab") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("a job's files")
+    small_job.write_folder(root / "model")
+    small_job.write_shards(root / "shards", 12)
+    return root
+
+
+class Trial:
+    """One job in a run folder of its own."""
+
+    def __init__(self, slurm: RealSlurm, base: Path, name: str, steps: int = STEPS):
+        self.slurm, self.base, self.output = slurm, base, base / f"run-{name}"
+        self.config, self.logs = base / f"{name}.yaml", base / "logs"
+        self.logs.mkdir(exist_ok=True)
+        job = small_job.job(base / "model", base / "shards", self.output, steps=steps, global_batch_size=4, log_every=1)
+        job.checkpoint.every = EVERY
+        save_settings(job, self.config)
+
+    def submit(self, *options: str, script=SFT, overrides=(), cwd=ROOT, **environment: str) -> SubmittedJob:
+        words = ["--nodes=2", f"--output={self.logs}/%j.out", *options, script, self.config, *overrides]
+        values = {"OMP_NUM_THREADS": "1", "EDITCAPTION_ROOT": ""}
+        values |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment}
+        return self.slurm.submit(*words, cwd=cwd, **values)
+
+    def losses(self) -> list[tuple[float, float]]:
+        rows = [json.loads(line) for line in (self.output / "metrics.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+        return [(row["loss"], row["grad_norm"]) for row in rows]
+
+    def outcome(self) -> dict:
+        return json.loads((self.output / "outcome.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slurm, base):
+    """Form A: submitted from another folder. -> losses"""
+    trial = Trial(slurm, base, "undisturbed")
+    job = trial.submit(cwd=Path("/"))
+    assert job.end() == "COMPLETED", job.log
+    assert "2 nodes x 1 = 2 ranks on n[0-1]" in job.log and "Warning" not in job.log, job.log
+    assert "2 ranks on " in job.log and "megatron-core" in job.log, job.log
+    assert trial.outcome()["kind"] == "finished" and trial.outcome()["step"] == STEPS
+    assert len(trial.losses()) == STEPS
+    return trial.losses()
+
+
+def rank_pids(trial: Trial) -> dict[int, int]:
+    """Rank -> its process, by its command and environment."""
+    pids = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes().split(b"\0")
+            environment = dict(e.split(b"=", 1) for e in (path / "environ").read_bytes().split(b"\0") if b"=" in e)
+        except OSError:
+            continue
+        if str(trial.config).encode() in command and b"RANK" in environment and b"-m" not in command:
+            pids[int(environment[b"RANK"])] = int(path.name)
+    return pids
+
+
+def goes_on(job: SubmittedJob) -> None:
+    """It went back into the queue; ended as every other after that."""
+    job.start_now()
+    assert job.end() == "COMPLETED", job.log
+    assert "resumed after step" in job.log, job.log
+
+
+def test_T1_a_time_limit_is_a_save_and_the_job_goes_on(slurm, base, undisturbed):
+    trial = Trial(slurm, base, "T1")
+    job = trial.submit("--signal=B:USR1@20", "--time=2", overrides=["training.steps=100000"])
+    job.wait_says("requeued: the next start", 150)
+    assert "saved: stopped by signal 10 after step" in job.log, job.log
+    done = trial.outcome()["step"]
+    assert (trial.output / f"checkpoints/step_{done:08d}/tensors.json").is_file()
+    job.start_now()
+    job.wait_says(f"step {done + 5}/100000")
+    slurm.run("scancel", job.number)
+    assert job.end() == "CANCELLED" and f"resumed after step {done}" in job.log, job.log
+    assert trial.outcome()["kind"] == "saved" and job.log.count("requeued") == 1, job.log
+
+
+def test_T2_scancel_signal_TERM_is_a_save_and_the_job_goes_on(slurm, base, undisturbed):
+    trial = Trial(slurm, base, "T2")
+    job = trial.submit()
+    job.wait_says("step 5/")
+    slurm.run("scancel", "--signal=TERM", job.number)
+    job.wait_says("saved: stopped by signal 15")
+    goes_on(job)
+    assert trial.losses() == undisturbed
+
+
+def test_T3_scontrol_requeue_is_a_save_and_the_job_goes_on(slurm, base, undisturbed):
+    trial = Trial(slurm, base, "T3")
+    job = trial.submit()
+    job.wait_says("step 5/")
+    slurm.run("scontrol", "requeue", job.number)
+    goes_on(job)
+    assert int(re.search(r"resumed after step (\d+)", job.log).group(1)) >= 5, job.log
+    assert trial.losses() == undisturbed
+
+
+def test_T4_a_rank_that_is_killed_is_named_and_the_job_goes_on_where_it_is(slurm, base, undisturbed):
+    trial = Trial(slurm, base, "T4")
+    job = trial.submit()
+    job.wait_says("step 15/")
+    began = time.monotonic()
+    os.kill(rank_pids(trial)[1], signal.SIGKILL)
+    job.wait_says("fault: ", 30)
+    print(f"noticed after {time.monotonic() - began:.1f} s")
+    assert re.search(r"fault: a rank on \S+ \(local rank 0.*SIGKILL.*rank 1 on", job.log), job.log
+    assert job.end() == "COMPLETED" and job.field("Restarts") == "0", job.log
+    assert "starting again on the same nodes" in job.log and re.search(r"resumed after step [123]0", job.log), job.log
+    assert trial.losses() == undisturbed
+
+
+def test_T5_a_node_that_is_lost_is_a_requeue(slurm, base, undisturbed):
+    trial = Trial(slurm, base, "T5", steps=100000)
+    job = trial.submit()
+    job.wait_says("step 5/")
+    slurm.kill_node("n1")
+    try:
+        job.wait_until("PENDING", 90)  # SlurmdTimeout is 20 s here
+    finally:
+        slurm.run("scancel", job.number)
+        slurm.start_node("n1")
+        slurm.wait_for(lambda: slurm.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 4, 120)
+    saved = trial.outcome()
+    assert saved["kind"] == "saved", job.log
+    job = trial.submit(overrides=[f"training.steps={saved['step'] + 5}"])
+    assert job.end() == "COMPLETED", job.log
+    assert f"resumed after step {saved['step']}" in job.log, job.log
+    assert len(trial.losses()) == saved["step"] + 5
+
+
+def test_T7_preemption_is_a_save_and_the_job_goes_on(slurm, base, undisturbed):
+    trial = Trial(slurm, base, "T7")
+    job = trial.submit("--partition=low")
+    job.wait_says("step 5/")
+    other = slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+    job.wait_says("saved: stopped by signal")
+    assert other.end() == "COMPLETED"
+    goes_on(job)
+    assert trial.losses() == undisturbed
+
+
+def test_a_user_s_error_ends_the_job_and_is_not_tried_again(slurm, base):
+    trial = Trial(slurm, base, "mistake")
+    job = trial.submit(overrides=["training.stepz=3"])
+    assert job.end() == "FAILED" and job.field("ExitCode") == "2:0" and job.field("Restarts") == "0"
+    assert "error: override 'training.stepz=3': unknown setting" in job.log and "requeued" not in job.log, job.log
+
+
+# From here on the launch forms: short jobs, which need not be compared.
+
+
+def test_forms_B_and_G_another_working_folder_and_no_environment(slurm, base, tmp_path):
+    trial = Trial(slurm, base, "form B", steps=2)
+    job = trial.submit(f"--chdir={tmp_path}", "--export=NONE", cwd=tmp_path)
+    assert job.end() == "COMPLETED", job.log
+    assert len(trial.losses()) == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_forms_C_D_and_E_a_named_checkout_strange_names_and_an_activated_environment(slurm, base, tmp_path):
+    """A copy of the script alone, which only EDITCAPTION_ROOT can tie to its checkout."""
+    trial = Trial(slurm, base, "form C", steps=2)
+    script = tmp_path / "my job.sh"
+    script.write_bytes(SFT.read_bytes())
+    name = '--job-name=my job: "x" $HOME é'
+    job = trial.submit(name, script=script, cwd=tmp_path, EDITCAPTION_ROOT=str(ROOT), SRUN_ARGS="--label")
+    assert job.end() == "COMPLETED", job.log
+    assert len(trial.losses()) == 2 and re.search(r"^0: step 2/2", job.log, re.MULTILINE), job.log
+
+
+APPTAINER = """#!/bin/bash
+# A stand-in, where no runtime is installed: apptainer exec --nv --bind MOUNTS --pwd FOLDER IMAGE COMMAND..
+[ "$1 $2 $3 $5" = "exec --nv --bind --pwd" ] && [ "$7" = /images/train.sif ] || exit 9
+cd "$6"; shift 7
+export PATH="PYTHON:$PATH" IN_IMAGE=1
+exec "$@"
+"""
+
+
+def test_form_F_a_container_whose_host_has_no_environment(slurm, base, tmp_path):
+    """The batch script runs under the system's Python, without PyTorch; the ranks under that of the "image"."""
+    checkout = tmp_path / "checkout"
+    for part in ("launch", "editcaption_mega"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "bin").mkdir()
+    runtime = tmp_path / "bin/apptainer"
+    runtime.write_text(APPTAINER.replace("PYTHON", str(Path(sys.executable).parent)))
+    runtime.chmod(0o755)
+    trial = Trial(slurm, base, "form F", steps=2)
+    job = trial.submit(
+        script=checkout / "launch/pretrain_sft.sh", PATH=f"{tmp_path}/bin:/usr/bin:/bin", PYTHONPATH="",
+        CONTAINER_IMAGE="/images/train.sif", CONTAINER_MOUNTS=str(base),
+    )  # fmt: skip
+    assert job.end() == "COMPLETED", job.log
+    assert "apptainer exec --nv --bind" in job.log and f"{checkout}:{checkout}," in job.log, job.log
+    assert len(trial.losses()) == 2
+
+
+def test_inside_an_allocation(slurm, base, tmp_path):
+    """A shell in a step of one node has that node; the shell of an allocation of two starts a step beside itself."""
+    trial = Trial(slurm, base, "shell", steps=2)
+    environment = {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    start = ["bash", str(SFT), str(trial.config)]
+    said = slurm.run("salloc", "--nodes=1", "srun", "--ntasks=1", *start, cwd=tmp_path, seconds=300, **environment)
+    assert "1 rank on" in said and len(trial.losses()) == 2
+    shutil.rmtree(trial.output)
+    shell = ["srun", "--preserve-env", "--nodes=1", "--ntasks=1", "--cpus-per-task=2", *start]
+    said = slurm.run("salloc", "--exclusive", "--nodes=2", *shell, cwd=tmp_path, seconds=300, **environment)
+    assert "2 ranks on" in said and len(trial.losses()) == 2
+
+
+def test_own_step_with_a_task_for_each_node(slurm, base, tmp_path):
+    trial = Trial(slurm, base, "own step", steps=2)
+    environment = {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    step = ["srun", "--ntasks-per-node=1", "--cpus-per-task=2", "bash", str(SFT), str(trial.config)]
+    said = slurm.run("salloc", "--exclusive", "--nodes=2", *step, cwd=tmp_path, seconds=300, **environment)
+    assert "2 ranks on" in said and len(trial.losses()) == 2
