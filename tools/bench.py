@@ -22,6 +22,7 @@ SUITES = {
     "best-of": "a model's best of n and its self-check against its greedy captions (--model, --reference, --shards)",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
     "client": "rates of the endpoint client against a local scripted server",
+    "captions": "rate, processor and memory of `curate.py caption` against a local server, by number of workers",
 }
 Measured = tuple[list[dict], str, dict]  # records, table, machine
 
@@ -32,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
         f"{__doc__} Peers beside PyTorch and Megatron-Core are measured when they are installed: "
         "pip install -e .[bench]",
         example="python tools/bench.py kernels --dtype bfloat16 --rows 512 --vocab 151936 --hidden 2048\n"
-        "python tools/bench.py client --faults",
+        "python tools/bench.py client --faults\n"
+        "python tools/bench.py captions --requests 50000 --concurrency 256 --workers 1 2 4",
     )
     parser.add_argument("suite", choices=list(SUITES), help=f"what to measure ({suites})")
     parser.add_argument("--repeats", type=int, default=3, help="turns; the median counts (default 3)")
@@ -62,11 +64,14 @@ def parser() -> argparse.ArgumentParser:
     scores.add_argument("--model", type=Path, metavar="DIR", help="checkpoint, run folder or Hugging Face folder")
     scores.add_argument("--shards", type=Path, metavar="DIR", help="pairs with right instructions")
     scores.add_argument("--prompt-file", default="", metavar="FILE", help="another prompt, as in training")
+    scores.add_argument("--check-prompt", default="", metavar="FILE", help="best-of: another one that shows a draft")
     scores.add_argument("--min-pixels", type=int, default=PixelLimits().min_pixels, metavar="N", help="as in training")
-    client = parser.add_argument_group("client")
+    client = parser.add_argument_group("client, captions")
     client.add_argument("--requests", type=int, default=10_000, help="a multiple of 10 (default 10000)")
     client.add_argument("--concurrency", type=int, default=128)
     client.add_argument("--latency", type=float, default=0.05, help="seconds per reply (default 0.05)")
+    client.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="captions: processes (default 1 and 2)")
+    client.add_argument("--side", type=int, default=96, help="captions: pixels of the pictures (default 96)")
     client.add_argument("--faults", action="store_true", help="also with one call in five faulty")
     return parser
 
@@ -96,6 +101,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise cli.ArgumentError(f"--n must be at least 2, found {arguments.n}")
     if arguments.suite == "scores" and not (arguments.model and arguments.shards):
         raise cli.ArgumentError("scores needs --model and --shards: a trained model, and pairs with right instructions")
+    if min(arguments.workers) < 1 or max(arguments.workers) > arguments.concurrency:
+        raise cli.ArgumentError(f"--workers must lie in 1 .. {arguments.concurrency} (--concurrency)")
     if arguments.latency <= 0:
         raise cli.ArgumentError(f"--latency must be above 0, found {arguments.latency}")
 
@@ -106,7 +113,7 @@ def main(argv):
         arguments.pairs = 2 if arguments.suite == "dpo" else 32
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
-    suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client}
+    suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client, "captions": captions}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -221,10 +228,13 @@ def best_of(arguments: argparse.Namespace) -> Measured:
     work = (arguments.output / "best-of").resolve()
     work.mkdir(parents=True, exist_ok=True)
     folders = [path.resolve() for path in (arguments.model, arguments.reference, arguments.shards)]
-    prompt = str(Path(arguments.prompt_file).resolve()) if arguments.prompt_file else ""
-    records = best_of.measure(
-        *folders, work, samples=arguments.n, prompt=prompt, min_pixels=arguments.min_pixels, say=say
+    prompt, check_prompt = (
+        str(Path(name).resolve()) if name else "" for name in (arguments.prompt_file, arguments.check_prompt)
     )
+    records = best_of.measure(
+        *folders, work, samples=arguments.n, prompt=prompt, check_prompt=check_prompt, min_pixels=arguments.min_pixels,
+        say=say,
+    )  # fmt: skip
     case = (
         f"{records[0]['pairs']} pairs of {arguments.shards}, {arguments.model}, {arguments.n} samples at temperature 1"
     )
@@ -251,6 +261,18 @@ def client(arguments: argparse.Namespace) -> Measured:
     records = client.measure_all(count, concurrency, latency, faults=arguments.faults)
     machine = machine_facts(1, f"{count} requests, {concurrency} at once, {latency} s per reply")
     return records, client.markdown(records, machine), machine
+
+
+def captions(arguments: argparse.Namespace) -> Measured:
+    from benches import captions
+
+    count, concurrency, latency = arguments.requests, arguments.concurrency, arguments.latency
+    records = captions.measure(count, concurrency, latency, arguments.side, arguments.workers, say)
+    from benches.measuring import machine_facts  # it brings PyTorch, whose memory is none of the client's
+
+    case = f"{count} pairs of {arguments.side} px, {concurrency} in flight, {latency} s per reply"
+    machine = machine_facts(1, case)
+    return records, captions.markdown(records, machine), machine
 
 
 def say(line: str) -> None:

@@ -87,6 +87,8 @@ class CaptionSettings(_Asking):
 
     folder: str = ""  # Hugging Face folder, run in this process
     samples: int = 1  # instructions per pair
+    # File of captions that the model is shown, to correct each; generation.prompt is then one that shows a draft
+    drafts: str = ""
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     # New folder of shards with the instructions (the first sample that has one); "": the file of columns alone
     shards_output: str = ""
@@ -99,7 +101,7 @@ class CaptionSettings(_Asking):
         within("generation.temperature", generation.temperature, 0, HOTTEST)
         at_least("generation.batch_size", generation.batch_size, 1)
         generation.check_pixels("generation")
-        if self.samples > 1 and generation.temperature == 0:
+        if self.samples > 1 and generation.temperature == 0 and not self.drafts:
             raise SettingsError(
                 f"samples={self.samples} at generation.temperature=0 would be one text {self.samples} times: set a "
                 "temperature"

@@ -1,6 +1,7 @@
-"""A pool of pairs whose pictures are all different, quickly made."""
+"""A pool of pairs whose pictures are all different, quickly made: `python -m tests.helpers.pool FOLDER COUNT SIDE`."""
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -26,3 +27,7 @@ def write_pool(folder: Path, count: int, *, side: int = 32, instruction: str | N
             pair = EditPair(id=f"pair-{i:07d}", category="semantic", edit_type="color", instruction=instruction)
             writer.add(pair, png(2 * i, side), "png", png(2 * i + 1, side), "png")
     return open_shards(folder)
+
+
+if __name__ == "__main__":
+    write_pool(Path(sys.argv[1]), int(sys.argv[2]), side=int(sys.argv[3]))

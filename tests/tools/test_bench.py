@@ -37,6 +37,17 @@ def test_a_bench_starts_from_any_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_captions_are_counted_by_who_was_asked(tmp_path):
+    sizes = ["--requests", 200, "--concurrency", 8, "--latency", 0.001, "--workers", 1, 2]
+    done = warm.run([sys.executable, str(BENCH), "captions", *map(str, sizes), "--output", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    alone, *runs = json.loads((tmp_path / "captions.json").read_text())["records"]
+    assert alone["captions_per_second"] > 0 and [run["workers"] for run in runs] == [1, 2]
+    for run in runs:
+        assert (run["lost"], run["asked_again"]) == (0, 0) and run["client_ms"] > 0 < run["server_ms"]
+
+
+@pytest.mark.slow
 def test_the_loader_is_faster_and_what_reaches_the_model_is_the_same(tmp_path):
     rows = bench(tmp_path, "loader", "--picture-pairs", 4, "--samples", 8)
     assert rows["this loader"]["largest_difference"] == 0, "both sides' tensors are compared"

@@ -15,7 +15,7 @@ import yaml
 from editcaption_mega.curation.columns import ColumnFile
 from editcaption_mega.data import open_shards
 from editcaption_mega.evaluation.judge.rule_judge import judge
-from editcaption_mega.evaluation.stats.intervals import bootstrap_estimate
+from editcaption_mega.evaluation.stats.intervals import bootstrap_estimate, wilson_interval
 from editcaption_mega.records.pair import FAILURE_MODES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,10 +32,11 @@ WAYS = {
 
 
 def measure(
-    model: Path, reference: Path, shards: Path, work: Path, *, samples: int, prompt: str, min_pixels: int, say: Any
-) -> list[dict[str, Any]]:
+    model: Path, reference: Path, shards: Path, work: Path, *, samples: int, prompt: str, check_prompt: str,
+    min_pixels: int, say: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
     """model: a Hugging Face folder; reference: that its DPO began with. work: a folder for the files, where a killed
-    run goes on."""
+    run goes on. prompt: as in training; check_prompt: one that shows a draft ("": the package's)."""
     picture_and_prompt = ["--min-pixels", min_pixels, "--prompt", prompt]
 
     def run(what: str, output: str, *command: object) -> Path:
@@ -45,11 +46,12 @@ def measure(
             subprocess.run([sys.executable, *map(str, command), path], cwd=ROOT, check=True)
         return path
 
-    def caption(name: str, count: int, temperature: float) -> Path:
+    def caption(name: str, count: int, temperature: float, drafts: str = "") -> Path:
         settings = {
             "shards": [str(shards)], "output": str(work / f"{name}.jsonl"), "folder": str(model), "samples": count,
-            "generation": {"temperature": temperature, "min_pixels": min_pixels, "max_tokens": 64, "prompt": prompt,
-                           "batch_size": 64},
+            "drafts": drafts,
+            "generation": {"temperature": temperature, "min_pixels": min_pixels, "max_tokens": 64, "batch_size": 64,
+                           "prompt": check_prompt if drafts else prompt},
         }  # fmt: skip
         (work / f"{name}.yaml").write_text(yaml.safe_dump(settings))
         if not (work / f"{name}.jsonl").exists():
@@ -76,7 +78,7 @@ def measure(
         scores[name] = [curate(f"{name}.likelihoods.jsonl", *command)]
     agreement = curate("samples.agreement.jsonl", "score", "agreement", "--captions", candidates["samples"])
     scores["samples"].append(agreement)
-    chosen = {"greedy": greedy}
+    chosen = {"greedy": greedy, "self-check by prompt": caption("checked", 1, 0.0, drafts=str(greedy))}
     for number, (way, (name, rule)) in enumerate(WAYS.items()):
         command = ["best-of", "--captions", candidates[name], "--scores", *scores[name], "--by", *rule.split()]
         chosen[way] = curate(f"chosen.{number}.jsonl", *command)
@@ -95,7 +97,8 @@ def records(shards_folder: Path, chosen: dict[str, Path]) -> list[dict[str, Any]
         errors[way] = {mode: [float(mode in one.failure_modes) for one in judged] for mode in FAILURE_MODES}
         record: dict[str, Any] = {"way": way, "pairs": len(judged)}
         record["weighted"] = sum(one.weighted for one in judged) / len(judged)
-        record["correct"] = sum(one.correct for one in judged) / len(judged)
+        correct = sum(one.correct for one in judged)
+        record["correct"], record["correct_interval"] = correct / len(judged), wilson_interval(correct, len(judged))
         for mode in FAILURE_MODES:
             record[mode] = sum(errors[way][mode]) / len(judged)
         record["fewer"] = fewer(errors["greedy"]["orientation"], errors[way]["orientation"])
@@ -124,6 +127,8 @@ def markdown(found: list[dict[str, Any]], case: str) -> str:
         share = "" if record["way"] == "greedy" else f"{100 * record['fewer']['value']:.0f} %"
         if share and interval:
             share += f" ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})"
-        cells = [record["way"], f"{record['weighted']:.3f}", f"{100 * record['correct']:.1f} %", *modes, share]
+        least, most = record["correct_interval"]
+        correct = f"{100 * record['correct']:.1f} % ({100 * least:.1f} to {100 * most:.1f})"
+        cells = [record["way"], f"{record['weighted']:.3f}", correct, *modes, share]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

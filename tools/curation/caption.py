@@ -26,7 +26,7 @@ def run(arguments) -> None:
 
     with before_work():
         reader = open_shards(settings.shards)
-        check(settings)
+        check(settings, reader)
     whole, meter = caption(settings, reader, part=part, progress=cli.progress)
     print(f"made now: {meter.made:,} {meter}")
     if not whole:

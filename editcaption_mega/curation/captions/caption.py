@@ -21,6 +21,7 @@ from editcaption_mega.inference.local.folder import check_model, folder_digests
 from editcaption_mega.progress import Progress
 from editcaption_mega.settings import CaptionSettings
 
+from .drafts import DraftPrompt, Drafts, draft_identity
 from .sources import Caption, from_endpoint, from_folder
 
 STEP = "caption"
@@ -35,9 +36,13 @@ class CaptionCounts:
     reasons: Counter[str] = field(default_factory=Counter)  # of lines without one
 
 
-def check(settings: CaptionSettings) -> None:
-    """Raises ValueError for a model or a prompt that cannot be used, before any work."""
-    Prompt.load(settings.generation.prompt)
+def check(settings: CaptionSettings, reader: ShardReader) -> None:
+    """Raises ValueError for a model, a prompt or drafts that cannot be used, before any work."""
+    if settings.drafts:
+        DraftPrompt.load(settings.generation.prompt)
+        Drafts(settings.drafts, reader, settings.samples)
+    else:
+        Prompt.load(settings.generation.prompt)
     if settings.folder:
         check_model(settings.folder)
     else:
@@ -51,6 +56,8 @@ def asked_model(settings: CaptionSettings) -> AskedModel:
 def caption_identity(settings: CaptionSettings, model: AskedModel) -> dict[str, Any]:
     """What captions depend on, beside the pair: the provenance of each."""
     shared = generation_identity(settings.generation)
+    if settings.drafts:
+        shared |= draft_identity(settings.drafts, settings.generation.prompt)
     if settings.folder:
         return shared | {"engine": "folder"} | folder_digests(settings.folder)
     return shared | model.identity

@@ -17,6 +17,8 @@ from editcaption_mega.inference.endpoint.pair_messages import chat_messages, rep
 from editcaption_mega.inference.serving.asking import Served
 from editcaption_mega.settings import CaptionSettings
 
+from .drafts import NO_DRAFT, DraftedPairs, DraftPrompt, Drafts
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:
@@ -37,8 +39,9 @@ def from_folder(settings: CaptionSettings, work: ColumnWork, meter: Meter) -> It
     options = settings.generation
     dataset = open_pairs(
         settings.shards, settings.folder, min_pixels=options.min_pixels, max_pixels=options.max_pixels,
-        prompt=options.prompt,
+        prompt="" if settings.drafts else options.prompt,
     )  # fmt: skip
+    drafts = list(Drafts(settings.drafts, dataset.shards, settings.samples).texts()) if settings.drafts else []
     missing: dict[int, set[int]] = {}  # by sample
     for at, sample in work.missing():
         missing.setdefault(sample, set()).add(at)
@@ -47,8 +50,10 @@ def from_folder(settings: CaptionSettings, work: ColumnWork, meter: Meter) -> It
     mine = range(work.part.number, len(dataset), work.part.count)
     position = {dataset.id(at): at for at in mine}
     for sample, places in sorted(missing.items()):
+        of_sample = [texts[sample] for texts in drafts]
+        prompts = DraftedPairs(dataset, DraftPrompt.load(options.prompt), of_sample) if drafts else dataset
         for record in write_missing(
-            generator, dataset, mine, places, max_new_tokens=options.max_tokens, temperature=options.temperature,
+            generator, prompts, mine, places, max_new_tokens=options.max_tokens, temperature=options.temperature,
             seed=options.seed + sample, batch_size=options.batch_size,
         ):  # fmt: skip
             meter.add(tokens=record["tokens"])
@@ -65,17 +70,21 @@ def from_endpoint(
     server: Served | None,
 ) -> Iterator[Caption]:
     """From an endpoint, or from the job's own server."""
-    prompt, options = Prompt.load(settings.generation.prompt), settings.generation
+    options = settings.generation
     requests = PairRequests(reader, options)
     answered = np.zeros(len(reader) * settings.samples, bool)
+    prompts = _Prompts(settings, reader)
+    for at, sample in prompts.without_draft(work.missing()):
+        answered[at * settings.samples + sample] = True
+        yield Caption((at, sample), Answer("failed", reason=NO_DRAFT), "", 0)
 
     def unanswered() -> Iterator[Request[None]]:
         places = ((at, sample) for at, sample in work.missing() if not answered[at * settings.samples + sample])
-        return requests.of(places, request)
+        return requests.of(prompts.of(places), request)
 
     def request(at: int, sample: int, source: Picture, target: Picture) -> Request[None]:
         return Request(
-            f"{at} {sample}", chat_messages(prompt, source, target), max_tokens=options.max_tokens,
+            f"{at} {sample}", chat_messages(prompts.take(at, sample), source, target), max_tokens=options.max_tokens,
             temperature=options.temperature, seed=options.seed + sample, repeat=sample,
         )  # fmt: skip
 
@@ -84,3 +93,30 @@ def from_endpoint(
         answered[at * settings.samples + sample] = True
         meter.add(reply)
         yield Caption((at, sample), reply_answer(reply), reply.model, reply.completion_tokens)
+
+
+class _Prompts:
+    """What is asked of each place: one prompt for all, or one that shows its draft."""
+
+    def __init__(self, settings: CaptionSettings, reader: ShardReader):
+        name = settings.generation.prompt
+        self._drafts = Drafts(settings.drafts, reader, settings.samples) if settings.drafts else None
+        self._with_draft = DraftPrompt.load(name) if settings.drafts else None
+        self._for_all = Prompt.load("" if settings.drafts else name)
+        self._shown: dict[Place, Prompt] = {}  # of places on their way
+
+    def without_draft(self, places: Iterator[Place]) -> Iterator[Place]:
+        if self._drafts is not None:
+            yield from ((at, sample) for at, sample, draft in self._drafts.of(places) if not draft)
+
+    def of(self, places: Iterator[Place]) -> Iterator[Place]:
+        if self._drafts is None or self._with_draft is None:
+            yield from places
+            return
+        for at, sample, draft in self._drafts.of(places):
+            if draft:
+                self._shown[at, sample] = self._with_draft.of(draft)
+                yield at, sample
+
+    def take(self, at: int, sample: int) -> Prompt:
+        return self._shown.pop((at, sample)) if self._drafts is not None else self._for_all

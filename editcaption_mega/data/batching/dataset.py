@@ -98,6 +98,11 @@ class PairDataset:
         """Changes when any of the `fingerprints` does."""
         return hashlib.sha256(json.dumps(self.fingerprints).encode()).hexdigest()[:32]
 
+    def with_prompt(self, prompt: Prompt) -> "PairDataset":
+        """The same pairs under another prompt."""
+        encoder = ChatEncoder(self.encoder.tokenizer, prompt)
+        return PairDataset(self.shards, encoder, self.images, answers=self.answers, shared_prompt=self.shared_prompt)
+
     def id(self, i: int) -> str:
         return self.shards.meta(i).id
 

@@ -1,0 +1,188 @@
+"""Captions by one process and by several, against a local server that answers after a given time: rate, processor,
+memory, and whether each pair was asked once.
+
+The servers share the machine with the client, so what a core of the client can ask for is said beside the rate. They
+are several processes on one port; what they can do is measured with a client that does nothing.
+`tools/bench.py captions` is the command."""
+
+import asyncio
+import json
+import multiprocessing
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from editcaption_mega.curation.captions.caption import caption
+from editcaption_mega.data import open_shards
+from editcaption_mega.settings import CaptionSettings, EndpointSettings, GenerationSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+_SERVERS = 2
+_PROBES = 10_000
+
+
+class Servers:
+    """Processes on one port; `asked` when they have ended."""
+
+    def __init__(self, latency: float):
+        self._latency, self._processes, self.port, self.asked = latency, [], 0, Counter[str]()
+
+    def __enter__(self) -> "Servers":
+        for _ in range(_SERVERS):
+            command = [sys.executable, "-m", "tests.helpers.quick_server"]
+            command += ["--latency", str(self._latency), "--port", str(self.port)]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            self._processes.append(process)
+            self.port = int(process.stdout.readline())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.terminate()
+            self.asked.update(json.loads(process.communicate()[0] or "{}"))
+
+    @property
+    def processor(self) -> float:
+        """Seconds that they have used."""
+        return sum(_processor(process.pid) for process in self._processes)
+
+
+def measure(count: int, concurrency: int, latency: float, side: int, workers: list[int], say: Any) -> list[dict]:
+    """One record per number of workers, and one of the servers under a client that does nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        say(f"{count:,} pairs of {side} px")
+        pool = Path(folder) / "pool"
+        subprocess.run([sys.executable, "-m", "tests.helpers.pool", pool, str(count), str(side)], cwd=ROOT, check=True)
+        records = [_servers_alone(concurrency, latency, 2 * pool_bytes(pool))]
+        for number in workers:
+            say(f"workers={number}")
+            records.append(_captions(pool, Path(folder) / f"{number}.jsonl", concurrency, latency, number))
+    return records
+
+
+def pool_bytes(pool: Path) -> int:
+    with open_shards(pool) as reader:
+        return len(reader.picture(0, "source"))
+
+
+def _captions(pool: Path, output: Path, concurrency: int, latency: float, workers: int) -> dict:
+    marks: dict[int, tuple[float, int]] = {}  # at how many tenths: when, and how much memory
+
+    def marking(items: Any, total: int | None = None, label: Any = "") -> Iterator[Any]:
+        for number, item in enumerate(items, start=1):
+            yield item
+            if number % (count // 10) == 0:
+                marks[number // (count // 10)] = time.perf_counter(), _memory()
+
+    with Servers(latency) as servers, open_shards(pool) as reader:
+        count = len(reader)
+        url = f"http://127.0.0.1:{servers.port}/v1"
+        settings = CaptionSettings(
+            shards=[str(pool)], output=str(output), workers=workers,
+            endpoint=EndpointSettings(url=url, model="m", max_concurrency=concurrency),
+            generation=GenerationSettings(min_pixels=1024),
+        )  # fmt: skip
+        begin, used, served = time.perf_counter(), _client_processor(), servers.processor
+        whole, meter = caption(settings, reader, progress=marking)
+        seconds, used = time.perf_counter() - begin, _client_processor() - used
+        served = servers.processor - served
+    (early, first), (late, last) = marks[2], marks[9]
+    return {
+        "workers": workers,
+        "captions_per_second": count / seconds,
+        "captions_per_second_from_20_to_90_percent": 0.7 * count / (late - early),
+        "client_ms": 1000 * used / count,
+        "server_ms": 1000 * served / count,
+        "first_rss_bytes": first,
+        "last_rss_bytes": last,
+        "lost": count - meter.usage.by_status["ok"] if whole else count,
+        "asked_again": sum(servers.asked.values()) - count,
+        "ideal": concurrency / latency,
+    }
+
+
+def _servers_alone(concurrency: int, latency: float, pictures: int) -> dict:
+    with Servers(latency) as servers:
+        request = b'{"x":"' + b"A" * (pictures * 4 // 3) + b'"}'
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(request)
+        begin, used, served = time.perf_counter(), time.process_time(), servers.processor
+        asyncio.run(_ask(servers.port, head + request, concurrency))
+        seconds, used = time.perf_counter() - begin, time.process_time() - used
+        served = servers.processor - served
+    return {
+        "workers": 0,
+        "captions_per_second": _PROBES / seconds,
+        "client_ms": 1000 * used / _PROBES,
+        "server_ms": 1000 * served / _PROBES,
+        "ideal": concurrency / latency,
+    }
+
+
+async def _ask(port: int, request: bytes, concurrency: int) -> None:
+    """As little as can be done to have it answered `_PROBES` times."""
+    numbers = iter(range(_PROBES))
+
+    async def one_after_the_other() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in numbers:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        writer.close()
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(concurrency)))
+
+
+def _client_processor() -> float:
+    """Seconds of this process and of workers that have ended; servers have not."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _processor(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100  # the kernel's USER_HZ
+
+
+def _memory() -> int:
+    """Bytes of this process and its workers."""
+    pids = ["self", *(process.pid for process in multiprocessing.active_children())]
+    return sum(1024 * int(_status(pid, "VmRSS")) for pid in pids)
+
+
+def _status(pid: object, name: str) -> str:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:  # it has just ended
+        return "0"
+    return next((line.split()[1] for line in lines if line.startswith(f"{name}:")), "0")
+
+
+def markdown(records: list[dict], machine: dict) -> str:
+    alone, *runs = records
+    lines = [
+        f"{machine['device']}; {machine['case']}; the ideal is {alone['ideal']:,.0f} captions/s",
+        "",
+        f"The servers alone, under a client that does nothing ({alone['client_ms']:.3f} ms of processor a call): "
+        f"{alone['captions_per_second']:,.0f} calls/s, {alone['server_ms']:.3f} ms each.",
+        "",
+        "| workers | captions/s | of the ideal | from 20 to 90 % | client ms / caption | captions/s per core | "
+        "server ms / call | RSS MiB | lost | asked again |",
+        "|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|",
+    ]
+    for r in runs:
+        rate = r["captions_per_second"]
+        lines.append(
+            f"| {r['workers']} | {rate:,.0f} | {rate / r['ideal']:.0%} | "
+            f"{r['captions_per_second_from_20_to_90_percent']:,.0f} | {r['client_ms']:.3f} | "
+            f"{1000 / r['client_ms']:,.0f} | {r['server_ms']:.3f} | "
+            f"{r['first_rss_bytes'] / 2**20:.0f} -> {r['last_rss_bytes'] / 2**20:.0f} | {r['lost']} | "
+            f"{r['asked_again']} |"
+        )
+    return "\n".join(lines) + "\n"
