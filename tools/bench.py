@@ -232,7 +232,7 @@ def best_of(arguments: argparse.Namespace) -> Measured:
         str(Path(name).resolve()) if name else "" for name in (arguments.prompt_file, arguments.check_prompt)
     )
     records = best_of.measure(
-        *folders, work, samples=arguments.n, prompt=prompt, check_prompt=check_prompt, min_pixels=arguments.min_pixels,
+        *folders, work, samples=arguments.n, prompts=(prompt, check_prompt), min_pixels=arguments.min_pixels,
         say=say,
     )  # fmt: skip
     case = (

@@ -32,11 +32,12 @@ WAYS = {
 
 
 def measure(
-    model: Path, reference: Path, shards: Path, work: Path, *, samples: int, prompt: str, check_prompt: str,
+    model: Path, reference: Path, shards: Path, work: Path, *, samples: int, prompts: tuple[str, str],
     min_pixels: int, say: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """model: a Hugging Face folder; reference: that its DPO began with. work: a folder for the files, where a killed
-    run goes on. prompt: as in training; check_prompt: one that shows a draft ("": the package's)."""
+    run goes on. prompts: as in training, and one that shows a draft ("": the package's)."""
+    prompt, check_prompt = prompts
     picture_and_prompt = ["--min-pixels", min_pixels, "--prompt", prompt]
 
     def run(what: str, output: str, *command: object) -> Path:

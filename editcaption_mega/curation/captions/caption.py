@@ -21,7 +21,7 @@ from editcaption_mega.inference.local.folder import check_model, folder_digests
 from editcaption_mega.progress import Progress
 from editcaption_mega.settings import CaptionSettings
 
-from .drafts import DraftPrompt, Drafts, draft_identity
+from .draft_prompts import DraftPrompt, Drafts, draft_identity
 from .sources import Caption, from_endpoint, from_folder
 
 STEP = "caption"

@@ -17,7 +17,7 @@ from editcaption_mega.inference.endpoint.pair_messages import chat_messages, rep
 from editcaption_mega.inference.serving.asking import Served
 from editcaption_mega.settings import CaptionSettings
 
-from .drafts import NO_DRAFT, DraftedPairs, DraftPrompt, Drafts
+from .draft_prompts import NO_DRAFT, DraftedPairs, DraftPrompt, Drafts
 
 
 @dataclass(frozen=True, slots=True)

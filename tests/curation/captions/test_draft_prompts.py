@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from editcaption_mega.curation.captions.caption import caption, check, counts
-from editcaption_mega.curation.captions.drafts import NO_DRAFT, DraftPrompt
+from editcaption_mega.curation.captions.draft_prompts import NO_DRAFT, DraftPrompt
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.text.prompt import Prompt
