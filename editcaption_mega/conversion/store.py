@@ -35,11 +35,22 @@ WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has
 
 
 class StoreWriter:
-    """Collects this rank's boxes, then writes them; `finish` is collective."""
+    """Collects this rank's boxes, then writes them; `finish` is collective.
 
-    def __init__(self, folder: str | Path, *, metadata: dict[str, Any] | None = None, max_file_bytes: int = FILE_BYTES):
+    group: over which ranks talk, in a thread of its own. copies: false where values stay as they are until they are
+    written, and are on the host."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        metadata: dict[str, Any] | None = None,
+        max_file_bytes: int = FILE_BYTES,
+        group: platform.Group = None,
+        copies: bool = True,
+    ):
         self.folder, self.max_file_bytes = Path(folder), max_file_bytes
-        self.metadata = metadata or {}
+        self.metadata, self.group, self.copies = metadata or {}, group, copies
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
         self._tensors: dict[str, StoredTensor] = {}
@@ -51,7 +62,9 @@ class StoreWriter:
         its stream, so that the next step may change it at once."""
         if self._error is not None:
             return
-        values = platform.staged_on_host(values.detach().reshape(box.shape))
+        values = values.detach().reshape(box.shape)
+        if self.copies:
+            values = platform.staged_on_host(values)
         if self._pending_bytes and self._pending_bytes + values.nbytes > self.max_file_bytes:
             self._flush()
         inside = f"{key}@{','.join(map(str, box.start))}"
@@ -73,9 +86,9 @@ class StoreWriter:
     def finish(self) -> None:
         """Write what is left, then the manifest on rank 0. Raises OSError on every rank when any rank failed."""
         self._flush()
-        platform.raise_together(self._error)
-        parts = platform.gather((self._tensors, self._files))
-        with platform.together():
+        platform.raise_together(self._error, self.group)
+        parts = platform.gather_on_rank_zero((self._tensors, self._files), self.group)
+        with platform.together(self.group):
             if platform.is_rank_zero():
                 self._write_manifest(parts)
 
@@ -100,7 +113,8 @@ class StoreWriter:
         if not self._pending or self._error is not None:
             return
         name = self._file_name()
-        platform.wait_for_staged()
+        if self.copies:
+            platform.wait_for_staged()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             digest = write_tensors(self.folder / name, self._pending)

@@ -11,7 +11,7 @@ from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.settings import JobSettings
+from editcaption_mega.settings import CheckpointSettings, JobSettings
 
 from .dry_run.rank_step import RankRecord
 from .roles import Role, distinct_roles, execute_roles
@@ -118,7 +118,10 @@ class JobPlan:
                 "start_bytes": record.start_peak,
                 "checkpoint_bytes": record.checkpoint_peak,
             },
-            "checkpoint": {"written_bytes": record.checkpoint_bytes, "host_bytes": host_bytes(record)},
+            "checkpoint": {
+                "written_bytes": record.checkpoint_bytes,
+                "host_bytes": checkpoint_host_bytes(record, self.settings.checkpoint),
+            },
             "flops": sum(getattr(step, "flops", 0) for phase in record.phases for step in phase.steps),
             "micro_batches_executed": record.executed,
             "host_syncs": syncs,
@@ -126,9 +129,10 @@ class JobPlan:
         }
 
 
-def host_bytes(record: RankRecord) -> int:
-    """Bytes of a checkpoint that a rank holds on the host at once."""
-    return min(record.checkpoint_bytes, FILE_BYTES)
+def checkpoint_host_bytes(record: RankRecord, settings: CheckpointSettings) -> int:
+    """Bytes of a checkpoint that a rank holds on the host at once: between two of them too where it is written beside
+    the steps."""
+    return record.checkpoint_bytes if settings.asynchronous else min(record.checkpoint_bytes, FILE_BYTES)
 
 
 def make_plan(

@@ -6,23 +6,36 @@ refuse to be built before that. Nothing else needs it: kernels, data, rubric and
 
 from .ahead import SideStream, made_ahead, wait_for_copies
 from .figures import peak_flops, peak_memory, what_computes
-from .host_copies import staged_on_host, wait_for_staged
+from .host_copies import HostBuffer, staged_on_host, wait_for_staged
 from .machine import prepare, require_prepared
 from .process import (
     Layout,
     barrier,
     destroy,
     device,
+    host_group,
     initialize,
     is_rank_zero,
     print_rank_0,
     rank,
     threads_per_rank,
+    use_device,
     world_size,
 )
-from .together import each_together, from_rank_zero, gather, raise_together, share, together
+from .together import (
+    Group,
+    each_together,
+    from_rank_zero,
+    gather,
+    gather_on_rank_zero,
+    raise_together,
+    share,
+    together,
+)
 
 __all__ = [
+    "Group",
+    "HostBuffer",
     "Layout",
     "SideStream",
     "barrier",
@@ -31,6 +44,8 @@ __all__ = [
     "each_together",
     "from_rank_zero",
     "gather",
+    "gather_on_rank_zero",
+    "host_group",
     "initialize",
     "is_rank_zero",
     "made_ahead",
@@ -45,6 +60,7 @@ __all__ = [
     "staged_on_host",
     "threads_per_rank",
     "together",
+    "use_device",
     "wait_for_staged",
     "what_computes",
     "wait_for_copies",

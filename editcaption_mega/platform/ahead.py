@@ -31,7 +31,7 @@ def made_ahead[Item, Result](make: Callable[[Item], Result], items: Iterable[Ite
 
 
 class SideStream:
-    """Copies to the device beside what it computes. After `prepare`; without CUDA all happens in order anyway."""
+    """Copies to the device or from it, beside what it computes. After `prepare`; only where there is CUDA."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream(device=device())
@@ -40,6 +40,11 @@ class SideStream:
         """What `copy` returns, whose copies from pinned memory may still run, and what tells that they are done."""
         with torch.cuda.stream(self._stream):
             return copy(), self._stream.record_event()
+
+    def run_behind[Result](self, copy: Callable[[], Result]) -> tuple[Result, torch.cuda.Event]:
+        """As `run`, after what the device was asked for until now: copies of what it computes."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        return self.run(copy)
 
 
 def wait_for_copies(done: torch.cuda.Event, tensors: Iterable[Tensor]) -> None:

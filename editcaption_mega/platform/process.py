@@ -32,6 +32,12 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def use_device() -> None:
+    """Have this thread's calls of CUDA go to the rank's GPU: a new thread's go to the first one."""
+    if torch.cuda.is_available() and not is_dry():
+        torch.cuda.set_device(device())
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
 
@@ -68,9 +74,8 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0, *, dete
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
     on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(device())
-    else:
+    use_device()
+    if not on_gpu:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads_per_rank())))
     if not dist.is_initialized():
         backend = "nccl" if on_gpu else "gloo"
@@ -98,6 +103,16 @@ def _compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def host_group(timeout_minutes: float = 30.0) -> dist.ProcessGroup | None:
+    """A group of all ranks for a thread of its own, whose messages pass those of the ranks' main threads by (gloo).
+
+    Collective. None where the rank is alone: then nothing is to be said."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes))
+    return group
 
 
 def destroy(*, after_failure: bool = False) -> None:

@@ -21,17 +21,29 @@ from .process import device, is_rank_zero, rank, world_size
 _KINDS = (ValueError, OSError, FloatingPointError)
 
 
-def gather[Item](item: Item) -> list[Item]:
+Group = dist.ProcessGroup | None  # of all ranks; None: the one that `initialize` made
+
+
+def gather[Item](item: Item, group: Group = None) -> list[Item]:
     """The item of every rank, in their order, on every rank. Collective; without process groups just [item].
 
-    A dry process is alone, and takes the others to say what it says."""
+    A dry process is alone, and takes the others to say what it says. group: `host_group()` in a thread of its own."""
     if is_dry():
         return [item] * world_size()
-    if not dist.is_initialized():
+    if not dist.is_initialized() or world_size() == 1:
         return [item]
     parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, item)
+    dist.all_gather_object(parts, item, group=group)
     return parts
+
+
+def gather_on_rank_zero[Item](item: Item, group: Group = None) -> list[Item]:
+    """As `gather`, on rank 0; the others get [] and need no memory for it."""
+    if is_dry() or not dist.is_initialized() or world_size() == 1:
+        return gather(item)
+    parts: list[Any] | None = [None] * world_size() if is_rank_zero() else None
+    dist.gather_object(item, parts, dst=0, group=group)
+    return parts or []
 
 
 def share[Item](items: Sequence[Item]) -> Sequence[Item]:
@@ -39,7 +51,7 @@ def share[Item](items: Sequence[Item]) -> Sequence[Item]:
     return items[rank() :: world_size()] if dist.is_initialized() else items
 
 
-def raise_together(error: Exception | None) -> None:
+def raise_together(error: Exception | None, group: Group = None) -> None:
     """Each rank gives its error or None; when there is any, every rank raises that of the lowest such rank. Collective.
 
     The class and the sentence are the same everywhere. The sentence names the rank unless all ranks say the same. What
@@ -49,11 +61,13 @@ def raise_together(error: Exception | None) -> None:
             raise error
         return
     # One number as a rule; the errors themselves only where there is one.
-    failed = torch.tensor([float(error is not None)]).to(device(), non_blocking=True)
-    dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+    failed = torch.tensor([float(error is not None)])
+    if group is None:  # a group of its own is one of the hosts
+        failed = failed.to(device(), non_blocking=True)
+    dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=group)
     if not failed.item():
         return
-    errors = gather(None if error is None else (_portable(error), socket.gethostname()))
+    errors = gather(None if error is None else (_portable(error), socket.gethostname()), group)
     raised = [(i, *other) for i, other in enumerate(errors) if other is not None]
     if not raised:
         return
@@ -64,7 +78,7 @@ def raise_together(error: Exception | None) -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def together(group: Group = None) -> Iterator[None]:
     """Work of each rank, without collectives inside, whose error on any rank is raised on every rank. Collective.
 
     Raises as `raise_together`. What is no Exception (a signal's KeyboardInterrupt) ends this rank at once."""
@@ -73,7 +87,7 @@ def together() -> Iterator[None]:
         yield
     except Exception as caught:
         error = caught
-    raise_together(error)
+    raise_together(error, group)
 
 
 def each_together[Item](items: Iterable[Item]) -> Generator[Item, None, None]:

@@ -1,5 +1,6 @@
 """Typed settings: one dataclass per concern, read from YAML with dotted overrides."""
 
+from .checkpoints import CheckpointSettings
 from .checks import SettingsError, before_work
 from .curation import CaptionSettings, ScoreSettings, ServerSettings
 from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
@@ -16,7 +17,6 @@ from .evaluation import (
 )
 from .job import (
     BACKENDS,
-    CheckpointSettings,
     DataSettings,
     JobSettings,
     ModelSettings,

@@ -5,6 +5,7 @@ Messages name the setting, what was found and the mend.
 
 from dataclasses import dataclass, field
 
+from .checkpoints import CheckpointSettings
 from .checks import SettingsError, at_least, choice, within
 from .endurance import WatchdogSettings
 from .pictures import PixelLimits
@@ -245,25 +246,6 @@ class OptimizerSettings:
 
     def multipliers(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in ("vision", "merger", "language", "router")}
-
-
-@dataclass
-class CheckpointSettings:
-    """When checkpoints are written, how many stay, and how much is believed of one."""
-
-    every: int = 500  # steps between checkpoints; one is always written at the end
-    keep: int = 2  # newest checkpoints kept; 0 keeps all
-    resume: bool = True  # go on from the newest complete checkpoint in output, if any
-    verify: bool = True  # compare every byte with its checksum before a checkpoint is used
-    fallback: bool = False  # when the newest checkpoint is damaged, go on from the newest sound one before it
-
-    def validate(self) -> None:
-        at_least("checkpoint.every", self.every, 1)
-        at_least("checkpoint.keep", self.keep, 0)
-        if self.fallback and not self.verify:
-            raise SettingsError(
-                "checkpoint.fallback=true needs checkpoint.verify=true, which finds what is damaged: set it, too"
-            )
 
 
 @dataclass

@@ -1,15 +1,16 @@
 """The last phase of a training job, whichever its objective, and the SFT job."""
 
 from collections.abc import Iterable
+from contextlib import closing
 
-from editcaption_mega import phases, platform
+from editcaption_mega import job_outcome, phases, platform
 from editcaption_mega.conversion import ParamShard, local_param_shards, rules_for
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
-from .checkpoint import load_optimizer, load_random_state
+from .checkpoint import CheckpointSaver, load_optimizer, load_random_state
 from .experts import ExpertLoad
 from .identity import check_identity
 from .inputs import on_device, reading_ahead
@@ -57,10 +58,15 @@ def _train(
     with platform.together():
         if platform.is_rank_zero():
             log = _open_log(prepared, objective, notes)
-    recorder = RunRecorder(
-        prepared.session, prepared.side_files, prepared.metadata, prepared.identity | objective.identity,
-        state.optimizer, param_shards, log,
+    saver = CheckpointSaver(
+        settings.checkpoint, param_shards, state.optimizer,
+        published=resumed.step, timeout_minutes=settings.watchdog.collective_minutes,
+        say=log.say if log else platform.print_rank_0,
+        on_published=lambda step: job_outcome.note_progress(checkpoint=step),
     )  # fmt: skip
+    recorder = RunRecorder(
+        prepared.session, prepared.side_files, prepared.metadata, prepared.identity | objective.identity, saver, log
+    )
     layers, experts = prepared.architecture.num_layers, prepared.architecture.experts
     expert_load = ExpertLoad(state.chunks, layers, experts.num_experts) if experts else None
     ending = Ending(resumed.step)
@@ -70,19 +76,13 @@ def _train(
         )
     else:
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)
-        steps = _steps(prepared)
-        ending = Ending(
-            *run_steps(
-                state,
-                objective,
-                steps,
-                span,
-                recorder,
-                expert_load,
-                prepared.architecture,
-                Stragglers(settings.watchdog.slow_rank, recorder.say),
-            )  # fmt: skip
-        )
+        stragglers = Stragglers(settings.watchdog.slow_rank, recorder.say)
+        with closing(recorder):
+            ending = Ending(
+                *run_steps(
+                    state, objective, _steps(prepared), span, recorder, expert_load, prepared.architecture, stragglers
+                )
+            )
     with platform.together():
         if log:
             log.close()

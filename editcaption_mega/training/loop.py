@@ -122,8 +122,12 @@ class Recorder(Protocol):
     def stopping(self) -> None:
         """The loop ends after this step, before it has done all."""
 
-    def save(self, step: int, required: bool) -> bool:
-        """Write the checkpoint of a step -> whether it was. required: training cannot go on without it. Collective."""
+    def save(self, step: int, required: bool) -> None:
+        """Save a step; it may be written later, beside the next ones. required: training cannot go on without it, so it
+        is written when this returns. Collective."""
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint that is whole, when none is being written; 0: none. Collective."""
         ...
 
 
@@ -151,7 +155,7 @@ def run_steps(
 
     Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations.
     stragglers: compares the ranks."""
-    finished = saved = span.first
+    finished = span.first
     speed = Speed(architecture)
     # A picture may be broken on one rank alone.
     with signals.answered(), manual_garbage_collection() as collect, closing(platform.each_together(steps)) as arriving:
@@ -164,7 +168,7 @@ def run_steps(
             try:
                 numbers = train_step(state, objective, step)
             except FloatingPointError as error:
-                raise FloatingPointError(f"{error}. {_newest(saved)}") from None
+                raise FloatingPointError(f"{error}. {_where_to_go_on(recorder.newest())}") from None
             finished = step.number + 1
             if expert_load is not None:
                 numbers |= expert_load.metrics()
@@ -179,7 +183,7 @@ def run_steps(
             if required or finished % span.save_every == 0:
                 phases.enter(phases.SAVE)
                 with speed.saving():
-                    saved = finished if recorder.save(finished, required) else saved
+                    recorder.save(finished, required)
             collect(finished)
             if leave and finished < span.last:
                 why = f"signal {asked}" if asked else f"training.stop_after={span.stop_after}"
@@ -188,8 +192,7 @@ def run_steps(
     return finished, 0
 
 
-def _newest(saved: int) -> str:
-    """Where the same command goes on."""
+def _where_to_go_on(saved: int) -> str:
     if not saved:
         return "This run has no checkpoint yet: the same command begins it again"
     return f"The newest checkpoint is that of step {saved}: the same command goes on from there"

@@ -24,7 +24,7 @@ step counter among all parameters after a load with torch's AdamW, and names exp
 does not fit EP > 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import megatron.core
@@ -80,6 +80,12 @@ def fuse_updates(optimizer: MegatronOptimizer) -> None:
         if isinstance(inner, torch.optim.AdamW):
             for group in inner.param_groups:
                 group["fused"], group["foreach"] = True, False
+
+
+def before_updates(optimizer: MegatronOptimizer, function: Callable[[], None]) -> None:
+    """Call `function` before each change of weights and moments, behind the gradients' reduction and norm."""
+    for part in _parts(optimizer):
+        _inside(part, "optimizer").register_step_pre_hook(lambda *_: function())
 
 
 def start_gathers(chunks: list[torch.nn.Module]) -> None:

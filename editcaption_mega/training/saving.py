@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from megatron.core.optimizer import MegatronOptimizer
-
-from editcaption_mega import job_outcome, platform
-from editcaption_mega.conversion import ParamShard
+from editcaption_mega import platform
 from editcaption_mega.data.text.side_files import SideFiles
 
-from .checkpoint import save_checkpoint
+from .checkpoint import CheckpointFolder, CheckpointSaver
 from .identity import flat
 from .metrics import RunLog
 from .session import Session
@@ -24,13 +21,14 @@ class RunRecorder:
     side_files: SideFiles
     metadata: dict[str, Any]
     identity: dict[str, Any]
-    optimizer: MegatronOptimizer
-    param_shards: list[ParamShard]
+    saver: CheckpointSaver
     log: RunLog | None
 
     def record(self, numbers: dict[str, Any]) -> None:
         if self.log:
             self.log.step(numbers)
+        self.saver.relay()
+        self.saver.prepare()
 
     def say(self, line: str) -> None:
         if self.log:
@@ -40,8 +38,7 @@ class RunRecorder:
         if self.log:
             self.session.lock.stopping()
 
-    def save(self, step: int, required: bool) -> bool:
-        """-> whether it was written. One that could not be ends the job only where it is `required`. Collective."""
+    def save(self, step: int, required: bool) -> None:
         settings = self.session.settings
         platform.from_rank_zero(self.session.lock.check)
         state = {
@@ -51,21 +48,16 @@ class RunRecorder:
             "identity": self.identity,
             "settings": flat(settings),
         }
-        try:
-            save_checkpoint(
-                self.session.output, state, self.param_shards, self.optimizer,
-                side_files=self.side_files, metadata=self.metadata, keep=settings.checkpoint.keep,
-            )  # fmt: skip
-        except OSError as error:  # raised alike on every rank
-            if required:
-                error.add_note("make room, and the same command goes on from the newest checkpoint")
-                raise
-            if self.log:
-                self.log.say(
-                    f"WARNING: NO CHECKPOINT: {error}. Make room: training goes on, and tries again after "
-                    f"{settings.checkpoint.every} steps"
-                )
-            return False
-        if self.log:
-            job_outcome.note_progress(checkpoint=step)
-        return True
+        folder = CheckpointFolder(
+            self.session.output, state, self.side_files, self.metadata, may_publish=self.session.lock.check
+        )
+        self.saver.begin(folder, required=required)
+        if required:
+            self.saver.settle()
+
+    def newest(self) -> int:
+        return self.saver.newest()
+
+    def close(self) -> None:
+        """At the end of the steps, however they ended."""
+        self.saver.close()

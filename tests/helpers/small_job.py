@@ -41,6 +41,6 @@ def job(folder: Path, shards: Path, output: Path, **training) -> JobSettings:
         model=ModelSettings(folder=str(folder)),
         data=DataSettings(shards=[str(shards)], sequence_length=512, min_pixels=1024),
         optimizer=OptimizerSettings(learning_rate=1e-3, warmup_steps=2),
-        checkpoint=CheckpointSettings(every=3),
+        checkpoint=CheckpointSettings(every=3, retry_seconds=0.01),  # a test does not wait for room
         training=TrainingSettings(**options),
     )

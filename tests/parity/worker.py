@@ -28,7 +28,12 @@ from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import SFTObjective
 from editcaption_mega.settings import ModelSettings, OptimizerSettings, ParallelSettings
-from editcaption_mega.training.checkpoint import load_optimizer, load_random_state, save_checkpoint
+from editcaption_mega.training.checkpoint import (
+    CheckpointFolder,
+    load_optimizer,
+    load_random_state,
+    save_checkpoint,
+)
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
 from editcaption_mega.training.pipeline import run_pipeline
@@ -218,10 +223,8 @@ class Case:
         writer.finish()
 
     def save(self, output: Path, step: int) -> None:
-        save_checkpoint(
-            output, {"step": step, "updates": step}, self.param_shards, self.trainer.optimizer,
-            side_files=SideFiles.read(self.folder), metadata={}, keep=0,
-        )  # fmt: skip
+        target = CheckpointFolder(output, {"step": step, "updates": step}, SideFiles.read(self.folder), {})
+        save_checkpoint(target, self.param_shards, self.trainer.optimizer)
 
     def resume(self, checkpoint: Path, step: int) -> None:
         self.train(0, 0)

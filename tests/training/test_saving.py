@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from editcaption_mega.conversion import DamagedCheckpointError, store
+from editcaption_mega.conversion import DamagedCheckpointError, StoreReader, store
 from editcaption_mega.settings import save_settings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.line_file import LineFile
@@ -81,6 +82,24 @@ def test_a_full_disk_stops_training_only_at_the_end(base, monkeypatch):
     start.model.checkpoint = str(output / "checkpoints/step_00000006.damaged")
     with pytest.raises(DamagedCheckpointError, match="step_00000006.damaged/rank00000-0000.safetensors is damaged"):
         run_sft(start)
+
+
+def test_training_is_the_same_to_the_bit_with_checkpoints_beside_it(base):
+    """Losses and the last checkpoint's tensors; resumed in the middle from one that was written beside a step."""
+    run_sft(job(base, base / "standing", asynchronous=False))
+    beside = job(base, base / "beside")
+    beside.training.stop_after = 4
+    run_sft(beside)
+    shutil.rmtree(base / "beside/checkpoints/step_00000004")  # as if it had been killed while it wrote that
+    beside.training.stop_after = 0
+    run_sft(beside)
+    assert losses(base / "beside") == losses(base / "standing")
+    one, other = (StoreReader(base / name / "checkpoints/step_00000006") for name in ("standing", "beside"))
+    assert one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(one.read(key), other.read(key)) for key in one.tensors)
+    said = (base / "beside/log.txt").read_text()
+    assert "checkpoint of step 2 written in" in said and "resumed after step 2" in said
+    assert "written in" not in (base / "standing/log.txt").read_text()
 
 
 def test_lines_that_a_full_disk_refuses_are_kept(tmp_path, capsys):

@@ -1,0 +1,114 @@
+"""Checkpoints are written by all ranks under another name, and published by rank 0 with one rename."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron.core.optimizer import MegatronOptimizer
+
+from editcaption_mega import platform
+from editcaption_mega.conversion import ParamShard, StoreWriter
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints, step_of
+from editcaption_mega.data.text.side_files import SideFiles
+from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
+
+from ..megatron_optimizer import finish_gathers
+from ..resume import STATE
+from .contents import StoredRange, stored_ranges
+from .random_state import rank_layout
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Where the checkpoint of a step goes, and what it has beside tensors.
+
+    may_publish: raises where another job took the run folder over meanwhile. On rank 0."""
+
+    output: Path
+    state: dict[str, Any]  # of its state.json
+    side_files: SideFiles
+    metadata: dict[str, Any]
+    may_publish: Callable[[], None] = lambda: None
+
+    @property
+    def step(self) -> int:
+        step: int = self.state["step"]
+        return step
+
+    @property
+    def final(self) -> Path:
+        return checkpoint_folder(self.output, self.step)
+
+    @property
+    def partial(self) -> Path:
+        return self.final.with_name(self.final.name + PARTIAL)
+
+
+def save_checkpoint(folder: CheckpointFolder, param_shards: list[ParamShard], optimizer: MegatronOptimizer) -> Path:
+    """Write the state of this moment; returns when it is published. Collective. Raises as `write_checkpoint`."""
+    finish_gathers(optimizer)
+    write_checkpoint(folder, stored_ranges(param_shards, optimizer))
+    return folder.final
+
+
+def write_checkpoint(
+    folder: CheckpointFolder, ranges: Iterable[StoredRange], *, group: platform.Group = None, copies: bool = True
+) -> None:
+    """Write and publish a checkpoint, of which these are this rank's ranges. Collective. group, copies: see
+    `StoreWriter`.
+
+    Raises OSError, alike on every rank, when it can't be written; nothing of it is left then."""
+    partial = folder.partial
+    try:
+        with platform.together(group):
+            if platform.is_rank_zero():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                folder.side_files.write(partial / "hf")
+                write_atomically(partial / STATE, json.dumps(folder.state, indent=2) + "\n")
+        writer = StoreWriter(partial, metadata={**folder.metadata, "layout": rank_layout()}, group=group, copies=copies)
+        for stored in ranges:
+            writer.add_range(*stored)
+        writer.finish()
+        with platform.together(group):
+            if platform.is_rank_zero():
+                folder.may_publish()
+                _rename(partial, folder.final)
+    except Exception as error:
+        if platform.is_rank_zero():
+            shutil.rmtree(partial, ignore_errors=True)  # room for what goes on; the next start tries again
+        if isinstance(error, OSError) and error.strerror:
+            error.strerror += f", so the checkpoint of step {folder.step} was not written"
+        raise
+
+
+def remove_old(output: str | Path, *, keep: int, keep_every: int) -> list[str]:
+    """Remove all but the newest `keep` checkpoints (0: none is removed) and those of every `keep_every` steps -> a line
+    for each that could not be. On rank 0, when a newer one is published."""
+    lines = []
+    for old in checkpoints(output)[:-keep] if keep else []:
+        if keep_every and step_of(old.name) % keep_every == 0:
+            continue
+        try:
+            _remove(old)
+        except OSError as error:
+            lines.append(f"{old.name} is no longer needed and could not be removed: {error}")
+    return lines
+
+
+def _rename(partial: Path, final: Path) -> None:
+    """Give the whole checkpoint its name; one that a run had saved at this step before, and not gone on from, goes."""
+    if final.exists():
+        _remove(final)
+    rename_whole(partial, final)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint such that no half of it is ever taken for one: a killed job leaves what the next cleans."""
+    removed = folder.with_name(f"{folder.name}.removed{PARTIAL}")
+    shutil.rmtree(removed, ignore_errors=True)
+    folder.rename(removed)
+    shutil.rmtree(removed)

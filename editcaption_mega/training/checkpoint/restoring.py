@@ -1,0 +1,49 @@
+"""Optimizer state and random states out of a checkpoint of any layout."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.optimizer import MegatronOptimizer
+
+from editcaption_mega import platform
+from editcaption_mega.conversion import WEIGHTS, ParamShard, StoreReader
+
+from ..megatron_optimizer import MASTER, begin_state, parameter_state
+from .random_state import restore_random_states
+
+
+def load_optimizer(
+    folder: Path, state: dict[str, Any], param_shards: list[ParamShard], optimizer: MegatronOptimizer
+) -> None:
+    """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint.
+
+    Collective: all ranks raise alike."""
+    with platform.together():
+        _load_optimizer(StoreReader(folder), state["updates"], param_shards, optimizer)
+
+
+def _load_optimizer(
+    store: StoreReader, updates: int, param_shards: list[ParamShard], optimizer: MegatronOptimizer
+) -> None:
+    begin_state(optimizer, updates)
+    for shard in param_shards:
+        state = parameter_state(optimizer, shard.parameter)
+        if state is None:
+            continue
+        with torch.no_grad():
+            for name, tensor in state.tensors.items():
+                key = f"{name}/{shard.rule.name}"
+                if name == MASTER and key not in store.tensors:
+                    # An fp32 run keeps no second copy: the weight is the master.
+                    key = WEIGHTS + shard.rule.name
+                values = store.read_range(key, shard.box, state.start, state.end)
+                tensor.copy_(values.view(tensor.shape))
+
+
+def load_random_state(folder: Path) -> bool:
+    """Restore this rank's generators. False when the checkpoint is of another layout, which has other ranks.
+
+    Collective: all ranks raise alike."""
+    with platform.together():
+        return restore_random_states(StoreReader(folder))
