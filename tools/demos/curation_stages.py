@@ -51,8 +51,8 @@ class DemoPlan:
 
     @property
     def rules(self) -> list[str]:
-        """Of the filter: equal pictures, faults of the words, and the quarter that the model believes least."""
-        believed = ["log_prob_per_token>=q0.25", "margin_swapped>=q0.1"]
+        """Of the filter: equal pictures, faults of the words, what the model believes least and agrees on least."""
+        believed = ["log_prob_per_token>=q0.25", "agreement>=q0.1"]
         return ["identical=false", "lint:none", *believed, *(["reward>=q0.25"] if self.reference else [])]
 
 
