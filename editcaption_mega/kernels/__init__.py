@@ -7,7 +7,7 @@ exact fp32 softmax statistics:
     sequence_sums(log_probs [T], cu_seqlens [S + 1]) -> [S] fp32
     expert_order(routing_map [T, E], top_k), chunk_order(counts, rows), sum_rows(source, index, inverse)
     swiglu(gate_up, weights), rotate(query, key, cos, sin), rms_norm(x, weight, epsilon)
-    weight_gradient(weight, grad, x), grouped_weight_gradient(weight, grad, x, ends, counts)
+    weight_gradient(weight, grad, x), grouped_weight_gradient(weight, grad, x, ends, counts), returned_gradient(weight)
     available_backends() -> those of ("cuda", "cpu", "torch") that this installation can run here
 
 The sources of the compiled backends are in csrc/; the `torch` backend is the readable reference and runs everywhere.
@@ -16,7 +16,7 @@ The sources of the compiled backends are in csrc/; the `torch` backend is the re
 from .backends import available_backends, require_cuda_variant
 from .elementwise import rms_norm, rotate, swiglu
 from .expert_rows import ExpertOrder, chunk_order, expert_order, sum_rows
-from .main_grad import grouped_weight_gradient, weight_gradient
+from .main_grad import grouped_weight_gradient, returned_gradient, weight_gradient
 from .operators import (
     MAX_LOGITS_BYTES,
     PreferenceOutput,
@@ -44,6 +44,7 @@ __all__ = [
     "log_probs",
     "preference",
     "require_cuda_variant",
+    "returned_gradient",
     "rms_norm",
     "rotate",
     "sequence_sums",

@@ -12,6 +12,7 @@ from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
 from .layers import check_backend
+from .parallel.delayed_gradients import DelayedGradients
 from .parallel.linears import LanguageConfig
 from .parallel.marks import mark
 from .pipeline_split import feature_routes, megatron_layout, split_layers
@@ -59,8 +60,9 @@ def transformer_config(
         expert_tensor_parallel_size=parallel.expert_tensor_parallel_size,
         sequence_parallel=parallel.use_sequence_parallel,
         pipeline_model_parallel_layout=_pipeline_layout(architecture, parallel),
-        # Batched p2p is silently wrong for the interleaved schedule at PP = 2 (a loss off by up to 1.45).
-        batch_p2p_comm=not interleaved,
+        # Batched p2p is silently wrong for the interleaved schedule at PP = 2 (a loss off by up to 1.45), and cannot be
+        # waited for later. All stages do alike.
+        batch_p2p_comm=not interleaved and parallel.delayed_weight_gradients is None,
         overlap_p2p_comm=interleaved,
         batch_p2p_sync=False,  # the host would wait for the GPU after each transfer, for the sake of torch before 2.0
         # Lengths differ from step to step but not within one: the schedule is told the length of each step.
@@ -69,9 +71,16 @@ def transformer_config(
         fused_weight_gradients=model.fused_weight_gradients,
         expert_pieces=parallel.expert_pieces,
         # Transformer Engine's linears divide a row as Megatron does.
+        delayed_gradients=_delayed_gradients(model, parallel),
         sequence_pieces=parallel.sequence_pieces if model.backend == "torch" else 1,
     )
     return LanguageConfig(**options, **_expert_options(architecture, model), **recompute_options(model))
+
+
+def _delayed_gradients(model: ModelSettings, parallel: ParallelSettings) -> DelayedGradients | None:
+    """Of this rank's stage; the first sends nothing on, and no stage waits for it."""
+    counts, stage = parallel.delayed_weight_gradients, parallel_state.get_pipeline_model_parallel_rank()
+    return DelayedGradients(counts[stage]) if counts and stage else None
 
 
 def _pipeline_layout(architecture: Architecture, parallel: ParallelSettings) -> list[list[str]] | None:

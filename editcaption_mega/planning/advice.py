@@ -1,7 +1,7 @@
 """What holds a step back: the same step without one cost after another, on other numbers of GPUs, and for preference
 training what its two savings are worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -125,13 +125,13 @@ def _steady(plan: JobPlan) -> float:
 
 
 def _level(passes: Sequence[Passes]) -> list[Passes]:
-    def mean(parts: Sequence[Sequence[StreamTime]]) -> tuple[StreamTime, ...]:
-        count = sum(map(len, parts))
-        seconds = sum(part.seconds for of_stage in parts for part in of_stage) / count
-        return (StreamTime(seconds),) * len(parts[0])
+    mean = sum(stage.busy for stage in passes) / len(passes)
 
-    forward, backward = mean([stage.forward for stage in passes]), mean([stage.backward for stage in passes])
-    return [replace(stage, forward=forward, backward=backward) for stage in passes]
+    def scaled(stage: Passes) -> Passes:
+        factor = mean / stage.busy if stage.busy else 1.0
+        return _of_each(stage, lambda part: replace(part, seconds=part.seconds * factor))
+
+    return list(map(scaled, passes))
 
 
 def _changed(stage: Passes, factor: float) -> tuple[StreamTime, ...]:
@@ -151,14 +151,19 @@ def _hidden(stage: Passes) -> Passes:
     def without(part: StreamTime) -> StreamTime:
         return _less(part, sum(part.by_kind.get(kind, 0.0) for kind in _COLLECTIVES))
 
-    return replace(stage, forward=tuple(map(without, stage.forward)), backward=tuple(map(without, stage.backward)))
+    return _of_each(stage, without)
+
+
+def _of_each(stage: Passes, changed: Callable[[StreamTime], StreamTime]) -> Passes:
+    forward, backward = (tuple(map(changed, parts)) for parts in (stage.forward, stage.backward))
+    return replace(stage, forward=forward, backward=backward, gradients=changed(stage.gradients))
 
 
 def _never_starved(stage: Passes) -> Passes:
     def without(part: StreamTime) -> StreamTime:
         return replace(part, seconds=sum(part.by_kind.values()))
 
-    return replace(stage, forward=tuple(map(without, stage.forward)), backward=tuple(map(without, stage.backward)))
+    return _of_each(stage, without)
 
 
 def _local_update(stage: Passes) -> Passes:

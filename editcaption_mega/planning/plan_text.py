@@ -70,12 +70,7 @@ def _time(plan: JobPlan) -> Iterator[str]:
         f"stage {time.imbalance:.2f} x the mean"
     )
     for stage, passes in enumerate(time.passes):
-        forward = sum(part.seconds for part in passes.forward)
-        backward = sum(part.seconds for part in passes.backward)
-        yield (
-            f"  stage {stage}: forward {1e3 * forward:.1f} ms, backward {1e3 * backward:.1f} ms per micro-batch, idle "
-            f"{100 * time.timeline.idle[stage]:.0f} %"
-        )
+        yield f"  stage {stage}: {passes}, idle {100 * time.timeline.idle[stage]:.0f} %"
     yield "  where the busiest stage's time goes:"
     for name, share in time.shares.items():
         if share >= _LEAST_SHARE:

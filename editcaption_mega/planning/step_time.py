@@ -9,7 +9,7 @@ from .dry_run.recorder import Phase
 from .timing import beside
 from .timing.cost import Communication, Operation, StreamTime, stream_time
 from .timing.hardware import Hardware
-from .timing.schedule import Work
+from .timing.schedule import Work, WorkKind
 from .timing.simulation import Timeline, simulate
 
 
@@ -21,16 +21,35 @@ class Passes:
     backward: tuple[StreamTime, ...]
     before: StreamTime  # inputs to the device
     after: StreamTime  # update, and what of the ranks' gradients and weights does not run beside the passes
+    gradients: StreamTime = StreamTime(0.0)  # of weights, of one micro-batch, where the stage makes them later
+    delayed: Sequence[int] | None = None  # then: setting parallel.delayed_weight_gradients
     recomputed: float = 0.0  # of the backward passes' seconds, about those of what runs forward again
     reference: float = 0.0  # a resident reference's forward pass of one micro-batch
     transfer: float = 0.0  # of what it sends on
     gathers: tuple[tuple[beside.Gather, ...], ...] = ()  # that the first forward pass of each chunk waits for
-    reductions: tuple[tuple[beside.Reduction, ...], ...] = ()  # that the last backward pass of each chunk begins
+    # That the last backward pass of each chunk begins, or the last micro-batch's gradients that are made later.
+    reductions: tuple[tuple[beside.Reduction, ...], ...] = ()
+
+    @property
+    def parts(self) -> tuple[StreamTime, ...]:
+        """What one micro-batch takes."""
+        return (*self.forward, *self.backward, self.gradients)
+
+    def __str__(self) -> str:
+        forward, backward = (sum(part.seconds for part in parts) for parts in (self.forward, self.backward))
+        text = f"forward {1e3 * forward:.1f} ms, backward {1e3 * backward:.1f} ms"
+        later = f", weight gradients behind it {1e3 * self.gradients.seconds:.1f} ms" if self.gradients.seconds else ""
+        return f"{text}{later} per micro-batch"
+
+    @property
+    def ends_with(self) -> WorkKind:
+        """After which work of the last micro-batch all gradients are there."""
+        return "gradients" if self.gradients.seconds else "backward"
 
     @property
     def busy(self) -> float:
         """Seconds of one micro-batch through this stage."""
-        return sum(time.seconds for time in (*self.forward, *self.backward))
+        return sum(time.seconds for time in self.parts)
 
 
 @dataclass(frozen=True)
@@ -102,9 +121,10 @@ def _simulate(passes: Sequence[Passes], micro_batches: int, *, waiting: bool) ->
     """waiting: for weights that other ranks have updated."""
 
     def delay(stage: int, work: Work, start: float) -> float:
-        if work.kind == "backward" and work.micro_batch == micro_batches - 1 and passes[stage].reductions:
+        last = work.kind == passes[stage].ends_with and work.micro_batch == micro_batches - 1
+        if last and passes[stage].reductions:
             return sum(bucket.preparing for bucket in passes[stage].reductions[work.chunk])
-        if not waiting or work.kind == "backward" or work.micro_batch or not passes[stage].gathers:
+        if not waiting or work.kind != "forward" or work.micro_batch or not passes[stage].gathers:
             return 0.0
         # A resident reference runs before, while the weights are gathered.
         return beside.delay(passes[stage].gathers[work.chunk], passes[stage].reference * micro_batches + start)
@@ -112,7 +132,11 @@ def _simulate(passes: Sequence[Passes], micro_batches: int, *, waiting: bool) ->
     forward = [[time.seconds for time in stage.forward] for stage in passes]
     backward = [[time.seconds for time in stage.backward] for stage in passes]
     transfers = [stage.transfer for stage in passes]
-    return simulate(forward, backward, micro_batches, transfer_seconds=transfers, delay=delay)
+    gradients = [stage.gradients.seconds for stage in passes]
+    delayed = passes[-1].delayed
+    return simulate(
+        forward, backward, micro_batches, transfer_seconds=transfers, gradients=gradients, delayed=delayed, delay=delay
+    )
 
 
 def _reduced(passes: Sequence[Passes], timeline: Timeline, micro_batches: int) -> float:
@@ -121,7 +145,7 @@ def _reduced(passes: Sequence[Passes], timeline: Timeline, micro_batches: int) -
     for stage, slots in zip(passes, timeline.stages, strict=True):
         if stage.reductions:
             starts = {slot.work: slot.start for slot in slots}
-            last = [starts[Work("backward", chunk, micro_batches - 1)] for chunk in range(len(stage.backward))]
+            last = [starts[Work(stage.ends_with, chunk, micro_batches - 1)] for chunk in range(len(stage.backward))]
             ends.append(beside.reduced(zip(last, stage.reductions, strict=True)))
     return max(ends)
 
@@ -142,6 +166,7 @@ def passes_of(record: RankRecord, hardware: Hardware) -> Passes:
         for step in phase.steps
         if isinstance(step, Communication) and step.kind == "send"
     ]
+    gradients = last.get(("gradients", 0), Phase("gradients"))
     begun = between[0].steps
     ends = beside.through(begun, last["forward", chunks[0]].steps, hardware)
     return Passes(
@@ -149,11 +174,15 @@ def passes_of(record: RankRecord, hardware: Hardware) -> Passes:
         backward=tuple(times["backward", chunk] for chunk in chunks),
         before=stream_time(_without_transfers(between[0]), hardware),
         after=stream_time(_without_transfers(between[-1]), hardware),
+        gradients=times.get(("gradients", 0), StreamTime(0.0)),
+        delayed=record.delayed,
         reference=sum(time.seconds for (kind, _), time in times.items() if kind == "reference"),
         recomputed=sum(_recomputed(last["backward", chunk], times["backward", chunk]) for chunk in chunks),
         transfer=max(sends, default=0.0),
         gathers=tuple(beside.gathers(first["forward", chunk].steps, ends, hardware) for chunk in chunks),
-        reductions=tuple(beside.reductions(last["backward", chunk].steps, hardware) for chunk in chunks),
+        reductions=tuple(
+            beside.reductions(last["backward", chunk].steps, hardware, behind=gradients.steps) for chunk in chunks
+        ),
     )
 
 
@@ -192,7 +221,7 @@ def _shares(time: StepTime, micro_batches: int) -> dict[str, float]:
     stage = max(range(len(time.passes)), key=lambda i: time.passes[i].busy)
     passes = time.passes[stage]
     seconds: dict[str, float] = {"waiting for other stages": time.timeline.idle[stage] * time.timeline.seconds}
-    for part in (*passes.forward, *passes.backward):
+    for part in passes.parts:
         for kind, value in part.by_kind.items():
             seconds[_LABELS.get(kind, kind)] = seconds.get(_LABELS.get(kind, kind), 0.0) + value * micro_batches
         waited = (part.seconds - sum(part.by_kind.values())) * micro_batches

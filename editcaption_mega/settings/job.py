@@ -123,6 +123,10 @@ class ParallelSettings:
     # Under expert parallelism rows travel in so many pieces, each for a part of every rank's experts and beside the
     # products of another piece; null: 2; 1: before and behind all products.
     expert_pieces: int | None = None
+    # A stage sends on its input's gradient before it makes those of its weights, and of so many micro-batches these may
+    # wait for the end of the step, where the pipeline drains: of each stage, the first 0. null: they are made within
+    # the backward pass.
+    delayed_weight_gradients: list[int] | None = None
     # Gradients are reduced and updated weights gathered while others are computed; false: between the passes.
     overlap_data_parallel: bool = True
     # What a level split counts as one layer more: the embedding (and vision), the LM head.
@@ -155,6 +159,8 @@ class ParallelSettings:
                     f"parallel.virtual_pipeline_model_parallel_size={virtual} needs pipeline_model_parallel_size > 1: "
                     "set it to null"
                 )
+        if self.delayed_weight_gradients is not None:
+            self._check_delayed_gradients(self.delayed_weight_gradients)
         for setting, pieces in (("sequence_pieces", self.sequence_pieces), ("expert_pieces", self.expert_pieces)):
             if pieces is not None:
                 at_least(f"parallel.{setting}", pieces, 1)
@@ -162,6 +168,16 @@ class ParallelSettings:
             at_least("parallel.expert_tensor_parallel_size", self.expert_tensor_parallel_size, 1)
         if self.layers_per_chunk is not None:
             self._check_layers_per_chunk(self.layers_per_chunk)
+
+    def _check_delayed_gradients(self, counts: list[int]) -> None:
+        setting, stages = f"parallel.delayed_weight_gradients={counts}", self.pipeline_model_parallel_size
+        if stages == 1 or self.virtual_pipeline_model_parallel_size is not None:
+            raise SettingsError(f"{setting} is for pipelines without virtual stages: set it to null")
+        if len(counts) != stages or counts[0] or min(counts) < 0:
+            raise SettingsError(
+                f"{setting}: expected {stages} counts of 0 or more, one for each of "
+                f"pipeline_model_parallel_size={stages} stages, and 0 for the first, for which no other waits"
+            )
 
     def _check_layers_per_chunk(self, counts: list[int]) -> None:
         setting, chunks = f"parallel.layers_per_chunk={counts}", self.num_pipeline_chunks
@@ -291,3 +307,9 @@ class JobSettings:
             self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training, self.watchdog,
         ):  # fmt: skip
             part.validate()
+        delayed = self.parallel.delayed_weight_gradients
+        if delayed and (self.model.backend != "torch" or not self.model.fused_weight_gradients):
+            raise SettingsError(
+                f"parallel.delayed_weight_gradients={delayed} needs model.backend=torch and "
+                "model.fused_weight_gradients=true: set them so, or it to null"
+            )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from editcaption_mega.model import unwrap
 
 Shape = Sequence[int]
-_GROUPS = ["tp", "cp", "pp", "embd", "pos_embd", "dp", "dp_cp", "tp_dp_cp"]  # all that the schedule uses
+SCHEDULE_GROUPS = ["tp", "cp", "pp", "embd", "pos_embd", "dp", "dp_cp", "tp_dp_cp"]  # all that the schedule uses
 
 
 def transport_options(chunks: Sequence[nn.Module], num_micro_batches: int) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def transport_options(chunks: Sequence[nn.Module], num_micro_batches: int) -> di
             [routes[chunk].received for chunk in inputs],
             [routes[chunk].sent for chunk in gradients],
         ),
-        "pg_collection": ProcessGroupCollection.use_mpu_process_groups(_GROUPS),
+        "pg_collection": ProcessGroupCollection.use_mpu_process_groups(SCHEDULE_GROUPS),
     }
 
 

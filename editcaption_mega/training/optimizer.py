@@ -144,6 +144,7 @@ def _wrapped(chunks: Sequence[torch.nn.Module], *, overlap: bool, bucket_size: i
         overlap_param_gather=overlap,
         align_param_gather=overlap,  # a module that waits begins no other gather: all have begun
         bucket_size=bucket_size,
+        delay_wgrad_compute=config.delayed_gradients is not None,  # hooks of such weights go to their modules
     )
     wrapped = [_with_buckets(chunk, ddp, bucket_size if several else None) for chunk in chunks]
     if overlap:

@@ -5,10 +5,24 @@ from typing import Any
 
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.utils import get_model_config
 
 from editcaption_mega.data.batching.batch import PackedBatch
 
-from .feature_transport import transport_options
+from .feature_transport import SCHEDULE_GROUPS, transport_options
+from .gradient_sends import GradientSends
+
+
+def _gradient_options(chunks: list[torch.nn.Module], num_micro_batches: int) -> dict[str, Any]:
+    """Of a stage that makes weight gradients later."""
+    config = get_model_config(chunks[0])
+    if config.delayed_gradients is None:
+        return {}
+    return {
+        "p2p_communicator": GradientSends(config, config.delayed_gradients, num_micro_batches),
+        "pg_collection": ProcessGroupCollection.use_mpu_process_groups(SCHEDULE_GROUPS),
+    }
 
 
 def run_pipeline(
@@ -31,5 +45,6 @@ def run_pipeline(
         micro_batch_size=1,
         forward_only=forward_only,
         **transport_options(chunks, len(micro_batches)),
+        **({} if forward_only else _gradient_options(chunks, len(micro_batches))),
     )
     return outputs

@@ -98,6 +98,20 @@ LAYOUTS = {
     "PP4 of 1+1+3+3 layers, full recompute": dict(
         pipeline_model_parallel_size=4, layers_per_chunk=[1, 1, 3, 3], recompute="full"
     ),
+    "PP2, delayed weight gradients": dict(pipeline_model_parallel_size=2, delayed_weight_gradients=[0, 1]),
+    "TP2 x PP2 of 6+2 layers, delayed weight gradients": dict(
+        tensor_model_parallel_size=2,
+        pipeline_model_parallel_size=2,
+        layers_per_chunk=[6, 2],
+        delayed_weight_gradients=[0, 0],
+        sequence_pieces=2,
+    ),
+    "PP2 x EP2, delayed weight gradients": dict(
+        pipeline_model_parallel_size=2, expert_model_parallel_size=2, delayed_weight_gradients=[0, 1]
+    ),
+    "PP4, delayed weight gradients, full recompute": dict(
+        pipeline_model_parallel_size=4, delayed_weight_gradients=[0, 0, 1, 3], recompute="full"
+    ),
     "EP2": dict(expert_model_parallel_size=2),
     "EP2, experts in one piece": dict(expert_model_parallel_size=2, expert_pieces=1),
     "TP2 x EP2": dict(tensor_model_parallel_size=2, expert_model_parallel_size=2, expert_tensor_parallel_size=1),

@@ -60,6 +60,7 @@ def test_nothing_is_frozen_by_default(good):
         ("parallel.layers_per_chunk=[]", ["has 0 counts, expected 1"]),
         ("parallel.layers_per_chunk=[many]", ["parallel.layers_per_chunk", "many"]),
         ("parallel.layers_per_chunk=3", ["parallel.layers_per_chunk"]),
+        ("parallel.delayed_weight_gradients=[0]", ["is for pipelines without virtual stages"]),
         ("optimizer.learning_rate=0", ["optimizer.learning_rate=0", "above 0"]),
         ("optimizer.beta1=1.0", ["optimizer.beta1=1.0"]),
         ("optimizer.min_learning_rate=1", ["min_learning_rate=1", "learning_rate"]),
@@ -195,3 +196,18 @@ def floats_of(kind, prefix=""):
 def test_flash_attention_3_is_not_for_a_backend_that_chooses_itself(good):
     with pytest.raises(ValueError, match="model.flash_attention=3 has a meaning with model.backend=torch only"):
         load_settings(good, ["model.flash_attention=3", "model.backend=transformer_engine"])
+
+
+@pytest.mark.parametrize("counts", ["[0]", "[1,0]", "[0,-1]", "[0,1,1]"])
+def test_delayed_weight_gradients_have_a_count_for_each_stage(good, counts):
+    pipeline = "parallel.pipeline_model_parallel_size=2"
+    assert load_settings(good, [pipeline, "parallel.delayed_weight_gradients=[0,1]"])
+    with pytest.raises(ValueError, match="expected 2 counts of 0 or more.*and 0 for the first"):
+        load_settings(good, [pipeline, f"parallel.delayed_weight_gradients={counts}"])
+
+
+@pytest.mark.parametrize("other", ["model.fused_weight_gradients=false", "model.backend=transformer_engine"])
+def test_delayed_weight_gradients_need_products_that_add_up(good, other):
+    settings = ["parallel.pipeline_model_parallel_size=2", "parallel.delayed_weight_gradients=[0,1]", other]
+    with pytest.raises(ValueError, match="needs model.backend=torch and model.fused_weight_gradients=true"):
+        load_settings(good, settings)

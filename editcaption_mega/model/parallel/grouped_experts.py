@@ -13,6 +13,7 @@ from torch import Tensor
 
 from editcaption_mega.kernels import grouped_weight_gradient, swiglu
 
+from .delayed_gradients import GradientRule, MakesGradientsLater
 from .linears import LanguageConfig
 from .marks import mark
 
@@ -38,8 +39,8 @@ class _GroupedProduct(torch.autograd.Function):
     Where the rows are for some of the experts, those of the first piece hand autograd the weight's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, ends: Tensor, rows: ExpertRows, fused: bool) -> Tensor:
-        ctx.rows, ctx.fused = rows, fused
+    def forward(ctx: Any, x: Tensor, weight: Tensor, ends: Tensor, rows: ExpertRows, rule: GradientRule) -> Tensor:
+        ctx.rows, ctx.rule = rows, rule
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, ends)
         return F.grouped_mm(x, weight[rows.experts].flatten(1, -2).transpose(1, 2), offs=ends)
 
@@ -50,15 +51,20 @@ class _GroupedProduct(torch.autograd.Function):
         grad = grad.contiguous()  # an expanded one is refused by the grouped product
         by_x = F.grouped_mm(grad, weight[ctx.rows.experts].flatten(1, -2), offs=ends) if need_x else None
         by_weight = None
-        if need_weight:
-            counts = ctx.rows.on_host() if ctx.fused and ctx.rows.on_host is not None else None
-            by_weight = grouped_weight_gradient(
-                weight, grad, x, ends, counts, fused=ctx.fused, experts=ctx.rows.experts
-            )
+        if need_weight and ctx.rule.delays(weight):
+            rows = ctx.rows
+            ctx.rule.delay(lambda: partial(_add, weight, grad, x, ends, rows, True))
+        elif need_weight:
+            by_weight = _add(weight, grad, x, ends, ctx.rows, ctx.rule.fused)
         return by_x, by_weight, None, None, None
 
 
-class GroupedExperts(MegatronModule):
+def _add(weight: Tensor, grad: Tensor, x: Tensor, ends: Tensor, rows: ExpertRows, fused: bool) -> Tensor | None:
+    counts = rows.on_host() if fused and rows.on_host is not None else None
+    return grouped_weight_gradient(weight, grad, x, ends, counts, fused=fused, experts=rows.experts)
+
+
+class GroupedExperts(MakesGradientsLater, MegatronModule):
     """All experts of this rank in two 3-D products (`torch.nn.functional.grouped_mm`).
 
     gate_up [experts/ep, 2, ffn/etp, hidden] keeps gate and up on an axis of their own, so that an expert-tensor
@@ -93,13 +99,21 @@ class GroupedExperts(MegatronModule):
         for weight in (self.gate_up, self.down):
             # The last three for the gradient norm: shards count once each, not once per expert-tensor group.
             mark(weight, allreduce=not sharded, tensor_model_parallel=True, partition_dim=2, partition_stride=1)
+        if config.delayed_gradients is not None:
+            self.make_later(self.gate_up, self.down)
 
     def forward(self, x: Tensor, rows: ExpertRows, probs: Tensor) -> tuple[Tensor, None]:
         """x [tokens, hidden] sorted by expert, how many each expert has, probs [tokens] -> [tokens, hidden]."""
         ends = rows.counts.cumsum(0).to(torch.int32)
 
         def product(x: Tensor, weight: Tensor) -> Tensor:
-            result: Tensor = _GroupedProduct.apply(x, weight, ends, rows, self.config.fused_weight_gradients)
+            # Of both weights and all pieces, the first product of the first experts is the last that is made later.
+            last = weight is self.gate_up and not rows.experts.start
+            config = self.config
+            rule = GradientRule(
+                config.fused_weight_gradients, config.delayed_gradients, self.gradients_added if last else None
+            )
+            result: Tensor = _GroupedProduct.apply(x, weight, ends, rows, rule)
             return result
 
         gate_up = product(x, self.gate_up)
@@ -110,4 +124,4 @@ class GroupedExperts(MegatronModule):
         return product(self.activation(gate_up, probs), self.down), None
 
     def backward_dw(self) -> None:
-        """Weight gradients are never delayed here."""
+        """Of Megatron's own way to delay weight gradients, which is not used."""

@@ -4,7 +4,8 @@ or Transformer Engine, and whose tensor-parallel communication runs beside their
 A column-parallel layer gathers the tokens of all ranks before its product, a row-parallel one reduces and scatters
 behind its own, and each does the other's in the backward pass. That goes piece by piece (`row_parts`): while one piece
 is computed, the next ones travel. In the backward pass of a column-parallel layer its input is gathered again beside
-the product by the weight, and its gradient scattered beside the product by the input.
+the product by the weight, and its gradient scattered beside the product by the input. In a pipeline the product that
+makes the weight's gradient may wait (`delayed_gradients`).
 
 Relied upon of Megatron, and held by tests/model/test_linears.py: `_forward_impl` makes the product of both of its
 linears, and a row-parallel one reduces its result in `forward`.
@@ -12,7 +13,7 @@ linears, and a row-parallel one reduces its result in `forward`.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from torch.distributed import ProcessGroup
 
 from editcaption_mega.kernels import weight_gradient
 
+from .delayed_gradients import DelayedGradients, Finish, GradientRule, MakesGradientsLater
 from .row_parts import RowParts
 
 
@@ -35,6 +37,9 @@ class LanguageConfig(TransformerConfig):
     fused_weight_gradients: bool = True  # setting model.fused_weight_gradients
     sequence_pieces: int | None = 1  # setting parallel.sequence_pieces; 1 where layers are not ours
     expert_pieces: int | None = None  # setting parallel.expert_pieces
+    delayed_gradients: DelayedGradients | None = (
+        None  # of a pipeline stage, see setting parallel.delayed_weight_gradients
+    )
 
     def row_parts(self, length: int) -> RowParts:
         """How a row of so many tokens is divided over tensor-parallel ranks."""
@@ -56,9 +61,9 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, group: ProcessGroup | None, fused: bool
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, group: ProcessGroup | None, rule: GradientRule
     ) -> Tensor:
-        ctx.group, ctx.fused = group, fused
+        ctx.group, ctx.rule = group, rule
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return F.linear(x, weight, bias)
 
@@ -70,8 +75,11 @@ class _Product(torch.autograd.Function):
         reduced = None
         if by_x is not None and ctx.group is not None:
             reduced = dist.all_reduce(by_x, group=ctx.group, async_op=True)
-        rows = grad.flatten(0, -2)
-        by_weight = weight_gradient(weight, rows, x.flatten(0, -2), fused=ctx.fused) if need_weight else None
+        rows, by_weight = grad.flatten(0, -2), None
+        if need_weight and ctx.rule.delays(weight):
+            ctx.rule.delay(lambda: _adding(weight, rows, x))
+        elif need_weight:
+            by_weight = weight_gradient(weight, rows, x.flatten(0, -2), fused=ctx.rule.fused)
         by_bias = rows.sum(0) if need_bias else None
         if reduced is not None:
             reduced.wait()
@@ -82,8 +90,10 @@ class _ColumnProduct(torch.autograd.Function):
     """This rank's tokens [s / ranks, 1, in] x weight [out, in] -> all tokens [s, 1, out]."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, fused: bool) -> Tensor:
-        ctx.group, ctx.parts, ctx.fused = group, parts, fused
+    def forward(
+        ctx: Any, own: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, rule: GradientRule
+    ) -> Tensor:
+        ctx.group, ctx.parts, ctx.rule = group, parts, rule
         ctx.save_for_backward(own if ctx.needs_input_grad[1] else None, weight)
         whole, arrivals = _gather(own, group, parts)
         out = own.new_empty(parts.length, 1, weight.size(0))
@@ -96,6 +106,9 @@ class _ColumnProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         own, weight = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad[:2]
+        if need_weight and ctx.rule.delays(weight):
+            group, parts, need_weight = ctx.group, ctx.parts, False
+            ctx.rule.delay(lambda: _adding(weight, grad, own, gathered="x", group=group, parts=parts))
         if need_weight:
             whole, arrivals = _gather(own, ctx.group, ctx.parts)
         by_own = None
@@ -105,7 +118,7 @@ class _ColumnProduct(torch.autograd.Function):
         if need_weight:
             for arrived in arrivals:
                 arrived.wait()
-            by_weight = weight_gradient(weight, grad.flatten(0, 1), whole.flatten(0, 1), fused=ctx.fused)
+            by_weight = weight_gradient(weight, grad.flatten(0, 1), whole.flatten(0, 1), fused=ctx.rule.fused)
         if need_x:
             finish()
         return by_own, by_weight, None, None, None
@@ -115,8 +128,10 @@ class _RowProduct(torch.autograd.Function):
     """All tokens [s, 1, in / ranks] x weight [out, in / ranks], summed over ranks -> its own [s / ranks, 1, out]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, fused: bool) -> Tensor:
-        ctx.group, ctx.parts, ctx.fused = group, parts, fused
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, rule: GradientRule
+    ) -> Tensor:
+        ctx.group, ctx.parts, ctx.rule = group, parts, rule
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         own, finish = _scatter(lambda piece: x[piece] @ weight.t(), x, weight.size(0), group, parts)
         finish()
@@ -126,7 +141,11 @@ class _RowProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad[:2]
-        whole, arrivals = _gather(grad.contiguous(), ctx.group, ctx.parts)
+        grad = grad.contiguous()
+        if need_weight and ctx.rule.delays(weight):
+            group, parts, need_weight = ctx.group, ctx.parts, False
+            ctx.rule.delay(lambda: _adding(weight, grad, x, gathered="grad", group=group, parts=parts))
+        whole, arrivals = _gather(grad, ctx.group, ctx.parts)
         by_x = grad.new_empty(ctx.parts.length, 1, weight.size(1)) if need_x else None
         for (_, piece), arrived in zip(_pieces(ctx.parts), arrivals, strict=True):
             arrived.wait()
@@ -134,7 +153,7 @@ class _RowProduct(torch.autograd.Function):
                 torch.mm(whole[piece, 0], weight, out=by_x[piece, 0])
         by_weight = None
         if need_weight:
-            by_weight = weight_gradient(weight, whole.flatten(0, 1), x.flatten(0, 1), fused=ctx.fused)
+            by_weight = weight_gradient(weight, whole.flatten(0, 1), x.flatten(0, 1), fused=ctx.rule.fused)
         return by_x, by_weight, None, None, None
 
 
@@ -145,10 +164,37 @@ def _pieces(parts: RowParts) -> Iterator[tuple[slice, slice]]:
         yield slice(i * own, (i + 1) * own), slice(i * whole, (i + 1) * whole)
 
 
-def _gather(own: Tensor, group: ProcessGroup, parts: RowParts) -> tuple[Tensor, list[Any]]:
-    """Begin to gather the tokens of all ranks -> them [s, 1, h], in a buffer that the next call takes, and what to wait
-    for before each piece is read."""
-    whole = get_global_memory_buffer().get_tensor([parts.length, *own.shape[1:]], own.dtype, "mpu")
+def _adding(
+    weight: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    *,
+    gathered: Literal["", "x", "grad"] = "",
+    group: ProcessGroup | None = None,
+    parts: RowParts | None = None,
+) -> Finish:
+    """The product that adds a weight's gradient, once what of its operands this rank has a part of is gathered."""
+    arrivals: list[Any] = []
+    if gathered:
+        assert group is not None and parts is not None
+        own = x if gathered == "x" else grad
+        whole, arrivals = _gather(own, group, parts, into=own.new_empty(parts.length, *own.shape[1:]))
+        x, grad = (whole, grad) if gathered == "x" else (x, whole)
+
+    def finish() -> None:
+        for arrived in arrivals:
+            arrived.wait()
+        weight_gradient(weight, grad.flatten(0, -2), x.flatten(0, -2))
+
+    return finish
+
+
+def _gather(own: Tensor, group: ProcessGroup, parts: RowParts, into: Tensor | None = None) -> tuple[Tensor, list[Any]]:
+    """Begin to gather the tokens of all ranks -> them [s, 1, h], by default in a buffer that the next call takes, and
+    what to wait for before each piece is read."""
+    whole = into
+    if whole is None:
+        whole = get_global_memory_buffer().get_tensor([parts.length, *own.shape[1:]], own.dtype, "mpu")
     works = [
         dist.all_gather_into_tensor(whole[piece], own[mine], group=group, async_op=True)
         for mine, piece in _pieces(parts)
@@ -182,18 +228,34 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., in] -> [.., out]."""
-        result: Tensor = _Product.apply(x, self.weight, self.bias, None, self.fused)
+        result: Tensor = _Product.apply(x, self.weight, self.bias, None, GradientRule(self.fused))
         return result
 
 
-class ColumnLinear(ColumnParallelLinear):
+class _ParallelLinear(MakesGradientsLater):
+    """What both have: how the gradient of their weight is made."""
+
+    config: LanguageConfig
+    weight: nn.Parameter
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.config.delayed_gradients is not None:
+            self.make_later(self.weight)
+
+    @property
+    def rule(self) -> GradientRule:
+        return GradientRule(self.config.fused_weight_gradients, self.config.delayed_gradients, self.gradients_added)
+
+
+class ColumnLinear(_ParallelLinear, ColumnParallelLinear):
     """The output's channels are divided over tensor-parallel ranks."""
 
     def _forward_impl(self, input: Tensor, weight: Tensor, **options: Any) -> Tensor:  # noqa: A002
         return _product(self, input, weight, **options)
 
 
-class RowLinear(RowParallelLinear):
+class RowLinear(_ParallelLinear, RowParallelLinear):
     """The input's channels are divided over tensor-parallel ranks."""
 
     def _forward_impl(self, input: Tensor, weight: Tensor, **options: Any) -> Tensor:  # noqa: A002
@@ -206,7 +268,7 @@ class RowLinear(RowParallelLinear):
             return without
         assert self.input_is_parallel and self.bias is None and not self.explicit_expert_comm
         parts = self.config.row_parts(input_.size(0))
-        return _RowProduct.apply(input_, self.weight, self.tp_group, parts, self.config.fused_weight_gradients), None
+        return _RowProduct.apply(input_, self.weight, self.tp_group, parts, self.rule), None
 
 
 def _product(
@@ -221,11 +283,10 @@ def _product(
     **others: Any,
 ) -> Tensor:
     """What Megatron's linears ask of their `_forward_impl`."""
-    fused = layer.config.fused_weight_gradients
     if sequence_parallel:
         assert tp_group is not None and bias is None
         parts = layer.config.row_parts(x.size(0) * tp_group.size())
-        gathered: Tensor = _ColumnProduct.apply(x, weight, tp_group, parts, fused)
+        gathered: Tensor = _ColumnProduct.apply(x, weight, tp_group, parts, layer.rule)
         return gathered
-    result: Tensor = _Product.apply(x, weight, bias, tp_group if allreduce_dgrad else None, fused)
+    result: Tensor = _Product.apply(x, weight, bias, tp_group if allreduce_dgrad else None, layer.rule)
     return result

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from editcaption_mega import platform
+from editcaption_mega.model.parallel.delayed_gradients import DelayedGradients
 
 from .recorder import StepRecorder
 
@@ -145,7 +146,14 @@ def _phases(recorder: StepRecorder) -> None:
         with recorder.running("backward", chunk, numbered("backward", chunk)):
             return backward_step(input_tensor, output_tensor, *args, **kwargs)
 
+    make = _original(DelayedGradients, "make")
+
+    def gradients(self: DelayedGradients, products: Any, *, ready: bool) -> None:
+        with recorder.running("gradients", 0, numbered("gradients", 0)):
+            make(self, products, ready=ready)
+
     schedules.forward_step, schedules.backward_step = forward, backward
+    DelayedGradients.make = gradients  # type: ignore[method-assign]
 
 
 def _beside(recorder: StepRecorder) -> None:

@@ -62,6 +62,7 @@ class RankRecord:
     mixed: Counter[HostSync]
     micro_batches: int  # of the step
     executed: int  # of these
+    delayed: list[int] | None  # setting parallel.delayed_weight_gradients
     row_length: int  # tokens of a packed sequence, padding included
     tokens: int  # of the micro-batches without padding
     patches: int  # of pictures that this rank computes for the micro-batches
@@ -145,6 +146,7 @@ def execute_step(
         mixed=recorder.mixed,
         micro_batches=micro_batches,
         executed=executed,
+        delayed=settings.parallel.delayed_weight_gradients,
         row_length=step.length,
         tokens=sum(batch.num_tokens for batch in step.micro_batches),
         patches=sum(_own_patches(batch) for batch in step.micro_batches),
@@ -174,7 +176,8 @@ def _enough(parallel: ParallelSettings, micro_batches: int) -> int:
     stage: int = parallel_state.get_pipeline_model_parallel_rank()
     virtual = parallel.virtual_pipeline_model_parallel_size
     if virtual is None:
-        return min(micro_batches, stages - stage + 1)
+        delayed = parallel.delayed_weight_gradients
+        return min(micro_batches, stages - stage + 1 + (delayed[stage] if delayed else 0))
     warm_up = 2 * (stages - stage - 1) + (virtual - 1) * stages
     return min(micro_batches, stages * -(-(warm_up + 2) // (virtual * stages)))
 

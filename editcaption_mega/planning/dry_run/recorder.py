@@ -33,7 +33,9 @@ class Phase:
     """A part of the step that runs in one piece: a micro-batch's forward or backward through a chunk, or what lies
     between."""
 
-    kind: str  # forward | backward | reference: the forward pass of a resident reference | step: everything else
+    # forward | backward | gradients: weight gradients that are made later | reference: the forward pass of a resident
+    # reference | step: everything else
+    kind: str
     chunk: int = 0
     micro_batch: int = 0
     steps: list[Operation | Communication] = field(default_factory=list)  # in order

@@ -1,11 +1,8 @@
 """Memory of each stage and the time of a step of any layout, put together from the costs of pieces: an answer in
 milliseconds where the pieces are known."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from operator import ge
 from typing import Protocol
 
 from editcaption_mega.data.batching.packing import RankShare
@@ -18,7 +15,7 @@ from ..step_time import Passes, StepTime, assemble
 from ..timing.beside import even_gathers, even_reductions
 from ..timing.cost import StreamTime
 from ..timing.hardware import Hardware
-from ..timing.schedule import order
+from ..timing.moments import moments
 from ..workload import Workload, packer_of, samples
 from .pieces import Costs, Pieces, Ranks, Recompute, StagePart, StagePiece
 
@@ -50,6 +47,10 @@ class Chunk:
     total: StagePart
     forward_peak: float
     backward_peak: float
+    gradients_peak: float = 0.0
+
+    def at_once(self) -> "Chunk":
+        return replace(self, total=self.total.at_once(), gradients_peak=0.0)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class Assembly:
         stages: list[list[Chunk]] = [[] for _ in range(self.settings.parallel.pipeline_model_parallel_size)]
         for c, count in enumerate(counts):
             chunk = self.chunk(count, first=c == 0, last=c == len(counts) - 1, again=again)
-            stages[c % len(stages)].append(chunk)
+            # The first stage sends nothing on, and makes all its gradients in the backward pass.
+            stages[c % len(stages)].append(chunk if c % len(stages) else chunk.at_once())
         return stages
 
     def memory(self, stages: Sequence[Sequence[Chunk]], world_size: int) -> tuple[StageMemory, ...]:
@@ -174,7 +176,10 @@ class Assembly:
         vision = 3 * sum(part.vision_flops for part in totals) * per_stage
         routes = feature_routes(counts, len(architecture.vision.deepstack_layers))
         passes = [
-            passes_of_stage(chunks, slots=1 + max(route.sent for route in routes[stage :: len(stages)]))
+            replace(
+                passes_of_stage(chunks, slots=1 + max(route.sent for route in routes[stage :: len(stages)])),
+                delayed=settings.parallel.delayed_weight_gradients,
+            )
             for stage, chunks in enumerate(stages)
         ]
         time = assemble(passes, rows.micro_batches, (language, vision), hardware, world_size)
@@ -193,7 +198,8 @@ def needed_by_place(
     recomputes = [Recompute(model.recompute, tuple(sorted(model.recompute_modules)), model.recompute_num_layers)]
     if model.recompute == "full" and model.recompute_method == "block":
         recomputes = [Recompute("full"), Recompute()]
-    layers = [StagePiece("layers", ranks, *row, recompute) for recompute in recomputes]
+    delayed = settings.parallel.delayed_weight_gradients is not None
+    layers = [StagePiece("layers", ranks, *row, recompute, delayed=delayed) for recompute in recomputes]
     return [StagePiece("first", *ends, vision=vision)], layers, [StagePiece("last", *ends)]
 
 
@@ -273,7 +279,8 @@ def chunk_of(first: Costs | None, runs: Sequence[Run], last: Costs | None, *, tr
     for retained, _, peak in reversed(inside):
         backward = max(backward, peak - freed)
         freed += retained
-    return Chunk(total, max(forward, total.retained), backward)
+    made_later = max((run.costs.alone.gradients_peak for run in runs), default=0.0)
+    return Chunk(total, max(forward, total.retained), backward, made_later)
 
 
 def _beside(costs: Costs) -> StagePart:
@@ -295,31 +302,19 @@ def stage_memory(
     states = sum(chunk.total.states for chunk in chunks)
     inputs = max(chunk.total.inputs for chunk in chunks) * micro_batches
     activations = sum(chunk.total.update for chunk in chunks)
-    for kind, c, flying in moments(stage, stages, len(chunks), min(micro_batches, 3 * stages)):
-        held = sum(count * chunk.total.retained for count, chunk in zip(flying, chunks, strict=True))
-        own = chunks[c].forward_peak if kind == "forward" else chunks[c].backward_peak
+    delayed = tuple(parallel.delayed_weight_gradients or ()) or None
+    for kind, c, flying in moments(stage, stages, len(chunks), min(micro_batches, 3 * stages), delayed):
+        *counts, waiting = flying
+        held = sum(count * chunk.total.retained for count, chunk in zip(counts, chunks, strict=True))
+        held += waiting * chunks[0].total.waiting
+        peaks = chunks[c].forward_peak, chunks[c].backward_peak, chunks[c].gradients_peak
+        own = peaks[("forward", "backward", "gradients").index(kind)]
         activations = max(activations, held + own)
     peak = states + inputs + activations
     reserved = hardware.reserve_gib(ranks=world_size, all_to_all=parallel.expert_model_parallel_size > 1) * GIB
     outside = max(sum(chunk.total.start for chunk in chunks), sum(chunk.total.checkpoint for chunk in chunks))
     reserved += hardware.reserve.allocator_share * peak
     return StageMemory(states, inputs, activations, reserved, outside)
-
-
-@lru_cache(maxsize=4096)
-def moments(stage: int, stages: int, chunks: int, micro_batches: int) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
-    """The (pass, its chunk, micro-batches of each chunk in flight before it) of a stage's schedule, without those where
-    the same pass meets no more of any chunk than at another moment."""
-    flying = [0] * chunks
-    seen: dict[tuple[str, int], set[tuple[int, ...]]] = defaultdict(set)
-    for work in order(stage, stages, chunks, micro_batches):
-        seen[work.kind, work.chunk].add(tuple(flying))
-        flying[work.chunk] += 1 if work.kind == "forward" else -1
-    return tuple((*of, counts) for of, every in seen.items() for counts in every if not _exceeded(counts, every))
-
-
-def _exceeded(counts: tuple[int, ...], every: Iterable[tuple[int, ...]]) -> bool:
-    return any(other != counts and all(map(ge, other, counts)) for other in every)
 
 
 def passes_of_stage(chunks: Sequence[Chunk], *, slots: int = 1) -> Passes:
@@ -330,11 +325,17 @@ def passes_of_stage(chunks: Sequence[Chunk], *, slots: int = 1) -> Passes:
     return Passes(
         forward=tuple(chunk.total.forward for chunk in chunks),
         backward=tuple(chunk.total.backward for chunk in chunks),
+        gradients=total.made_later,
         before=total.before,
         after=total.after,
         recomputed=total.recomputed,
         reference=total.reference,
         transfer=slots * max(chunk.total.transfer for chunk in chunks),
         gathers=even_gathers([(chunk.total.forward.seconds, chunk.total.gathers) for chunk in chunks]),
-        reductions=even_reductions([(chunk.total.backward.seconds, chunk.total.reductions) for chunk in chunks]),
+        reductions=even_reductions(
+            [
+                ((chunk.total.made_later.seconds or chunk.total.backward.seconds), chunk.total.reductions)
+                for chunk in chunks
+            ]
+        ),
     )

@@ -13,13 +13,11 @@ def fit_lines(found: Fit) -> Iterator[str]:
     yield f"memory per stage in GiB, of {found.memory_gib:.1f}; layers per chunk: {', '.join(map(str, found.counts))}"
     for stage, memory in enumerate(found.stages):
         passes = found.time.passes[stage]
-        forward, backward = (sum(part.seconds for part in parts) for parts in (passes.forward, passes.backward))
         more = f"the start or a checkpoint {memory.beyond_step / GIB:.1f} more, " if memory.beyond_step else ""
         yield (
             f"  stage {stage}: {memory.needed / GIB:.1f} = weights, gradients, optimizer {memory.states / GIB:.1f}, "
             f"inputs {memory.inputs / GIB:.1f}, activations {memory.activations / GIB:.1f}, {more}reserved "
-            f"{memory.reserved / GIB:.1f}; forward {1e3 * forward:.1f} ms, backward {1e3 * backward:.1f} ms per "
-            f"micro-batch, idle {100 * found.time.timeline.idle[stage]:.0f} %"
+            f"{memory.reserved / GIB:.1f}; {passes}, idle {100 * found.time.timeline.idle[stage]:.0f} %"
         )
 
 

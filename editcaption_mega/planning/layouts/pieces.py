@@ -36,6 +36,7 @@ class StagePart:
 
     forward: StreamTime = _NOTHING
     backward: StreamTime = _NOTHING
+    made_later: StreamTime = _NOTHING  # weight gradients that are made behind the backward pass
     before: StreamTime = _NOTHING
     after: StreamTime = _NOTHING
     between_stages: float = 0.0  # seconds of `after` in which stages exchange gradients (tied embeddings)
@@ -53,11 +54,13 @@ class StagePart:
         0.0  # of a micro-batch and of one of the next step, on the device from the step's beginning to its end
     )
     retained: float = 0.0  # of a micro-batch from its forward pass to its backward pass
+    waiting: float = 0.0  # of a micro-batch from its backward pass to when its weight gradients are made
     update: float = 0.0  # temporary bytes of the update
     start: float = 0.0  # bytes beside the states at the most that the job's start takes, before the first step
     checkpoint: float = 0.0  # and at the most that a checkpoint takes
     forward_peak: float = 0.0
     backward_peak: float = 0.0
+    gradients_peak: float = 0.0
     language_flops: float = 0.0  # of a micro-batch's forward pass
     vision_flops: float = 0.0  # all pictures of a row, divided by the tensor-parallel ranks
 
@@ -91,10 +94,15 @@ class StagePart:
         )
         return replace(self, after=_NOTHING, **nothing)
 
+    def at_once(self) -> "StagePart":
+        """With its weight gradients in the backward pass."""
+        backward = self.backward.plus(self.made_later)
+        return replace(self, backward=backward, made_later=_NOTHING, waiting=0.0, gradients_peak=0.0)
+
     @property
     def busy(self) -> float:
         """Seconds of a micro-batch."""
-        return self.forward.seconds + self.backward.seconds
+        return self.forward.seconds + self.backward.seconds + self.made_later.seconds
 
     @property
     def states(self) -> float:
@@ -140,6 +148,7 @@ class StagePiece:
     sequence_length: int
     recompute: Recompute = Recompute()
     vision: bool = False
+    delayed: bool = False  # weight gradients are made behind the backward pass
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,7 @@ def settings_of(settings: JobSettings, piece: StagePiece, num_layers: int) -> Jo
         account_for_embedding_in_pipeline_split=False,
         account_for_loss_in_pipeline_split=False,
         layers_per_chunk=[0, num_layers, 0],
+        delayed_weight_gradients=[0] * _STAGES if piece.delayed else None,
     )
     model = replace(
         settings.model,
@@ -280,8 +290,9 @@ def _execute(
 def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
     """What a stage that executed one micro-batch costs."""
     passes = passes_of(record, hardware)
-    numbers = {phase.kind: i for i, phase in enumerate(record.phases) if phase.kind in ("forward", "backward")}
+    numbers = {phase.kind: i for i, phase in enumerate(record.phases)}
     forward, backward = (record.phases[numbers[kind]] for kind in ("forward", "backward"))
+    gradients = record.phases[numbers["gradients"]] if "gradients" in numbers else None
     first, last = record.phases[0], record.phases[-1]
     ahead = record.phases[numbers["forward"] + 1]
     flops = sum(getattr(step, "flops", 0) for step in forward.steps)
@@ -298,6 +309,7 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
     return StagePart(
         forward=passes.forward[0],
         backward=passes.backward[0],
+        made_later=passes.gradients,
         before=passes.before,
         after=passes.after,
         between_stages=stream_time(exchanged, hardware).seconds,
@@ -313,11 +325,13 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
         parameters=record.parameters,
         inputs=record.inputs,
         retained=min(ahead.held, backward.held) - forward.held,
+        waiting=gradients.held - forward.held if gradients is not None else 0.0,
         update=last.peak - forward.held,
         start=record.start_peak - held,
         checkpoint=record.checkpoint_peak - held,
         forward_peak=forward.peak - forward.held,
         backward_peak=backward.peak - backward.held,
+        gradients_peak=gradients.peak - gradients.held if gradients is not None else 0.0,
         language_flops=flops - forward.vision_flops,
         vision_flops=forward.vision_flops * record.patches_of_rows / record.patches / ranks.tensor
         if record.patches

@@ -46,12 +46,14 @@ def gathers(forward: Steps, ends: Mapping[int, float], hardware: Hardware) -> tu
     return tuple(Gather(at, ends[step.handle]) for at, step in waits if step.handle in ends)
 
 
-def reductions(backward: Steps, hardware: Hardware) -> tuple[Reduction, ...]:
-    """What a pass begins."""
+def reductions(backward: Steps, hardware: Hardware, behind: Steps = ()) -> tuple[Reduction, ...]:
+    """What a pass begins. behind: what makes its weight gradients later, if that is so; what the pass itself begins is
+    then taken to begin with it, and does so a little before."""
     begun, preparing = [], 0.0
-    for at, step in _marks(backward, hardware):
+    marks = [(0.0 if behind else at, step) for at, step in _marks(backward, hardware)]
+    for at, step in [*marks, *_marks(behind, hardware)]:
         if isinstance(step, Communication):
-            begun.append(Reduction(at, _seconds(step, backward, hardware), preparing))
+            begun.append(Reduction(at, _seconds(step, behind or backward, hardware), preparing))
             preparing = 0.0
         elif step.kind != "wait":
             preparing += step.seconds(hardware)

@@ -6,18 +6,23 @@ a `Wait` for transfers to end. Those of one sender and one direction keep their 
 it does for Megatron's own receives.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from editcaption_mega.model.parallel.delayed_gradients import held_back
+
 Kind = Literal["forward", "backward"]
+WorkKind = Literal["forward", "backward", "gradients"]
 
 
 @dataclass(frozen=True)
 class Work:
-    """The forward or backward pass of one micro-batch through one model chunk of a stage (both count from 0)."""
+    """The forward or backward pass of one micro-batch through one model chunk of a stage (both count from 0), or what
+    makes its weight gradients where these are made later."""
 
-    kind: Kind
+    kind: WorkKind
     chunk: int
     micro_batch: int
 
@@ -49,18 +54,30 @@ class Wait:
 Instruction = Work | Post | Wait
 
 
-def order(stage: int, stages: int, chunks: int, micro_batches: int, group_size: int | None = None) -> list[Work]:
+def order(
+    stage: int,
+    stages: int,
+    chunks: int,
+    micro_batches: int,
+    group_size: int | None = None,
+    delayed: Sequence[int] | None = None,
+) -> list[Work]:
     """What `stage` executes in one optimizer step, in order.
 
     chunks: model chunks per stage (virtual stages), 1 for the schedule that is not interleaved; group_size: Megatron's
-    `microbatch_group_size_per_vp_stage`, by default `stages`. One stage runs forward and backward in turn.
-    Raises ValueError for sizes that Megatron refuses."""
-    steps = instructions(stage, stages, chunks, micro_batches, group_size)
+    `microbatch_group_size_per_vp_stage`, by default `stages`; delayed: setting `parallel.delayed_weight_gradients`. One
+    stage runs forward and backward in turn. Raises ValueError for sizes that Megatron refuses."""
+    steps = instructions(stage, stages, chunks, micro_batches, group_size, delayed)
     return [step for step in steps if isinstance(step, Work)]
 
 
 def instructions(
-    stage: int, stages: int, chunks: int, micro_batches: int, group_size: int | None = None
+    stage: int,
+    stages: int,
+    chunks: int,
+    micro_batches: int,
+    group_size: int | None = None,
+    delayed: Sequence[int] | None = None,
 ) -> list[Instruction]:
     """The program of `stage`; the arguments and errors of `order`."""
     group_size = stages if group_size is None else group_size
@@ -72,7 +89,7 @@ def instructions(
         for micro_batch in range(micro_batches):
             program.steps += [Work("forward", 0, micro_batch), Work("backward", 0, micro_batch)]
     elif chunks == 1:
-        _one_forward_one_backward(program, micro_batches)
+        _one_forward_one_backward(program, micro_batches, None if stage == 0 or not delayed else delayed[stage])
     else:
         _interleaved(program, _Table(stage, stages, chunks, micro_batches, group_size))
     return program.steps
@@ -144,8 +161,22 @@ class _Program:
         self.wait(sends + receives)
 
 
-def _one_forward_one_backward(program: _Program, micro_batches: int) -> None:
-    """`forward_backward_pipelining_without_interleaving`: each call waits for what it sends and receives."""
+def _one_forward_one_backward(program: _Program, micro_batches: int, delayed: int | None) -> None:
+    """`forward_backward_pipelining_without_interleaving`: each call waits for what it sends and receives, with delayed
+    weight gradients after it has made those that are due (`training.gradient_sends`)."""
+    made = 0  # micro-batches with all their weight gradients
+
+    def send_gradient(micro_batch: int, received: tuple[Transfer, ...] = ()) -> None:
+        nonlocal made
+        sent = program.send("backward", not_first)
+        program.post(sent, received)
+        done = micro_batch + 1
+        if delayed is not None:
+            due = done - held_back(program.stage, program.stages, micro_batches, done, delayed)
+            program.steps += [Work("gradients", 0, number) for number in range(made, due)]
+            made = max(made, due)
+        program.wait(sent + received)
+
     warmup = min(program.stages - program.stage - 1, micro_batches)
     remaining = micro_batches - warmup
     not_first, not_last = not program.is_first, not program.is_last
@@ -159,12 +190,11 @@ def _one_forward_one_backward(program: _Program, micro_batches: int) -> None:
         program.steps.append(Work("forward", 0, warmup + micro_batch))
         program.exchange(program.send("forward", not_last), program.receive("backward", not_last))
         program.steps.append(Work("backward", 0, micro_batch))
-        more = micro_batch < remaining - 1
-        program.exchange(program.send("backward", not_first), program.receive("forward", not_first and more))
+        send_gradient(micro_batch, program.receive("forward", not_first and micro_batch < remaining - 1))
     for micro_batch in range(remaining, micro_batches):
         program.exchange(receives=program.receive("backward", not_last))
         program.steps.append(Work("backward", 0, micro_batch))
-        program.exchange(program.send("backward", not_first))
+        send_gradient(micro_batch)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from .schedule import Instruction, Post, Transfer, Work, check_sizes, instructions
 
@@ -51,6 +52,8 @@ def simulate(
     *,
     transfer_seconds: float | Sequence[float] = 0.0,
     group_size: int | None = None,
+    gradients: Sequence[Seconds] = (),
+    delayed: Sequence[int] | None = None,
     delay: Callable[[int, Work, float], float] = lambda stage, work, start: 0.0,
 ) -> Timeline:
     """One optimizer step of a pipeline of `len(forward)` stages, as Megatron-Core runs it.
@@ -58,6 +61,8 @@ def simulate(
     forward, backward: seconds of a pass, [stage][chunk], each a number or one per micro-batch; the chunks per stage
     choose the schedule (1: not interleaved). transfer_seconds: of one tensor to a neighbor, or one number per link, the
     s-th between stage s and the next (the last: back to stage 0, for interleaving). group_size: see `schedule.order`.
+    gradients, delayed: seconds of the weight gradients of a micro-batch where stages make them later, [stage], and of
+    how many micro-batches they may wait (setting `parallel.delayed_weight_gradients`); the first stage has none.
     delay: seconds by which a pass of a stage that begins then is longer.
     Raises ValueError where counts do not match or Megatron refuses the schedule."""
     stages = len(forward)
@@ -72,15 +77,20 @@ def simulate(
                     (Work("backward", chunk, micro_batch), backward),
                 ):
                     passes[stage, work] = _seconds(table[stage][chunk], micro_batch, micro_batches)
+        if delayed is not None and stage:
+            for micro_batch in range(micro_batches):
+                work = Work("gradients", 0, micro_batch)
+                passes[stage, work] = _seconds(gradients[stage], micro_batch, micro_batches)
     links = [transfer_seconds] * stages if isinstance(transfer_seconds, (int, float)) else list(transfer_seconds)
     if len(links) != stages:
         raise ValueError(f"transfer_seconds has {len(links)} links: expected {stages}, one after each stage")
-    programs = [_program(stage, stages, chunks, micro_batches, group_size) for stage in range(stages)]
+    waiting = tuple(delayed) if delayed else None
+    programs = [_program(stage, stages, chunks, micro_batches, group_size, waiting) for stage in range(stages)]
     return _run(programs, passes, _Transfers(links), delay)
 
 
 @lru_cache(maxsize=1024)
-def _program(*sizes: int) -> list[Instruction]:
+def _program(*sizes: Any) -> list[Instruction]:
     """Pipelines of the same sizes run the same programs."""
     return instructions(*sizes)
 

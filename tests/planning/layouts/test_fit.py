@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from editcaption_mega.planning.layouts.fit import Run, chunk_of, moments, passes_of_stage, stage_memory
+from editcaption_mega.planning.layouts.fit import Run, chunk_of, passes_of_stage, stage_memory
 from editcaption_mega.planning.layouts.pieces import Costs, StagePart
 from editcaption_mega.planning.timing.cost import StreamTime
 from editcaption_mega.planning.timing.hardware import load_hardware
+from editcaption_mega.planning.timing.moments import moments
 from editcaption_mega.settings import ParallelSettings
 
 GB = 10**9
@@ -79,6 +80,22 @@ def test_tied_weights_are_counted_once():
 def test_a_stage_holds_as_many_micro_batches_as_stages_follow(stage, most):
     flying = [counts[0] for kind, _, counts in moments(stage, 4, 1, 8) if kind == "backward"]
     assert max(flying) == most
+
+
+def test_weight_gradients_that_wait_take_the_place_of_micro_batches_in_flight():
+    """The last of four stages has one micro-batch in flight, and here what waits of two others."""
+    assert ("backward", 0, (1, 2)) in moments(3, 4, 1, 8, (0, 0, 1, 2))
+    assert max(counts[1] for _, _, counts in moments(0, 4, 1, 8, (0, 0, 1, 2))) == 0
+    part = replace(LAYER, waiting=1.5 * GB, made_later=StreamTime(0.5))
+    chunk = chunk_of(None, [Run(Costs(part, replace(part, gradients_peak=0.2 * GB)), 1)], None)
+    parallel = ParallelSettings(pipeline_model_parallel_size=4, delayed_weight_gradients=[0, 0, 1, 2])
+    plain = ParallelSettings(pipeline_model_parallel_size=4)
+    assert ("gradients", 0, (0, 3)) in moments(3, 4, 1, 8, (0, 0, 1, 2))
+    memory, without = (stage_memory([chunk], each, 3, 8, load_hardware("h100"), 32) for each in (parallel, plain))
+    # Behind a backward pass three wait, one of which is made.
+    assert memory.activations == pytest.approx((3 * 1.5 + 0.2) * GB) > without.activations
+    assert passes_of_stage([chunk]).gradients.seconds == 0.5
+    assert chunk.at_once().total.backward.seconds == chunk.total.backward.seconds + 0.5
 
 
 def test_memory_of_a_stage_is_states_inputs_and_micro_batches_in_flight():

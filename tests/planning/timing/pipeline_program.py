@@ -2,7 +2,8 @@
 
     torchrun ... -m tests.planning.timing.pipeline_program FOLDER CASES.json
 
-CASES: [{"forward": [stage][chunk] seconds, "backward": .., "micro_batches": int, "group_size": int or null}, ..].
+CASES: [{"forward": [stage][chunk] seconds, "backward": .., "micro_batches": int, "group_size": int or null, and where
+weight gradients are made later "gradients": [stage] seconds, "delayed": [stage] micro-batches}, ..].
 Writes FOLDER/RANK.json: for each case the passes as [kind, chunk, micro-batch, start, end], and the step's seconds.
 """
 
@@ -18,8 +19,12 @@ from megatron.core import parallel_state
 from megatron.core.enums import ModelType
 from megatron.core.model_parallel_config import ModelParallelConfig
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.process_groups_config import ProcessGroupCollection
 
 from editcaption_mega import platform
+from editcaption_mega.model.parallel.delayed_gradients import DelayedGradients
+from editcaption_mega.training.feature_transport import SCHEDULE_GROUPS
+from editcaption_mega.training.gradient_sends import GradientSends
 
 HIDDEN = 8
 
@@ -36,6 +41,9 @@ class Sleep(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         ctx.chunk.rest("backward", ctx.micro_batch)
+        if ctx.chunk.delayed is not None:
+            finish = partial(ctx.chunk.rest, "gradients", ctx.micro_batch)
+            ctx.chunk.delayed.add(lambda: finish, None)
         return gradient.clone(), None, None
 
 
@@ -48,7 +56,7 @@ class Chunk(torch.nn.Module):
         super().__init__()
         self.config, self.number, self.seconds, self.notes = config, number, seconds, notes
         self.weight = torch.nn.Parameter(torch.ones(HIDDEN))
-        self.input, self.resting = None, False
+        self.input, self.resting, self.delayed = None, False, None
 
     def set_input_tensor(self, tensors):
         self.input = tensors[0]
@@ -81,10 +89,17 @@ def run_case(case: dict, stage: int, stages: int) -> dict:
     chunks = len(case["forward"][0])
     platform.initialize(platform.Layout(pipeline=stages, virtual_pipeline=chunks if chunks > 1 else None), seed=0)
     config, notes = config_of(stages, chunks, case["group_size"]), []
+    if case.get("delayed"):
+        config.batch_p2p_comm = False
     model = [
         Chunk(config, chunk, {kind: case[kind][stage][chunk] for kind in ("forward", "backward")}, notes)
         for chunk in range(chunks)
     ]
+
+    counts = case.get("delayed")
+    if counts and stage:
+        model[0].delayed = DelayedGradients(counts[stage])
+        model[0].seconds["gradients"] = case["gradients"][stage]
 
     def loss(output):
         return output.sum(), {}
@@ -94,6 +109,10 @@ def run_case(case: dict, stage: int, stages: int) -> dict:
 
     def step():
         # As `training.pipeline.run_pipeline` calls it.
+        options = {}
+        if model[0].delayed is not None:
+            options["p2p_communicator"] = GradientSends(config, model[0].delayed, case["micro_batches"])
+            options["pg_collection"] = ProcessGroupCollection.use_mpu_process_groups(SCHEDULE_GROUPS)
         iterators = [iter(range(case["micro_batches"])) for _ in model]
         get_forward_backward_func()(
             forward_step_func=forward,
@@ -103,6 +122,7 @@ def run_case(case: dict, stage: int, stages: int) -> dict:
             seq_length=1,
             micro_batch_size=1,
             forward_only=False,
+            **options,
         )
 
     step()  # what is made by its first use is made

@@ -26,6 +26,19 @@ CASES = {
         micro_batches=8,
     ),
     "two chunks, groups of five": dict(forward=[[1, 1.5]] * 4, backward=[[2, 2]] * 4, micro_batches=10, group_size=5),
+    "gradients behind": dict(
+        forward=[[1]] * 4, backward=[[2], [1], [1], [1]], gradients=[0, 1, 1, 1], delayed=[0, 0, 0, 0], micro_batches=8
+    ),
+    "gradients of some micro-batches at the end": dict(
+        forward=[[1]] * 4,
+        backward=[[2], [1], [1.5], [1]],
+        gradients=[0, 1, 1, 1.5],
+        delayed=[0, 1, 1, 3],
+        micro_batches=8,
+    ),
+    "more gradients may wait than there are micro-batches": dict(
+        forward=[[1]] * 4, backward=[[2], [1], [1], [1]], gradients=[0, 1, 1, 1], delayed=[0, 0, 2, 9], micro_batches=3
+    ),
     "three chunks": dict(forward=[[1, 1, 1]] * 4, backward=[[2, 1, 1]] * 4, micro_batches=8),
 }
 
@@ -36,6 +49,7 @@ def run_cases(folder, unit: float) -> dict[str, list[dict]]:
         {"group_size": None}
         | case
         | {kind: [[unit * t for t in chunks] for chunks in case[kind]] for kind in ("forward", "backward")}
+        | {"gradients": [unit * t for t in case.get("gradients", ())]}
         for case in CASES.values()
     ]
     (folder / "cases.json").write_text(json.dumps(scaled))
@@ -56,7 +70,9 @@ def test_the_order_is_what_megatron_executes(quick_runs, name):
     for stage, rank in enumerate(quick_runs[name]):
         executed = [Work(kind, chunk, micro_batch) for kind, chunk, micro_batch, _, _ in rank["passes"]]
         chunks = len(case["forward"][stage])
-        assert executed == order(stage, STAGES, chunks, case["micro_batches"], case.get("group_size"))
+        assert executed == order(
+            stage, STAGES, chunks, case["micro_batches"], case.get("group_size"), case.get("delayed")
+        )
 
 
 @pytest.mark.slow
@@ -77,6 +93,8 @@ def simulated(name: str):
         case["backward"],
         case["micro_batches"],
         group_size=case.get("group_size"),
+        gradients=case.get("gradients", ()),
+        delayed=case.get("delayed"),
     )
 
 

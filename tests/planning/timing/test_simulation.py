@@ -95,3 +95,16 @@ def test_micro_batches_may_differ():
 def test_what_does_not_match_is_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         simulate(*arguments, **options)
+
+
+def test_weight_gradients_behind_what_is_sent_shorten_the_end():
+    """Each of three stages: forward, backward and weight gradients take a second."""
+    plain = simulate([[1]] * 3, [[2]] * 3, 6)
+    times = [simulate([[1]] * 3, [[2], [1], [1]], 6, gradients=[0, 1, 1], delayed=counts).seconds for counts in WAITING]
+    assert plain.seconds == 3 * 6 + 2 * 3
+    # Stage 0 ends last. Its last gradient comes a second earlier for each stage behind it that sends before it makes
+    # its own; where stage 2 begins the end with two micro-batches' to make, it has sent the last two seconds earlier.
+    assert times == [22, 21, 20]
+
+
+WAITING = ([0, 0, 0], [0, 0, 1], [0, 1, 2])
