@@ -10,9 +10,9 @@ from tests.helpers import tiny, warm
 
 from . import matrix, overlap_worker, worker
 
-# What `make test` compares: a tied and an untied head, two stages with chunks of their own, and experts that more ranks
-# have alike than have the other weights.
-FAST = ["dense/1 rank", "moe/PP2 x VPP2", "moe/TP2, expert TP1"]
+# What `make test` compares: a tied and an untied head, two stages with chunks of their own, experts that more ranks
+# have alike than have the other weights, and gradients that are whole only behind the backward passes.
+FAST = ["dense/1 rank", "moe/PP2 x VPP2", "moe/TP2, expert TP1", "moe/PP2, delayed weight gradients"]
 
 
 @pytest.fixture(scope="session")

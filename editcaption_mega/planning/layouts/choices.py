@@ -99,8 +99,17 @@ def with_groups(settings: JobSettings, groups: Groups, virtual: int = 1) -> JobS
         account_for_embedding_in_pipeline_split=False,
         account_for_loss_in_pipeline_split=False,
         layers_per_chunk=None,
+        delayed_weight_gradients=_delayed(settings.parallel, groups.pipeline, virtual),
     )
     return replace(settings, parallel=parallel)
+
+
+def _delayed(parallel: ParallelSettings, stages: int, virtual: int) -> list[int] | None:
+    """A job that makes weight gradients behind what it sends on does so in each layout that can; as many wait there as
+    the job says, where the stages are as many."""
+    if parallel.delayed_weight_gradients is None or stages == 1 or virtual > 1:
+        return None
+    return parallel.delayed_weight_gradients if stages == parallel.pipeline_model_parallel_size else [0] * stages
 
 
 def with_recompute(

@@ -109,3 +109,15 @@ def test_overrides_make_the_same_settings_again(settings):
     changes = overrides(job, settings)
     assert load_job(ROOT / "configs/sft_qwen3_vl_235b_a22b.yaml", changes) == job
     assert overrides(settings, settings) == []
+
+
+@pytest.mark.parametrize(
+    ("stages", "virtual", "counts"), [(4, 1, [0, 1, 1, 2]), (2, 1, [0, 0]), (4, 2, None), (1, 1, None)]
+)
+def test_a_job_that_delays_weight_gradients_does_so_in_each_layout_that_can(stages, virtual, counts):
+    pipeline = ["parallel.pipeline_model_parallel_size=4", "parallel.layers_per_chunk=null"]
+    config = ROOT / "configs/sft_qwen3_vl_32b.yaml"
+    job = load_job(config, [*pipeline, "parallel.delayed_weight_gradients=[0,1,1,2]"])
+    groups = Groups(4, stages, 1, 4)
+    assert with_groups(job, groups, virtual).parallel.delayed_weight_gradients == counts
+    assert with_groups(load_job(config, pipeline), groups, virtual).parallel.delayed_weight_gradients is None
