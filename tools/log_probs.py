@@ -1,6 +1,7 @@
 """Log-probabilities of every answer in a set of shards, under any layout."""
 
 import argparse
+import os
 from pathlib import Path
 
 from editcaption_mega import cli
@@ -39,6 +40,8 @@ def main(argv):
         settings, arguments.output, with_tokens=arguments.with_tokens, view=arguments.view, texts=texts,
         progress=cli.progress,
     )  # fmt: skip
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{arguments.output} is written")
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:

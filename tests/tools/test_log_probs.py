@@ -70,7 +70,7 @@ def reference(base, shards, row_tokens, i):
 @pytest.fixture(scope="module")
 def one_process(base):
     done = run(base, "shards", base / "one.jsonl")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and done.stdout.endswith("one.jsonl is written\n"), done.stderr
     return read(base / "one.jsonl")
 
 

@@ -29,9 +29,7 @@ def add_parser(commands) -> None:
     command.add_argument(
         "--labels", type=Path, metavar="FILE", help='JSONL of {"id", "label": true or false} for rules of a precision'
     )
-    command.add_argument(
-        "--quotas", default="", metavar="SHARES", help="as semantic=25,stylistic=25,structural=50, of what passes"
-    )
+    command.add_argument("--quotas", metavar="SHARES", help="as semantic=25,stylistic=25,structural=50, of what passes")
     command.add_argument("--count", type=cli.positive, metavar="N", help="pairs in all, with --quotas (default: most)")
     command.add_argument("--seed", type=int, default=0, help="of what quotas draw (default 0)")
     command.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder of shards")
@@ -47,7 +45,12 @@ def run(arguments) -> None:
     from editcaption_mega.curation.filters.quotas import parse_quotas
     from editcaption_mega.data.shards.reader import open_shards
 
-    quotas = Quotas(parse_quotas(arguments.quotas), arguments.count, arguments.seed)
+    shares = parse_quotas(arguments.quotas or "")
+    if arguments.quotas is not None and not shares:
+        raise cli.ArgumentError(
+            "--quotas is empty: give shares, as semantic=25,stylistic=25,structural=50, or leave it"
+        )
+    quotas = Quotas(shares, arguments.count, arguments.seed)
     if arguments.count and not quotas.shares:
         raise cli.ArgumentError(
             "--count is shared out by --quotas: give them, as semantic=25,stylistic=25,structural=50"

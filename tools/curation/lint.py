@@ -21,6 +21,7 @@ def add_parser(commands) -> None:
         help="columns with the instructions of the mirrored pairs: left and right must change places",
     )  # fmt: skip
     command.add_argument("--output", required=True, type=Path, metavar="FILE", help="file of columns to write (.jsonl)")
+    command.add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N; the last to end merges")
     command.set_defaults(run=run)
 
 
@@ -32,8 +33,11 @@ def run(arguments) -> None:
     cli.check_output_file("--output", arguments.output)
     pairs = open_shards(arguments.shards) if arguments.shards else JsonlTexts(arguments.jsonl)
     counts = lint_pairs(
-        pairs, arguments.output, instructions=arguments.instructions, mirrored=arguments.mirrored, progress=cli.progress
-    )
+        pairs, arguments.output, instructions=arguments.instructions, mirrored=arguments.mirrored,
+        part=cli.part_of(arguments.part), progress=cli.progress,
+    )  # fmt: skip
+    if counts is None:
+        return print(f"part {arguments.part} is made; the part that ends last writes {arguments.output}")
     if not counts[""]:
         raise ValueError(f"no pair has an instruction in {arguments.instructions or 'these pairs'}: nothing was linted")
     print(f"{arguments.output}: {counts['']:,} instructions of {len(pairs.ids):,} pairs")

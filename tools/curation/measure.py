@@ -15,6 +15,7 @@ def add_parser(commands) -> None:
     )
     command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders of shards")
     command.add_argument("--output", required=True, type=Path, metavar="FILE", help="file of columns to write (.jsonl)")
+    command.add_argument("--part", default="", metavar="K/N", help="do part K (from 0) of N; the last to end merges")
     command.add_argument("--workers", type=cli.positive, metavar="N", help="processes (default: one per processor)")
     clip = command.add_argument_group("embeddings")
     clip.add_argument("--clip", type=Path, metavar="DIR", help="Hugging Face folder of a CLIP or SigLIP model")
@@ -33,11 +34,16 @@ def run(arguments) -> None:
     shards = open_shards(arguments.shards)
     from editcaption_mega.curation.measures.measure_columns import embed_pairs, measure_pairs
 
+    part = cli.part_of(arguments.part)
     if arguments.clip:
-        embed_pairs(
+        whole = embed_pairs(
             shards, arguments.output, arguments.clip, instructions=arguments.instructions, captions=arguments.captions,
-            batch_size=arguments.batch_size, progress=cli.progress,
+            batch_size=arguments.batch_size, part=part, progress=cli.progress,
         )  # fmt: skip
     else:
-        measure_pairs(shards, arguments.output, workers=arguments.workers or 0, progress=cli.progress)
+        whole = measure_pairs(
+            shards, arguments.output, workers=arguments.workers or 0, part=part, progress=cli.progress
+        )
+    if not whole:
+        return print(f"part {arguments.part} is made; the part that ends last writes {arguments.output}")
     print(f"{arguments.output}: columns of {len(shards):,} pairs")

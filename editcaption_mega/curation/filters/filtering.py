@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega.curation.columns import ColumnFile, joined
+from editcaption_mega.curation.lint.findings import RULES as LINT_RULES
 from editcaption_mega.data.images.formats import extension
 from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.data.shards.writer import ShardWriter, refuse_used
@@ -55,6 +56,7 @@ def filter_pairs(
     stems = [file.path.name for file in files]
     if len(set(stems)) < len(stems):
         raise SettingsError("two files of columns have one name: rules could not tell them apart; rename one")
+    _refuse_unknown_lint(rules, files)
     values = read_values(shards, files, rules, best=plan.best, progress=progress)
     decision = decide(shards.ids, values, rules, plan.labels, plan.quotas)
     told = decision.to_json() | {"files": [_named(file) for file in files]}
@@ -75,6 +77,19 @@ def filter_pairs(
 def _has_instruction(texts: ColumnFile) -> FilterRule:
     stem = texts.path.name.removesuffix(".jsonl")
     return FilterRule("has an instruction", f"{stem}.instruction", "text", "")
+
+
+def _refuse_unknown_lint(rules: Sequence[FilterRule], files: Sequence[ColumnFile]) -> None:
+    """Raises SettingsError for a rule that the linter does not have: no list would ever hold it."""
+    linted = [file.path.name.removesuffix(".jsonl") for file in files if file.step == "lint"]
+    for rule in rules:
+        stem, _, name = rule.column.rpartition(".")
+        if rule.kind != "list" or name != "lint" or not (stem in linted if stem else linted):
+            continue
+        (word,) = rule.words
+        if word != "none" and word.removeprefix("!") not in LINT_RULES:
+            known = ", ".join(LINT_RULES)
+            raise SettingsError(f"rule {rule.text!r}: the linter has no such rule; expected none or one of {known}")
 
 
 def _opened(shards: ShardReader, plan: FilterPlan) -> list[ColumnFile]:

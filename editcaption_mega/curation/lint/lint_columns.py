@@ -8,6 +8,7 @@ from pathlib import Path
 
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork, PairSet, joined
 from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.evaluation.generate import Part
 from editcaption_mega.files import parse_json, plain_file
 from editcaption_mega.progress import Progress, no_progress
 
@@ -56,10 +57,11 @@ def lint_pairs(
     *,
     instructions: Path | None = None,
     mirrored: Path | None = None,
+    part: Part | None = None,
     progress: Progress = no_progress,
-) -> Counter[str]:
+) -> Counter[str] | None:
     """Columns `lint` (names of the rules broken) and `lint_messages` of each instruction, or `reason` where there is
-    none -> how many instructions break each rule, and how many there are (key "").
+    none -> how many instructions break each rule, and how many there are (key ""); None while a part is missing.
 
     instructions: a file of columns with `instruction`, instead of the set's own; mirrored: one of the same pairs with
     both pictures flipped, one line per pair. A killed run goes on. Raises ValueError for a file of another set."""
@@ -70,7 +72,7 @@ def lint_pairs(
         "mirrored": None if mirrored is None else _digest(mirrored),
     }
     samples = 1 if captions is None else captions.samples
-    with ColumnWork(output, pairs, "lint", settings, samples=samples) as work:
+    with ColumnWork(output, pairs, "lint", settings, samples=samples, part=part) as work:
         texts = enumerate(
             zip(_own(pairs) if captions is None else _made(pairs, captions), _others(pairs, mirrored), strict=False)
         )
@@ -81,8 +83,8 @@ def lint_pairs(
             while at < wanted:
                 at, (said, other) = next(texts)
             work.keep(at, _columns(said[sample], other), sample=sample)
-        work.merge()
-    return _counts(ColumnFile(output, pairs))
+        whole = work.merge()
+    return _counts(ColumnFile(output, pairs)) if whole else None
 
 
 def _columns(text: str | None, mirrored: str | None) -> dict[str, object]:

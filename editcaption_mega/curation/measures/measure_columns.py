@@ -14,6 +14,7 @@ from typing import Any
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork
 from editcaption_mega.data.images.decode import ImageError, decode_image
 from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.evaluation.generate import Part
 from editcaption_mega.progress import Progress, no_progress
 
 from . import picture_changes
@@ -25,18 +26,21 @@ _CAPTIONS = ("source_caption", "target_caption")
 _shards: ShardReader | None = None  # of a worker
 
 
-def measure_pairs(shards: ShardReader, output: Path, *, workers: int = 0, progress: Progress = no_progress) -> None:
-    """The columns of `measure_pictures` for every pair; `reason` where a picture cannot be read.
+def measure_pairs(
+    shards: ShardReader, output: Path, *, workers: int = 0, part: Part | None = None, progress: Progress = no_progress
+) -> bool:
+    """The columns of `measure_pictures` for every pair of a part; `reason` where a picture cannot be read -> whether
+    the whole file is written now.
 
     workers: processes; 0: as many as there are processors; 1: none but this one."""
     settings = {"version": VERSION, "side": picture_changes.SIDE, "tolerance": picture_changes.TOLERANCE}
     workers = workers or os.cpu_count() or 1
-    with ColumnWork(output, shards, "measure", settings) as work:
+    with ColumnWork(output, shards, "measure", settings, part=part) as work:
         tasks = batched((at for at, _ in work.missing()), PAIRS_PER_TASK)
         rows = _here(shards, tasks) if workers == 1 else _in_processes(shards, tasks, workers)
         for at, columns in progress(rows, work.missing_count, "measured"):
             work.keep(at, columns)
-        work.merge()
+        return work.merge()
 
 
 def embed_pairs(
@@ -47,9 +51,10 @@ def embed_pairs(
     instructions: Path | None = None,
     captions: Path | None = None,
     batch_size: int = 16,
+    part: Part | None = None,
     progress: Progress = no_progress,
-) -> None:
-    """The columns of `embedding_columns` for every pair; `reason` where a picture cannot be read.
+) -> bool:
+    """The columns of `embedding_columns`, as `measure_pairs`.
 
     instructions: a file of columns with `instruction`, of one sample, instead of the set's own; captions: one with
     `source_caption` and `target_caption`, for `directional`. Raises ValueError for another kind of model or file."""
@@ -59,7 +64,7 @@ def embed_pairs(
         name: None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in (("instructions", instructions), ("captions", captions))
     }
-    with ColumnWork(output, shards, "embed", settings) as work:
+    with ColumnWork(output, shards, "embed", settings, part=part) as work:
 
         def rows() -> Iterator[tuple[int, dict[str, Any]]]:
             said, both = _Cursor(texts), _Cursor(described)
@@ -83,7 +88,7 @@ def embed_pairs(
 
         for at, columns in progress(rows(), work.missing_count, "embedded"):
             work.keep(at, columns)
-        work.merge()
+        return work.merge()
 
 
 class _Cursor:

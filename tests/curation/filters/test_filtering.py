@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+import time
 import tracemalloc
 
 import numpy as np
@@ -11,8 +14,9 @@ from editcaption_mega.curation.filters.filter_rules import parse_rules
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.shards.reader import ShardWriter, open_shards
 from editcaption_mega.records import CATEGORIES, EditPair
-from tests.helpers import chromium
+from tests.helpers import ROOT, chromium
 from tests.helpers.curate import curate
+from tests.helpers.pool import write_pool
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{ 7 * 7 }}&amp;"
 COUNT = 48
@@ -252,3 +256,46 @@ def test_the_page_shows_everything_and_obeys_nothing(root, tmp_path):
         assert page.complaints == [] and page.requests == [(tmp_path / "kept.html").as_uri()]
         page.resize(1280, 900)
         page.screenshot(tmp_path / "page.png", whole=True)
+
+
+def test_a_rule_that_the_linter_lacks_and_empty_quotas_are_refused(root, tmp_path, capsys):
+    for rule in ("lint:zzz", "lint:!zzz", "lint.lint:zzz"):
+        assert run(root, tmp_path / "kept", "--rules", rule) == 2
+        assert (
+            f"rule '{rule}': the linter has no such rule; expected none or one of direction" in capsys.readouterr().err
+        )
+    assert run(root, tmp_path / "kept", "--rules", "success>=6", "--quotas", "") == 2
+    assert "--quotas is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_filter_that_is_killed_writes_the_same_files_when_it_is_called_again(tmp_path):
+    pool = write_pool(tmp_path / "shards", 3000, instruction="Make the sky darker.")
+    scores = write_columns(tmp_path / "score.jsonl", pool, [{"success": i % 7} for i in range(3000)])
+
+    def command(name):
+        options = ["--shards", tmp_path / "shards", "--columns", scores, "--rules", "success>=2"]
+        command = ["tools/curate.py", "filter", *options, "--output", tmp_path / name / "kept"]
+        return [sys.executable, *map(str, command)]
+
+    def files(name):
+        return {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in sorted((tmp_path / name).rglob("*"))
+            if path.is_file()
+        }
+
+    subprocess.run(command("whole"), cwd=ROOT, check=True)
+    killed_while_writing = 0
+    for _ in range(3):
+        process = subprocess.Popen(command("killed"), cwd=ROOT)
+        while process.poll() is None and not list((tmp_path / "killed").glob("*/*.tar*")):
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        killed_while_writing += process.returncode < 0
+        assert not (tmp_path / "killed/kept/index.json").exists()
+    assert killed_while_writing == 3
+    subprocess.run(command("killed"), cwd=ROOT, check=True)
+    assert len(files("whole")) >= 5 and files("killed") == files("whole")

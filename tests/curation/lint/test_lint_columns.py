@@ -36,6 +36,15 @@ def test_the_set_s_own_instructions_are_linted_and_a_killed_run_goes_on(shards, 
     assert output.read_bytes() == whole
 
 
+def test_parts_are_linted_apart_and_merged_by_the_last(shards, tmp_path, capsys):
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "lint.jsonl"
+    assert curate("lint", "--shards", shards, "--output", whole) == 0
+    assert curate("lint", "--shards", shards, "--output", output, "--part", "0/2") == 0
+    assert "part 0/2 is made" in capsys.readouterr().out and not output.exists()
+    assert curate("lint", "--shards", shards, "--output", output, "--part", "1/2") == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
 def test_captions_are_linted_sample_by_sample_and_none_has_a_reason(shards, tmp_path):
     pairs = open_shards(shards)
     given = captions(

@@ -31,7 +31,9 @@ def test_processes_measure_what_this_process_measures_and_a_killed_run_goes_on(s
     whole, made = output.read_bytes(), made_folder(output) / "all/lines.jsonl"
     made.write_bytes(b"".join(made.read_bytes().splitlines(keepends=True)[:4]) + b'{"at": 4')
     output.unlink()
-    assert curate("measure", "--shards", shards, "--output", output, "--workers", 1) == 0
+    assert curate("measure", "--shards", shards, "--output", output, "--workers", 1, "--part", "1/2") == 0
+    assert "part 1/2 is made" in capsys.readouterr().out and not output.exists()
+    assert curate("measure", "--shards", shards, "--output", output, "--workers", 1, "--part", "0/2") == 0
     assert output.read_bytes() == whole
 
 
