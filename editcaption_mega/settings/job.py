@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .checkpoints import CheckpointSettings
 from .checks import SettingsError, at_least, choice, within
-from .endurance import WatchdogSettings
+from .endurance import BadStepSettings, WatchdogSettings
 from .pictures import PixelLimits
 
 # What layers are built of; model/layers.py has the modules of each.
@@ -300,11 +300,13 @@ class JobSettings:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
+    bad_steps: BadStepSettings = field(default_factory=BadStepSettings)
 
     def validate(self) -> None:
         """Raise SettingsError for the first setting that cannot work, before anything is read or built."""
         for part in (
             self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training, self.watchdog,
+            self.bad_steps,
         ):  # fmt: skip
             part.validate()
         delayed = self.parallel.delayed_weight_gradients

@@ -10,11 +10,12 @@ from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
+from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state
 from .experts import ExpertLoad
 from .identity import check_identity
 from .inputs import on_device, reading_ahead
-from .loop import Span, run_steps
+from .loop import Care, Span, run_steps
 from .megatron_optimizer import release_hooks
 from .metrics import RunLog
 from .optimizer import TrainState, build_train_state, freeze_modules, trainable_table
@@ -54,6 +55,8 @@ def _train(
 ) -> Ending:
     settings, resumed = prepared.settings, prepared.resumed
     stop_if_asked(resumed.step, "while the model was loaded")
+    updates = resumed.state.get("updates", 0)
+    bad_steps = BadSteps.of_run(settings.bad_steps, prepared.session.output, resumed.step, updates)
     log = None
     with platform.together():
         if platform.is_rank_zero():
@@ -65,8 +68,9 @@ def _train(
         on_published=lambda step: job_outcome.note_progress(checkpoint=step),
     )  # fmt: skip
     recorder = RunRecorder(
-        prepared.session, prepared.side_files, prepared.metadata, prepared.identity | objective.identity, saver, log
-    )
+        prepared.session, prepared.side_files, prepared.metadata, prepared.identity | objective.identity,
+        saver, bad_steps, log,
+    )  # fmt: skip
     layers, experts = prepared.architecture.num_layers, prepared.architecture.experts
     expert_load = ExpertLoad(state.chunks, layers, experts.num_experts) if experts else None
     ending = Ending(resumed.step)
@@ -76,12 +80,10 @@ def _train(
         )
     else:
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)
-        stragglers = Stragglers(settings.watchdog.slow_rank, recorder.say)
+        care = Care(Stragglers(settings.watchdog.slow_rank, recorder.say), bad_steps)
         with closing(recorder):
             ending = Ending(
-                *run_steps(
-                    state, objective, _steps(prepared), span, recorder, expert_load, prepared.architecture, stragglers
-                )
+                *run_steps(state, objective, _steps(prepared), span, recorder, expert_load, prepared.architecture, care)
             )
     with platform.together():
         if log:

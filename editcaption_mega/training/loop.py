@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,21 +19,24 @@ from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import Objective, RowLoss
 
+from .bad_steps import FILE, BadStepError, BadSteps
 from .experts import ExpertLoad
-from .megatron_optimizer import start_gathers
+from .megatron_optimizer import begin_without_update, start_gathers
 from .optimizer import TrainState
 from .pipeline import run_pipeline
 from .speed import Speed, manual_garbage_collection
 from .stragglers import Stragglers
 
 
-def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str, float]:
+def train_step(
+    state: TrainState, objective: Objective, step: Step, bad_steps: BadSteps | None = None
+) -> dict[str, float]:
     """Forward, backward and update for one step, whose micro-batches are on the device. Collective.
 
     -> loss, grad_norm, learning_rate, the objective's own metrics, compute_seconds (forward and backward passes, with
-    what ranks send each other in them) and update_seconds (the rest). Raises FloatingPointError, naming the samples,
-    for a loss that is not finite, and the objective's ValueError where training must not go on; the weights are then
-    still those of before the step."""
+    what ranks send each other in them) and update_seconds (the rest). Raises BadStepError, naming the samples, for a
+    loss that is not finite, or a gradient norm that `bad_steps` refuses, and the objective's ValueError where training
+    must not go on; the weights are then still those of before the step."""
     began = time.monotonic()
     for chunk in state.chunks:
         chunk.zero_grad_buffer()
@@ -49,12 +52,18 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
     if not math.isfinite(loss):
         mine = [name for batch, row_loss in row_losses for name in _not_finite(batch, row_loss)]
         bad = sorted({name for part in platform.gather(mine) for name in part})
-        raise FloatingPointError(
+        raise BadStepError(
             f"step {step.number + 1}: the loss is {loss}; samples whose log-probs are not finite: "
             f"{', '.join(bad) or 'none, each is finite and their sum is not'}. No update was made: lower "
-            "optimizer.learning_rate or look at these samples"
+            "optimizer.learning_rate or look at these samples",
+            loss,
         )
     objective.check_step(loss, platform.gather)
+    if bad_steps is not None and bad_steps.looks_at_norms:
+        state.optimizer.prepare_grads()
+        norm = float(state.optimizer.get_grad_norm())
+        if problem := bad_steps.problem(norm):
+            raise BadStepError(f"step {step.number + 1}: {problem}. No update was made", loss, norm)
     updated, grad_norm, _ = state.optimizer.step()
     if not updated or not math.isfinite(grad_norm):
         raise FloatingPointError(
@@ -63,6 +72,8 @@ def train_step(state: TrainState, objective: Objective, step: Step) -> dict[str,
         )
     start_gathers(state.chunks)
     state.scheduler.step(increment=1)
+    if bad_steps is not None:
+        bad_steps.updated(float(grad_norm))
     numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": float(learning_rate)}
     times = {"compute_seconds": computed - began, "update_seconds": time.monotonic() - computed}
     return numbers | objective.metrics(sums[1:]) | times
@@ -141,6 +152,13 @@ class Span:
     stop_after: int = 0  # leave, with a checkpoint, after so many steps; 0: go on to the last
 
 
+class Care(NamedTuple):
+    """What is watched in the steps of a run."""
+
+    stragglers: Stragglers
+    bad_steps: BadSteps
+
+
 def run_steps(
     state: TrainState,
     objective: Objective,
@@ -149,12 +167,12 @@ def run_steps(
     recorder: Recorder,
     expert_load: ExpertLoad | None = None,
     architecture: Architecture | None = None,
-    stragglers: Stragglers | None = None,
+    care: Care | None = None,
 ) -> tuple[int, int]:
     """Run `steps` -> the number of the last one done, and the signal that ended it early (0: none). Collective.
 
-    Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations.
-    stragglers: compares the ranks."""
+    Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations. care:
+    without it a bad step ends the run, and no rank is named."""
     finished = span.first
     speed = Speed(architecture)
     # A picture may be broken on one rank alone.
@@ -163,17 +181,14 @@ def run_steps(
             speed.data_arrived()
             if finished > span.first:  # the first step is the end of the setup
                 phases.enter(phases.STEP)
-            if stragglers is not None:
-                stragglers.step_begins()
-            try:
-                numbers = train_step(state, objective, step)
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{error}. {_where_to_go_on(recorder.newest())}") from None
+            if care is not None:
+                care.stragglers.step_begins()
+            numbers = _careful_step(state, objective, step, care, lambda: _where_to_go_on(recorder.newest()))
             finished = step.number + 1
             if expert_load is not None:
                 numbers |= expert_load.metrics()
-            if stragglers is not None:
-                numbers |= stragglers.step_ended()
+            if care is not None:
+                numbers |= care.stragglers.step_ended()
             of_step, asked = speed.step_ended(step, signals.asked())
             recorder.record({"step": finished, **numbers, "samples": finished * step.num_samples, **of_step})
             leave = bool(asked or (span.stop_after and finished - span.first >= span.stop_after))
@@ -192,7 +207,36 @@ def run_steps(
     return finished, 0
 
 
+def _careful_step(
+    state: TrainState, objective: Objective, step: Step, care: Care | None, newest: Callable[[], str]
+) -> dict[str, Any]:
+    """`train_step`, or what is done instead: the learning rate goes on with the steps, the weights stay. Collective.
+
+    newest: says where the same command goes on; collective."""
+    bad_steps = None if care is None else care.bad_steps
+    number = step.number + 1
+    learning_rate = max(group["lr"] for group in state.optimizer.param_groups)
+    if bad_steps is not None and number in bad_steps.left_out.steps:
+        bad_steps.passed_over()
+        why, known = f"left out since the run was rewound ({FILE})", {"loss": None, "grad_norm": None}
+    else:
+        try:
+            return train_step(state, objective, step, bad_steps)
+        except BadStepError as error:
+            if bad_steps is None:
+                raise FloatingPointError(f"{error}. {newest()}") from None
+            bad_steps.take(number, error, newest)
+            why, known = str(error), error.numbers
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}. {newest()}") from None
+        start_gathers(state.chunks)  # the wrapper expects them behind each forward pass; nothing has changed
+    begin_without_update(state.optimizer)
+    state.scheduler.step(increment=1)
+    return {**known, "learning_rate": float(learning_rate), "skipped": why}
+
+
 def _where_to_go_on(saved: int) -> str:
+    """Where the same command goes on."""
     if not saved:
         return "This run has no checkpoint yet: the same command begins it again"
     return f"The newest checkpoint is that of step {saved}: the same command goes on from there"

@@ -51,13 +51,22 @@ def begin_state(optimizer: MegatronOptimizer, updates: int) -> None:
         inner = _inside(part, "optimizer")
         if not inner.state:
             _allocate(inner)
-        # TE and Apex count per group, torch per parameter.
-        for counters in (*inner.param_groups, *inner.state.values()):
-            count = counters.get("step")
-            if isinstance(count, Tensor):
-                count.fill_(updates)
-            elif count is not None:
-                counters["step"] = updates
+        _count_from(inner, updates)
+
+
+def begin_without_update(optimizer: MegatronOptimizer) -> None:
+    """Give an optimizer that has made no update yet the state that a checkpoint holds: zeros. No weight changes."""
+    for part in _parts(optimizer):
+        inner = _inside(part, "optimizer")
+        if inner.state:
+            continue
+        rates = [group["lr"] for group in inner.param_groups]
+        for group in inner.param_groups:
+            group["lr"] = 0.0  # AdamW multiplies by 1 and adds 0 then
+        _allocate(inner)
+        for group, rate in zip(inner.param_groups, rates, strict=True):
+            group["lr"] = rate
+        _count_from(inner, 0)
 
 
 def parameter_state(optimizer: MegatronOptimizer, parameter: torch.nn.Parameter) -> ParameterState | None:
@@ -141,6 +150,16 @@ def release_hooks(chunks: list[torch.nn.Module]) -> None:
             hooks = accumulate.register_hook(lambda *gradients: None).hooks_dict_ref()
             hooks.clear()
         accumulators.clear()
+
+
+def _count_from(inner: torch.optim.Optimizer, updates: int) -> None:
+    # TE and Apex count per group, torch per parameter.
+    for counters in (*inner.param_groups, *inner.state.values()):
+        count = counters.get("step")
+        if isinstance(count, Tensor):
+            count.fill_(updates)
+        elif count is not None:
+            counters["step"] = updates
 
 
 def _allocate(inner: torch.optim.Optimizer) -> None:

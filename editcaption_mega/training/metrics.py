@@ -45,11 +45,14 @@ class RunLog:
         self._text.write(line)
 
     def step(self, numbers: dict[str, Any]) -> None:
-        """One optimizer step. `numbers` holds step, loss, grad_norm, learning_rate, tokens, samples, seconds."""
+        """One optimizer step. `numbers` holds step, loss, grad_norm, learning_rate, tokens, samples, seconds; of a step
+        without an update also why (`skipped`), and None for what is not known or not finite."""
         self._metrics.write(json.dumps(numbers))
         step = numbers["step"]
         self._plot(step, numbers)
-        if step % self.log_every == 0 or step == self.total_steps:
+        if numbers.get("skipped"):
+            self.say(f"step {step}/{self.total_steps}  SKIPPED: {numbers['skipped']}")
+        elif step % self.log_every == 0 or step == self.total_steps:
             done = step - self._first_step
             left = (time.monotonic() - self._began) / max(done, 1) * (self.total_steps - step)
             speed = numbers["tokens"] / max(numbers["seconds"], 1e-9)

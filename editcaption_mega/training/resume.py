@@ -21,8 +21,9 @@ from editcaption_mega.lock import NAME as LOCK
 from editcaption_mega.phases import HEARTBEATS
 
 STATE = "state.json"
+BAD_STEPS = "bad_steps.json"
 # What every job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
-RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", LOCK, OUTCOME)
+RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", LOCK, OUTCOME, BAD_STEPS)
 _EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
 # Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
 _LEFTOVER = re.compile(rf"metrics\.tmp|(config\.yaml|metrics\.jsonl|{re.escape(LOCK)})(\..*)?{re.escape(PARTIAL)}")

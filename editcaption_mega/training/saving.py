@@ -6,6 +6,7 @@ from typing import Any
 from editcaption_mega import platform
 from editcaption_mega.data.text.side_files import SideFiles
 
+from .bad_steps import BadSteps
 from .checkpoint import CheckpointFolder, CheckpointSaver
 from .identity import flat
 from .metrics import RunLog
@@ -22,6 +23,7 @@ class RunRecorder:
     metadata: dict[str, Any]
     identity: dict[str, Any]
     saver: CheckpointSaver
+    bad_steps: BadSteps
     log: RunLog | None
 
     def record(self, numbers: dict[str, Any]) -> None:
@@ -43,7 +45,7 @@ class RunRecorder:
         platform.from_rank_zero(self.session.lock.check)
         state = {
             "step": step,
-            "updates": step,
+            "updates": step - self.bad_steps.skipped,
             "samples": step * settings.training.global_batch_size,
             "identity": self.identity,
             "settings": flat(settings),

@@ -6,9 +6,10 @@ import pytest
 
 from editcaption_mega import phases
 from editcaption_mega.objectives import SFTObjective
-from editcaption_mega.settings import OptimizerSettings
+from editcaption_mega.settings import BadStepSettings, OptimizerSettings
 from editcaption_mega.training import stragglers
-from editcaption_mega.training.loop import Span, run_steps
+from editcaption_mega.training.bad_steps import BadSteps
+from editcaption_mega.training.loop import Care, Span, run_steps
 from editcaption_mega.training.stragglers import RankTime, Stragglers
 from tests.helpers import tiny
 from tests.helpers.ranks import on_ranks
@@ -37,8 +38,8 @@ def run_slowly(rank, folder, what):
             yield step
 
     phases.begin()
-    compared = Stragglers(1.5, lines.append)
-    run_steps(state, objective, phases.read(own(), 0), Span(0, 6, 100), recorder, stragglers=compared)
+    care = Care(Stragglers(1.5, lines.append), BadSteps(BadStepSettings(), folder))
+    run_steps(state, objective, phases.read(own(), 0), Span(0, 6, 100), recorder, care=care)
     return lines, recorder.numbers
 
 

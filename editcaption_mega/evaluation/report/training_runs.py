@@ -25,8 +25,9 @@ class TrainingRun:
         return [(step["step"], step[key]) for step in self.metrics if isinstance(step.get(key), int | float)]
 
     def to_json(self) -> dict[str, Any]:
-        first, last = self.metrics[0], self.metrics[-1]
-        losses = [loss if math.isfinite(loss) else None for loss in (first["loss"], last["loss"])]
+        last = self.metrics[-1]
+        known = [loss for _, loss in self.curve("loss")]  # a step that was skipped may have none
+        losses = [loss if math.isfinite(loss) else None for loss in (*known[:1], *known[-1:])] or [None, None]
         return {
             "steps": last["step"],
             "samples": last["samples"],
