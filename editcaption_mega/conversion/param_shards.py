@@ -1,10 +1,12 @@
 """Which box of which canonical tensor each local parameter is."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
@@ -19,8 +21,8 @@ _LAYER = re.compile(r"^language\.decoder\.layers\.(\d+)\.")
 class ParamShard:
     """A parameter of this rank: its rule, its box of the canonical tensor, and who else holds the same box.
 
-    `writer`: this rank's data-parallel group writes it; which rank of the group does is the caller's choice.
-    """
+    `writer`: this rank's data-parallel group writes it. `owner`: the rank of that group that reads and writes its
+    weights for the others."""
 
     parameter: torch.nn.Parameter
     name: str
@@ -28,6 +30,14 @@ class ParamShard:
     box: Box
     writer: bool
     is_expert: bool
+    owner: int = 0
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """The ranks that hold the same box, each with a part of its optimizer state."""
+        of = parallel_state.get_expert_data_parallel_group if self.is_expert else parallel_state.get_data_parallel_group
+        group: dist.ProcessGroup = of()
+        return group
 
     def view(self, local: Tensor) -> Tensor:
         """A tensor of the parameter's size, in the form of its box."""
@@ -57,10 +67,42 @@ def local_param_shards(chunks: list[torch.nn.Module], rules: Mapping[str, Rule])
                     box = _part(box, axis, rank, size)
             assert box.size == parameter.numel(), f"{name}: {tuple(parameter.shape)} is not the box {box.shape}"
             is_expert = rule.expert_axis is not None
-            replicated = not is_expert and rule.tensor_axis is None
-            writer = name == rule.name and (not replicated or tensor[0] == 0)
-            param_shards.append(ParamShard(parameter, name, rule, box, writer, is_expert))
-    return param_shards
+            param_shards.append(ParamShard(parameter, name, rule, box, name == rule.name, is_expert))
+    return _with_owners(_with_writers(param_shards, *tensor))
+
+
+def level_owners(sizes: Sequence[int], count: int) -> list[int]:
+    """Which of `count` ranks takes each piece of work, such that all have about as much: the largest pieces first, each
+    by the rank that has least."""
+    loads, owners = [0] * count, [0] * len(sizes)
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        owners[i] = min(range(count), key=loads.__getitem__)
+        loads[owners[i]] += sizes[i]
+    return owners
+
+
+def _with_writers(param_shards: list[ParamShard], rank: int, size: int) -> list[ParamShard]:
+    """What all tensor-parallel ranks hold (vision, norms, routers) is written by one of them, by turns."""
+    replicated = [
+        i for i, shard in enumerate(param_shards)
+        if shard.writer and not shard.is_expert and shard.rule.tensor_axis is None
+    ]  # fmt: skip
+    writers = level_owners([param_shards[i].box.size for i in replicated], size)
+    elsewhere = {i for i, writer in zip(replicated, writers, strict=True) if writer != rank}
+    return [replace(shard, writer=shard.writer and i not in elsewhere) for i, shard in enumerate(param_shards)]
+
+
+def _with_owners(param_shards: list[ParamShard]) -> list[ParamShard]:
+    """Owners of weights, levelled among what is written and among what is only read."""
+    shards = list(param_shards)
+    for part in product((False, True), repeat=2):
+        mine = [i for i, shard in enumerate(shards) if (shard.is_expert, shard.writer) == part]
+        if mine:
+            sizes = [shards[i].box.size for i in mine]
+            owners = level_owners(sizes, dist.get_world_size(shards[mine[0]].group))
+            for i, owner in zip(mine, owners, strict=True):
+                shards[i] = replace(shards[i], owner=owner)
+    return shards
 
 
 def _part(box: Box, axis: int, rank: int, size: int) -> Box:

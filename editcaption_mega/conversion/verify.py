@@ -1,8 +1,11 @@
 """Does every file of a checkpoint have the bytes that were written? The ranks share the reading."""
 
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+import torch.distributed as dist
 
 from editcaption_mega import platform
 from editcaption_mega.model import Architecture
@@ -15,6 +18,7 @@ from .rules import rules_for
 from .store import WEIGHTS, StoreReader
 from .tensor_file import sha256_of
 
+_WRITER = re.compile(r"rank(\d+)-")  # as `StoreWriter` names its files
 _THREADS = 8  # at most: more wait for the disk
 
 
@@ -31,14 +35,26 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
         return store
     with platform.together():
         _refuse_foreign_side_files(store.folder, store.manifest)
-    names = sorted(needed_files(store.manifest, tensors))
-    mine = platform.share(names)
+    mine = _share(sorted(needed_files(store.manifest, tensors)))
     problems = [problem for _, problem in check_files((store.folder, n, store.manifest.files[n]) for n in mine)]
     damaged = sorted(problem for part in platform.gather(problems) for problem in part if problem)
     if damaged:
         more = f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""
         raise DamagedCheckpointError(f"{damaged[0]}{more}; {MEND}")
     return store
+
+
+def _share(names: list[str]) -> list[str]:
+    """This rank's part of the files. Where each rank wrote some, it takes its own: it reads them again to resume, and
+    they come from its node's memory then."""
+    if not dist.is_initialized():
+        return names
+    rank, ranks = platform.rank(), set(range(platform.world_size()))
+    writers = {name: int(match[1]) for name in names if (match := _WRITER.match(name))}
+    if set(writers.values()) != ranks:
+        writers = {}
+    others = [name for name in names if name not in writers]
+    return [name for name, writer in writers.items() if writer == rank] + others[rank :: len(ranks)]
 
 
 def verify_side_files(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """Weights into the model chunks of this rank, from either kind of source."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from editcaption_mega import platform
 from editcaption_mega.model import Architecture
@@ -76,8 +78,9 @@ def load_weights(
 ) -> None:
     """Fill every parameter from `checkpoint` (a store) or, without one, from the Hugging Face folder. Collective.
 
-    Reads only the boxes of this rank; first, with `verify`, a share of the checkpoint's files for their checksums. Rank
-    0 alone compares all tensors of a Hugging Face folder with its config.json.
+    Each weight is read by its owner among the ranks that hold the same box, which sends it to the others; first, with
+    `verify`, each rank reads a share of the checkpoint's files for their checksums. Rank 0 alone compares all tensors
+    of a Hugging Face folder with its config.json.
     Raises ValueError, alike on every rank, when the source is of another model or damaged."""
     param_shards = local_param_shards(chunks, rules_for(architecture))
     if checkpoint and verify:
@@ -87,14 +90,27 @@ def load_weights(
         if checkpoint:
             store = StoreReader(checkpoint)
             check_same_model(store, architecture)
-            for shard in param_shards:
+            for shard in _owned(param_shards):
                 _fill(shard, store.read(WEIGHTS + shard.rule.name, shard.box))
         else:
             reader = FolderReader(folder, architecture, experts_in_out=in_out)
-            for shard in param_shards:
+            for shard in _owned(param_shards):
                 _fill(shard, reader.read(shard.rule, shard.box))
+    for shard in param_shards:
+        _send(shard)
+
+
+def _owned(param_shards: list[ParamShard]) -> Iterator[ParamShard]:
+    return (shard for shard in param_shards if shard.owner == dist.get_rank(shard.group))
 
 
 def _fill(shard: ParamShard, values: torch.Tensor) -> None:
     with torch.no_grad():
         shard.view(shard.parameter.data).copy_(values)
+
+
+def _send(shard: ParamShard) -> None:
+    """From the owner to the others of its group, where there are others. Collective."""
+    if dist.get_world_size(shard.group) > 1:
+        content = shard.parameter.data.view(-1).view(torch.uint8)  # gloo does not know every dtype
+        dist.broadcast(content, dist.get_global_rank(shard.group, shard.owner), shard.group)

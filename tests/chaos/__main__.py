@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from .faults import KILLS_AND_SIGNALS, KINDS, Faults
+from .faults import KILLS_AND_SIGNALS, KINDS, Faults, newest
 from .starts import ROOT, Job, orphans, prepare, start
 
 HITS_PER_TRIAL = 4
@@ -72,6 +72,7 @@ class Case:
     def trial(self, kinds: list[str]) -> None:
         job = self.job("run")
         shutil.rmtree(job.output, ignore_errors=True)
+        self.faults.published = 0
         self.lines = []
         try:
             for _ in range(HITS_PER_TRIAL):
@@ -79,6 +80,8 @@ class Case:
                 self.starts += 1
                 began = time.monotonic()
                 hit = self.faults.run(kind, how, self.log)
+                left = newest(job.output)
+                assert left >= self.faults.published, f"step {self.faults.published} was published, {left} is left"
                 self.lines.append(f"{kind} ({how}), {time.monotonic() - began:.1f} s{'' if hit else ', no hit'}")
                 if hit:
                     self.hits[kind] += 1
@@ -95,8 +98,11 @@ class Case:
     def finish(self, job: Job) -> None:
         self.starts += 1
         before = self.log.stat().st_size if self.log.exists() else 0
+        left = newest(job.output)
         code = start(job, self.log, self.how[0]).wait()
         assert code == 0, f"the next start ended with {code}: {self.log.read_bytes()[before:].decode()[-1500:]}"
+        resumed = f"resumed after step {left}" in self.log.read_bytes()[before:].decode()
+        assert resumed or left in (0, STEPS), f"step {left} is published, and the next start went on from another"
         assert losses(job.output) == self.expected, f"other losses: {losses(job.output)}, expected {self.expected}"
         steps = sorted(path.name for path in (job.output / "checkpoints").iterdir() if "damaged" not in path.name)
         kept = [f"step_{STEPS:08d}"] if len(steps) == 1 else [f"step_{STEPS - EVERY:08d}", f"step_{STEPS:08d}"]
@@ -105,11 +111,6 @@ class Case:
         assert not left, f"left behind: {left}"
         alive = orphans()
         assert not alive, f"processes {alive} live on after the next start"
-
-
-def newest(output: Path) -> int:
-    found = sorted((output / "checkpoints").glob("step_????????"))
-    return int(found[-1].name[5:]) if found else 0
 
 
 def losses(output: Path) -> list[tuple[float, ...]]:

@@ -19,6 +19,7 @@ class Faults:
 
     def __init__(self, job: Job, rng: random.Random, seconds: dict[str, float]):
         self.job, self.rng, self.seconds = job, rng, seconds
+        self.published = 0  # step of the newest checkpoint when the last fault hit
 
     def run(self, kind: str, how: str, log: Path) -> bool:
         """Start the job and do that to it -> whether it hit: the start did not end by itself before."""
@@ -31,6 +32,10 @@ class Faults:
             time.sleep(0.01)
         if hasattr(started, "ended"):
             return False
+        return self._hit(started, number, pick)
+
+    def _hit(self, started: Started, number: int, pick: Callable[[Started], list[int]]) -> bool:
+        self.published = newest(self.job.output)
         pids = pick(started)
         started.send(number, *pids)
         if number == signal.SIGKILL and started.pid not in pids:
@@ -41,6 +46,24 @@ class Faults:
 
     def kill_everything(self, how: str, log: Path) -> bool:
         return self._sent(how, log, signal.SIGKILL, lambda started: [*started.ranks(), started.pid])
+
+    def kill_while_saving(self, how: str, log: Path) -> bool:
+        """As soon as a checkpoint is being written, or a little later: its thread is anywhere, and steps go on."""
+        started = start(self.job, log, how)
+        before, wanted = newest(self.job.output), self.rng.randint(1, 3)
+        left = set(self.job.output.glob("checkpoints/step_*.partial"))  # of the one killed before; the start clears it
+        seen: set[Path] = set()
+        while started.code() is None:
+            there = set(self.job.output.glob("checkpoints/step_*.partial"))
+            left &= there
+            seen |= there - left
+            if len(seen) >= wanted:
+                time.sleep(self.rng.uniform(0.0, 0.1))
+                hit = self._hit(started, signal.SIGKILL, lambda started: [*started.ranks(), started.pid])
+                self.published = max(self.published, before)
+                return hit
+            time.sleep(0.002)
+        return False
 
     def kill_launcher(self, how: str, log: Path) -> bool:
         return self._sent(how, log, signal.SIGKILL, lambda started: [started.pid])
@@ -122,8 +145,15 @@ class Faults:
         return True
 
 
+def newest(output: Path) -> int:
+    """The step of the newest published checkpoint; 0: none."""
+    folders = sorted((output / "checkpoints").glob("step_????????"))
+    return int(folders[-1].name[5:]) if folders else 0
+
+
 KINDS = {
     "kill everything": Faults.kill_everything,
+    "kill while saving": Faults.kill_while_saving,
     "kill launcher": Faults.kill_launcher,
     "kill one rank": Faults.kill_rank,
     "kill at a point": Faults.kill_at_point,
@@ -134,5 +164,5 @@ KINDS = {
     "two jobs": Faults.second_job,
     "bit flip": Faults.bit_flip,
 }
-KILLS = ("kill everything", "kill launcher", "kill one rank", "kill at a point")
+KILLS = ("kill everything", "kill while saving", "kill launcher", "kill one rank", "kill at a point")
 KILLS_AND_SIGNALS = (*KILLS, "signal to launcher", "signal to all", "signal to one rank")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from megatron.core import parallel_state
+import torch.distributed as dist
 from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
@@ -39,15 +39,11 @@ def tensors_of_rank(
 ) -> Iterator[tuple[str, ParamShard, int, Tensor]]:
     """(prefix of the name, shard, start, values [n]) of what this rank writes: elements from `start` of a shard's box.
 
-    Weights lie on all data-parallel ranks, which take turns; of the optimizer's state a rank writes the ranges that are
-    its own. So nothing is gathered, and nothing allocated on the device."""
-    data_rank, data_size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    expert_rank = parallel_state.get_expert_data_parallel_rank()
-    expert_size = parallel_state.get_expert_data_parallel_world_size()
+    Weights lie on all data-parallel ranks, and the owner of each writes it; of the optimizer's state a rank writes the
+    ranges that are its own. So nothing is gathered, and nothing allocated on the device."""
     written = [shard for shard in param_shards if shard.writer]
-    for i, shard in enumerate(param_shards):  # all of them: an expert's ranks may differ in what else they write
-        rank, size = (expert_rank, expert_size) if shard.is_expert else (data_rank, data_size)
-        if shard.writer and rank == i % size:
+    for shard in written:
+        if shard.owner == dist.get_rank(shard.group):
             yield WEIGHTS, shard, 0, shard.parameter.data.flatten()
     for shard in written:
         state = parameter_state(optimizer, shard.parameter) if shard.parameter.requires_grad else None
