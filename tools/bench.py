@@ -19,6 +19,7 @@ SUITES = {
     "dpo-rows": "a shared-prompt row against two plain packed sequences",
     "dpo-step": "whole DPO steps of small pairs against TRL's DPOTrainer, the same model and pairs",
     "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
+    "checkpoint": "how long training stands still for a checkpoint written beside it, against one that it waits for",
     "best-of": "a model's best of n and its self-check against its greedy captions (--model, --reference, --shards)",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
     "client": "rates of the endpoint client against a local scripted server",
@@ -56,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     loader = parser.add_argument_group("loader")
     loader.add_argument("--picture-pairs", type=int, default=32, help="pairs of 1024 px JPEG (default 32)")
     loader.add_argument("--samples", type=int, default=256, help="in a step (default 256)")
+    checkpoint = parser.add_argument_group("checkpoint (on the CPU)")
+    checkpoint.add_argument("--gigabytes", type=float, default=1.0, help="of a checkpoint, about (default 1)")
     scores = parser.add_argument_group("scores, best-of")
     scores.add_argument(
         "--reference", type=Path, metavar="DIR", help="best-of: the folder that the model's DPO began with"
@@ -103,6 +106,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise cli.ArgumentError("scores needs --model and --shards: a trained model, and pairs with right instructions")
     if min(arguments.workers) < 1 or max(arguments.workers) > arguments.concurrency:
         raise cli.ArgumentError(f"--workers must lie in 1 .. {arguments.concurrency} (--concurrency)")
+    if arguments.gigabytes <= 0:
+        raise cli.ArgumentError(f"--gigabytes must be above 0, found {arguments.gigabytes}")
     if arguments.latency <= 0:
         raise cli.ArgumentError(f"--latency must be above 0, found {arguments.latency}")
 
@@ -114,6 +119,7 @@ def main(argv):
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client, "captions": captions}
+    suites |= {"checkpoint": checkpoint}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -219,6 +225,15 @@ def loader(arguments: argparse.Namespace) -> Measured:
     case = f"{arguments.picture_pairs} pairs of JPEG of {loader.SIDE} px, one thread each, host work only"
     machine = machine_facts(arguments.repeats, case)
     return records, loader.markdown(records, machine), machine
+
+
+def checkpoint(arguments: argparse.Namespace) -> Measured:
+    from benches import checkpoints
+    from benches.measuring import machine_facts
+
+    record = checkpoints.measure(arguments.gigabytes, arguments.repeats, say)
+    machine = machine_facts(arguments.repeats, "SFT steps of one pair, fp32, one rank, temporary folder")
+    return [record], checkpoints.markdown(record, machine), machine
 
 
 def best_of(arguments: argparse.Namespace) -> Measured:

@@ -35,7 +35,7 @@ BETAS = (0.9, 0.95)
 def measure(pairs: int, repeats: int, say: Callable[[str], None]) -> list[dict]:
     """Whole steps over `pairs` pairs -> one record per way. Needs `trl`."""
     with scratch_folder() as root:
-        _write_pairs(root / "pairs", pairs)
+        write_pairs(root / "pairs", pairs)
         platform.initialize(platform.Layout(), seed=1)
         try:
             ours, loop, trl = Way("ours"), Way("transformers, plain loop"), Way("TRL SFTTrainer")
@@ -57,7 +57,8 @@ def measure(pairs: int, repeats: int, say: Callable[[str], None]) -> list[dict]:
             platform.destroy()
 
 
-def _write_pairs(folder: Path, count: int) -> None:
+def write_pairs(folder: Path, count: int) -> None:
+    """Shards of `count` pairs of small pictures."""
     world = WorldSettings(canvas_size=CANVAS)
     with ShardWriter(folder) as writer:
         for i in range(count):

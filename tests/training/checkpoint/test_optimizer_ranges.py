@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from editcaption_mega.conversion import StoreReader, StoreWriter
+from editcaption_mega.conversion import StoreReader, StoreWriter, load_weights
+from editcaption_mega.model import Architecture
 from editcaption_mega.settings import OptimizerSettings
 from editcaption_mega.training.checkpoint import load_optimizer, tensors_of_rank
 from editcaption_mega.training.megatron_optimizer import begin_state, parameter_state
@@ -91,3 +92,40 @@ def test_a_rank_writes_and_reads_its_own_ranges_and_no_more(folder, tmp_path, ex
     assert max(has for has, _, _ in parts) < 0.6 * sum(has for has, _, _ in parts)
     moments = [tensor for key, tensor in StoreReader(tmp_path / "store").tensors.items() if key.startswith("exp_avg/")]
     assert sum(has for has, _, _ in parts) == 3 * sum(torch.Size(tensor.shape).numel() for tensor in moments)
+
+
+def weights_read(rank, folder, output, expert):
+    """Write a checkpoint, spoil the weights and load them again -> values read here, and of the whole model."""
+    state, param_shards = train_state(folder, OptimizerSettings(), expert=expert, precision="bf16")
+    begin_state(state.optimizer, 1)
+    writer = StoreWriter(output)
+    for name, shard, start, values in tensors_of_rank(param_shards, state.optimizer):
+        writer.add_range(name + shard.rule.name, shard.rule.shape, shard.box, start, values)
+    writer.finish()
+    before = [shard.parameter.data.clone() for shard in param_shards]
+    for shard in param_shards:
+        shard.parameter.data.fill_(7.0)
+    sizes, read = [], StoreReader.read
+
+    def counted(self, key, box=None):
+        sizes.append(1)
+        values = read(self, key, box)
+        sizes[-1] = values.numel()
+        return values
+
+    StoreReader.read = counted
+    try:
+        load_weights(state.chunks, Architecture.from_folder(folder), folder, output)
+    finally:
+        StoreReader.read = read
+    assert all(torch.equal(shard.parameter.data, values) for shard, values in zip(param_shards, before, strict=True))
+    rules = {shard.rule.name: shard.rule.size for shard in param_shards}
+    return sum(sizes), sum(rules.values())
+
+
+@pytest.mark.parametrize("expert", [1, 2])
+def test_each_weight_is_read_once_for_all_ranks_that_hold_it(folder, tmp_path, expert):
+    """And the ranks read about as much each."""
+    (first, whole), (second, _) = on_ranks(weights_read, tmp_path, folder, tmp_path / "store", expert)
+    assert first + second == whole
+    assert max(first, second) <= 0.55 * whole
