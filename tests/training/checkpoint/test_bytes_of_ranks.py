@@ -67,5 +67,5 @@ def test_ranks_write_about_as_much_and_read_little_more_than_there_is(name):
     ratio = most_written * world_size / whole
     print(f"{name}: {ratio:.3f} of the mean, in a stage {inside:.3f}; read {read / whole:.3f}")
     assert written == whole
-    assert ratio <= most and inside <= 1.05
+    assert ratio <= most and inside <= 1.15
     assert read <= 1.1 * whole
