@@ -21,14 +21,14 @@ class Passes:
     backward: tuple[StreamTime, ...]
     before: StreamTime  # inputs to the device
     after: StreamTime  # update, and what of the ranks' gradients and weights does not run beside the passes
-    gradients: StreamTime = StreamTime(0.0)  # of weights, of one micro-batch, where the stage makes them later
-    delayed: Sequence[int] | None = None  # then: setting parallel.delayed_weight_gradients
     recomputed: float = 0.0  # of the backward passes' seconds, about those of what runs forward again
     reference: float = 0.0  # a resident reference's forward pass of one micro-batch
     transfer: float = 0.0  # of what it sends on
     gathers: tuple[tuple[beside.Gather, ...], ...] = ()  # that the first forward pass of each chunk waits for
     # That the last backward pass of each chunk begins, or the last micro-batch's gradients that are made later.
     reductions: tuple[tuple[beside.Reduction, ...], ...] = ()
+    gradients: StreamTime = StreamTime(0.0)  # of weights, of one micro-batch, where the stage makes them later
+    delayed: Sequence[int] | None = None  # then: setting parallel.delayed_weight_gradients
 
     @property
     def parts(self) -> tuple[StreamTime, ...]:

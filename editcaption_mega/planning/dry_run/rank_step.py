@@ -62,12 +62,12 @@ class RankRecord:
     mixed: Counter[HostSync]
     micro_batches: int  # of the step
     executed: int  # of these
-    delayed: list[int] | None  # setting parallel.delayed_weight_gradients
     row_length: int  # tokens of a packed sequence, padding included
     tokens: int  # of the micro-batches without padding
     patches: int  # of pictures that this rank computes for the micro-batches
     patches_of_rows: int  # that all tensor-parallel ranks compute for them
     seconds: float  # that the execution took
+    delayed: list[int] | None = None  # setting parallel.delayed_weight_gradients
 
 
 def join_alone(rank: int, world_size: int, settings: JobSettings) -> None:
