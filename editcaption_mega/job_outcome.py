@@ -107,6 +107,11 @@ def reached_so_far(folder: Path) -> dict[str, Any]:
     return _read(folder / PROGRESS)
 
 
+def has_checkpoint() -> bool:
+    """Whether an earlier start of this very job has written one, so that this one only goes on."""
+    return any("checkpoint" in reached_so_far(folder) for folder in _job_folder())
+
+
 def _job_folder() -> Iterable[Path]:
     return [Path(os.environ[JOB_FOLDER])] if os.environ.get(JOB_FOLDER) else []
 

@@ -1,10 +1,14 @@
 """The training jobs as commands. launch/pretrain_sft.sh and launch/train_dpo.sh end here, however they were started."""
 
 import argparse
+import os
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from editcaption_mega import cli
+
+if TYPE_CHECKING:
+    from editcaption_mega.settings import JobSettings
 
 
 def sft() -> NoReturn:
@@ -25,6 +29,8 @@ def _sft(argv: Sequence[str]) -> int:
 
     settings = load_settings(arguments.config, arguments.overrides)
     check_paths(settings)
+    if arguments.dry_run:
+        return _nothing_started(settings)
     from editcaption_mega.training import run_sft
 
     return cli.stopped_code(run_sft(settings).signal)
@@ -37,9 +43,24 @@ def _dpo(argv: Sequence[str]) -> int:
 
     settings = load_settings(arguments.config, arguments.overrides, DPOSettings)
     check_paths(settings)
+    if arguments.dry_run:
+        return _nothing_started(settings)
     from editcaption_mega.training import run_dpo
 
     return cli.stopped_code(run_dpo(settings, cli.progress).signal)
+
+
+def _nothing_started(settings: "JobSettings") -> int:
+    """What would be started; under torchrun the first rank says it. Raises ValueError for ranks that the layout cannot
+    divide."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    data_parallel = settings.parallel.data_parallel_size(ranks)
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"settings and paths can be used: {ranks} rank{'s' * (ranks > 1)}, {data_parallel} of them with other "
+            f"data, into {settings.training.output}; nothing was started (--dry-run)"
+        )
+    return 0
 
 
 def _arguments(argv: Sequence[str], description: str, script: str, configs: str) -> argparse.Namespace:
@@ -49,6 +70,7 @@ def _arguments(argv: Sequence[str], description: str, script: str, configs: str)
         example=f"torchrun --nproc-per-node 2 launch/{script}.sh configs/{configs}_demo.yaml training.steps=100",
     )
     cli.add_settings_arguments(parser, configs)
+    parser.add_argument("--dry-run", action="store_true", help="look at settings and paths, start nothing")
     # argparse would ask for `key=value` too.
     if all(word.startswith("-") for word in argv) and not {"-h", "--help"} & set(argv):
         parser.error(f"give a file of settings, such as configs/{configs}_demo.yaml")

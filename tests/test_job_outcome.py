@@ -5,7 +5,11 @@ import errno
 import pytest
 
 from editcaption_mega import cli, job_outcome
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder
+from editcaption_mega.conversion.manifest import MANIFEST
 from editcaption_mega.job_outcome import JobOutcome
+from editcaption_mega.settings import CheckpointSettings, JobSettings
+from editcaption_mega.training.run_folder import where_to_start
 
 
 @pytest.fixture
@@ -61,6 +65,20 @@ def test_progress_adds_up(job_folder):
     job_outcome.note_progress(checkpoint=10)
     job_outcome.note_progress(checkpoint=20, **{"reference.jsonl": 64})
     assert job_outcome.reached_so_far(job_folder) == {"checkpoint": 20, "reference.jsonl": 64}
+
+
+def test_a_requeue_goes_on_where_only_new_runs_are_allowed(job_folder, tmp_path):
+    """Of checkpoint.resume=false, which refuses the checkpoints of earlier runs."""
+    settings = JobSettings(checkpoint=CheckpointSettings(resume=False))
+    settings.training.output = str(tmp_path / "run")
+    manifest = checkpoint_folder(settings.training.output, 10) / MANIFEST
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    with pytest.raises(ValueError, match="checkpoint.resume is false"):
+        where_to_start(settings, {})
+    job_outcome.note_progress(checkpoint=10)
+    with pytest.raises(ValueError, match="tensors.json|state.json"):  # it looks at the checkpoint, which is none here
+        where_to_start(settings, {})
 
 
 def test_a_folder_that_is_gone_hides_nothing(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +54,24 @@ def test_a_node_s_ranks_have_all_its_cores_and_memory_and_the_settings_that_spee
 def test_what_the_user_has_set_stays(started):
     _, environment = started("pretrain_sft.sh", CUDA_DEVICE_MAX_CONNECTIONS="8", PYTORCH_CUDA_ALLOC_CONF="")
     assert environment["CUDA_DEVICE_MAX_CONNECTIONS"] == "8"
+
+
+def test_a_dry_run_under_a_launcher_of_one_s_own_looks_at_the_settings(tmp_path):
+    """As a rank of torchrun: nothing is written, and no PyTorch is loaded."""
+    for folder, file in (("model", "config.json"), ("shards", "index.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("{}")
+    words = ["model.folder=model", "data.shards=[shards]", "training.output=run"]
+    (tmp_path / "job.yaml").write_text("training: {steps: 3}\n")
+    command = [sys.executable, str(ROOT / "launch/pretrain_sft.sh"), "--dry-run", "job.yaml", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "4", "RANK": "0"}
+
+    def run(*more):
+        return subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    done = run("parallel.tensor_model_parallel_size=2")
+    assert done.returncode == 0 and "4 ranks, 2 of them with other data, into run; nothing" in done.stdout, done.stderr
+    assert not (tmp_path / "run").exists()
+    done = run("parallel.tensor_model_parallel_size=3")
+    assert done.returncode == 1 and "4 ranks are not a multiple of tensor x pipeline = 3" in done.stderr
+    assert run("data.shards=[none]").returncode == 2

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega import platform
+from editcaption_mega import job_outcome, platform
 from editcaption_mega.conversion.checkpoint_folders import checkpoints
 from editcaption_mega.files import PARTIAL
 from editcaption_mega.settings import JobSettings, save_settings
@@ -33,7 +33,13 @@ def where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files
     Raises ValueError when the folder is someone else's, the job changed or the checkpoint is damaged."""
     output = Path(settings.training.output)
     unchecked: list[str] = []
-    for line in platform.from_rank_zero(lambda: _prepare_folder(output, settings.checkpoint.resume, objective_files)):
+
+    def prepare() -> list[str]:
+        # A new run only, say the settings; its own requeue is none.
+        may_resume = settings.checkpoint.resume or job_outcome.has_checkpoint()
+        return _prepare_folder(output, may_resume, objective_files)
+
+    for line in platform.from_rank_zero(prepare):
         platform.print_rank_0(line)
 
     def check(folder: Path, state: dict[str, Any]) -> None:
