@@ -173,7 +173,7 @@ def check(figures):
 
 @pytest.mark.slow
 def test_through_a_real_label_studio(tmp_path):
-    """A model that has learned nothing, and people who never err: every draft is mended."""
+    """People who never err leave nothing wrong, also where every stage is killed; the token stays where it is."""
     if not os.environ.get("EDITCAPTION_LABEL_STUDIO"):
         pytest.skip("EDITCAPTION_LABEL_STUDIO does not name a label-studio executable")
     out = tmp_path / "demo"
