@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from editcaption_mega.settings import save_settings
-from tests.helpers import ROOT, small_job
+from tests.helpers import ROOT, preference_job, small_job
 from tests.helpers.real_slurm import RealSlurm, SubmittedJob, why_not
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
@@ -163,6 +164,23 @@ def test_T5_a_node_that_is_lost_is_a_requeue(slurm, base, undisturbed):
     assert len(trial.losses()) == saved["step"] + 5
 
 
+def test_T6_a_rank_that_is_stopped_is_named_and_the_job_goes_on(slurm, base, undisturbed):
+    trial = Trial(slurm, base, "T6")
+    job = trial.submit(overrides=["watchdog.step_minutes=0.3"])
+    job.wait_says("step 15/")
+    began, stopped = time.monotonic(), rank_pids(trial)[1]
+    os.kill(stopped, signal.SIGSTOP)
+    job.wait_says("error: the job stands still", 120)  # the limit of 18 s, 15 s for the stacks, and a busy machine
+    print(f"named after {time.monotonic() - began:.1f} s")
+    assert re.search(rf"No sign of life from rank 1 on \S+ \(process {stopped}\) since", job.log), job.log
+    assert "(watchdog.step_minutes=0.3)" in job.log
+    assert job.end() == "COMPLETED" and job.field("Restarts") == "0", job.log
+    assert "fault: the job stands still" in job.log and "starting again on the same nodes" in job.log, job.log
+    stacks = (trial.output / "logs/rank_00000.txt").read_text()
+    assert "watchdog: " in stacks and "train_step" in stacks
+    assert trial.losses() == undisturbed and not Path(f"/proc/{stopped}").exists()
+
+
 def test_T7_preemption_is_a_save_and_the_job_goes_on(slurm, base, undisturbed):
     trial = Trial(slurm, base, "T7")
     job = trial.submit("--partition=low")
@@ -172,6 +190,54 @@ def test_T7_preemption_is_a_save_and_the_job_goes_on(slurm, base, undisturbed):
     assert other.end() == "COMPLETED"
     goes_on(job)
     assert trial.losses() == undisturbed
+
+
+PAIRS = 400
+
+
+def test_T10_a_signal_during_the_reference_of_dpo_is_a_save(slurm, base):
+    preference_job.write_shards(base / "pairs", PAIRS)
+    losses = {}
+    for name in ("reference whole", "reference cut"):
+        trial = Trial(slurm, base, name)
+        settings = preference_job.job(base / "model", base / "pairs", trial.output, steps=6, log_every=1)
+        save_settings(settings, trial.config)
+        job = trial.submit(script=ROOT / "launch/train_dpo.sh")
+        if name == "reference cut":
+            job.wait_says("reference: log-probs of")
+            slurm.run("scancel", "--batch", "--signal=USR1", job.number)
+            job.wait_says("saved: stopped by signal 10 after")
+            assert f"of {PAIRS} samples of reference.jsonl" in job.log, job.log
+            job.start_now()
+        assert job.end() == "COMPLETED", job.log
+        losses[name] = trial.losses()
+    assert losses["reference cut"] == losses["reference whole"] and len(losses["reference cut"]) == 6
+
+
+def test_T11_a_task_of_an_array_that_is_requeued_does_its_part_of_the_evaluation(slurm, base):
+    output = base / "evaluation"
+    config = {
+        "output": str(output),
+        "benchmarks": [{"name": "set", "shards": str(base / "shards")}],
+        "models": [{"name": "m", "folder": str(base / "model")}],
+        "judges": [{"name": "rules", "kind": "rule"}],
+        "generation": {"max_tokens": 200, "min_pixels": 1024, "batch_size": 1},
+    }
+    (base / "evaluation.yaml").write_text(yaml.safe_dump(config))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    log = f"--output={base}/logs/task-%a.out"
+    words = ["--parsable", "--array=0-2", log, ROOT / "launch/batch_eval.sh", base / "evaluation.yaml"]
+    number = slurm.run("sbatch", *map(str, words), PATH=path, OMP_NUM_THREADS="1").strip()
+    task = SubmittedJob(slurm, f"{number}_1")
+    task.wait_until("RUNNING")
+    time.sleep(8)
+    slurm.run("scontrol", "requeue", task.number)
+    task.start_now()
+    slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-j", number).strip(), 300, "the array")
+    said = "\n".join(path.read_text() for path in sorted(base.glob("logs/task-*.out")))
+    assert (output / "report/report.html").is_file(), said
+    judged = [json.loads(line)["id"] for line in (output / "judgements/rules/m/set.jsonl").read_text().splitlines()]
+    assert len(judged) == len(set(judged)) == 12, said
 
 
 def test_a_user_s_error_ends_the_job_and_is_not_tried_again(slurm, base):
