@@ -70,17 +70,20 @@ def transformer_config(
         gradient_accumulation_fusion=False,  # of Megatron's own linears, which need Apex for it
         fused_weight_gradients=model.fused_weight_gradients,
         expert_pieces=parallel.expert_pieces,
+        delayed_gradients=_delayed_gradients(parallel),
         # Transformer Engine's linears divide a row as Megatron does.
-        delayed_gradients=_delayed_gradients(model, parallel),
         sequence_pieces=parallel.sequence_pieces if model.backend == "torch" else 1,
     )
     return LanguageConfig(**options, **_expert_options(architecture, model), **recompute_options(model))
 
 
-def _delayed_gradients(model: ModelSettings, parallel: ParallelSettings) -> DelayedGradients | None:
+def _delayed_gradients(parallel: ParallelSettings) -> DelayedGradients | None:
     """Of this rank's stage; the first sends nothing on, and no stage waits for it."""
-    counts, stage = parallel.delayed_weight_gradients, parallel_state.get_pipeline_model_parallel_rank()
-    return DelayedGradients(counts[stage]) if counts and stage else None
+    counts = parallel.delayed_weight_gradients
+    if counts is None:
+        return None
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    return DelayedGradients(counts[stage]) if stage else None
 
 
 def _pipeline_layout(architecture: Architecture, parallel: ParallelSettings) -> list[list[str]] | None:

@@ -19,17 +19,20 @@ FILES = {"shards": "a" * 64, "prompt": "b" * 64, "tokenizer": "c" * 64, "chat_te
 MULTIPLIERS = ("optimizer.vision", "optimizer.merger", "optimizer.language", "optimizer.router")
 # Every other setting of a job: it may change on resume, and a line says so.
 MAY_CHANGE = {
-    "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.resume", "checkpoint.verify",
+    "bad_steps.most_in_a_row", "bad_steps.policy", "bad_steps.rewind_steps", "bad_steps.spike_factor",
+    "checkpoint.asynchronous", "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.keep_every",
+    "checkpoint.resume", "checkpoint.retries", "checkpoint.retry_seconds", "checkpoint.verify",
     "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
-    "model.backend", "model.checkpoint",
+    "model.backend", "model.checkpoint", "model.flash_attention",
     "model.folder", "model.fused_weight_gradients", "model.kernels", "model.max_logits_gib", "model.recompute",
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",
     "optimizer.beta1", "optimizer.beta2",
     "optimizer.clip_grad", "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate",
     "optimizer.warmup_steps", "optimizer.weight_decay", "preference.failure_mode_metrics", "reference.checkpoint",
     "reference.file", "reference.mode", "training.epochs", "training.log_every", "training.output", "training.steps",
-    "training.stop_after", "training.deterministic",
+    "training.stop_after", "training.deterministic", "watchdog.save_minutes", "watchdog.setup_minutes",
+    "watchdog.slow_rank", "watchdog.step_minutes",
 }  # fmt: skip
 
 
