@@ -21,6 +21,7 @@ def run(machine: Machine) -> Figures:
         gated_linear_unit=True, add_bias_linear=False, moe_ffn_hidden_size=FFN, hidden_size=HIDDEN,
         use_cpu_initialization=not machine.on_gpu, params_dtype=torch.bfloat16, tensor_model_parallel_size=1,
         fused_weight_gradients=True,
+        delayed_gradients=None,
     )  # fmt: skip
     groups = SimpleNamespace(expt_tp=alone, ep=alone)
     layer = GroupedExperts(len(TOKENS), config, pg_collection=groups).to(machine.device)
