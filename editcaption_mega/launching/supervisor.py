@@ -38,6 +38,10 @@ def supervise(plan: LaunchPlan) -> int:
     """-> the exit code of the batch script."""
     assert plan.job is not None and plan.folder is not None
     job, folder = plan.job, plan.folder
+    most = os.environ.get(RESTARTS) or str(_DEFAULT_RESTARTS)
+    if not most.isdecimal():
+        say_now(f"error: {RESTARTS} is {most!r}, expected how often in a row the job may start again, from 0 on")
+        return 2
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,8 +65,7 @@ def supervise(plan: LaunchPlan) -> int:
         if not job.is_running():  # canceled, at its end, or requeued by somebody already
             return 0 if ended.kind == SAVED else 1
         idle = _count_idle(folder, before)
-        most = int(os.environ.get(RESTARTS, _DEFAULT_RESTARTS))
-        if idle > most:
+        if idle > int(most):
             say_now(f"error: {idle} starts in a row got no further ({RESTARTS}={most}): the job ends here")
             return 1
         if ended.kind == FAULT and idle <= 1 and not step.asked and job.can_requeue():

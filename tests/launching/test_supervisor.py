@@ -110,6 +110,18 @@ def test_it_ends_when_nothing_is_reached_again_and_again(supervised):
     assert ran == ["start", "requeue"] and json.loads((folder / "starts.json").read_text()) == {"idle": 0}
 
 
+@pytest.mark.parametrize("restarts", ["abc", "-1", "1.5"])
+def test_a_number_of_restarts_that_is_none_is_refused_before_the_start(supervised, restarts):
+    code, ran, log, _ = supervised("- '' 1", EDITCAPTION_RESTARTS=restarts)
+    assert (code, ran) == (2, []) and f"EDITCAPTION_RESTARTS is {restarts!r}, expected how often" in log
+    assert "Traceback" not in log
+
+
+def test_no_restart_at_all(supervised):
+    code, ran, log, _ = supervised("- '' 1", EDITCAPTION_RESTARTS="0")
+    assert (code, ran) == (1, ["start"]) and "(EDITCAPTION_RESTARTS=0)" in log
+
+
 def test_a_canceled_job_is_not_brought_back(supervised):
     for end, code in (("saved 5", 0), ("fault 5 1", 1)):
         assert supervised(end, JOB_STATE="COMPLETING")[:2] == (code, ["start"])
