@@ -8,7 +8,7 @@ from editcaption_mega import cli, job_outcome
 from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder
 from editcaption_mega.conversion.manifest import MANIFEST
 from editcaption_mega.job_outcome import JobOutcome
-from editcaption_mega.settings import CheckpointSettings, JobSettings
+from editcaption_mega.settings import CheckpointSettings, JobSettings, SettingsError
 from editcaption_mega.training.run_folder import where_to_start
 
 
@@ -74,7 +74,7 @@ def test_a_requeue_goes_on_where_only_new_runs_are_allowed(job_folder, tmp_path)
     manifest = checkpoint_folder(settings.training.output, 10) / MANIFEST
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}")
-    with pytest.raises(ValueError, match="checkpoint.resume is false"):
+    with pytest.raises(SettingsError, match="checkpoint.resume is false"):
         where_to_start(settings, {})
     job_outcome.note_progress(checkpoint=10)
     with pytest.raises(ValueError, match="tensors.json|state.json"):  # it looks at the checkpoint, which is none here

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from .checks import SettingsError, at_least, choice
+from .checks import SettingsError, at_least, choice, within
 
 POLICIES = ("stop", "skip", "rewind")
+_MOST_MINUTES = 7 * 24 * 60  # no phase takes weeks, and the backend's clock ends at some time
 
 
 @dataclass
@@ -17,8 +18,9 @@ class WatchdogSettings:
     slow_rank: float = 1.5  # a rank is named whose own time for steps is so many times the median's; 0: none is
 
     def validate(self) -> None:
-        for name in ("setup_minutes", "step_minutes", "save_minutes", "slow_rank"):
-            at_least(f"watchdog.{name}", getattr(self, name), 0)
+        for name in ("setup_minutes", "step_minutes", "save_minutes"):
+            within(f"watchdog.{name}", getattr(self, name), 0, _MOST_MINUTES)
+        at_least("watchdog.slow_rank", self.slow_rank, 0)
         if 0 < self.slow_rank <= 1:
             raise SettingsError(
                 f"watchdog.slow_rank={self.slow_rank} would name ranks that are as fast as the others: give a factor "

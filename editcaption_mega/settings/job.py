@@ -287,6 +287,7 @@ class TrainingSettings:
         at_least("training.global_batch_size", self.global_batch_size, 1)
         choice("training.precision", self.precision, ("bf16", "fp32"))
         at_least("training.log_every", self.log_every, 1)
+        at_least("training.stop_after", self.stop_after, 0)
 
 
 @dataclass

@@ -156,6 +156,8 @@ def _check_keys(kind: Any, values: dict[str, Any], where: str, prefix: str = "")
                 _check_keys(part, one, where, f"{prefix}{key}[{number}].")
         elif known[key] in (bool, bool | None) and isinstance(value, int | float) and value not in (0, 1):
             raise SettingsError(f"{where}: {prefix}{key} is {value!r}, expected true or false: it counts nothing")
+        elif known[key] == list[int] | None and not isinstance(value, list | None) and not str(value).startswith("${"):
+            raise SettingsError(f"{where}: {prefix}{key} is {value!r}, expected a list of numbers, such as [0,1]")
         elif get_origin(known[key]) is Literal and not str(value).startswith("${"):
             choice(f"{where}: {prefix}{key}", value, get_args(known[key]))
 

@@ -8,7 +8,7 @@ from typing import Any
 from editcaption_mega import job_outcome, platform
 from editcaption_mega.conversion.checkpoint_folders import checkpoints
 from editcaption_mega.files import PARTIAL
-from editcaption_mega.settings import JobSettings, save_settings
+from editcaption_mega.settings import JobSettings, SettingsError, save_settings
 
 from .identity import changes, check_identity
 from .resume import foreign_entries, resume_point, tidy
@@ -50,13 +50,15 @@ def where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files
 
 
 def _prepare_folder(output: Path, resume: bool, objective_files: tuple[str, ...]) -> list[str]:
-    """Raise ValueError for a folder that is not ours to write; else clean it -> lines that say what was there."""
+    """Raise SettingsError for a folder that is not ours to write; else clean it -> lines that say what was there."""
     has_checkpoints = bool(checkpoints(output))
     others = foreign_entries(output, objective_files)
     if others and not (has_checkpoints and resume):
-        raise ValueError(f"training.output={output} already holds something else ({others[0]}): choose another folder")
+        raise SettingsError(
+            f"training.output={output} already holds something else ({others[0]}): choose another folder"
+        )
     if has_checkpoints and not resume:
-        raise ValueError(
+        raise SettingsError(
             f"training.output={output} holds checkpoints of an earlier run and checkpoint.resume is false: choose "
             "another folder, or set checkpoint.resume=true"
         )

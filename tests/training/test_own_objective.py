@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from editcaption_mega.objectives import Objective, RowLoss
+from editcaption_mega.settings import SettingsError
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.job import train
 from editcaption_mega.training.log_probs import log_probs_of_shards
@@ -128,6 +129,6 @@ def test_its_files_are_its_own(base, tmp_path):
     """A folder with them is begun in by this objective, and by no other."""
     (base / "noted").mkdir()
     (base / "noted/notes.txt.partial").write_text("half")
-    with pytest.raises(ValueError, match="already holds something else .notes.txt.partial."):
+    with pytest.raises(SettingsError, match="already holds something else .notes.txt.partial."):
         run_sft(settings(base, "noted", steps=1))
     assert run(settings(base, "noted", steps=1), MeanOverAnswers(0.0)).step == 1
