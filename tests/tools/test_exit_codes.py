@@ -169,6 +169,7 @@ CASES = [
     ("sft {root}/nowhere.yaml", "nowhere.yaml"),
     ("sft {root}/job.yaml parallel.tensor_model_parallel_size=7", "does not divide"),
     ("sft {root}/job.yaml model.backend=nothing", "backend"),
+    ("sft {root}/job.yaml model.flash_attention=3", "needs a Hopper GPU"),
     ("sft {root}/job.yaml data.shards=[{root}/used]", "index.json"),
     ("dpo {root}/job.yaml preference.loss=nothing", "preference.loss"),
     ("dpo {root}/job.yaml reference.checkpoint={root}/nowhere", "nowhere"),

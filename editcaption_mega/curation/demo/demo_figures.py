@@ -79,12 +79,12 @@ def _scores(files: DemoFiles, pool: ShardReader, truth: Truth) -> list[dict[str,
             right = _right(text, pair)
             for name, value in (numbers | {LENGTH: len(text)}).items():
                 values.setdefault(name, []).append((value, right, at))
-    found = []
+    scored = []
     for name, texts in values.items():
         numbers, right, places = zip(*texts, strict=True)
         area = separation_of_texts(numbers, right, places).to_json()
-        found.append({"score": name, "right": sum(right), "wrong": len(right) - sum(right)} | area)
-    return found
+        scored.append({"score": name, "right": sum(right), "wrong": len(right) - sum(right)} | area)
+    return scored
 
 
 def _filter(

@@ -116,8 +116,9 @@ def test_overrides_make_the_same_settings_again(settings):
 )
 def test_a_job_that_delays_weight_gradients_does_so_in_each_layout_that_can(stages, virtual, counts):
     pipeline = ["parallel.pipeline_model_parallel_size=4", "parallel.layers_per_chunk=null"]
+    without = [*pipeline, "parallel.delayed_weight_gradients=null"]
     config = ROOT / "configs/sft_qwen3_vl_32b.yaml"
     job = load_job(config, [*pipeline, "parallel.delayed_weight_gradients=[0,1,1,2]"])
     groups = Groups(4, stages, 1, 4)
     assert with_groups(job, groups, virtual).parallel.delayed_weight_gradients == counts
-    assert with_groups(load_job(config, pipeline), groups, virtual).parallel.delayed_weight_gradients is None
+    assert with_groups(load_job(config, without), groups, virtual).parallel.delayed_weight_gradients is None

@@ -34,6 +34,7 @@ def of_config(config: str, *changes: str, kind=Pieces, layers: int | None = None
 def with_given_costs() -> GivenPieces:
     changes = [
         "parallel.layers_per_chunk=null",
+        "parallel.delayed_weight_gradients=null",
         "training.global_batch_size=64",
         "parallel.pipeline_model_parallel_size=4",
     ]
