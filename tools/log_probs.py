@@ -1,7 +1,6 @@
 """Log-probabilities of every answer in a set of shards, under any layout."""
 
 import argparse
-import os
 from pathlib import Path
 
 from editcaption_mega import cli
@@ -36,12 +35,11 @@ def main(argv):
     texts = texts_from(arguments)
     from editcaption_mega.training.log_probs import log_probs_of_shards
 
-    log_probs_of_shards(
+    ending = log_probs_of_shards(
         settings, arguments.output, with_tokens=arguments.with_tokens, view=arguments.view, texts=texts,
         progress=cli.progress,
     )  # fmt: skip
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{arguments.output} is written")
+    return cli.stopped_code(ending.signal)
 
 
 def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,4 +92,4 @@ def settings_from(arguments: argparse.Namespace) -> JobSettings:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run_job(main)

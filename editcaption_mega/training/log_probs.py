@@ -3,25 +3,24 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from itertools import pairwise
+from contextlib import closing
+from itertools import batched, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from editcaption_mega import job_outcome, phases, platform
+from editcaption_mega import job_outcome, phases, platform, signals
 from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import Round, SequenceReader, read_ahead
+from editcaption_mega.data.batching.ranges import RangeReader
 from editcaption_mega.data.batching.scoring import PairTexts, ScoringDataset, View
-from editcaption_mega.files import PARTIAL, parse_json, rename_whole
+from editcaption_mega.files import parse_json
 from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
@@ -29,12 +28,13 @@ from editcaption_mega.settings import JobSettings, SettingsError
 
 from .inputs import ReadingAhead, on_device, reading_ahead
 from .pipeline import run_pipeline
-from .session import stop_if_asked
+from .range_files import RangeFiles
+from .session import Ending, Stopped, outcome_of, stop_if_asked
 from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
 
 ANSWERS = ("chosen", "rejected")
-BATCH = 64  # pairs between two writes are a multiple of this
-# Packed sequences of a data-parallel rank between two writes: fewer leave ranks without work, and pipelines half empty.
+RANGE = 64  # samples of a range are a multiple of this, where there are so many
+# Packed sequences of a data-parallel rank between two writes: fewer leave pipelines half empty.
 _SEQUENCES, _SEQUENCES_OF_PIPELINE = 4, 16
 
 
@@ -46,13 +46,14 @@ def log_probs_of_shards(
     view: View = "given",
     texts: PairTexts | None = None,
     progress: Progress = no_progress,
-) -> None:
+) -> Ending:
     """Write one JSON object per sample, in the order of the shards, after a first line with the fingerprint.
 
     view: the pictures under which the answers are scored. texts: scored in place of the shards' own answers; a line
     then has the numbers of each text under `answers`.
-    settings.model.checkpoint is a Megatron checkpoint, a run folder, or a Hugging Face folder. Collective; rank 0
-    writes. The file appears when it is complete. Raises ValueError before any work for what has no log-probs."""
+    settings.model.checkpoint is a Megatron checkpoint, a run folder, or a Hugging Face folder. Collective; each rank
+    writes its own part. The file appears when it is complete; a signal ends the work before that, as `Ending` says, and
+    the same call goes on from there. Raises ValueError before any work for what has no log-probs."""
     if output.exists():
         raise SettingsError(f"{output} exists already: choose another file, nothing was written")
     source = WeightSource.of(settings.model.checkpoint)
@@ -61,19 +62,26 @@ def log_probs_of_shards(
     dataset = ScoringDataset.of(open_dataset(settings, "either"), view, texts)
     for note in [*dataset.notes, *split_notes(architecture.num_layers, settings.parallel)]:
         platform.print_rank_0(note)
-    platform.initialize(layout_of(settings.parallel), settings.training.seed)
-    failed = True
-    try:
-        lengths = measure_samples(dataset, settings.data.sequence_length)
-        chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
-        load_weights(chunks, architecture, source.folder, source.checkpoint)
-        reader = open_reader(settings, dataset, lengths, architecture)
-        fingerprint = fingerprint_of(source, dataset, settings.training.precision)
-        reading = reading_ahead(settings.data)
-        write_log_probs(chunks, reader, output, fingerprint, reading, with_tokens=with_tokens, progress=progress)
-        failed = False
-    finally:
-        platform.destroy(after_failure=failed)
+    failed, ending, how = True, Ending(0), f"{output} is written"
+    with signals.listening():
+        platform.initialize(layout_of(settings.parallel), settings.training.seed)
+        try:
+            lengths = measure_samples(dataset, settings.data.sequence_length)
+            chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
+            load_weights(chunks, architecture, source.folder, source.checkpoint)
+            reader = open_reader(settings, dataset, lengths, architecture)
+            fingerprint = fingerprint_of(source, dataset, settings.training.precision)
+            reading = reading_ahead(settings.data)
+            write_log_probs(chunks, reader, output, fingerprint, reading, with_tokens=with_tokens, progress=progress)
+            failed = False
+        except Stopped as stopped:
+            failed, ending, how = False, Ending(0, stopped.signal), str(stopped)
+        finally:
+            platform.destroy(after_failure=failed)
+    platform.print_rank_0(how)
+    if platform.is_rank_zero():
+        job_outcome.report(outcome_of(ending, how))
+    return ending
 
 
 def write_log_probs(
@@ -88,74 +96,58 @@ def write_log_probs(
 ) -> None:
     """The file of log-probs of every sample of the reader's data, under the weights in `chunks`. Collective.
 
-    What a killed or stopped process wrote is kept in OUTPUT.partial, and the same call goes on from there. Raises
-    Stopped between two batches after a signal that `signals` remembers."""
+    Each data-parallel rank computes and writes ranges of samples of its own (`range_files`). What a killed or stopped
+    process wrote is kept in OUTPUT.partial, and the same call goes on from there, with any number of ranks. Raises
+    Stopped between two rounds after a signal that `signals` remembers, ValueError where OUTPUT.partial is of something
+    else."""
     dataset = reader.dataset
-    # The last batch is of any size, so its samples must be packed to feed all ranks.
-    reader = dataclasses.replace(reader, packer=dataclasses.replace(reader.packer, packing=True))
     for chunk in chunks:
         chunk.eval()
-    temporary = output.with_name(output.name + PARTIAL)
-    first_line = json.dumps({"fingerprint": fingerprint}) + "\n"
-    size = batch_size(reader)
-    done = platform.from_rank_zero(lambda: lines_to_keep(temporary, first_line, dataset, with_tokens, size))
-    if done:
-        platform.print_rank_0(f"{temporary} has {done:,} of {len(dataset):,} samples already: going on from there")
-    with ExitStack() as stack:
-        out = stack.enter_context(open(temporary, "a", encoding="utf-8")) if platform.is_rank_zero() else None
-        starts = range(done, len(dataset), size)
-        batches = [range(start, min(start + size, len(dataset))) for start in starts]
-        read = read_ahead(reader, (_filled(samples, reader) for samples in batches), **reading)
-        rounds = stack.enter_context(closing(platform.each_together(on_device(read))))
-        for samples in progress(batches, len(batches), "batches") if platform.is_rank_zero() else batches:
+
+    def is_line(line: str, i: int) -> bool:
+        return line.endswith("\n") and _is_line_of(line, dataset.id(i), with_tokens)
+
+    head = {"fingerprint": fingerprint, "with_tokens": with_tokens}
+    files = RangeFiles.open(output, head, len(dataset), range_size(reader), is_line)
+    rounds, complete = _rounds(files, files.done(is_line), reader.packer.share.data_parallel_size)
+    if complete:
+        already = f"{complete:,} of {len(dataset):,} samples already"
+        platform.print_rank_0(f"{files.folder} has {already}: going on from there")
+    divided = parallel_state.get_expert_model_parallel_world_size() > 1
+    ranges = RangeReader.of(reader, files.size, together=divided)
+    with closing(platform.each_together(on_device(read_ahead(ranges, rounds, **reading)))) as read:
+        for samples in progress(rounds, len(rounds), "rounds") if platform.is_rank_zero() else rounds:
             phases.enter(phases.SCORING)
-            stop_if_asked(0, f"after {samples.start:,} of {len(dataset):,} samples of {output.name}")
-            values = _log_probs(chunks, reader, next(rounds))
+            stop_if_asked(0, f"after {complete:,} of {len(dataset):,} samples of {output.name}")
+            values = _log_probs(chunks, ranges, next(read))
             with platform.together():
-                if out is not None and values is not None:  # rank 0 has both
-                    lines = (_line(dataset, i, values[k], with_tokens) for k, i in enumerate(samples))
-                    out.write("".join(json.dumps(line) + "\n" for line in lines))
-                    out.flush()
-                    job_outcome.note_progress(**{output.name: samples.stop})
-        with platform.together():
-            if out is not None:
-                os.fsync(out.fileno())
-                rename_whole(temporary, output)
+                own = ranges.own(samples)
+                if values and own:
+                    files.write(range(own[0], own[-1] + 1), _lines(dataset, own, values, with_tokens))
+            complete += len(samples)
+            if platform.is_rank_zero():
+                job_outcome.note_progress(**{output.name: complete})
+    phases.enter(phases.SCORING)
+    files.publish(json.dumps({"fingerprint": fingerprint}) + "\n")
 
 
-def batch_size(reader: SequenceReader[PairDataset]) -> int:
-    """Pairs between two writes: at least `BATCH`, and enough to give every rank work."""
-    share, lengths = reader.packer.share, reader.lengths.num_tokens
+def range_size(reader: SequenceReader[PairDataset]) -> int:
+    """Samples that a data-parallel rank computes between two writes: at least `RANGE`, and enough to fill its pipeline;
+    fewer where each rank would not have as many."""
+    lengths, ranks = reader.lengths.num_tokens, reader.packer.share.data_parallel_size
     sequences = _SEQUENCES_OF_PIPELINE if parallel_state.get_pipeline_model_parallel_world_size() > 1 else _SEQUENCES
-    tokens = sequences * share.data_parallel_size * reader.packer.sequence_length
-    return BATCH * -(-tokens // (BATCH * max(1, int(lengths.mean()))))
+    tokens = sequences * reader.packer.sequence_length
+    return min(RANGE * -(-tokens // (RANGE * max(1, int(lengths.mean())))), -(-len(lengths) // ranks))
 
 
-def _filled(samples: Sequence[int], reader: SequenceReader[PairDataset]) -> list[int]:
-    """Too few samples for every rank: the last one is computed again and dropped."""
-    share = reader.packer.share
-    return [*samples, *[samples[-1]] * (share.data_parallel_size * share.sequence_multiple - len(samples))]
+def _rounds(files: RangeFiles, done: set[range], ranks: int) -> tuple[list[range], int]:
+    """The samples that the ranks compute at once, a range each, and how many samples need not be computed.
 
-
-def lines_to_keep(path: Path, first_line: str, dataset: PairDataset, with_tokens: bool, size: int = BATCH) -> int:
-    """Make `path` a file to append to -> the samples that it has. Only whole batches are kept: then the rest is
-    computed in the same micro-batches as without a pause, and its numbers are the same to the last bit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [first_line]
-    if path.is_file():
-        with open(path, encoding="utf-8", errors="replace") as file:
-            rest = iter(file) if next(file, "") == first_line else iter(())
-            for i, line in zip(range(len(dataset)), rest, strict=False):
-                if not line.endswith("\n") or not _is_line_of(line, dataset.id(i), with_tokens):
-                    break
-                lines.append(line)
-    complete = len(lines) - 1
-    if complete != len(dataset):
-        complete -= complete % size
-    with open(path, "r+" if path.is_file() else "w", encoding="utf-8", newline="") as file:
-        file.writelines(lines[: 1 + complete])
-        file.truncate()
-    return complete
+    A round of which a range is missing is computed whole: where experts are divided among the ranks, the numbers of
+    its ranges come from products that they share."""
+    rounds = list(batched(files.ranges(), ranks))
+    missing = [range(of_round[0].start, of_round[-1].stop) for of_round in rounds if not done.issuperset(of_round)]
+    return missing, files.samples - sum(map(len, missing))
 
 
 def _is_line_of(line: str, name: str, with_tokens: bool) -> bool:
@@ -194,23 +186,28 @@ def response_log_probs(chunks: list[torch.nn.Module], micro_batches: list[Packed
     return token_log_probs
 
 
-def _log_probs(
-    chunks: list[torch.nn.Module], reader: SequenceReader[PairDataset], batch: Round
-) -> dict[int, list[list[float]]] | None:
-    """Log-probs of the tokens of each answer of the batch's samples, by their places, on rank 0 (None elsewhere).
-    Collective."""
-    log_probs = response_log_probs(chunks, batch.micro_batches, batch.plan.length)
-    by_position: dict[int, list[list[float]]] = {}
-    if parallel_state.get_tensor_model_parallel_rank() == 0:
-        # None before the last stage.
-        for sequence, row, tensor in zip(batch.plan.sequences, batch.micro_batches, log_probs, strict=False):
-            values = tensor.tolist()
-            answers = (values[first:last] for first, last in pairwise(row.response_bounds))
-            for k in sequence:
-                by_position[k] = [next(answers) for _ in range(reader.lengths.num_answers(batch.samples[k]))]
-    gathered: list[Any] | None = [None] * platform.world_size() if platform.is_rank_zero() else None
-    dist.gather_object(by_position, gathered, dst=0)
-    return None if gathered is None else {k: values for part in gathered for k, values in part.items()}
+def _log_probs(chunks: list[torch.nn.Module], reader: RangeReader, of_round: Round) -> dict[int, list[list[float]]]:
+    """Log-probs of the tokens of each answer of this rank's range, by sample: on one rank of the last stage, elsewhere
+    none. Collective."""
+    if not of_round.micro_batches:  # the samples have ended
+        return {}
+    log_probs = response_log_probs(chunks, of_round.micro_batches, of_round.plan.length)
+    if parallel_state.get_tensor_model_parallel_rank():
+        return {}
+    by_sample: dict[int, list[list[float]]] = {}
+    # None before the last stage.
+    for places, batch, tensor in zip(of_round.plan.sequences, of_round.micro_batches, log_probs, strict=False):
+        values = tensor.tolist()
+        answers = (values[first:last] for first, last in pairwise(batch.response_bounds))
+        for sample in (of_round.samples[place] for place in places):
+            by_sample[sample] = [next(answers) for _ in range(reader.lengths.num_answers(sample))]
+    return by_sample
+
+
+def _lines(
+    dataset: PairDataset, samples: Sequence[int], values: dict[int, list[list[float]]], with_tokens: bool
+) -> Iterator[dict[str, Any]]:
+    return (_line(dataset, i, values[i], with_tokens) for i in samples)
 
 
 def _line(dataset: PairDataset, i: int, token_log_probs: list[list[float]], with_tokens: bool) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def session(settings: JobSettings) -> Iterator[Session]:
         except Stopped as stopped:
             platform.print_rank_0(str(stopped))
             opened.ending = Ending(stopped.step, stopped.signal)
-            opened.end(_outcome(opened.ending, str(stopped)))
+            opened.end(outcome_of(opened.ending, str(stopped)))
         except Exception as error:
             failed = True
             if opened.holds_folder:
@@ -105,7 +105,7 @@ def session(settings: JobSettings) -> Iterator[Session]:
             raise
         else:
             why = f"stopped by signal {opened.ending.signal} " if opened.ending.signal else ""
-            opened.end(_outcome(opened.ending, f"{why}after step {opened.ending.step}"))
+            opened.end(outcome_of(opened.ending, f"{why}after step {opened.ending.step}"))
         finally:
             opened.watchdog.stop()
             rank_log.restore()
@@ -114,7 +114,8 @@ def session(settings: JobSettings) -> Iterator[Session]:
                 platform.destroy(after_failure=failed)
 
 
-def _outcome(ending: Ending, message: str) -> JobOutcome:
+def outcome_of(ending: Ending, message: str) -> JobOutcome:
+    """What an ending without an error is for whoever started the job. message: one sentence."""
     kind = job_outcome.SAVED if ending.signal else job_outcome.FINISHED
     return JobOutcome.here(kind, message, step=ending.step, signal=ending.signal)
 
