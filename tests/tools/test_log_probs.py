@@ -88,6 +88,7 @@ def test_equals_transformers(base, one_process):
     "options, ranks, note",
     [
         ("--tp 2 --ep 2 --etp 1", 2, ""),
+        ("--ep 2", 2, ""),  # seven samples: a range of four and one of three, whose rows both ranks have to compute
         ("--pp 3", 3, "4 layers over 3 pipeline chunks, as level as they go: 1, 2, 1"),
     ],
 )
