@@ -127,6 +127,31 @@ def test_what_is_recomputed_is_not_held(folder, recompute, held):
 
 
 @pytest.mark.parametrize(
+    "recompute",
+    [
+        dict(),
+        dict(recompute="selective", recompute_modules=["layernorm", "moe_act"]),
+        dict(recompute="full"),
+    ],
+)
+def test_gradients_are_added_to_the_buffers_of_weights_whatever_is_recomputed(folder, recompute):
+    settings = ModelSettings(folder=str(folder), **recompute)
+    architecture = Architecture.from_folder(folder)
+    (chunk,) = build_model(architecture, settings, ParallelSettings(), "fp32")
+    load_weights([chunk], architecture, folder)
+    decoder = unwrap(chunk).language.decoder
+    weights = {name: weight for name, weight in decoder.named_parameters() if "norm" not in name and weight.ndim > 1}
+    weights = {name: weight for name, weight in weights.items() if "router" not in name}
+    for weight in weights.values():
+        weight.main_grad = torch.zeros_like(weight)
+    chunk.train()
+    chunk(tiny.row(tiny.samples(2), 160)).sum().backward()
+    assert len(weights) == 2 * 4  # qkv, projection, and two of experts
+    for name, weight in weights.items():
+        assert weight.main_grad.any() and weight.grad is None, name
+
+
+@pytest.mark.parametrize(
     "recompute", [dict(), dict(recompute="full"), dict(recompute="selective", recompute_modules=["moe"])]
 )
 def test_a_router_that_trains_alone_gets_its_gradient(folder, recompute):

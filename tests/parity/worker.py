@@ -112,6 +112,19 @@ LAYOUTS = {
     "PP4, delayed weight gradients, full recompute": dict(
         pipeline_model_parallel_size=4, delayed_weight_gradients=[0, 0, 1, 3], recompute="full"
     ),
+    "PP2, delayed weight gradients, recompute of norms": dict(
+        pipeline_model_parallel_size=2,
+        delayed_weight_gradients=[0, 1],
+        recompute="selective",
+        recompute_modules=["layernorm"],
+    ),
+    "PP2 x EP2, delayed weight gradients, recompute of norms and expert activations": dict(
+        pipeline_model_parallel_size=2,
+        expert_model_parallel_size=2,
+        delayed_weight_gradients=[0, 1],
+        recompute="selective",
+        recompute_modules=["layernorm", "moe_act"],
+    ),
     "EP2": dict(expert_model_parallel_size=2),
     "EP2, experts in one piece": dict(expert_model_parallel_size=2, expert_pieces=1),
     "TP2 x EP2": dict(tensor_model_parallel_size=2, expert_model_parallel_size=2, expert_tensor_parallel_size=1),

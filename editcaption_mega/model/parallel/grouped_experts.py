@@ -41,12 +41,13 @@ class _GroupedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, ends: Tensor, rows: ExpertRows, rule: GradientRule) -> Tensor:
         ctx.rows, ctx.rule = rows, rule
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, ends)
+        ctx.weight = weight  # not saved: see `linears`
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, ends)
         return F.grouped_mm(x, weight[rows.experts].flatten(1, -2).transpose(1, 2), offs=ends)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, ends = ctx.saved_tensors
+        (x, ends), weight = ctx.saved_tensors, ctx.weight
         need_x, need_weight = ctx.needs_input_grad[:2]
         grad = grad.contiguous()  # an expanded one is refused by the grouped product
         by_x = F.grouped_mm(grad, weight[ctx.rows.experts].flatten(1, -2), offs=ends) if need_x else None

@@ -5,10 +5,11 @@ A column-parallel layer gathers the tokens of all ranks before its product, a ro
 behind its own, and each does the other's in the backward pass. That goes piece by piece (`row_parts`): while one piece
 is computed, the next ones travel. In the backward pass of a column-parallel layer its input is gathered again beside
 the product by the weight, and its gradient scattered beside the product by the input. In a pipeline the product that
-makes the weight's gradient may wait (`delayed_gradients`).
+makes the weight's gradient may wait (`delayed_gradients`). The products keep the weight themselves: where hooks pack
+what autograd saves (`recompute`), it hands back another tensor, without the weight's buffer and the like.
 
-Relied upon of Megatron, and held by tests/model/test_linears.py: `_forward_impl` makes the product of both of its
-linears, and a row-parallel one reduces its result in `forward`.
+Relied upon of Megatron, and held by tests/model/parallel/test_linears.py: `_forward_impl` makes the product of both of
+its linears, and a row-parallel one reduces its result in `forward`.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,12 +65,13 @@ class _Product(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, group: ProcessGroup | None, rule: GradientRule
     ) -> Tensor:
         ctx.group, ctx.rule = group, rule
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.weight = weight
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None)
         return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        (x,), weight = ctx.saved_tensors, ctx.weight
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         by_x = grad.matmul(weight) if need_x else None
         reduced = None
@@ -94,7 +96,8 @@ class _ColumnProduct(torch.autograd.Function):
         ctx: Any, own: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, rule: GradientRule
     ) -> Tensor:
         ctx.group, ctx.parts, ctx.rule = group, parts, rule
-        ctx.save_for_backward(own if ctx.needs_input_grad[1] else None, weight)
+        ctx.weight = weight
+        ctx.save_for_backward(own if ctx.needs_input_grad[1] else None)
         whole, arrivals = _gather(own, group, parts)
         out = own.new_empty(parts.length, 1, weight.size(0))
         for (_, piece), arrived in zip(_pieces(parts), arrivals, strict=True):
@@ -104,7 +107,7 @@ class _ColumnProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        own, weight = ctx.saved_tensors
+        (own,), weight = ctx.saved_tensors, ctx.weight
         need_x, need_weight = ctx.needs_input_grad[:2]
         if need_weight and ctx.rule.delays(weight):
             group, parts, need_weight = ctx.group, ctx.parts, False
@@ -132,14 +135,15 @@ class _RowProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, group: ProcessGroup, parts: RowParts, rule: GradientRule
     ) -> Tensor:
         ctx.group, ctx.parts, ctx.rule = group, parts, rule
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.weight = weight
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None)
         own, finish = _scatter(lambda piece: x[piece] @ weight.t(), x, weight.size(0), group, parts)
         finish()
         return own
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        (x,), weight = ctx.saved_tensors, ctx.weight
         need_x, need_weight = ctx.needs_input_grad[:2]
         grad = grad.contiguous()
         if need_weight and ctx.rule.delays(weight):
