@@ -1,6 +1,6 @@
-"""A real Slurm of two nodes on this machine, with folders, ports and keys of its own: nothing of the machine's is used.
+"""A real Slurm of two or more nodes on this machine, with folders, ports and keys of its own.
 
-Jobs that hold both nodes; partitions `low` (preempted with 60 s of grace) and `high`. Programs of Slurm and munge must
+Jobs that hold all nodes; partitions `low` (preempted with 60 s of grace) and `high`. Programs of Slurm and munge must
 be installed (apt-get install slurm-wlm munge) and the tests run as root, whose daemons these are.
 """
 
@@ -48,11 +48,10 @@ PreemptMode=REQUEUE
 MpiDefault=none
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
-NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} RealMemory=4000
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} RealMemory=4000
-PartitionName=low Nodes=n[0-1] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60 OverSubscribe=NO
-PartitionName=high Nodes=n[0-1] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60 OverSubscribe=NO
+PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000\n"
 
 
 def why_not() -> str:
@@ -70,8 +69,8 @@ def _program(name: str) -> str | None:
 class RealSlurm:
     """`with RealSlurm(folder) as slurm:` runs it."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, nodes: int = 2):
+        self.folder, self.nodes = folder, [f"n{i}" for i in range(nodes)]
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         for name in [n for n in self.environment if n.startswith("SLURM_") and n != "SLURM_CONF"]:
             del self.environment[name]
@@ -82,12 +81,14 @@ class RealSlurm:
         (self.folder / "state").mkdir()
         for path in (self.folder, *self.folder.parents[:2]):
             path.chmod(0o755)  # munge wants folders that nobody else can write
-        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        probes = [socket.create_server(("127.0.0.1", 0)) for _ in ["slurmctld", *self.nodes]]
         ports = [probe.getsockname()[1] for probe in probes]
         for probe in probes:
             probe.close()
         values = {"host": socket.gethostname(), "folder": self.folder, "ports": ports, "cpus": os.cpu_count()}
-        (self.folder / "slurm.conf").write_text(CONF.format(**values))
+        conf, partitions = CONF[: CONF.index("PartitionName")], CONF[CONF.index("PartitionName") :]
+        nodes = [NODE.format(name=name, port=port, **values) for name, port in zip(self.nodes, ports[1:], strict=True)]
+        (self.folder / "slurm.conf").write_text(conf.format(**values) + "".join(nodes) + partitions)
         key = self.folder / "munge/key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
@@ -95,9 +96,9 @@ class RealSlurm:
         files = [f"--{name}={munge / name}" for name in ("socket", "pid-file", "log-file", "seed-file")]
         self._start("munged", "--foreground", "--force", f"--key-file={key}", *files)
         self._start("slurmctld", "-D", "-c")
-        for node in ("n0", "n1"):
+        for node in self.nodes:
             self.start_node(node)
-        self.wait_for(lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 4, 60)
+        self.wait_idle(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,10 +123,35 @@ class RealSlurm:
     def start_node(self, node: str) -> None:
         self._start("slurmd", "-D", "-N", node)
 
-    def kill_node(self, node: str) -> None:
-        """kill -9 of its slurmd; what it has started lives on."""
+    def wait_idle(self, seconds: float = 120) -> None:
+        """Until all nodes are, in both partitions."""
+        idle = ["idle"] * 2 * len(self.nodes)
+        self.wait_for(lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == idle, seconds, "idle nodes")
+
+    def kill_node(self, node: str, *, with_processes: bool = False) -> None:
+        """kill -9 of its slurmd; what it has started lives on, unless the whole machine is to be gone."""
+        processes = self._processes_of(node) if with_processes else []
         self.daemons[f"slurmd {node}"].send_signal(signal.SIGKILL)
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.daemons[f"slurmd {node}"].wait()
+
+    def _processes_of(self, node: str) -> list[int]:
+        """Those of the node's tasks, behind those that watch them for Slurm, which must not live to tell of it."""
+        tasks, watching = [], set()
+        marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if marks <= set((path / "environ").read_bytes().split(b"\0")):
+                    tasks.append(int(path.name))
+                    parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+                    if b"slurmstepd" in Path(f"/proc/{parent}/cmdline").read_bytes():
+                        watching.add(int(parent))
+            except OSError:  # it ended meanwhile
+                continue
+        assert tasks and watching
+        return [*watching, *tasks]
 
     def run(self, *words: str, cwd: Path = ROOT, seconds: float = 120, **environment: str) -> str:
         done = subprocess.run(

@@ -16,11 +16,9 @@ import yaml
 from editcaption_mega.settings import save_settings
 from tests.helpers import ROOT, preference_job, small_job
 from tests.helpers.real_slurm import RealSlurm, SubmittedJob, why_not
+from tests.helpers.slurm_trial import SFT, STEPS, Trial, rank_pids
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
-
-STEPS, EVERY = 60, 10
-SFT = ROOT / "launch/pretrain_sft.sh"
 
 
 @pytest.fixture(scope="module")
@@ -37,32 +35,6 @@ def base(tmp_path_factory):
     return root
 
 
-class Trial:
-    """One job in a run folder of its own."""
-
-    def __init__(self, slurm: RealSlurm, base: Path, name: str, steps: int = STEPS):
-        self.slurm, self.base, self.output = slurm, base, base / f"run-{name}"
-        self.config, self.logs = base / f"{name}.yaml", base / "logs"
-        self.logs.mkdir(exist_ok=True)
-        job = small_job.job(base / "model", base / "shards", self.output, steps=steps, global_batch_size=4, log_every=1)
-        job.checkpoint.every = EVERY
-        save_settings(job, self.config)
-
-    def submit(self, *options: str, script=SFT, overrides=(), cwd=ROOT, **environment: str) -> SubmittedJob:
-        words = ["--nodes=2", f"--output={self.logs}/%j.out", *options, script, self.config, *overrides]
-        values = {"OMP_NUM_THREADS": "1", "EDITCAPTION_ROOT": ""}
-        values |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **environment}
-        return self.slurm.submit(*words, cwd=cwd, **values)
-
-    def losses(self) -> list[tuple[float, float]]:
-        rows = [json.loads(line) for line in (self.output / "metrics.jsonl").read_text().splitlines()]
-        assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-        return [(row["loss"], row["grad_norm"]) for row in rows]
-
-    def outcome(self) -> dict:
-        return json.loads((self.output / "outcome.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def undisturbed(slurm, base):
     """Form A: submitted from another folder. -> losses"""
@@ -74,20 +46,6 @@ def undisturbed(slurm, base):
     assert trial.outcome()["kind"] == "finished" and trial.outcome()["step"] == STEPS
     assert len(trial.losses()) == STEPS
     return trial.losses()
-
-
-def rank_pids(trial: Trial) -> dict[int, int]:
-    """Rank -> its process, by its command and environment."""
-    pids = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (path / "cmdline").read_bytes().split(b"\0")
-            environment = dict(e.split(b"=", 1) for e in (path / "environ").read_bytes().split(b"\0") if b"=" in e)
-        except OSError:
-            continue
-        if str(trial.config).encode() in command and b"RANK" in environment and b"-m" not in command:
-            pids[int(environment[b"RANK"])] = int(path.name)
-    return pids
 
 
 def goes_on(job: SubmittedJob) -> None:
@@ -155,7 +113,7 @@ def test_T5_a_node_that_is_lost_is_a_requeue(slurm, base, undisturbed):
     finally:
         slurm.run("scancel", job.number)
         slurm.start_node("n1")
-        slurm.wait_for(lambda: slurm.run("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * 4, 120)
+        slurm.wait_idle()
     saved = trial.outcome()
     assert saved["kind"] == "saved", job.log
     job = trial.submit(overrides=[f"training.steps={saved['step'] + 5}"])
