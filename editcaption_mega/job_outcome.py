@@ -21,6 +21,8 @@ from typing import Any
 JOB_FOLDER = "EDITCAPTION_JOB_FOLDER"
 NAME = "outcome.json"
 PROGRESS = "progress.json"
+LAYOUT = "layout.json"
+NODES = "EDITCAPTION_NODES"  # the batch script's sentence on nodes that were lost, for the outcome of its ranks
 
 FINISHED = "finished"  # all that this start was asked for is done
 SAVED = "saved"  # asked to stop; the same command goes on, and nothing is lost
@@ -47,13 +49,17 @@ class JobOutcome:
     host: str = ""
     job: str = ""  # Slurm's, "" outside
     time: str = ""  # local
+    node: str = ""  # Slurm's name of the host
+    nodes: str = ""  # which node was lost, the last time that this happened to the job, and what was done
 
     @classmethod
     def here(cls, kind: str, message: str, **more: int) -> JobOutcome:
         """Of this rank, at this moment."""
         now = time.strftime("%Y-%m-%d %H:%M:%S %z")
         rank, job = int(os.environ.get("RANK", "0")), os.environ.get("SLURM_JOB_ID", "")
-        return cls(kind, message, **{"rank": rank, **more}, host=socket.gethostname(), job=job, time=now)
+        node, nodes = os.environ.get("SLURMD_NODENAME", ""), os.environ.get(NODES, "")
+        host = socket.gethostname()
+        return cls(kind, message, **{"rank": rank, **more}, host=host, job=job, time=now, node=node, nodes=nodes)
 
     @classmethod
     def of_error(cls, error: BaseException) -> JobOutcome:
@@ -68,12 +74,24 @@ class JobOutcome:
 
 def report(outcome: JobOutcome, *folders: Path, overrule: bool = False) -> None:
     """Write it into these folders and the environment's, where there is none yet. overrule: in place of a fault, which
-    this is the cause of. A disk that is full does not hide how the job ended: nothing is raised."""
+    this is the cause of. So does a good end: the fault is then of a rank that an earlier start has left on a lost node.
+    A disk that is full does not hide how the job ended: nothing is raised."""
+    overrule = overrule or outcome.kind in (FINISHED, SAVED)
     for folder in (*folders, *_job_folder()):
         with suppress(OSError):
             previous = read_outcome(folder) if overrule else None
             with open(folder / NAME, "w" if previous and previous.kind == FAULT else "x", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(outcome), indent=1) + "\n")
+                file.write(_text(outcome))
+
+
+def replace_outcome(folder: Path, outcome: JobOutcome) -> None:
+    """Write it into the folder in place of what its ranks have said, or have not; nothing is raised."""
+    with suppress(OSError):
+        (folder / NAME).write_text(_text(outcome), encoding="utf-8")
+
+
+def _text(outcome: JobOutcome) -> str:
+    return json.dumps(asdict(outcome), indent=1) + "\n"
 
 
 def read_outcome(folder: Path) -> JobOutcome | None:
@@ -95,16 +113,23 @@ def note_progress(**reached: int) -> None:
     """What a job has that its next start need not do again, such as checkpoint=120, for whoever started it: a job that
     fails again and again and reaches nothing is not started for ever. Rank 0."""
     for folder in _job_folder():
-        with suppress(OSError):
-            path = folder / PROGRESS
-            temporary = path.with_name(f"{PROGRESS}.partial")
-            temporary.write_text(json.dumps({**_read(path), **reached}) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+        _note(folder / PROGRESS, {**_read(folder / PROGRESS), **reached})
 
 
 def reached_so_far(folder: Path) -> dict[str, Any]:
     """What `note_progress` has written there."""
     return _read(folder / PROGRESS)
+
+
+def note_layout(**layout: int) -> None:
+    """In which numbers of ranks the job can go on, for whoever started it: launching/nodes.py reads it. Rank 0."""
+    for folder in _job_folder():
+        _note(folder / LAYOUT, layout)
+
+
+def noted_layout(folder: Path) -> dict[str, Any]:
+    """What `note_layout` has written there."""
+    return _read(folder / LAYOUT)
 
 
 def has_checkpoint() -> bool:
@@ -114,6 +139,13 @@ def has_checkpoint() -> bool:
 
 def _job_folder() -> Iterable[Path]:
     return [Path(os.environ[JOB_FOLDER])] if os.environ.get(JOB_FOLDER) else []
+
+
+def _note(path: Path, values: dict[str, Any]) -> None:
+    with suppress(OSError):
+        temporary = path.with_name(f"{path.name}.partial")
+        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -55,6 +55,22 @@ def test_the_first_rank_writes_it_and_only_the_cause_of_a_fault_takes_its_place(
     assert (saved.kind, saved.step, saved.signal) == ("saved", 7, 10)
 
 
+def test_a_good_end_takes_the_place_of_a_fault_of_a_rank_that_an_earlier_start_has_left(job_folder):
+    for kind in ("finished", "saved"):
+        job_outcome.clear(job_folder)
+        job_outcome.report(JobOutcome.here("fault", "connection closed by peer", rank=1))
+        job_outcome.report(JobOutcome.here(kind, "after step 7", step=7))
+        assert job_outcome.read_outcome(job_folder).kind == kind
+
+
+def test_it_says_which_node_was_lost_and_what_was_done(job_folder, monkeypatch):
+    monkeypatch.setenv("SLURMD_NODENAME", "n2")
+    monkeypatch.setenv(job_outcome.NODES, "n1 does not answer: starting again on n0, n2")
+    job_outcome.report(JobOutcome.here("finished", "after step 7", step=7))
+    outcome = job_outcome.read_outcome(job_folder)
+    assert (outcome.node, outcome.nodes) == ("n2", "n1 does not answer: starting again on n0, n2")
+
+
 @pytest.mark.parametrize("content", ["", '{"kind": "saved", "mess', '{"kind": "lost"}', "[]"])
 def test_half_a_file_is_none(tmp_path, content):
     (tmp_path / job_outcome.NAME).write_text(content)

@@ -8,12 +8,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from editcaption_mega import job_outcome
 
+from .nodes import NodeCounts
 from .slurm_job import SlurmJob
 from .variables import missing
 
@@ -33,6 +34,21 @@ class LaunchPlan:
     folder: Path | None = None  # of the job's own files
     where: str = "on this machine"
     notes: list[str] = field(default_factory=list)
+    nodes: Sequence[str] = ()  # of the step
+    counts: NodeCounts = NodeCounts(1, 1)
+    step: list[str] = field(default_factory=list)  # of the command, what stands behind the choice of nodes
+
+    def on_nodes(self, nodes: Sequence[str]) -> LaunchPlan:
+        """The same step on these nodes of the job: what is left of an earlier step on others is not waited for."""
+        assert self.job is not None
+        environment = dict(self.environment)
+        # Where ranks meet moves with the first node, unless the user has named a place.
+        if nodes[0] != self.nodes[0] and environment["MASTER_ADDR"] == self.job.address(self.nodes[0]):
+            environment["MASTER_ADDR"] = self.job.address(nodes[0])
+        return replace(
+            self, command=_srun(len(nodes), nodes, ["--overlap", *self.step]), environment=environment,
+            num_nodes=len(nodes), nodes=nodes, where=_where(",".join(nodes), self.job),
+        )  # fmt: skip
 
 
 def plan_launch(script: str, arguments: list[str], environment: Mapping[str, str]) -> LaunchPlan:
@@ -60,16 +76,16 @@ def _node_of(
 ) -> LaunchPlan:
     """One node's ranks, in a step with a task for each node."""
     ranks = int(added["NPROC_PER_NODE"])
-    if job.num_nodes == 1:
+    if job.nodes_of_step == 1:
         return LaunchPlan(_local(script, arguments, ranks), added, ranks)
     meeting = _meeting_point(job, environment)
     command = [
-        sys.executable, "-m", "editcaption_mega.launcher", "--nnodes", str(job.num_nodes),
+        sys.executable, "-m", "editcaption_mega.launcher", "--nnodes", str(job.nodes_of_step),
         "--node-rank", str(job.node_of_step), "--nproc-per-node", str(ranks),
         "--master-addr", meeting["MASTER_ADDR"], "--master-port", meeting["MASTER_PORT"], script, *arguments,
     ]  # fmt: skip
-    where = f"as node {job.node_of_step} of {job.num_nodes}"
-    return LaunchPlan(command, {**added, **meeting}, ranks, job.num_nodes, where=where)
+    where = f"as node {job.node_of_step} of {job.nodes_of_step}"
+    return LaunchPlan(command, {**added, **meeting}, ranks, job.nodes_of_step, where=where)
 
 
 def _step_of(
@@ -78,6 +94,8 @@ def _step_of(
     """The batch script, or a shell in an allocation: one task for each node runs the script again, as its node's."""
     root = Path(script).resolve().parents[1]
     ranks, folder = int(added["NPROC_PER_NODE"]), job.folder()
+    counts = NodeCounts.from_environment(environment, job.num_nodes)
+    nodes = job.hosts()[: counts.wanted]
     added = {
         **added, **_meeting_point(job, environment), STEP: "1", "EDITCAPTION_ROOT": str(root),
         job_outcome.JOB_FOLDER: str(folder),
@@ -85,10 +103,9 @@ def _step_of(
     # The first task that fails ends the others at once; none is ended because another was quicker to leave (--wait=0).
     # A task has all cores and memory of its node: Slurm's own share is one core, and srun does not inherit what sbatch
     # was given. --export: a site, or sbatch --export=NONE, may have it otherwise.
-    command = [
-        "srun", f"--nodes={job.num_nodes}", f"--ntasks={job.num_nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1",
-        "--wait=0", "--export=ALL", "--mem=0", "--cpu-bind=none", f"--cpus-per-task={job.cpus_per_node}",
-        *(["--overlap"] if job.in_step else []),
+    step = [
+        "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--wait=0", "--export=ALL", "--mem=0", "--cpu-bind=none",
+        f"--cpus-per-task={job.cpus_per_node}",
     ]  # fmt: skip
     image = environment.get("CONTAINER_IMAGE", "")
     if image:
@@ -96,9 +113,28 @@ def _step_of(
         added["EDITCAPTION_CONTAINER"] = image
     else:
         in_container, wrap = [], []
-    command += [*in_container, *shlex.split(environment.get("SRUN_ARGS", "")), *wrap, "bash", script, *arguments]
-    where = f"on {job.node_list}, {job.cpus_per_node} cores each"
-    return LaunchPlan(command, added, ranks, job.num_nodes, job, folder, where, _banner(root, environment))
+    step += [*in_container, *shlex.split(environment.get("SRUN_ARGS", "")), *wrap, "bash", script, *arguments]
+    command = _srun(counts.wanted, nodes if counts.spares else (), ["--overlap", *step] if job.in_step else step)
+    notes = _banner(root, environment)
+    if counts.outlives_nodes:
+        reserve = ", ".join(job.hosts()[counts.wanted :]) or "no node"
+        notes.append(
+            f"in reserve: {reserve}; fewest nodes: {counts.fewest}; submitted with sbatch --no-kill, it goes on here"
+        )
+    where = _where(",".join(nodes) if counts.spares else job.node_list, job)
+    return LaunchPlan(
+        command, added, ranks, counts.wanted, job, folder, where, notes, nodes=nodes, counts=counts, step=step
+    )
+
+
+def _where(nodes: str, job: SlurmJob) -> str:
+    return f"on {nodes}, {job.cpus_per_node} cores each"
+
+
+def _srun(count: int, nodes: Sequence[str], step: Sequence[str]) -> list[str]:
+    """nodes: none where it is all that the job has."""
+    names = [f"--nodelist={','.join(nodes)}"] if nodes else []
+    return ["srun", f"--nodes={count}", f"--ntasks={count}", *names, *step]
 
 
 def _ranks_per_node(environment: Mapping[str, str]) -> int:

@@ -23,6 +23,7 @@ class SlurmJob:
     in_step: bool  # whether this process is in a step of the job already, such as the shell of `srun --pty bash`
     tasks_of_step: int
     node_of_step: int
+    nodes_of_step: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> SlurmJob | None:
@@ -34,10 +35,11 @@ class SlurmJob:
             found = re.match(r"\d+", environment.get(name, ""))
             return int(found.group()) if found else default
 
+        nodes = number("SLURM_NNODES", 1)
         return cls(
-            environment["SLURM_JOB_ID"], environment.get("SLURM_JOB_NODELIST", ""), number("SLURM_NNODES", 1),
+            environment["SLURM_JOB_ID"], environment.get("SLURM_JOB_NODELIST", ""), nodes,
             number("SLURM_CPUS_ON_NODE", 1), "SLURM_STEP_ID" in environment, number("SLURM_STEP_NUM_TASKS", 1),
-            number("SLURM_NODEID", 0),
+            number("SLURM_NODEID", 0), number("SLURM_STEP_NUM_NODES", nodes),
         )  # fmt: skip
 
     def fields(self) -> dict[str, str]:
@@ -56,21 +58,26 @@ class SlurmJob:
         return subprocess.run(["scontrol", "requeue", self.number]).returncode == 0
 
     def hosts(self) -> list[str]:
+        """Names of its nodes, as it was started."""
         return scontrol("show", "hostnames", self.node_list).split()
 
-    def address(self) -> str:
-        """Slurm's address of the first node, which need not be a name that every machine resolves."""
-        first = (self.hosts() or ["localhost"])[0]
-        return _fields(scontrol("show", "node", first)).get("NodeAddr", first)
+    def address(self, node: str = "") -> str:
+        """Slurm's address of a node (the first), which need not be a name that every machine resolves."""
+        name = node or (self.hosts() or ["localhost"])[0]
+        return _fields(scontrol("show", "node", name)).get("NodeAddr", name)
 
-    def lost_nodes(self) -> list[str]:
-        """Nodes of the job that do not answer."""
-        lost = []
-        for line in scontrol("--oneliner", "show", "node", self.node_list).splitlines():
-            fields = _fields(line)
-            if _LOST.search(fields.get("State", "")):
-                lost.append(fields.get("NodeName", "?"))
-        return lost
+    def nodes_up(self) -> list[str]:
+        """Nodes that answer and are still the job's: of one that outlives its nodes Slurm takes those that are down."""
+        held = _held(self.fields())
+        states = [_fields(line) for line in scontrol("--oneliner", "show", "node", self.node_list).splitlines()]
+        lost = {fields.get("NodeName", "") for fields in states if _LOST.search(fields.get("State", ""))}
+        return [host for host in self.hosts() if host in held and host not in lost]
+
+    def lost_its_script(self) -> bool:
+        """Whether the job goes on without the node of its batch script, and so without anybody who ends it."""
+        fields = self.fields()
+        running = fields.get("JobState") == "RUNNING" and fields.get("BatchFlag") == "1"
+        return running and fields.get("BatchHost", "") not in _held(fields)
 
     def folder(self) -> Path:
         """Where the job's own files are: beside its log, which every user knows, or here."""
@@ -83,6 +90,11 @@ def scontrol(*words: str) -> str:
         return subprocess.run(["scontrol", *words], capture_output=True, text=True).stdout
     except OSError:
         return ""
+
+
+def _held(fields: Mapping[str, str]) -> list[str]:
+    """The nodes that the job has at present."""
+    return scontrol("show", "hostnames", fields.get("NodeList", "")).split()
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 Messages name the setting, what was found and the mend.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from .checkpoints import CheckpointSettings
@@ -214,9 +215,7 @@ class ParallelSettings:
 
     def data_parallel_size(self, world_size: int) -> int:
         """Ranks that hold other data. Raises ValueError when the layout does not divide the world."""
-        model = self.tensor_model_parallel_size * self.pipeline_model_parallel_size
-        expert_tensor = self.expert_tensor_parallel_size or self.tensor_model_parallel_size
-        experts = expert_tensor * self.expert_model_parallel_size * self.pipeline_model_parallel_size
+        model, experts = self._group_sizes()
         for what, size in (("tensor x pipeline", model), ("expert tensor x expert x pipeline", experts)):
             if world_size % size:
                 raise ValueError(
@@ -224,6 +223,23 @@ class ParallelSettings:
                     "number of ranks"
                 )
         return world_size // model
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Ranks that share the same samples."""
+        return self._group_sizes()[0]
+
+    @property
+    def rank_multiple(self) -> int:
+        """The number of ranks is a multiple of this."""
+        return math.lcm(*self._group_sizes())
+
+    def _group_sizes(self) -> tuple[int, int]:
+        """Ranks that hold a whole model but for its experts, and those that hold all experts."""
+        expert_tensor = self.expert_tensor_parallel_size or self.tensor_model_parallel_size
+        experts = expert_tensor * self.expert_model_parallel_size
+        stages = self.pipeline_model_parallel_size
+        return self.tensor_model_parallel_size * stages, experts * stages
 
 
 @dataclass

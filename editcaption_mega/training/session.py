@@ -63,6 +63,13 @@ class Session:
         )  # fmt: skip
         self.joined = True
         platform.print_rank_0(platform.what_computes())
+        if platform.is_rank_zero():
+            parallel = self.settings.parallel
+            job_outcome.note_layout(
+                rank_multiple=parallel.rank_multiple, model_parallel_size=parallel.model_parallel_size,
+                global_batch_size=training.global_batch_size, sequence_multiple=parallel.sequence_multiple,
+                packing=self.settings.data.packing,
+            )  # fmt: skip
         self.holds_folder = platform.from_rank_zero(lambda: self.lock.acquire(give_up=signals.asked))
         stop_if_asked(0, "while it waited for its folder")
 
