@@ -3,6 +3,7 @@
 from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader, hf_tensors, write_folder
+from .local_copies import LocalCopies
 from .manifest import DamagedCheckpointError
 from .param_shards import ParamShard, local_param_shards
 from .rules import Box, Rule, rules_for
@@ -15,6 +16,7 @@ __all__ = [
     "Box",
     "DamagedCheckpointError",
     "FolderReader",
+    "LocalCopies",
     "ParamShard",
     "Rule",
     "StoreReader",

@@ -20,7 +20,7 @@ from editcaption_mega.files import parse_json
 from editcaption_mega.words import one_line
 
 from .rules import Box, Shape
-from .tensor_file import DTYPES
+from .tensor_file import DTYPES, sha256_of
 
 MANIFEST = "tensors.json"
 FORMAT, WITHOUT_CHECKSUMS = 2, 1
@@ -177,6 +177,23 @@ def _overlap(boxes: list[Box], axes: int) -> tuple[Box, Box] | None:
             if other.intersect(box) is not None:
                 return other, box
         reaching.append((start + box.shape[axis], box))
+    return None
+
+
+def file_problem(folder: Path, name: str, entry: StoredFile) -> str | None:
+    """Why the file is not the one that was written, as a sentence that names it; None for a sound one."""
+    path = folder / name
+    try:
+        if not path.is_file():
+            return f"{path} is missing"
+        size = path.stat().st_size
+        if size != entry.bytes:
+            return f"{path} is damaged: it has {size} bytes, {entry.bytes} were written"
+        digest = sha256_of(path)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}"
+    if entry.sha256 is not None and digest != entry.sha256:
+        return f"{path} is damaged: its sha256 is {digest[:12]}.., that of what was written {entry.sha256[:12]}.."
     return None
 
 

@@ -16,6 +16,7 @@ from editcaption_mega import platform
 from editcaption_mega.files import write_atomically
 from editcaption_mega.words import one_line
 
+from .local_copies import LocalCopies
 from .manifest import (
     FORMAT,
     MANIFEST,
@@ -25,6 +26,7 @@ from .manifest import (
     StoredBox,
     StoredFile,
     StoredTensor,
+    file_problem,
     read_manifest,
 )
 from .rules import Box, Shape
@@ -123,16 +125,24 @@ class StoreWriter:
             self._error = error
         self._pending, self._pending_bytes = {}, 0
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of each file that this rank has written, by name in the folder."""
+        return {name: file.sha256 for name, file in self._files.items() if file.sha256}
+
 
 class StoreReader:
     """Reads any box of any tensor of a store, touching only the bytes that it needs.
 
-    Opening it checks the manifest and the sizes of the tensors' files; `verify.py` checks their bytes."""
+    Opening it checks the manifest and the sizes of the tensors' files; `verify.py` checks their bytes. local: copies
+    that are read instead where they serve; `verify_checkpoint` with the same ones has looked at them."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, local: LocalCopies | None = None):
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.tensors, self.metadata = self.manifest.tensors, dict(self.manifest.metadata)
+        serve = local is not None and self.manifest.has_checksums and self.metadata.get("layout") == local.layout
+        self._local = local if serve else None
         self._open: dict[str, object] = {}
         self._boxes_of: dict[str, list[tuple[str, StoredBox]]] = {}  # by file: (dtype in safetensors' name, box)
         for key, tensor in self.tensors.items():
@@ -177,6 +187,16 @@ class StoreReader:
         parts = [self.read(key, part).flatten() for part in box.flat_range(start, end)]
         return torch.cat(parts) if parts else self.read(key, Box(box.start, (0,) * len(box.shape))).flatten()
 
+    @property
+    def copies_serve(self) -> bool:
+        """Whether ranks read copies of what they wrote, where they have them."""
+        return self._local is not None
+
+    def local_copy(self, name: str) -> Path | None:
+        """The copy of one of its files that is read instead."""
+        file = self.manifest.files[name]
+        return self._local.path(name, file.bytes, file.sha256) if self._local and file.sha256 else None
+
     def _file(self, name: str) -> Any:
         if name not in self._open:
             self._open[name] = self._checked(name)
@@ -184,7 +204,12 @@ class StoreReader:
 
     def _checked(self, name: str) -> Any:
         """The safetensors file, whose header has each tensor as the manifest says."""
-        path = self.folder / name
+        path = self.local_copy(name) or self.folder / name
+        if self._local is not None and self._local.verified and not self._local.wrote(name):
+            # Its writer has looked at a copy, and not at this file.
+            problem = file_problem(self.folder, name, self.manifest.files[name])
+            if problem:
+                raise DamagedCheckpointError(f"{problem}; {MEND}")
         try:
             file = safe_open(path, framework="pt", device="cpu")
             for dtype, stored in self._boxes_of.get(name, ()):

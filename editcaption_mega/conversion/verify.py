@@ -13,29 +13,29 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import SettingsError
 
 from .checkpoint_folders import step_folders
-from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, read_manifest
+from .local_copies import LocalCopies
+from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, file_problem, read_manifest
 from .rules import rules_for
 from .store import WEIGHTS, StoreReader
-from .tensor_file import sha256_of
 
 _WRITER = re.compile(r"rank(\d+)-")  # as `StoreWriter` names its files
 _THREADS = 8  # at most: more wait for the disk
 
 
-def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
+def verify_checkpoint(folder: str | Path, *, tensors: str = "", local: LocalCopies | None = None) -> StoreReader:
     """Check the bytes of the files that hold tensors whose key begins with `tensors`, and of all side files -> the
-    store. Each rank reads its share. Collective.
+    store. Each rank reads its share, of which it may have `local` copies; damaged ones are removed. Collective.
 
     Raises DamagedCheckpointError, alike on every rank, that names the first damaged file and how many more there are.
     A checkpoint of format 1 has no checksums: rank 0 prints a line that says so."""
     with platform.together():
-        store = StoreReader(folder)
+        store = StoreReader(folder, local)
     if not store.manifest.has_checksums:
         platform.print_rank_0(f"{store.folder} was written without checksums (format 1): its bytes cannot be verified")
         return store
     with platform.together():
         _refuse_foreign_side_files(store.folder, store.manifest)
-    mine = _share(sorted(needed_files(store.manifest, tensors)))
+    mine = _without_copies(store, _share(sorted(needed_files(store.manifest, tensors)), store.copies_serve))
     problems = [problem for _, problem in check_files((store.folder, n, store.manifest.files[n]) for n in mine)]
     damaged = sorted(problem for part in platform.gather(problems) for problem in part if problem)
     if damaged:
@@ -44,14 +44,30 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "") -> StoreReader:
     return store
 
 
-def _share(names: list[str]) -> list[str]:
-    """This rank's part of the files. Where each rank wrote some, it takes its own: it reads them again to resume, and
-    they come from its node's memory then."""
+def _without_copies(store: StoreReader, names: list[str]) -> list[str]:
+    """Those of the files that this node has no sound copy of. Collective."""
+    copies = {name: copy for name in names if (copy := store.local_copy(name)) is not None}
+    checked = dict(check_files((copy.parent, copy.name, store.manifest.files[name]) for name, copy in copies.items()))
+    damaged = {name: problem for name, copy in copies.items() if (problem := checked[str(copy)]) is not None}
+    for name, problem in damaged.items():
+        copies.pop(name).unlink(missing_ok=True)
+        print(f"{problem}: it was a copy, which is removed, and the checkpoint's own file is read", flush=True)
+    with_copies = sum(platform.gather(len(copies)))
+    if with_copies:
+        platform.print_rank_0(
+            f"{with_copies} of {len(store.manifest.files)} files of {store.folder} are read from copies on the nodes"
+        )
+    return [name for name in names if name not in copies]
+
+
+def _share(names: list[str], own: bool) -> list[str]:
+    """This rank's part of the files. Where each rank wrote some, or `own` says so, it takes its own: it reads them
+    again to resume, and they come from its node's memory then."""
     if not dist.is_initialized():
         return names
     rank, ranks = platform.rank(), set(range(platform.world_size()))
     writers = {name: int(match[1]) for name in names if (match := _WRITER.match(name))}
-    if set(writers.values()) != ranks:
+    if not own and set(writers.values()) != ranks:
         writers = {}
     others = [name for name in names if name not in writers]
     return [name for name, writer in writers.items() if writer == rank] + others[rank :: len(ranks)]
@@ -119,23 +135,6 @@ def check_files(files: Iterable[tuple[Path, str, StoredFile]]) -> Iterator[tuple
         running = {pool.submit(file_problem, *file): str(file[0] / file[1]) for file in files}
         for done in as_completed(running):
             yield running[done], done.result()
-
-
-def file_problem(folder: Path, name: str, entry: StoredFile) -> str | None:
-    """Why the file is not the one that was written, as a sentence that names it; None for a sound one."""
-    path = folder / name
-    try:
-        if not path.is_file():
-            return f"{path} is missing"
-        size = path.stat().st_size
-        if size != entry.bytes:
-            return f"{path} is damaged: it has {size} bytes, {entry.bytes} were written"
-        digest = sha256_of(path)
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}"
-    if entry.sha256 is not None and digest != entry.sha256:
-        return f"{path} is damaged: its sha256 is {digest[:12]}.., that of what was written {entry.sha256[:12]}.."
-    return None
 
 
 def check_same_model(store: StoreReader, architecture: Architecture) -> None:

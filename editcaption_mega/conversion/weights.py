@@ -13,6 +13,7 @@ from editcaption_mega.model import Architecture
 
 from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader
+from .local_copies import LocalCopies
 from .manifest import MANIFEST
 from .param_shards import ParamShard, local_param_shards
 from .rules import rules_for
@@ -75,20 +76,21 @@ def load_weights(
     checkpoint: str | Path | None = None,
     *,
     verify: bool = True,
+    local: LocalCopies | None = None,
 ) -> None:
     """Fill every parameter from `checkpoint` (a store) or, without one, from the Hugging Face folder. Collective.
 
     Each weight is read by its owner among the ranks that hold the same box, which sends it to the others; first, with
     `verify`, each rank reads a share of the checkpoint's files for their checksums. Rank 0 alone compares all tensors
-    of a Hugging Face folder with its config.json.
+    of a Hugging Face folder with its config.json. local: copies of the checkpoint's files on the nodes.
     Raises ValueError, alike on every rank, when the source is of another model or damaged."""
     param_shards = local_param_shards(chunks, rules_for(architecture))
     if checkpoint and verify:
-        verify_checkpoint(checkpoint, tensors=WEIGHTS)
+        verify_checkpoint(checkpoint, tensors=WEIGHTS, local=local)
     in_out = None if checkpoint else platform.from_rank_zero(lambda: FolderReader(folder, architecture).experts_in_out)
     with platform.together():
         if checkpoint:
-            store = StoreReader(checkpoint)
+            store = StoreReader(checkpoint, local)
             check_same_model(store, architecture)
             for shard in _owned(param_shards):
                 _fill(shard, store.read(WEIGHTS + shard.rule.name, shard.box))

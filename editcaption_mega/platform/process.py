@@ -127,5 +127,13 @@ def destroy(*, after_failure: bool = False) -> None:
         gc.collect()  # the threads of a group end with the last module that holds it, and modules lie in circles
 
 
+def ranks_of_node() -> range:
+    """Those that run on this rank's node, as the launcher numbers them; where it does not say, all may."""
+    if not {"LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
+        return range(world_size())
+    first = rank() - int(os.environ["LOCAL_RANK"])
+    return range(first, first + int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
 def threads_per_rank() -> int:
     return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -19,6 +19,8 @@ class CheckpointSettings:
     retry_seconds: float = 10.0  # before the first of them; before each later one twice as long
     resume: bool = True  # go on from the newest complete checkpoint in output, if any
     verify: bool = True  # compare every byte with its checksum before a checkpoint is used
+    # On each node's own disk: what its ranks wrote of the newest checkpoint lies there, too, for a start on that node.
+    local_folder: str | None = None
     fallback: bool = False  # when the newest checkpoint is damaged, go on from the newest sound one before it
 
     def validate(self) -> None:

@@ -11,7 +11,7 @@ from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
 from .bad_steps import BadSteps
-from .checkpoint import CheckpointSaver, load_optimizer, load_random_state
+from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies
 from .experts import ExpertLoad
 from .identity import check_identity
 from .inputs import on_device, reading_ahead
@@ -65,7 +65,7 @@ def _train(
         settings.checkpoint, param_shards, state.optimizer,
         published=resumed.step, timeout_minutes=settings.watchdog.collective_minutes,
         say=log.say if log else platform.print_rank_0,
-        on_published=lambda step: job_outcome.note_progress(checkpoint=step),
+        on_published=lambda step: job_outcome.note_progress(checkpoint=step), local=local_copies(settings),
     )  # fmt: skip
     recorder = RunRecorder(
         prepared.session, prepared.side_files, prepared.metadata, prepared.identity | objective.identity,
@@ -110,9 +110,10 @@ def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list
     )  # fmt: skip
     notes = []
     if resumed.checkpoint:
-        load_optimizer(resumed.checkpoint, resumed.state, param_shards, state.optimizer)
+        local = local_copies(settings)
+        load_optimizer(resumed.checkpoint, resumed.state, param_shards, state.optimizer, local)
         state.scheduler.step(increment=resumed.step)
-        if not load_random_state(resumed.checkpoint):
+        if not load_random_state(resumed.checkpoint, local):
             notes.append(
                 f"note: {resumed.checkpoint} holds the random states of another layout of ranks, so the generators "
                 f"begin with training.seed={settings.training.seed} again"

@@ -17,6 +17,7 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Objective
 from editcaption_mega.settings import JobSettings
 
+from .checkpoint import local_copies
 from .identity import identity
 from .run_folder import Resumed, where_to_start
 from .session import Session, stop_if_asked
@@ -67,8 +68,12 @@ class Prepared:
         """Fill the chunks with the weights of `source`, unless they are in there. Collective."""
         if source != self.loaded:
             # Every byte of the checkpoint to resume from has been verified when it was chosen.
-            verify = self.settings.checkpoint.verify and source.checkpoint != self.resumed.checkpoint
-            load_weights(self.chunks, self.architecture, source.folder, source.checkpoint, verify=verify)
+            verified = source.checkpoint == self.resumed.checkpoint
+            load_weights(
+                self.chunks, self.architecture, source.folder, source.checkpoint,
+                verify=self.settings.checkpoint.verify and not verified,
+                local=local_copies(self.settings) if verified else None,
+            )  # fmt: skip
             self.loaded = source
 
 
@@ -92,7 +97,7 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     dataset = open_dataset(settings, objective.answers)
     parts = identity(settings, dataset, architecture, objective.name)
     job.begin()
-    resumed = where_to_start(settings, parts, objective.files)
+    resumed = where_to_start(settings, parts, objective.files, local_copies(settings))
     job.own_folder()
     source = _start_source(settings, resumed)
     side_files = trained_side_files(SideFiles.read(settings.model.folder), dataset.encoder.tokenizer)

@@ -11,10 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import DamagedCheckpointError, verify_checkpoint
+from editcaption_mega.conversion import DamagedCheckpointError, LocalCopies, verify_checkpoint
 from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints, step_folders
-from editcaption_mega.conversion.manifest import MANIFEST, MEND, first_problem, read_manifest
-from editcaption_mega.conversion.verify import file_problem
+from editcaption_mega.conversion.manifest import MANIFEST, MEND, file_problem, first_problem, read_manifest
 from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
 from editcaption_mega.job_outcome import NAME as OUTCOME
 from editcaption_mega.lock import NAME as LOCK
@@ -68,7 +67,12 @@ def read_state(folder: Path, *, verify: bool = True) -> dict[str, Any]:
 
 
 def resume_point(
-    output: Path, check: Callable[[Path, dict[str, Any]], None], *, verify: bool, fallback: bool
+    output: Path,
+    check: Callable[[Path, dict[str, Any]], None],
+    *,
+    verify: bool,
+    fallback: bool,
+    local: LocalCopies | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint and its state, or None in a folder without any. Collective; all ranks raise alike.
 
@@ -82,7 +86,7 @@ def resume_point(
             state = platform.from_rank_zero(partial(read_state, folder, verify=verify))
             check(folder, state)
             if verify:
-                verify_checkpoint(folder)
+                verify_checkpoint(folder, local=local)
         except DamagedCheckpointError as error:
             if not fallback:
                 other = f", or set checkpoint.fallback=true to go on from {before.name} instead" if before else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega import job_outcome, platform
+from editcaption_mega.conversion import LocalCopies
 from editcaption_mega.conversion.checkpoint_folders import checkpoints
 from editcaption_mega.files import PARTIAL
 from editcaption_mega.settings import JobSettings, SettingsError, save_settings
@@ -27,8 +28,14 @@ class Resumed:
         return self.state["step"] if self.state else 0
 
 
-def where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files: tuple[str, ...] = ()) -> Resumed:
+def where_to_start(
+    settings: JobSettings,
+    parts: dict[str, Any],
+    objective_files: tuple[str, ...] = (),
+    local: LocalCopies | None = None,
+) -> Resumed:
     """The checkpoint to go on from. Collective. objective_files: names that the objective writes into the folder.
+    local: copies of its checkpoints' files on the nodes.
 
     Raises ValueError when the folder is someone else's, the job changed or the checkpoint is damaged."""
     output = Path(settings.training.output)
@@ -45,7 +52,8 @@ def where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files
     def check(folder: Path, state: dict[str, Any]) -> None:
         unchecked[:] = check_identity(folder, state, parts)
 
-    point = resume_point(output, check, verify=settings.checkpoint.verify, fallback=settings.checkpoint.fallback)
+    options = {"verify": settings.checkpoint.verify, "fallback": settings.checkpoint.fallback}
+    point = resume_point(output, check, **options, local=local)
     return Resumed(*point, unchecked) if point else Resumed()
 
 

@@ -102,6 +102,26 @@ def test_training_is_the_same_to_the_bit_with_checkpoints_beside_it(base):
     assert "written in" not in (base / "standing/log.txt").read_text()
 
 
+def test_a_start_on_the_same_node_reads_what_the_node_has(base, tmp_path, capsys):
+    """The files of the checkpoint are damaged meanwhile, which nobody notices who reads the copies."""
+    start = job(base, tmp_path / "run", local_folder=str(tmp_path / "disk"))
+    start.training.stop_after = 4
+    run_sft(start)
+    (copy,) = (tmp_path / "disk").glob("*/rank00000-*.safetensors")
+    (file,) = (tmp_path / "run/checkpoints/step_00000004").glob("rank00000-*.safetensors")
+    assert copy.read_bytes() == file.read_bytes()
+    small_store.flip(file, 8 * file.stat().st_size - 9)
+    start.training.stop_after = 0
+    start.checkpoint.local_folder = None
+    with pytest.raises(DamagedCheckpointError, match="sha256"):
+        run_sft(start)
+    start.checkpoint.local_folder = str(tmp_path / "disk")
+    run_sft(start)
+    assert "are read from copies on the nodes" in capsys.readouterr().out
+    run_sft(job(base, tmp_path / "without"))
+    assert losses(tmp_path / "run") == losses(tmp_path / "without")
+
+
 def test_lines_that_a_full_disk_refuses_are_kept(tmp_path, capsys):
     """With the kernel's own limit on the size of a file: the third line stops in the middle."""
     lines = [f"line {i} " + "x" * 90 for i in range(5)]

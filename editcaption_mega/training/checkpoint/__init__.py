@@ -12,13 +12,14 @@ optimizer state.
 from .background_save import CheckpointSaver
 from .contents import stored_ranges, tensors_of_rank
 from .publishing import CheckpointFolder, save_checkpoint
-from .restoring import load_optimizer, load_random_state
+from .restoring import load_optimizer, load_random_state, local_copies
 
 __all__ = [
     "CheckpointFolder",
     "CheckpointSaver",
     "load_optimizer",
     "load_random_state",
+    "local_copies",
     "save_checkpoint",
     "stored_ranges",
     "tensors_of_rank",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import ParamShard
+from editcaption_mega.conversion import LocalCopies, ParamShard
 from editcaption_mega.settings import CheckpointSettings
 
 from ..megatron_optimizer import before_updates, finish_gathers
@@ -31,7 +31,7 @@ class CheckpointSaver:
     """Saves the checkpoints of a run, one at a time. On every rank; `newest`, `begin` and `settle` are collective.
 
     say: takes lines for the log, on rank 0 and in the main thread. on_published: takes the step of each that is
-    published, on rank 0 and in whichever thread."""
+    published, on rank 0 and in whichever thread. local: where this rank keeps copies of what it writes."""
 
     def __init__(
         self,
@@ -43,9 +43,10 @@ class CheckpointSaver:
         say: Callable[[str], None],
         timeout_minutes: float = 30.0,
         on_published: Callable[[int], None] = lambda step: None,
+        local: LocalCopies | None = None,
     ):
         self.settings, self.param_shards, self.optimizer = settings, param_shards, optimizer
-        self.say, self.on_published = say, on_published
+        self.say, self.on_published, self.local = say, on_published, local
         self._published = published  # step of the newest checkpoint that is whole; 0: none
         self._group = platform.host_group(timeout_minutes) if settings.asynchronous else None
         self._buffer = platform.HostBuffer()
@@ -86,9 +87,9 @@ class CheckpointSaver:
         ranges = [stored._replace(values=copy) for stored, copy in zip(ranges, copies, strict=True)]
         stood = time.monotonic() - began
 
-        def write() -> None:
+        def write() -> dict[str, str]:
             self._buffer.wait()
-            write_checkpoint(folder, ranges, group=self._group, copies=False)
+            return write_checkpoint(folder, ranges, group=self._group, copies=False)
 
         self._start(lambda: self._save(folder, required, write, stood))
 
@@ -136,12 +137,16 @@ class CheckpointSaver:
         self._thread.start()
 
     def _save(
-        self, folder: CheckpointFolder, required: bool, write: Callable[[], None], stood: float | None = None
+        self,
+        folder: CheckpointFolder,
+        required: bool,
+        write: Callable[[], dict[str, str]],
+        stood: float | None = None,
     ) -> None:
         """Write, again where that fails, and remove what is no longer needed. The same on every rank."""
         began = time.monotonic()
         try:
-            self._tried(write)
+            digests = self._tried(write)
         except OSError as error:
             if required:
                 error.add_note("make room, and the same command goes on from the newest checkpoint")
@@ -152,26 +157,45 @@ class CheckpointSaver:
             )
             return
         self._published = folder.step
-        if not platform.is_rank_zero():
-            return
+        if platform.is_rank_zero():
+            self._tidy_up(folder, stood, time.monotonic() - began)
+        self._keep_local(folder, digests)
+
+    def _tidy_up(self, folder: CheckpointFolder, stood: float | None, seconds: float) -> None:
+        """On rank 0, of a checkpoint that is published. stood: seconds of those that training waited."""
         self.on_published(folder.step)
         if stood is not None:
             self._say(
-                f"checkpoint of step {folder.step} written in {time.monotonic() - began:.1f} s, for {stood:.1f} s of "
+                f"checkpoint of step {folder.step} written in {seconds:.1f} s, for {stood:.1f} s of "
                 "which training stood still"
             )
         for line in remove_old(folder.output, keep=self.settings.keep, keep_every=self.settings.keep_every):
             self._say(line)
 
-    def _tried(self, write: Callable[[], None]) -> None:
-        for again in range(self.settings.retries + 1):
+    def _keep_local(self, folder: CheckpointFolder, digests: dict[str, str]) -> None:
+        """A copy that cannot be written is said, and missed by nobody but the next start."""
+        if self.local is None:
+            return
+        problem = None
+        try:
+            self.local.keep(folder.final, digests)
+        except OSError as error:
+            problem = f"{error}"
+        problems = [each for each in platform.gather(problem, self._group) if each is not None]
+        if problems:
+            self._say(f"no copies on the nodes' disks of {len(problems)} ranks' files: {problems[0]}")
+
+    def _tried[Result](self, write: Callable[[], Result]) -> Result:
+        again = 0
+        while True:
             try:
                 return write()
             except OSError as error:  # alike on every rank, so all of them try again
                 if again == self.settings.retries:
                     raise
                 seconds = self.settings.retry_seconds * 2**again
-                self._say(f"{error}; trying again in {seconds:g} s ({again + 1} of {self.settings.retries})")
+                again += 1
+                self._say(f"{error}; trying again in {seconds:g} s ({again} of {self.settings.retries})")
                 time.sleep(seconds)
 
     def _say(self, line: str) -> None:

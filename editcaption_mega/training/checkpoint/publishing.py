@@ -56,9 +56,9 @@ def save_checkpoint(folder: CheckpointFolder, param_shards: list[ParamShard], op
 
 def write_checkpoint(
     folder: CheckpointFolder, ranges: Iterable[StoredRange], *, group: platform.Group = None, copies: bool = True
-) -> None:
-    """Write and publish a checkpoint, of which these are this rank's ranges. Collective. group, copies: see
-    `StoreWriter`.
+) -> dict[str, str]:
+    """Write and publish a checkpoint, of which these are this rank's ranges -> sha256 of each file that it has written,
+    by name. Collective. group, copies: see `StoreWriter`.
 
     Raises OSError, alike on every rank, when it can't be written; nothing of it is left then."""
     partial = folder.partial
@@ -77,6 +77,7 @@ def write_checkpoint(
             if platform.is_rank_zero():
                 folder.may_publish()
                 _rename(partial, folder.final)
+        return writer.digests
     except Exception as error:
         if platform.is_rank_zero():
             shutil.rmtree(partial, ignore_errors=True)  # room for what goes on; the next start tries again

@@ -7,20 +7,34 @@ import torch
 from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import WEIGHTS, ParamShard, StoreReader
+from editcaption_mega.conversion import WEIGHTS, LocalCopies, ParamShard, StoreReader
+from editcaption_mega.settings import JobSettings
 
 from ..megatron_optimizer import MASTER, begin_state, parameter_state
-from .random_state import restore_random_states
+from .random_state import rank_layout, restore_random_states
 
 
 def load_optimizer(
-    folder: Path, state: dict[str, Any], param_shards: list[ParamShard], optimizer: MegatronOptimizer
+    folder: Path,
+    state: dict[str, Any],
+    param_shards: list[ParamShard],
+    optimizer: MegatronOptimizer,
+    local: LocalCopies | None = None,
 ) -> None:
     """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint.
+    local: copies of its files on the nodes.
 
     Collective: all ranks raise alike."""
     with platform.together():
-        _load_optimizer(StoreReader(folder), state["updates"], param_shards, optimizer)
+        _load_optimizer(StoreReader(folder, local), state["updates"], param_shards, optimizer)
+
+
+def local_copies(settings: JobSettings) -> LocalCopies | None:
+    """Of what this rank writes of the run's checkpoints, where the settings ask for them."""
+    checkpoint = settings.checkpoint
+    if not checkpoint.local_folder:
+        return None
+    return LocalCopies(checkpoint.local_folder, settings.training.output, rank_layout(), verified=checkpoint.verify)
 
 
 def _load_optimizer(
@@ -41,9 +55,9 @@ def _load_optimizer(
                 tensor.copy_(values.view(tensor.shape))
 
 
-def load_random_state(folder: Path) -> bool:
+def load_random_state(folder: Path, local: LocalCopies | None = None) -> bool:
     """Restore this rank's generators. False when the checkpoint is of another layout, which has other ranks.
 
     Collective: all ranks raise alike."""
     with platform.together():
-        return restore_random_states(StoreReader(folder))
+        return restore_random_states(StoreReader(folder, local))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import StoreReader, store
+from editcaption_mega.conversion import LocalCopies, StoreReader, store
 from editcaption_mega.conversion.checkpoint_folders import checkpoints
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.lock import LostError
@@ -201,3 +201,13 @@ def test_an_error_of_one_rank_is_raised_by_all(model, tmp_path):
     assert first[:4] == second[:4] and first[1:4] == ([], 2, [2])
     assert "No space left on device (rank 1 on" in first[0] and "checkpoint of step 1 was not written" in first[0]
     assert first[4] and not second[4], "rank 0 alone has the log"
+
+
+def test_copies_on_the_nodes_disk_that_cannot_be_written_are_said(run, tmp_path):
+    job = run()
+    (tmp_path / "disk").write_text("a file where a folder should be")
+    job.saver.local = LocalCopies(tmp_path / "disk", job.output, [1])
+    job.saver.begin(job.folder(1), required=True)
+    job.saver.settle()
+    assert job.steps() == [1]
+    assert [line for line in job.lines if line.startswith("no copies on the nodes' disks of 1 ranks' files: ")]
