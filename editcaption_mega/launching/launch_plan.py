@@ -119,7 +119,7 @@ def _step_of(
     if counts.outlives_nodes:
         reserve = ", ".join(job.hosts()[counts.wanted :]) or "no node"
         notes.append(
-            f"in reserve: {reserve}; fewest nodes: {counts.fewest}; submitted with sbatch --no-kill, it goes on here"
+            f"in reserve: {reserve}; a lost node is survived with {counts.fewest} or more, by sbatch --no-kill"
         )
     where = _where(",".join(nodes) if counts.spares else job.node_list, job)
     return LaunchPlan(

@@ -18,7 +18,7 @@ SCRIPT = str(ROOT / "launch/pretrain_sft.sh")
 SCONTROL = """#!/bin/bash
 case "$*" in
     "show hostnames "*) echo node-1; echo node-2;;
-    "show node "*) echo "NodeName=node-1 Arch=x86_64 NodeAddr=10.0.0.1 State=IDLE";;
+    "show node "*) echo "NodeName=$3 Arch=x86_64 NodeAddr=10.0.0.${3#node-} State=IDLE";;
     "show job 7") echo "JobId=7 JobState=RUNNING Requeue=1 BatchFlag=1 StdOut=$LOGS/my log/train.out Power=";;
 esac
 """
@@ -61,6 +61,28 @@ def test_in_a_step_already(slurm):
     plan = plan_launch(SCRIPT, ["c.yaml"], shell | {"SLURM_NNODES": "1"})
     assert plan.job is None and "--standalone" in plan.command
     assert "--overlap" in plan_launch(SCRIPT, ["c.yaml"], shell).command
+
+
+def test_a_job_with_a_spare_node_starts_on_the_others_and_can_move(slurm):
+    plan = plan_launch(SCRIPT, ["c.yaml"], slurm | {"SPARE_NODES": "1"})
+    assert plan.command[:4] == ["srun", "--nodes=1", "--ntasks=1", "--nodelist=node-1"] and plan.num_nodes == 1
+    assert any(line.startswith("in reserve: node-2;") for line in plan.notes)
+    moved = plan.on_nodes(["node-2"])
+    assert moved.command == ["srun", "--nodes=1", "--ntasks=1", "--nodelist=node-2", "--overlap", *plan.command[4:]]
+    assert moved.environment == plan.environment | {"MASTER_ADDR": "10.0.0.2"} and "on node-2," in moved.where
+    named = plan_launch(SCRIPT, ["c.yaml"], slurm | {"SPARE_NODES": "1", "MASTER_ADDR": "10.9.9.9"})
+    assert named.on_nodes(["node-2"]).environment["MASTER_ADDR"] == "10.9.9.9"
+    with pytest.raises(ValueError, match="SPARE_NODES is '2', expected .* from 0 to 1"):
+        plan_launch(SCRIPT, ["c.yaml"], slurm | {"SPARE_NODES": "2"})
+    without = plan_launch(SCRIPT, ["c.yaml"], slurm)
+    assert "--nodelist" not in shlex.join(without.command) and not any("reserve" in line for line in without.notes)
+
+
+def test_a_task_of_a_step_on_some_of_the_nodes_meets_these(slurm):
+    task = slurm | {"EDITCAPTION_STEP": "1", "SLURM_NNODES": "3", "SLURM_STEP_NUM_NODES": "2", "SLURM_NODEID": "1"}
+    plan = plan_launch(SCRIPT, ["c.yaml"], task)
+    assert "--nnodes 2 --node-rank 1 " in shlex.join(plan.command) and plan.where == "as node 1 of 2"
+    assert "--standalone" in plan_launch(SCRIPT, ["c.yaml"], task | {"SLURM_STEP_NUM_NODES": "1"}).command
 
 
 def test_without_slurm():
