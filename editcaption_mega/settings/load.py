@@ -19,22 +19,52 @@ _ROWS = (
     "there is none: samples are packed into rows of data.sequence_length tokens, a row is a micro-batch, and as many "
     "rows as training.global_batch_size needs are accumulated"
 )
+_SCHEDULE = (
+    "there is none: the learning rate rises for optimizer.warmup_steps and falls as a cosine to "
+    "optimizer.min_learning_rate"
+)
+_ADAPTERS = (
+    "there is none: every weight is trained whose module has a multiplier above 0 (optimizer.vision and the like)"
+)
+_LOGGERS = "there is none: metrics.jsonl and TensorBoard's files are written into training.output"
 # Other programs' names: what the setting is called here, or why there is none.
-_ELSEWHERE = {
+ELSEWHERE = {
+    "bf16": "did you mean 'training.precision' (bf16 or fp32)?",
     "batch_size": "did you mean 'training.global_batch_size' (samples per optimizer step, over all ranks)?",
+    "cutoff_len": "did you mean 'data.sequence_length'?",
+    "data_parallel_size": "there is none: it is the number of ranks divided by the other sizes",
+    "ep": "did you mean 'parallel.expert_model_parallel_size'?",
+    "expert_parallel_size": "did you mean 'parallel.expert_model_parallel_size'?",
+    "fp16": "did you mean 'training.precision' (bf16 or fp32)?",
     "gradient_accumulation_steps": _ROWS,
+    "gradient_checkpointing": "did you mean 'model.recompute' (none, selective or full)?",
     "grad_clip": "did you mean 'optimizer.clip_grad'?",
+    "lora_alpha": _ADAPTERS,
+    "lora_rank": _ADAPTERS,
     "lr": "did you mean 'optimizer.learning_rate'?",
+    "lr_scheduler_type": _SCHEDULE,
     "max_grad_norm": "did you mean 'optimizer.clip_grad'?",
+    "max_length": "did you mean 'data.sequence_length'?",
     "max_steps": "did you mean 'training.steps'?",
     "max_seq_length": "did you mean 'data.sequence_length'?",
     "micro_batch_size": _ROWS,
+    "model_name_or_path": "did you mean 'model.folder'?",
+    "name": "did you mean 'model.folder'?",
     "num_train_epochs": "did you mean 'training.epochs'?",
     "output_dir": "did you mean 'training.output'?",
     "per_device_train_batch_size": _ROWS,
+    "pipeline_parallel_size": "did you mean 'parallel.pipeline_model_parallel_size'?",
+    "pp": "did you mean 'parallel.pipeline_model_parallel_size'?",
+    "report_to": _LOGGERS,
     "save_steps": "did you mean 'checkpoint.every'?",
+    "schedule": _SCHEDULE,
+    "scheduler": _SCHEDULE,
+    "tensor_parallel_size": "did you mean 'parallel.tensor_model_parallel_size'?",
+    "tp": "did you mean 'parallel.tensor_model_parallel_size'?",
     "warmup_ratio": "did you mean 'optimizer.warmup_steps' (a number of steps)?",
+    "wandb_project": _LOGGERS,
 }
+_TRAINING = ("training", "data", "optimizer", "checkpoint", "parallel", "model")  # where they are looked for
 
 
 class Settings(Protocol):
@@ -168,8 +198,8 @@ def _mend(known: dict[str, Any], key: str, prefix: str) -> str:
     inside = [name for name in sections if key in _types(known[name])]
     if inside:
         return f"did you mean '{prefix}{inside[0]}.{key}'?"
-    if key in _ELSEWHERE and (sections or prefix.split(".")[0] in ("training", "data", "optimizer", "checkpoint")):
-        return _ELSEWHERE[key]
+    if key in ELSEWHERE and (sections or prefix.split(".")[0] in _TRAINING):
+        return ELSEWHERE[key]
     close = difflib.get_close_matches(key, known, n=1)
     return f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
 

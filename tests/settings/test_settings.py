@@ -4,6 +4,7 @@ import re
 import pytest
 
 from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings, save_settings
+from editcaption_mega.settings.load import ELSEWHERE
 
 GOOD = """
 model: {folder: models/x}
@@ -83,6 +84,10 @@ def test_nothing_is_frozen_by_default(good):
         ("learning_rate=3", ["did you mean 'optimizer.learning_rate'"]),
         ("optimizer.lr=3", ["did you mean 'optimizer.learning_rate'"]),
         ("optimizer.max_grad_norm=1", ["did you mean 'optimizer.clip_grad'"]),
+        ("model.lora_rank=8", ["every weight is trained", "multiplier above 0"]),
+        ("parallel.tp=2", ["did you mean 'parallel.tensor_model_parallel_size'"]),
+        ("optimizer.schedule=linear", ["cosine", "optimizer.min_learning_rate"]),
+        ("model.name=Qwen/Qwen3-VL-2B-Instruct", ["did you mean 'model.folder'"]),
         ("training.micro_batch_size=1", ["there is none", "a row is a micro-batch", "training.global_batch_size"]),
         ("training.gradient_accumulation_steps=2", ["there is none", "accumulated"]),
         ("training.seed=${training.nope}", ["training.seed", "nope"]),
@@ -215,3 +220,12 @@ def test_delayed_weight_gradients_need_products_that_add_up(good, other):
     settings = ["parallel.pipeline_model_parallel_size=2", "parallel.delayed_weight_gradients=[0,1]", other]
     with pytest.raises(ValueError, match="needs model.backend=torch and model.fused_weight_gradients=true"):
         load_settings(good, settings)
+
+
+def test_every_setting_that_another_programs_name_leads_to_exists():
+    for name, mend in ELSEWHERE.items():
+        named = re.findall(r"\b(?:training|data|optimizer|checkpoint|parallel|model)\.[a-z_]+", mend)
+        assert named or name == "data_parallel_size", name
+        for setting in named:
+            section, field = setting.split(".")
+            assert hasattr(getattr(JobSettings(), section), field), (name, setting)
