@@ -8,21 +8,22 @@ import socket
 import sys
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from editcaption_mega import job_outcome, signals
 from editcaption_mega.job_outcome import JobOutcome
-from editcaption_mega.progress import Label
+from editcaption_mega.progress_display import byte_progress as byte_progress
+from editcaption_mega.progress_display import progress as progress
 from editcaption_mega.settings import BACKENDS, ParallelSettings
 from editcaption_mega.words import printable, without_credentials
 
 if TYPE_CHECKING:
     from editcaption_mega.evaluation.generate import Part
 
-_SECONDS_BETWEEN_LINES = 5.0
+_MOST_WORKERS = 8  # of a conversion, unless the user says more
 _MOST_COUNTED = 20  # lines of a list that counts
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
 _SECONDS_FOR_THE_CAUSE = 3.0  # until a rank that lost another one has heard why
@@ -100,6 +101,34 @@ def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--etp", type=int, metavar="N", help="expert tensor parallel size (default: that of --tp)")
     parser.add_argument("--cp", type=int, default=1, metavar="N", help="context parallel size (only 1)")
     parser.add_argument("--backend", choices=BACKENDS, default="torch")
+
+
+def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of both conversions."""
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), help="of all weights (default: as the source has them)")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read back what was written and compare it with the source before it is published; an output that is "
+        "there already is only compared",
+    )
+    parser.add_argument(
+        "--workers", type=positive, metavar="N", help="processes (default: one for each core, 8 at most; 1 for a rank)"
+    )
+
+
+def conversion(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What those flags say, as parameters of the conversions."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    default = 1 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else min(_MOST_WORKERS, cores)
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    return {
+        "dtype": dtypes.get(arguments.dtype),
+        "workers": arguments.workers or default,
+        "verify": arguments.verify,
+    }
 
 
 def layout(arguments: argparse.Namespace) -> ParallelSettings:
@@ -211,63 +240,6 @@ def print_counts(title: str, counts: Counter[str]) -> None:
         print(f"  {count} x {name}", file=sys.stderr)
     if len(counts) > _MOST_COUNTED:
         print(f"  and {len(counts) - _MOST_COUNTED} other kinds", file=sys.stderr)
-
-
-def progress[Item](items: Iterable[Item], total: int | None = None, label: Label = "") -> Iterator[Item]:
-    """Pass `items` through, showing how far they are on stderr: a bar on a terminal, else a plain line every 5 s and
-    one at the end. `total` defaults to len(items) where there is one."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    return _bar(items, total, label) if sys.stderr.isatty() else _lines(items, total, label)
-
-
-def _bar[Item](items: Iterable[Item], total: int | None, label: Label) -> Iterator[Item]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(_words(label), total=total)
-        for item in bar.track(items, task_id=task):
-            yield item
-            if callable(label):
-                bar.update(task, description=label())
-
-
-def _lines[Item](items: Iterable[Item], total: int | None, label: Label) -> Iterator[Item]:
-    start = last = time.monotonic()
-    of = "" if total is None else f" of {total}"
-    count = 0
-    # What is left goes by the last lines' rate: a resumed run passes in a moment over what is done.
-    marks = deque([(start, 0)], maxlen=4)
-    for item in items:
-        yield item
-        count += 1
-        now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            then, before = marks[0]
-            marks.append((now, count))
-            left = f", about {(now - then) / (count - before) * (total - count):.0f} s left" if total else ""
-            print(f"{_words(label)}: {count}{of} after {now - start:.0f} s{left}", file=sys.stderr, flush=True)
-    print(f"{_words(label)}: {count}{of} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
-
-
-def _words(label: Label) -> str:
-    return label() if callable(label) else label
 
 
 def _one_line(error: Exception) -> str:

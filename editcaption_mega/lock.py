@@ -236,6 +236,12 @@ class FolderLock:
                 os.utime(self.path)
 
 
+def is_held(folder: str | os.PathLike[str]) -> bool:
+    """Whether a process holds the folder's lock and is alive, as far as that can be told. Raises OSError."""
+    lock = FolderLock(folder, "")
+    return lock.path.exists() and not lock._is_left(lock.path)
+
+
 def _machine() -> str:
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

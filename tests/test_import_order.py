@@ -61,6 +61,7 @@ ROOT_MODULES = {
     "people": False,
     "phases": True,
     "progress": True,
+    "progress_display": False,
     "rank_log": True,
     "signals": True,
     "train": False,

@@ -20,6 +20,7 @@ SUITES = {
     "dpo-step": "whole DPO steps of small pairs against TRL's DPOTrainer, the same model and pairs",
     "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
     "checkpoint": "how long training stands still for a checkpoint written beside it, against one that it waits for",
+    "conversion": "both conversions of a model with real expert shapes against cp + fsync, and their memory",
     "best-of": "a model's best of n and its self-check against its greedy captions (--model, --reference, --shards)",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
     "client": "rates of the endpoint client against a local scripted server",
@@ -57,8 +58,11 @@ def parser() -> argparse.ArgumentParser:
     loader = parser.add_argument_group("loader")
     loader.add_argument("--picture-pairs", type=int, default=32, help="pairs of 1024 px JPEG (default 32)")
     loader.add_argument("--samples", type=int, default=256, help="in a step (default 256)")
-    checkpoint = parser.add_argument_group("checkpoint (on the CPU)")
+    checkpoint = parser.add_argument_group("checkpoint, conversion (on the CPU)")
     checkpoint.add_argument("--gigabytes", type=float, default=1.0, help="of a checkpoint, about (default 1)")
+    checkpoint.add_argument(
+        "--folder", type=Path, metavar="DIR", help="conversion: where it works (default: temporary)"
+    )
     scores = parser.add_argument_group("scores, best-of")
     scores.add_argument(
         "--reference", type=Path, metavar="DIR", help="best-of: the folder that the model's DPO began with"
@@ -73,7 +77,13 @@ def parser() -> argparse.ArgumentParser:
     client.add_argument("--requests", type=int, default=10_000, help="a multiple of 10 (default 10000)")
     client.add_argument("--concurrency", type=int, default=128)
     client.add_argument("--latency", type=float, default=0.05, help="seconds per reply (default 0.05)")
-    client.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="captions: processes (default 1 and 2)")
+    client.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[1, 2],
+        help="captions: processes (default 1 and 2); conversion: the largest counts",
+    )
     client.add_argument("--side", type=int, default=96, help="captions: pixels of the pictures (default 96)")
     client.add_argument("--faults", action="store_true", help="also with one call in five faulty")
     return parser
@@ -119,7 +129,7 @@ def main(argv):
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client, "captions": captions}
-    suites |= {"checkpoint": checkpoint}
+    suites |= {"checkpoint": checkpoint, "conversion": conversion}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -234,6 +244,16 @@ def checkpoint(arguments: argparse.Namespace) -> Measured:
     record = checkpoints.measure(arguments.gigabytes, arguments.repeats, say)
     machine = machine_facts(arguments.repeats, "SFT steps of one pair, fp32, one rank, temporary folder")
     return [record], checkpoints.markdown(record, machine), machine
+
+
+def conversion(arguments: argparse.Namespace) -> Measured:
+    from benches import conversions
+    from benches.measuring import machine_facts
+
+    workers = max(arguments.workers)
+    record = conversions.measure(arguments.gigabytes, workers, arguments.repeats, arguments.folder, say)
+    machine = machine_facts(arguments.repeats, "random weights in the expert shapes of 30B-A3B")
+    return [record], conversions.markdown(record, machine), machine
 
 
 def best_of(arguments: argparse.Namespace) -> Measured:

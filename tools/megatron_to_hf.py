@@ -5,16 +5,23 @@ from pathlib import Path
 
 from editcaption_mega import cli
 
+EXAMPLE = """
+python tools/megatron_to_hf.py --checkpoint runs/sft --output models/sft
+python tools/megatron_to_hf.py --checkpoint runs/sft --output models/sft-fp32 --dtype fp32   # the master weights
+"""
+
 
 def main(argv):
     parser = cli.argument_parser(
-        "Convert a Megatron checkpoint (or the newest one of a run folder) into a Hugging Face folder that "
-        "transformers loads.",
-        example="python tools/megatron_to_hf.py --checkpoint runs/sft --output models/sft",
+        "Convert a Megatron checkpoint (or the newest one of a run folder, also while the run goes on) into a Hugging "
+        "Face folder that transformers loads. Processes share the files, and the same command goes on where one was "
+        "killed. Under torchrun the ranks share them too.",
+        EXAMPLE,
     )
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="checkpoint or run folder")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new Hugging Face folder")
     parser.add_argument("--max-file-gib", type=float, default=5.0, help="largest safetensors file (default 5)")
+    cli.add_conversion_arguments(parser)
     arguments = parser.parse_args(argv)
     # NaN is not above anything.
     if not 0 < arguments.max_file_gib < math.inf:
@@ -25,7 +32,8 @@ def main(argv):
         arguments.checkpoint,
         arguments.output,
         max_file_bytes=int(arguments.max_file_gib * 2**30),
-        progress=cli.progress,
+        **cli.conversion(arguments),
+        progress=cli.byte_progress,
     )
 
 

@@ -2,7 +2,7 @@
 
 from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from .checkpoint_folders import find_checkpoint
-from .hugging_face import FolderReader, hf_tensors, write_folder
+from .hugging_face import FolderReader
 from .local_copies import LocalCopies
 from .manifest import DamagedCheckpointError
 from .param_shards import ParamShard, local_param_shards
@@ -24,10 +24,8 @@ __all__ = [
     "WeightSource",
     "check_same_model",
     "find_checkpoint",
-    "hf_tensors",
     "load_weights",
     "local_param_shards",
     "rules_for",
     "verify_checkpoint",
-    "write_folder",
 ]

@@ -2,13 +2,18 @@
 
 import os
 import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from editcaption_mega.data.text.side_files import CONFIG, hub_hint
+from editcaption_mega.lock import FolderLock, is_held
 from editcaption_mega.settings import SettingsError
 
 from .manifest import MANIFEST
 
+_READERS = "readers"  # folder of a checkpoint, with a lock for each process that reads it while its run goes on
 _STEP = re.compile(r"step_(\d{8,})")
 
 
@@ -42,6 +47,33 @@ def find_checkpoint(path: str | Path) -> Path:
             f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with a complete one{hint}"
         )
     return of_run[-1]
+
+
+@contextmanager
+def held_checkpoint(folder: Path) -> Iterator[None]:
+    """While the block runs, a run that goes on does not remove this checkpoint as an old one (`is_read`).
+
+    Where this user may not write, nothing holds it. Raises SettingsError for one that was removed just before."""
+    lock = FolderLock(folder / _READERS / f"{os.getpid()}-{secrets.token_hex(4)}", "export")
+    try:
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        if not (folder / MANIFEST).is_file():
+            raise SettingsError(f"{folder} was removed just now by the run that wrote it: start the command again")
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # somebody else reads, or the checkpoint is there
+            (folder / _READERS).rmdir()
+            folder.rmdir()
+
+
+def is_read(folder: Path) -> bool:
+    """Whether a process reads the checkpoint and asks that it stays. Raises OSError."""
+    return any(is_held(reader) for reader in (folder / _READERS).glob("*"))
 
 
 def step_of(name: str) -> int:

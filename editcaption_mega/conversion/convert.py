@@ -1,24 +1,53 @@
-"""The two conversions as whole jobs: folder -> checkpoint, checkpoint -> folder."""
+"""The two conversions as whole jobs: folder -> checkpoint, checkpoint -> folder.
 
-import shutil
-from collections.abc import Iterable
+Each is a plan of output files, which processes (or, under torchrun, ranks) share; one that was killed goes on with the
+files that are missing (`partial_folder.py`)."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
 from editcaption_mega import platform
-from editcaption_mega.data.text.side_files import CONFIG, SideFiles
-from editcaption_mega.files import rename_whole
+from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles
+from editcaption_mega.files import write_atomically
 from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import SettingsError
 
-from .checkpoint_folders import find_checkpoint
-from .hugging_face import FOLDER_FILE_BYTES, FolderReader, hf_tensors, with_dtype, write_folder
+from .checkpoint_folders import find_checkpoint, held_checkpoint
+from .fp8 import Fp8, without_quantization
+from .hugging_face import FOLDER_FILE_BYTES, FolderReader, with_dtype
+from .jobs import (
+    PART_BYTES,
+    Compared,
+    ComparedBytes,
+    ComparedFile,
+    ComparedRule,
+    Conversion,
+    OutputFile,
+    begin_ranks,
+    canonical_parts,
+    drop_cached,
+    end_ranks,
+    folder_parts,
+    level_files,
+    piece_names,
+)
+from .manifest import MANIFEST, StoredBox, StoredFile, StoredTensor
 from .rules import Box, Rule, rules_for, unique_rules
-from .store import WEIGHTS, StoreWriter
+from .store import MASTERS, WEIGHTS, StoreReader, write_manifest
+from .tensor_file import TensorForm
 from .verify import check_same_model, verify_checkpoint
+
+STORE_FILE_BYTES = 1 << 30  # of a converted checkpoint: what a killed process makes again at the most
+_VERSION = 1  # of a plan: what was begun by a version that makes other files is begun anew
 
 
 def refuse_existing(output: Path) -> None:
@@ -27,33 +56,34 @@ def refuse_existing(output: Path) -> None:
         raise SettingsError(f"{output} already holds something: choose another folder, nothing was written")
 
 
-def hf_to_megatron(folder: Path, output: Path, *, progress: Progress = no_progress) -> None:
+def source_architecture(folder: Path) -> Architecture:
+    """That of a folder which `hf_to_megatron` can convert: the weights may be FP8. Raises ValueError."""
+    files = SideFiles.read(folder).require(CONFIG, "the model's configuration")
+    config, where = files.json(CONFIG), str(files.folder / CONFIG)
+    Fp8.of_config(config, where)
+    return Architecture.from_config(without_quantization(config), where=where)
+
+
+def hf_to_megatron(
+    folder: Path,
+    output: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    workers: int = 1,
+    verify: bool = False,
+    progress: Progress = no_progress,
+) -> None:
     """Write the folder's weights as a store of whole canonical tensors, with `hf/` beside them.
 
-    Under torchrun, rank r writes every world-size-th tensor. Memory: one tensor and one output file per rank."""
-    refuse_existing(output)
-    side_files = SideFiles.read(folder)
-    reader = FolderReader(folder)
-    if platform.world_size() > 1 and not dist.is_initialized():
-        platform.initialize(platform.Layout(), seed=0)
-    partial = output.with_name(output.name + ".partial")
-    with platform.together():
-        if platform.is_rank_zero():
-            shutil.rmtree(partial, ignore_errors=True)
-            side_files.write(partial / "hf")
-    writer = StoreWriter(partial, metadata={"experts_in_out": reader.experts_in_out})
-    mine = unique_rules(reader.rules)[platform.rank() :: platform.world_size()]
-    with platform.together():
-        for rule in progress(mine, len(mine), "tensors"):
-            writer.add(WEIGHTS + rule.name, rule.shape, Box.whole(rule.shape), reader.read(rule))
-    writer.finish()
-    with platform.together():
-        if platform.is_rank_zero():
-            if output.is_dir():
-                output.rmdir()
-            rename_whole(partial, output)
-    if dist.is_initialized():
-        platform.destroy()
+    dtype: of all weights (None: as the folder has them, FP8 as bf16). verify: compare what was written with the folder
+    before it is published; an output that exists is only compared. workers: processes; under torchrun the ranks share
+    the files beside. progress: of bytes. Memory of a process: a few parts of a tensor, of 64 MiB.
+    Raises ValueError for a folder that is not whole and for an output that differs, OSError."""
+    if not (verify and (output / MANIFEST).is_file()):
+        refuse_existing(output)
+    begin_ranks()
+    _to_store(folder, dtype).run(output, workers=workers, verify=verify, progress=progress)
+    end_ranks()
 
 
 def megatron_to_hf(
@@ -61,44 +91,203 @@ def megatron_to_hf(
     output: Path,
     *,
     max_file_bytes: int = FOLDER_FILE_BYTES,
+    dtype: torch.dtype | None = None,
+    workers: int = 1,
+    verify: bool = False,
     progress: Progress = no_progress,
 ) -> None:
     """Write a folder that transformers loads, in the layout and with the config of the folder that training began
-    with. Memory: one tensor and one output file, whatever the model."""
-    if not platform.is_rank_zero():  # under torchrun: the work of one process
-        return
-    refuse_existing(output)
-    folder = find_checkpoint(checkpoint)
-    store = verify_checkpoint(folder, tensors=WEIGHTS)
-    side_files = SideFiles.read(folder / "hf").require(CONFIG, "the model's configuration")
-    architecture = Architecture.from_config(side_files.json(CONFIG), where=str(folder / "hf" / CONFIG))
+    with. dtype: of all weights (None: as the checkpoint has them); fp32 is taken from the optimizer's master weights
+    where the checkpoint has them. Its run may go on meanwhile. The other parameters as in
+    `hf_to_megatron`. Raises ValueError, OSError."""
+    if not (verify and (output / CONFIG).is_file()):
+        refuse_existing(output)
+    begin_ranks()
+    prefixes = (MASTERS, WEIGHTS) if dtype == torch.float32 else (WEIGHTS,)
+    folder = platform.from_rank_zero(lambda: find_checkpoint(checkpoint))
+    with held_checkpoint(folder):
+        store = verify_checkpoint(folder, tensors=prefixes, progress=progress)
+        conversion = _to_folder(store, prefixes, dtype, max_file_bytes)
+        conversion.run(output, workers=workers, verify=verify, progress=progress)
+    end_ranks()
+
+
+def export_host_bytes(architecture: Architecture, *, item_size: int = 2) -> int:
+    """The most bytes of tensors that a process of `megatron_to_hf` makes: a part in its canonical form, in Hugging
+    Face's, and two that wait for the disk. A part has one entry of a tensor's first axis at the least."""
+    rules = unique_rules(rules_for(architecture))
+    parts = [box.size * item_size for rule in rules for box in canonical_parts(rule, item_size)]
+    return 4 * min(max(parts), PART_BYTES)
+
+
+# ---- folder -> checkpoint --------------------------------------------------------------------------------------------
+
+
+def _to_store(folder: Path, dtype: torch.dtype | None) -> Conversion:
+    side_files = SideFiles.read(folder)
+    reader = FolderReader(folder, fp8_dtype=dtype or torch.bfloat16)
+    config = side_files.json(CONFIG)
+    rules = {_inside(rule): rule for rule in unique_rules(reader.rules)}
+    forms = {inside: TensorForm(dtype or reader.dtype(rule), rule.shape) for inside, rule in rules.items()}
+    files = [
+        OutputFile(f"weights-{number:05d}.safetensors", part)
+        for number, part in enumerate(level_files(forms, STORE_FILE_BYTES))
+    ]
+    source = {path.name: _identity(path) for path in reader.weight_files}
+    plan = _plan("hf_to_megatron", files, {"files": source, "beside": _digest(side_files.contents)}, dtype)
+    if dtype is not None or without_quantization(config) != config:
+        side_files = side_files.with_json(CONFIG, without_quantization(config))
+        side_files = with_dtype(side_files, _values(files))
+
+    def parts(inside: str) -> Iterator[Tensor]:
+        rule, form = rules[inside], forms[inside]
+        return (reader.view(rule, box).to(form.dtype) for box in canonical_parts(rule, form.dtype.itemsize))
+
+    def finish(content: Path, records: dict[str, StoredFile]) -> None:
+        side_files.write(content / "hf")
+        tensors = {
+            WEIGHTS + rules[inside].name: _stored(rules[inside], form, inside, file.name)
+            for file in files
+            for inside, form in file.forms.items()
+        }
+        write_manifest(content, {"experts_in_out": reader.experts_in_out}, [(tensors, records)])
+
+    def compare(content: Path) -> list[Compared]:
+        drop_cached(content.glob("*.safetensors"))
+        store = StoreReader(content)
+        check_same_model(store, reader.architecture)
+        _compare_keys(content, {WEIGHTS + rule.name for rule in rules.values()}, set(store.tensors))
+        compared = [
+            ComparedRule(
+                rule, forms[inside].dtype, _read_store(store, (WEIGHTS,)), reader.view,
+                sorted({content / stored.file for stored in store.tensors[WEIGHTS + rule.name].boxes}),
+            )
+            for inside, rule in rules.items()
+        ]  # fmt: skip
+        beside = [ComparedBytes(content / "hf" / name, text) for name, text in side_files.contents.items()]
+        checked = [ComparedFile(content, name, entry) for name, entry in store.manifest.files.items()]
+        return [*beside, *checked, *compared]
+
+    return Conversion(plan, files, parts, finish, compare, digest=True)
+
+
+def _inside(rule: Rule) -> str:
+    """The name of a whole tensor in a store's file, as `StoreWriter` has it."""
+    return f"{WEIGHTS}{rule.name}@{','.join('0' for _ in rule.shape)}"
+
+
+def _stored(rule: Rule, form: TensorForm, inside: str, file: str) -> StoredTensor:
+    box = StoredBox(start=[0] * len(rule.shape), length=list(rule.shape), inside=inside, file=file)
+    return StoredTensor(shape=list(rule.shape), dtype=str(form.dtype).removeprefix("torch."), boxes=[box])
+
+
+# ---- checkpoint -> folder --------------------------------------------------------------------------------------------
+
+
+def _to_folder(
+    store: StoreReader, prefixes: tuple[str, ...], dtype: torch.dtype | None, max_file_bytes: int
+) -> Conversion:
+    side_files = SideFiles.read(store.folder / "hf").require(CONFIG, "the model's configuration")
+    architecture = Architecture.from_config(side_files.json(CONFIG), where=str(store.folder / "hf" / CONFIG))
     check_same_model(store, architecture)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     in_out = bool(store.metadata.get("experts_in_out", False))
-    count = sum(1 for _ in hf_names(architecture, in_out))
+    rules = unique_rules(rules_for(architecture, experts_in_out=in_out))
+    pieces = {name: (rule, piece) for rule in rules for name, piece in piece_names(rule).items()}
+    read = _read_store(store, prefixes)
+    forms = {
+        name: TensorForm(dtype or store.dtype(WEIGHTS + rule.name), piece.hf_shape)
+        for name, (rule, piece) in pieces.items()
+    }
+    shares = level_files(forms, max_file_bytes)
+    names = [f"model-{number:05d}-of-{len(shares):05d}.safetensors" for number in range(1, len(shares) + 1)]
+    if len(shares) == 1:
+        names = [SINGLE_WEIGHTS]
+    files = [OutputFile(name, share, {"format": "pt"}) for name, share in zip(names, shares, strict=True)]
+    manifest = hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest()
+    plan = _plan("megatron_to_hf", files, {"manifest": manifest}, dtype)
+    side_files = with_dtype(side_files, _values(files))
 
-    def read(rule: Rule) -> torch.Tensor:
-        return store.read(WEIGHTS + rule.name)
+    def parts(name: str) -> Iterator[Tensor]:
+        return folder_parts(pieces[name][0], name, forms[name], read)
 
-    tensors = hf_tensors(architecture, read, experts_in_out=in_out)
-    values = write_folder(progress(tensors, count, "tensors"), partial, max_file_bytes=max_file_bytes)
-    with_dtype(side_files, values).write(partial)
-    if output.is_dir():
-        output.rmdir()
-    rename_whole(partial, output)
+    def finish(content: Path, records: dict[str, StoredFile]) -> None:
+        if len(files) > 1:
+            write_atomically(content / WEIGHT_INDEX, _index(files))
+        side_files.write(content)
+
+    def compare(content: Path) -> list[Compared]:
+        drop_cached(content.glob("*.safetensors"))
+        written = FolderReader(content)
+        if written.experts_in_out != in_out:
+            raise ValueError(f"{content} stores its experts in another order than the checkpoint asks for")
+        beside = [ComparedBytes(content / name, text) for name, text in side_files.contents.items()]
+        if {path.name for path in written.weight_files} == set(names) and len(files) > 1:
+            beside.append(ComparedBytes(content / WEIGHT_INDEX, _index(files)))
+        compared = [
+            ComparedRule(rule, forms[rule.pieces[0].name].dtype, written.view, read, written.files_of(rule))
+            for rule in rules
+        ]
+        return [*beside, *compared]
+
+    return Conversion(plan, files, parts, finish, compare, digest=False)
 
 
-def export_host_bytes(
-    architecture: Architecture, *, item_size: int = 2, max_file_bytes: int = FOLDER_FILE_BYTES
-) -> int:
-    """The most bytes of tensors that `megatron_to_hf` holds: one output file's, and the tensor that comes next in its
-    canonical form and in Hugging Face's."""
-    sizes = [rule.size * item_size for rule in unique_rules(rules_for(architecture))]
-    return min(max_file_bytes, sum(sizes)) + 2 * max(sizes)
+def _index(files: Iterable[OutputFile]) -> bytes:
+    weight_map = {name: file.name for file in files for name in file.forms}
+    total = sum(form.nbytes for file in files for form in file.forms.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    return (json.dumps(index, indent=2) + "\n").encode()
 
 
-def hf_names(architecture: Architecture, experts_in_out: bool) -> Iterable[str]:
-    """Names of the Hugging Face tensors of a model."""
-    rules = unique_rules(rules_for(architecture, experts_in_out=experts_in_out))
-    return dict.fromkeys(piece.name for rule in rules for piece in rule.pieces)
+# ---- both ------------------------------------------------------------------------------------------------------------
+
+
+def _read_rule(store: StoreReader, prefixes: tuple[str, ...], rule: Rule, box: Box) -> Tensor:
+    """A box of the rule's tensor under the first of these prefixes that the store has it under."""
+    keys = [prefix + rule.name for prefix in prefixes]
+    return store.view(next((key for key in keys if key in store.tensors), keys[-1]), box)
+
+
+def _read_store(store: StoreReader, prefixes: tuple[str, ...]) -> Any:
+    return partial(_read_rule, store, prefixes)
+
+
+def _values(files: Iterable[OutputFile]) -> Counter[torch.dtype]:
+    """How many values of each dtype the files hold."""
+    counts: Counter[torch.dtype] = Counter()
+    for file in files:
+        counts += file.values()
+    return counts
+
+
+def _compare_keys(content: Path, expected: set[str], there: set[str]) -> None:
+    if there != expected:
+        raise ValueError(f"{content} holds {min(there ^ expected)!r:.100}, or lacks it, unlike its source")
+
+
+def _plan(
+    conversion: str, files: list[OutputFile], source: dict[str, Any], dtype: torch.dtype | None
+) -> dict[str, Any]:
+    layout = [
+        [file.name, [[name, str(form.dtype), list(form.shape)] for name, form in file.forms.items()]] for file in files
+    ]
+    return {
+        "conversion": conversion, "version": _VERSION, "source": source, "dtype": str(dtype) if dtype else None,
+        "files": hashlib.sha256(json.dumps(layout).encode()).hexdigest(),
+    }  # fmt: skip
+
+
+def _identity(path: Path) -> list[Any]:
+    """Changes when a weight file does: its size, its time, and its header."""
+    stat = path.stat()
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = hashlib.sha256(file.read(length)).hexdigest()
+    return [stat.st_size, stat.st_mtime_ns, header]
+
+
+def _digest(contents: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, content in sorted(contents.items()):
+        digest.update(f"{name}:{len(content)}\n".encode() + content)
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ state, and writing a folder. Layout facts: docs/weights.md.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from types import MappingProxyType
@@ -128,15 +128,15 @@ class Piece:
         """The Hugging Face region of `part` in the form of the canonical tensor."""
         return (values.transpose(-1, -2) if self.transposed else values).reshape(part.shape)
 
-    def to_hf(self, values: Tensor) -> Tensor:
-        """`self.box` of the canonical tensor in the form of the Hugging Face region."""
+    def to_hf(self, values: Tensor, part: Box | None = None) -> Tensor:
+        """A part (None: all) of `self.box` of the canonical tensor in the form of its Hugging Face region."""
         if self.dropped is not None:
             values = values.squeeze(self.dropped)
         if self.merged > 1:
             values = values.flatten(0, self.merged - 1)
         if self.transposed:
             values = values.transpose(-1, -2)
-        region = self.region(self.box)
+        region = self.region(part or self.box)
         return values.reshape([len(range(*s.indices(n))) for s, n in zip(region, self.hf_shape, strict=True)])
 
 
@@ -160,13 +160,18 @@ class Rule:
 
 
 @lru_cache(maxsize=4)
-def rules_for(architecture: Architecture, *, experts_in_out: bool = False) -> Mapping[str, Rule]:
+def rules_for(
+    architecture: Architecture, *, experts_in_out: bool = False, experts_apart: bool = False
+) -> Mapping[str, Rule]:
     """Rules by parameter name (`Qwen3VLModel.named_parameters`, layer numbers global), aliases included. Made once for
     an architecture; nobody can change it.
 
     experts_in_out: the folder stores expert weights as [expert, in, out], as the released models do; transformers 5
-    reads both and writes [expert, out, in]."""
+    reads both and writes [expert, out, in]. experts_apart: each expert's three matrices are tensors of their own, as
+    quantized releases have them."""
     rules = _language(architecture, experts_in_out) + _vision(architecture)
+    if experts_apart:
+        rules = [_apart(rule) for rule in rules]
     table = {rule.name: rule for rule in rules}
     for rule in rules:
         table.update(dict.fromkeys(rule.aliases, rule))
@@ -266,6 +271,22 @@ def _expert_mlp(a: Architecture, name: str, hf: str, in_out: bool) -> list[Rule]
         Rule(name + "mlp.experts.gate_up", (experts, 2, ffn, hidden), gate_up, expert_axis=0, expert_tensor_axis=2),
         Rule(name + "mlp.experts.down", (experts, hidden, ffn), (down,), expert_axis=0, expert_tensor_axis=2),
     ]
+
+
+def _apart(rule: Rule) -> Rule:
+    """The rule of experts where each has tensors of its own; any other as it is."""
+    if rule.expert_axis is None:
+        return rule
+    experts, *_, rows, columns = rule.shape
+    prefix = rule.pieces[0].name.rpartition(".")[0]
+
+    def piece(expert: int, which: str, *half: int) -> Piece:
+        box = Box((expert, *half, 0, 0), (1, *(1 for _ in half), rows, columns))
+        name, merged = f"{prefix}.{expert}.{which}_proj.weight", len(box.shape) - 1
+        return Piece(name, (rows, columns), box, merged=merged)
+
+    halves = (("gate", 0), ("up", 1)) if len(rule.shape) == 4 else (("down",),)
+    return replace(rule, pieces=tuple(piece(expert, *half) for expert in range(experts) for half in halves))
 
 
 def _vision(a: Architecture) -> list[Rule]:

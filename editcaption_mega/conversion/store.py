@@ -5,8 +5,9 @@ finished, and `tensors.json` (`manifest.py`): every canonical tensor with its sh
 up, every file with its checksum. The manifest is written last; a folder without it is not a checkpoint.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,10 +31,11 @@ from .manifest import (
     read_manifest,
 )
 from .rules import Box, Shape
-from .tensor_file import DTYPES, sha256_of, write_tensors
+from .tensor_file import DTYPES, MappedTensors, sha256_of, write_tensors
 
 FILE_BYTES = 4 << 30  # of tensors that a rank holds on the host before it writes them
 WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
+MASTERS = "param/"  # of the optimizer's fp32 copy of them
 
 
 class StoreWriter:
@@ -92,21 +94,7 @@ class StoreWriter:
         parts = platform.gather_on_rank_zero((self._tensors, self._files), self.group)
         with platform.together(self.group):
             if platform.is_rank_zero():
-                self._write_manifest(parts)
-
-    def _write_manifest(self, parts: list[tuple[dict[str, StoredTensor], dict[str, StoredFile]]]) -> None:
-        manifest = Manifest(format=FORMAT, metadata=self.metadata, files={}, tensors={})
-        for tensors, files in parts:
-            manifest.files |= files
-            for key, tensor in tensors.items():
-                whole = manifest.tensors.setdefault(key, StoredTensor(shape=tensor.shape, dtype=tensor.dtype, boxes=[]))
-                whole.boxes.extend(tensor.boxes)
-        self.folder.mkdir(parents=True, exist_ok=True)  # a store may have no tensor of this rank
-        for path in sorted(self.folder.rglob("*")):
-            name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name not in manifest.files:
-                manifest.files[name] = StoredFile(bytes=path.stat().st_size, sha256=sha256_of(path))
-        write_atomically(self.folder / MANIFEST, manifest.to_bytes())
+                write_manifest(self.folder, self.metadata, parts)
 
     def _file_name(self) -> str:
         return f"rank{platform.rank():05d}-{len(self._files):04d}.safetensors"
@@ -131,6 +119,25 @@ class StoreWriter:
         return {name: file.sha256 for name, file in self._files.items() if file.sha256}
 
 
+def write_manifest(
+    folder: Path, metadata: dict[str, Any], parts: Iterable[tuple[dict[str, StoredTensor], dict[str, StoredFile]]]
+) -> None:
+    """Make a store of a folder: of each writer the tensors that it wrote, and its files; whatever else lies there is
+    hashed."""
+    manifest = Manifest(format=FORMAT, metadata=cast(Any, metadata), files={}, tensors={})
+    for tensors, files in parts:
+        manifest.files |= files
+        for key, tensor in tensors.items():
+            whole = manifest.tensors.setdefault(key, StoredTensor(shape=tensor.shape, dtype=tensor.dtype, boxes=[]))
+            whole.boxes.extend(tensor.boxes)
+    folder.mkdir(parents=True, exist_ok=True)  # a store may have no tensor of this rank
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in manifest.files:
+            manifest.files[name] = StoredFile(bytes=path.stat().st_size, sha256=sha256_of(path))
+    write_atomically(folder / MANIFEST, manifest.to_bytes())
+
+
 class StoreReader:
     """Reads any box of any tensor of a store, touching only the bytes that it needs.
 
@@ -143,7 +150,7 @@ class StoreReader:
         self.tensors, self.metadata = self.manifest.tensors, dict(self.manifest.metadata)
         serve = local is not None and self.manifest.has_checksums and self.metadata.get("layout") == local.layout
         self._local = local if serve else None
-        self._open: dict[str, object] = {}
+        self._open: dict[str, MappedTensors] = {}
         self._boxes_of: dict[str, list[tuple[str, StoredBox]]] = {}  # by file: (dtype in safetensors' name, box)
         for key, tensor in self.tensors.items():
             for stored in tensor.boxes:
@@ -166,6 +173,12 @@ class StoreReader:
 
     def read(self, key: str, box: Box | None = None) -> Tensor:
         """The box (None: all) of tensor `key`. Raises ValueError when the store has no such tensor, or another one."""
+        values = self.view(key, box)
+        return values.clone(memory_format=torch.contiguous_format) if values._is_view() else values
+
+    def view(self, key: str, box: Box | None = None) -> Tensor:
+        """As `read`; where one file has the box, its values there: for who only copies or compares them, since
+        they change with the file and are aligned to 8 bytes."""
         if key not in self.tensors:
             raise ValueError(f"{self.folder} holds no tensor {key!r}: it is a checkpoint of another model")
         shape = self.shape(key)
@@ -177,9 +190,13 @@ class StoreReader:
             )
         parts = [(stored, stored.box.intersect(box)) for stored in self.tensors[key].boxes]
         parts = [(stored, common, self._file(stored.file)) for stored, common in parts if common is not None]
+        if len(parts) == 1:
+            stored, common, file = parts[0]
+            if common == box:
+                return file[stored.inside][common.within(stored.box)]
         out = torch.empty(box.shape, dtype=self.dtype(key))
         for stored, common, file in parts:
-            out[common.within(box)] = file.get_slice(stored.inside)[common.within(stored.box)]
+            out[common.within(box)] = file[stored.inside][common.within(stored.box)]
         return out
 
     def read_range(self, key: str, box: Box, start: int, end: int) -> Tensor:
@@ -197,12 +214,12 @@ class StoreReader:
         file = self.manifest.files[name]
         return self._local.path(name, file.bytes, file.sha256) if self._local and file.sha256 else None
 
-    def _file(self, name: str) -> Any:
+    def _file(self, name: str) -> MappedTensors:
         if name not in self._open:
             self._open[name] = self._checked(name)
         return self._open[name]
 
-    def _checked(self, name: str) -> Any:
+    def _checked(self, name: str) -> MappedTensors:
         """The safetensors file, whose header has each tensor as the manifest says."""
         path = self.local_copy(name) or self.folder / name
         if self._local is not None and self._local.verified and not self._local.wrote(name):
@@ -222,4 +239,4 @@ class StoreReader:
                     )
         except SafetensorError as error:
             raise DamagedCheckpointError(f"{path} is damaged: {one_line(str(error))}; {MEND}") from None
-        return file
+        return MappedTensors(path)

@@ -8,8 +8,11 @@ header, the tensors one after the other (https://github.com/huggingface/safetens
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,34 +36,131 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+_OF_NAME = {name: dtype for dtype, name in DTYPES.items()}
 _ALIGNMENT = 8  # bytes: the largest item, so that every tensor can be used where it is mapped
+_AHEAD = 2  # parts that may wait for their digest while the next is written
+
+
+@dataclass(frozen=True)
+class TensorForm:
+    """What a file's header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write tensors (on the host) as a safetensors file that is on the disk when this returns -> sha256 of the file.
 
     The bytes are hashed in memory, by a second thread, while they are written. Raises OSError."""
-    # Large items first: then each tensor begins at a multiple of its item size.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    forms = {name: TensorForm(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    writing = write_parts(path, forms, lambda name: iter((tensors[name],)), metadata=metadata)
+    while True:
+        try:
+            next(writing)
+        except StopIteration as end:
+            digest: str = end.value
+            return digest
+
+
+def write_parts(
+    path: Path,
+    forms: Mapping[str, TensorForm],
+    parts: Callable[[str], Iterator[Tensor]],
+    *,
+    metadata: dict[str, str] | None = None,
+    digest: bool = True,
+    sync_bytes: int | None = None,
+) -> Generator[int, None, str | None]:
+    """As `write_tensors`, of tensors that are made while they are written: parts(name) gives a tensor's bytes in their
+    order, in as many parts as it likes. Yields how many bytes more are on the disk; returns the sha256, or None.
+
+    sync_bytes: after how many bytes the disk is asked for them, while more are made; None: at the end."""
+    file_digest, hashing, waiting = hashlib.sha256(), deque[Future[None]](), 0
+    syncing: tuple[Future[None], int] | None = None
+    with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as syncer, naming(path), open(path, "wb") as file:
+        for part in _contents(forms, parts, metadata):
+            if digest:
+                hashing.append(hasher.submit(file_digest.update, part))
+                if len(hashing) > _AHEAD:
+                    hashing.popleft().result()
+            file.write(part)
+            waiting += len(part)
+            if sync_bytes is not None and waiting >= sync_bytes:
+                file.flush()
+                if syncing is not None:
+                    syncing[0].result()
+                    yield syncing[1]
+                syncing, waiting = (syncer.submit(os.fdatasync, file.fileno()), waiting), 0
+        file.flush()
+        os.fsync(file.fileno())
+        if syncing is not None:
+            syncing[0].result()
+            waiting += syncing[1]
+    yield waiting
+    return file_digest.hexdigest() if digest else None
+
+
+def file_bytes(forms: Mapping[str, TensorForm], metadata: dict[str, str] | None = None) -> int:
+    """The size of the file that these tensors become."""
+    return len(_header(_ordered(forms), forms, metadata)) + sum(form.nbytes for form in forms.values())
+
+
+def _ordered(forms: Mapping[str, TensorForm]) -> list[str]:
+    """Large items first: then each tensor begins at a multiple of its item size."""
+    return sorted(forms, key=lambda name: (-forms[name].dtype.itemsize, name))
+
+
+def _header(ordered: list[str], forms: Mapping[str, TensorForm], metadata: dict[str, str] | None) -> bytes:
     header: dict[str, dict[str, Any]] = {"__metadata__": metadata} if metadata else {}
     end = 0
-    for name, tensor in ordered:
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name in ordered:
+        start, end = end, end + forms[name].nbytes
+        dtype, shape = DTYPES[forms[name].dtype], list(forms[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    parts: list[bytes | memoryview] = [
-        len(text).to_bytes(8, "little") + text,
-        *(_bytes_of(tensor) for _, tensor in ordered),
-    ]
-    with ThreadPoolExecutor(1) as hasher:
-        digest = hasher.submit(_sha256, parts)
-        with naming(path), open(path, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        return digest.result()
+    return len(text).to_bytes(8, "little") + text
+
+
+def _contents(
+    forms: Mapping[str, TensorForm], parts: Callable[[str], Iterator[Tensor]], metadata: dict[str, str] | None
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a file: its header, then its tensors."""
+    ordered = _ordered(forms)
+    yield _header(ordered, forms, metadata)
+    for name in ordered:
+        written = 0
+        for part in parts(name):
+            content = _bytes_of(part)
+            written += len(content)
+            yield content
+        assert written == forms[name].nbytes, f"{name}: {written} bytes were made of {forms[name]}"
+
+
+class MappedTensors:
+    """The tensors of a safetensors file as views of the file: what is not used is not read, what is used costs no
+    memory of the process. For a file that safetensors has opened, which checks its header and its length."""
+
+    def __init__(self, path: Path):
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            self._header = json.loads(file.read(length))
+        size = path.stat().st_size
+        storage: Any = torch.UntypedStorage.from_file(str(path), False, size)
+        self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))[8 + length :]
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self._header[name]
+        start, end = entry["data_offsets"]
+        content, dtype = self._bytes[start:end], _OF_NAME[entry["dtype"]]
+        if content.storage_offset() % dtype.itemsize:  # no writer does that, but the form allows it
+            content = content.clone()
+        return content.view(dtype).view(entry["shape"])
 
 
 def sha256_of(path: Path) -> str:
@@ -71,10 +171,3 @@ def sha256_of(path: Path) -> str:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
-def _sha256(parts: Iterable[bytes | memoryview]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()

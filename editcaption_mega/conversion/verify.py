@@ -22,9 +22,16 @@ _WRITER = re.compile(r"rank(\d+)-")  # as `StoreWriter` names its files
 _THREADS = 8  # at most: more wait for the disk
 
 
-def verify_checkpoint(folder: str | Path, *, tensors: str = "", local: LocalCopies | None = None) -> StoreReader:
-    """Check the bytes of the files that hold tensors whose key begins with `tensors`, and of all side files -> the
-    store. Each rank reads its share, of which it may have `local` copies; damaged ones are removed. Collective.
+def verify_checkpoint(
+    folder: str | Path,
+    *,
+    tensors: str | tuple[str, ...] = "",
+    local: LocalCopies | None = None,
+    progress: Progress = no_progress,
+) -> StoreReader:
+    """Check the bytes of the files that hold tensors whose key begins with `tensors` (or one of them), and of all side
+    files -> the store. Each rank reads its share, of which it may have `local` copies; damaged ones are removed.
+    Collective. progress: of bytes.
 
     Raises DamagedCheckpointError, alike on every rank, that names the first damaged file and how many more there are.
     A checkpoint of format 1 has no checksums: rank 0 prints a line that says so."""
@@ -36,7 +43,16 @@ def verify_checkpoint(folder: str | Path, *, tensors: str = "", local: LocalCopi
     with platform.together():
         _refuse_foreign_side_files(store.folder, store.manifest)
     mine = _without_copies(store, _share(sorted(needed_files(store.manifest, tensors)), store.copies_serve))
-    problems = [problem for _, problem in check_files((store.folder, n, store.manifest.files[n]) for n in mine)]
+    sizes = {str(store.folder / name): store.manifest.files[name].bytes for name in mine}
+    problems = []
+
+    def steps() -> Iterator[int]:
+        for path, problem in check_files((store.folder, name, store.manifest.files[name]) for name in mine):
+            problems.append(problem)
+            yield sizes[path]
+
+    for _ in progress(steps(), sum(sizes.values()), "checked"):
+        pass
     damaged = sorted(problem for part in platform.gather(problems) for problem in part if problem)
     if damaged:
         more = f" (and {len(damaged) - 1} more files)" if len(damaged) > 1 else ""
@@ -96,8 +112,9 @@ def _refuse_foreign_side_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def needed_files(manifest: Manifest, tensors: str | None = "") -> set[str]:
-    """Files with a tensor whose key begins with `tensors` (None: of none), and those that hold no tensor at all."""
+def needed_files(manifest: Manifest, tensors: str | tuple[str, ...] | None = "") -> set[str]:
+    """Files with a tensor whose key begins with `tensors` (or one of them; None: of none), and those without any
+    tensor."""
     holding: dict[str, bool] = {}
     for key, tensor in manifest.tensors.items():
         for stored in tensor.boxes:

@@ -260,7 +260,8 @@ class _Fields:
             method = str(settings.get("quant_method", "unknown") if isinstance(settings, dict) else settings)
             raise ValueError(
                 f"{self.where}: the weights are quantized ({method.upper():.60}): only bf16, fp16 and fp32 weights can "
-                "be used here, so take the release that is not quantized (its name is without -FP8, -AWQ and the like)"
+                "be used here, so take the release that is not quantized (its name is without -FP8, -AWQ, ..), "
+                "or make a checkpoint of FP8 weights by tools/hf_to_megatron.py"
             )
 
     def _needed(self, key: str, default: Any) -> Any:

@@ -174,10 +174,12 @@ def test_quantized_folders(folders, tmp_path):
         FolderReader(folder)
     config = json.loads((folder / "config.json").read_text())
     for place in (config, config["text_config"]):
-        place["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        place["quantization_config"] = {"quant_method": "awq", "bits": 4}
         (folder / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="config.json.*the weights are quantized .FP8.: .*not quantized"):
+        with pytest.raises(ValueError, match="config.json.*the weights are quantized .AWQ 4.*not quantized"):
             hf_to_megatron(folder, tmp_path / "store")
+        with pytest.raises(ValueError, match="config.json.*the weights are quantized .AWQ.: .*by tools/hf_to_megatron"):
+            FolderReader(folder)
         del place["quantization_config"]
 
 

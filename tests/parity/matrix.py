@@ -118,14 +118,9 @@ def same_tensors(a: Path, b: Path) -> bool:
 
 def round_trip(folder: Path, store: Path, output: Path) -> bool:
     """Convert the store of a layout back with the tool and compare every tensor and the config, bit for bit."""
-    from editcaption_mega.conversion import WEIGHTS, FolderReader, StoreReader, hf_tensors, write_folder
+    from editcaption_mega.conversion.convert import megatron_to_hf
 
-    reader = StoreReader(store)
-    source = FolderReader(folder)
-    tensors = hf_tensors(
-        source.architecture, lambda rule: reader.read(WEIGHTS + rule.name), experts_in_out=source.experts_in_out
-    )
-    write_folder(tensors, output, max_file_bytes=300_000)
+    megatron_to_hf(store, output, max_file_bytes=300_000)
     before = load_file(folder / "model.safetensors")
     after = {}
     for path in output.glob("*.safetensors"):

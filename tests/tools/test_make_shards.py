@@ -111,7 +111,7 @@ def test_exit_codes_of_success_and_of_argparse():
 
 
 def test_progress_writes_plain_lines_without_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr("editcaption_mega.cli._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("editcaption_mega.progress_display._SECONDS_BETWEEN_LINES", 0.0)
     assert list(progress([1, 2], label="rows")) == [1, 2]
     assert list(progress(iter("ab"), label="rows")) == ["a", "b"]
     lines = capsys.readouterr().err.splitlines()

@@ -11,7 +11,7 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import ParamShard, StoreWriter
-from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints, step_of
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints, is_read, step_of
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 
@@ -87,13 +87,16 @@ def write_checkpoint(
 
 
 def remove_old(output: str | Path, *, keep: int, keep_every: int) -> list[str]:
-    """Remove all but the newest `keep` checkpoints (0: none is removed) and those of every `keep_every` steps -> a line
-    for each that could not be. On rank 0, when a newer one is published."""
+    """Remove all but the newest `keep` checkpoints (0: none is removed), those of every `keep_every` steps, and what is
+    being exported -> a line for each that is no longer needed and stays. On rank 0, when a newer one is published."""
     lines = []
     for old in checkpoints(output)[:-keep] if keep else []:
         if keep_every and step_of(old.name) % keep_every == 0:
             continue
         try:
+            if is_read(old):
+                lines.append(f"{old.name} is no longer needed and stays for now: it is being exported")
+                continue
             _remove(old)
         except OSError as error:
             lines.append(f"{old.name} is no longer needed and could not be removed: {error}")

@@ -1,0 +1,22 @@
+"""Folders of large files, made by several processes, that go on where they were killed."""
+
+from .compare import Compared, ComparedBytes, ComparedFile, ComparedRule, drop_cached
+from .conversion_job import Conversion, begin_ranks, end_ranks
+from .output_files import PART_BYTES, OutputFile, canonical_parts, folder_parts, level_files, piece_names
+
+__all__ = [
+    "PART_BYTES",
+    "Compared",
+    "ComparedBytes",
+    "ComparedFile",
+    "ComparedRule",
+    "Conversion",
+    "OutputFile",
+    "begin_ranks",
+    "canonical_parts",
+    "drop_cached",
+    "end_ranks",
+    "folder_parts",
+    "level_files",
+    "piece_names",
+]
