@@ -118,9 +118,7 @@ def _step_of(
     notes = _banner(root, environment)
     if counts.outlives_nodes:
         reserve = ", ".join(job.hosts()[counts.wanted :]) or "no node"
-        notes.append(
-            f"in reserve: {reserve}; a lost node is survived with {counts.fewest} or more, by sbatch --no-kill"
-        )
+        notes.append(f"in reserve: {reserve}; the job survives with {counts.fewest} or more (sbatch --no-kill)")
     where = _where(",".join(nodes) if counts.spares else job.node_list, job)
     return LaunchPlan(
         command, added, ranks, counts.wanted, job, folder, where, notes, nodes=nodes, counts=counts, step=step

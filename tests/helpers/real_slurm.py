@@ -208,6 +208,15 @@ class SubmittedJob:
         except AssertionError as error:
             raise AssertionError(f"{error}; job is {self.state}; its log: {self.log[-4000:]}") from None
 
+    def minutes(self) -> int:
+        """Whole minutes, rounded up, for which it has run."""
+        hours, minutes, seconds = map(int, self.field("RunTime").split(":"))
+        return hours * 60 + minutes + (seconds > 0)
+
+    def limit_to(self, minutes: int) -> None:
+        """Another time limit."""
+        self.slurm.run("scontrol", "update", f"JobId={self.number}", f"TimeLimit={minutes}")
+
     def start_now(self) -> None:
         """A requeued job waits for two minutes by itself."""
         self.wait_until("PENDING")
