@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.lock import FolderLock, HeldError, Holder, LostError
+from editcaption_mega.lock import FolderLock, HeldError, Holder, LostError, is_held
 
 
 def written(folder, **change) -> FolderLock:
@@ -45,6 +45,15 @@ def test_it_is_free_again_at_the_end(tmp_path):
         with FolderLock(tmp_path, "training"):
             assert (tmp_path / "lock.json").is_file()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_others_can_ask_whether_it_is_held(tmp_path):
+    assert not is_held(tmp_path)
+    with FolderLock(tmp_path, "export"):
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+    written(tmp_path, pid=ended_process())
+    assert not is_held(tmp_path), "by one that is gone"
 
 
 @pytest.mark.parametrize("change", [{"pid": 0, "started": "1"}, {"started": "1"}])

@@ -37,6 +37,18 @@ def test_a_bench_starts_from_any_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_conversions_are_measured_against_copying(tmp_path):
+    sizes = ["--gigabytes", 0.05, "--workers", 2, "--repeats", 1, "--folder", tmp_path]
+    done = warm.run([sys.executable, str(BENCH), "conversion", *map(str, sizes), "--output", str(tmp_path / "out")])
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads((tmp_path / "out/conversion.json").read_text())["records"]
+    assert 30e6 < record["bytes"] < 1e9 and record["workers"] == 2
+    for way in ("hf_to_megatron", "megatron_to_hf"):
+        assert record["ratio"][way] > 0 and 100e6 < record["anonymous_bytes"][way] < 2e9
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
 def test_captions_are_counted_by_who_was_asked(tmp_path):
     sizes = ["--requests", 200, "--concurrency", 8, "--latency", 0.001, "--workers", 1, 2]
     done = warm.run([sys.executable, str(BENCH), "captions", *map(str, sizes), "--output", str(tmp_path)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editcaption_mega.conversion import StoreReader, StoreWriter, load_weights
+from editcaption_mega.conversion import FolderReader, StoreReader, StoreWriter, load_weights
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import OptimizerSettings
 from editcaption_mega.training.checkpoint import load_optimizer, tensors_of_rank
@@ -94,7 +94,7 @@ def test_a_rank_writes_and_reads_its_own_ranges_and_no_more(folder, tmp_path, ex
     assert sum(has for has, _, _ in parts) == 3 * sum(torch.Size(tensor.shape).numel() for tensor in moments)
 
 
-def weights_read(rank, folder, output, expert):
+def weights_read(rank, folder, output, expert, source):
     """Write a checkpoint, spoil the weights and load them again -> values read here, and of the whole model."""
     state, param_shards = train_state(folder, OptimizerSettings(), expert=expert, precision="bf16")
     begin_state(state.optimizer, 1)
@@ -105,27 +105,29 @@ def weights_read(rank, folder, output, expert):
     before = [shard.parameter.data.clone() for shard in param_shards]
     for shard in param_shards:
         shard.parameter.data.fill_(7.0)
-    sizes, read = [], StoreReader.read
+    reader = FolderReader if source == "folder" else StoreReader
+    sizes, read = [], reader.read
 
-    def counted(self, key, box=None):
+    def counted(self, tensor, box=None):
         sizes.append(1)
-        values = read(self, key, box)
+        values = read(self, tensor, box)
         sizes[-1] = values.numel()
         return values
 
-    StoreReader.read = counted
+    reader.read = counted
     try:
-        load_weights(state.chunks, Architecture.from_folder(folder), folder, output)
+        load_weights(state.chunks, Architecture.from_folder(folder), folder, output if source == "checkpoint" else None)
     finally:
-        StoreReader.read = read
+        reader.read = read
     assert all(torch.equal(shard.parameter.data, values) for shard, values in zip(param_shards, before, strict=True))
     rules = {shard.rule.name: shard.rule.size for shard in param_shards}
     return sum(sizes), sum(rules.values())
 
 
+@pytest.mark.parametrize("source", ["checkpoint", "folder"])
 @pytest.mark.parametrize("expert", [1, 2])
-def test_each_weight_is_read_once_for_all_ranks_that_hold_it(folder, tmp_path, expert):
-    """And the ranks read about as much each."""
-    (first, whole), (second, _) = on_ranks(weights_read, tmp_path, folder, tmp_path / "store", expert)
+def test_each_weight_is_read_once_for_all_ranks_that_hold_it(folder, tmp_path, expert, source):
+    """And the ranks read about as much each, of a checkpoint and of a Hugging Face folder."""
+    (first, whole), (second, _) = on_ranks(weights_read, tmp_path, folder, tmp_path / "store", expert, source)
     assert first + second == whole
     assert max(first, second) <= 0.55 * whole
