@@ -21,6 +21,7 @@ SUITES = {
     "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
     "checkpoint": "how long training stands still for a checkpoint written beside it, against one that it waits for",
     "conversion": "both conversions of a model with real expert shapes against cp + fsync, and their memory",
+    "start": "what the start of a preference job on --listed-pairs pairs costs a rank before its model is built",
     "best-of": "a model's best of n and its self-check against its greedy captions (--model, --reference, --shards)",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
     "client": "rates of the endpoint client against a local scripted server",
@@ -63,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
     checkpoint.add_argument(
         "--folder", type=Path, metavar="DIR", help="conversion: where it works (default: temporary)"
     )
+    start = parser.add_argument_group("start (on the CPU)")
+    start.add_argument("--listed-pairs", type=int, default=20_000, help="pairs of the data (default 20000)")
     scores = parser.add_argument_group("scores, best-of")
     scores.add_argument(
         "--reference", type=Path, metavar="DIR", help="best-of: the folder that the model's DPO began with"
@@ -92,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 def check(arguments: argparse.Namespace) -> None:
     """Raise ArgumentError for sizes that cannot be measured, before any work."""
     sizes = "rows", "tokens", "vocab", "hidden", "repeats", "response", "picture_pairs", "samples", "layer_tokens"
-    for name in (*sizes, "requests", "concurrency"):
+    for name in (*sizes, "requests", "concurrency", "listed_pairs"):
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")
             raise cli.ArgumentError(f"--{option} must be at least 1, found {getattr(arguments, name)}")
@@ -129,7 +132,7 @@ def main(argv):
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client, "captions": captions}
-    suites |= {"checkpoint": checkpoint, "conversion": conversion}
+    suites |= {"checkpoint": checkpoint, "conversion": conversion, "start": start}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -254,6 +257,15 @@ def conversion(arguments: argparse.Namespace) -> Measured:
     record = conversions.measure(arguments.gigabytes, workers, arguments.repeats, arguments.folder, say)
     machine = machine_facts(arguments.repeats, "random weights in the expert shapes of 30B-A3B")
     return [record], conversions.markdown(record, machine), machine
+
+
+def start(arguments: argparse.Namespace) -> Measured:
+    from benches import start
+    from benches.measuring import machine_facts
+
+    records = start.measure(arguments.listed_pairs, say)
+    machine = machine_facts(1, f"start of a preference job on {arguments.listed_pairs:,} pairs, without its model")
+    return records, start.markdown(records, machine), machine
 
 
 def best_of(arguments: argparse.Namespace) -> Measured:

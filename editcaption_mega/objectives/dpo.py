@@ -12,7 +12,7 @@ from editcaption_mega.kernels import PreferenceLossConfig, linear_preference, se
 from editcaption_mega.kernels.preference_losses import pair_losses
 from editcaption_mega.records.pair import FAILURE_MODES
 
-from .margins import PairFacts, pair_margins
+from .margins import FactsByNumber, pair_margins
 from .objective import Objective, RowLoss
 from .reference_agreement import Agreement
 
@@ -110,14 +110,15 @@ class DPOObjective(Objective):
         self,
         preference: PreferenceLossConfig,
         reference: Reference | None,
-        pairs: dict[str, PairFacts],
+        pairs: FactsByNumber,
         *,
         per_mode: bool,
         agreement: Agreement | None = None,
         reference_weights: str = "",
     ):
-        """pairs: by sample id. per_mode: metrics per failure mode too. agreement: set while policy and reference must
-        still be the same model. reference_weights: the digest of the reference's, which a resumed run must find."""
+        """pairs: by the samples' numbers. per_mode: metrics per failure mode too. agreement: set while policy and
+        reference must still be the same model. reference_weights: the digest of the reference's, which a resumed run
+        must find."""
         assert (reference is None) == preference.reference_free
         self.preference, self.reference, self.pairs = preference, reference, pairs
         self.agreement, self.reference_weights = agreement, reference_weights
@@ -153,7 +154,7 @@ class DPOObjective(Objective):
         return out.loss, out.log_probs.detach(), out.rewards.detach(), tokens
 
     def _margins(self, batch: PackedBatch, sums: Tensor | None, like: Tensor) -> Tensor | None:
-        facts = [self.pairs[name] for name in batch.sample_ids]
+        facts = [self.pairs[sample] for sample in batch.sample_numbers]
         if not any(pair.margin or pair.hardness_margin for pair in facts):
             return None
         lengths = [float(last - first) for first, last in pairwise(batch.response_bounds)]
@@ -190,10 +191,8 @@ class DPOObjective(Objective):
             kl = sequence_sums((ratio.exp() - 1 - ratio).float(), bounds).double().view(-1, 2).sum(1)
         columns = [torch.ones_like(kl), *rewards.unbind(1), (rewards[:, 0] > rewards[:, 1]).double()]
         columns += [*drift.unbind(1), kl, *tokens.unbind(1)]
-        members = [
-            [float(not group or group in self.pairs[name].failure_modes) for name in batch.sample_ids]
-            for group in self.groups
-        ]
+        facts = [self.pairs[sample] for sample in batch.sample_numbers]
+        members = [[float(not group or group in pair.failure_modes) for pair in facts] for group in self.groups]
         members = _on_device(torch.tensor(members, dtype=torch.float64), rewards)
         return (members @ torch.stack(columns, dim=1)).flatten()
 

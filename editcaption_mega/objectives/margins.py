@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,12 @@ class PairFacts:
     failure_modes: tuple[str, ...] = ()  # the primary one first
     margin: float = 0.0  # added to the margin of all pairs
     hardness_margin: float = 0.0  # and so much times the pair's hardness
+
+
+class FactsByNumber(Protocol):
+    """The facts of all pairs of a data set."""
+
+    def __getitem__(self, sample: int, /) -> PairFacts: ...
 
 
 def reference_hardness(sums: Tensor, lengths: Tensor, preference: PreferenceLossConfig) -> Tensor:

@@ -15,6 +15,7 @@ Category = Literal["semantic", "stylistic", "structural"]
 FailureMode = Literal["orientation", "viewpoint", "detail"]
 CATEGORIES: tuple[str, ...] = get_args(Category)
 FAILURE_MODES: tuple[str, ...] = get_args(FailureMode)
+ANSWERS = ("chosen", "rejected")  # of a preference pair
 
 # A WebDataset key ends at its first dot, and a slash makes a folder: ids hold neither.
 SampleId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_\-]+$", min_length=1, max_length=200)]

@@ -2,16 +2,14 @@
 
 import math
 
-from editcaption_mega import platform
-from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.kernels import PreferenceLossConfig
-from editcaption_mega.objectives import Agreement, DPOObjective, PairFacts
+from editcaption_mega.objectives import Agreement, DPOObjective
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.records import EditPair
-from editcaption_mega.settings import DPOSettings, PreferenceSettings
+from editcaption_mega.settings import DPOSettings
 
 from .dpo_reference import JobReference, reference_for
 from .job import train
+from .pair_facts import PairTable, pair_facts
 from .prepare import prepare
 from .session import Ending, session
 
@@ -23,13 +21,13 @@ def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
     not the same model though they should be. progress: as `cli.progress`, for the reference's log-probs."""
     with session(settings) as job:
         prepared = prepare(job, DPOObjective)
-        pairs = pair_facts(prepared.dataset, settings.preference)
+        pairs = pair_facts(prepared.dataset, settings.preference, prepared.session.tables)
         reference = reference_for(prepared, settings, progress)
         job.ending = train(prepared, dpo_objective(settings, reference, pairs))
     return job.ending
 
 
-def dpo_objective(settings: DPOSettings, reference: JobReference | None, pairs: dict[str, PairFacts]) -> DPOObjective:
+def dpo_objective(settings: DPOSettings, reference: JobReference | None, pairs: PairTable) -> DPOObjective:
     """The objective of these settings. One that begins with policy and reference equal checks at its first step that
     they are."""
     options = settings.preference
@@ -48,55 +46,7 @@ def dpo_objective(settings: DPOSettings, reference: JobReference | None, pairs: 
     )  # fmt: skip
 
 
-def loss_at_reference(preference: PreferenceLossConfig, pairs: dict[str, PairFacts]) -> float | None:
+def loss_at_reference(preference: PreferenceLossConfig, pairs: PairTable) -> float | None:
     """The loss while policy and reference are equal, where it is the same for every pair: ln 2 (sigmoid)."""
     plain = preference.shape == "sigmoid" and not preference.margin and not preference.nll_weight
-    own = any(pair.margin or pair.hardness_margin for pair in pairs.values())
-    return math.log(2) if plain and not own else None
-
-
-def pair_facts(dataset: PairDataset, preference: PreferenceSettings) -> dict[str, PairFacts]:
-    """What the objective must know of each pair, by id. Collective: the ranks share the reading.
-
-    Raises ValueError, alike on every rank, for a pair that lacks it."""
-    facts: dict[str, PairFacts] = {}
-    problems: list[tuple[int, str]] = []
-    for i in platform.share(range(len(dataset))):
-        pair = dataset.shards.pair(i)
-        problem = _lack(pair, preference)
-        if problem:
-            problems.append((i, problem))
-        facts[pair.id] = _facts(pair, preference)
-    parts = platform.gather((facts, problems))
-    problems = sorted(problem for _, part in parts for problem in part)
-    if problems:
-        raise ValueError(problems[0][1])
-    return {name: pair for part, _ in parts for name, pair in part.items()}
-
-
-def _facts(pair: EditPair, preference: PreferenceSettings) -> PairFacts:
-    """A pair's primary failure mode is its first; one without any has the weight 1."""
-    modes = tuple(pair.failure_modes or ())
-    weight = preference.failure_mode_weights[modes[0]] if modes else 1.0
-    margin = weight * preference.severity_margin * (pair.severity or 0.0)
-    return PairFacts(modes, margin, weight * preference.hardness_margin)
-
-
-def _lack(pair: EditPair, preference: PreferenceSettings) -> str | None:
-    """What the settings need of a pair and it does not say."""
-    # An empty list is a tag too: wrong, but in none of the three ways.
-    if preference.failure_mode_metrics and pair.failure_modes is None:
-        return (
-            f"sample {pair.id} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
-            "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
-        )
-    weights = preference.failure_mode_weights
-    if pair.failure_modes is None and any(weight != 1 for weight in weights.values()):
-        said = ", ".join(f"preference.{mode}_weight={weight}" for mode, weight in weights.items())
-        return f"sample {pair.id} says no failure_modes, and {said} go by them: tag the pair, or set them to 1"
-    if preference.severity_margin and pair.severity is None:
-        return (
-            f"sample {pair.id} has no severity, and preference.severity_margin={preference.severity_margin} makes "
-            "its margin from it: give the pair one (0 .. 1), or set preference.severity_margin=0"
-        )
-    return None
+    return math.log(2) if plain and not pairs.any_margin else None

@@ -24,6 +24,7 @@ from editcaption_mega.files import parse_json
 from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.records.pair import ANSWERS
 from editcaption_mega.settings import JobSettings, SettingsError
 
 from .inputs import ReadingAhead, on_device, reading_ahead
@@ -32,7 +33,6 @@ from .range_files import RangeFiles
 from .session import Ending, Stopped, outcome_of, stop_if_asked
 from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
 
-ANSWERS = ("chosen", "rejected")
 RANGE = 64  # samples of a range are a multiple of this, where there are so many
 # Packed sequences of a data-parallel rank between two writes: fewer leave pipelines half empty.
 _SEQUENCES, _SEQUENCES_OF_PIPELINE = 4, 16

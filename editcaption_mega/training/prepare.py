@@ -11,11 +11,12 @@ from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weig
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import StepStream
+from editcaption_mega.data.start_tables import JobShards
 from editcaption_mega.data.text.prompt import trained_side_files
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Objective
-from editcaption_mega.settings import JobSettings
+from editcaption_mega.settings import JobSettings, before_work
 
 from .checkpoint import local_copies
 from .identity import identity
@@ -94,18 +95,22 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     Raises ValueError for what cannot fit, and Stopped after a signal."""
     settings = job.settings
     architecture = open_architecture(settings)
-    dataset = open_dataset(settings, objective.answers)
-    parts = identity(settings, dataset, architecture, objective.name)
     job.begin()
+    with before_work():
+        shards = JobShards(settings.data.shards, job.tables)
+    with platform.together():
+        dataset = open_dataset(settings, objective.answers, shards.reader)
+    parts = identity(settings, dataset, architecture, objective.name)
     resumed = where_to_start(settings, parts, objective.files, local_copies(settings))
     job.own_folder()
+    shards.keep()
     source = _start_source(settings, resumed)
     side_files = trained_side_files(SideFiles.read(settings.model.folder), dataset.encoder.tokenizer)
     metadata = {
         "fingerprint": dataset.fingerprint,
         "experts_in_out": platform.from_rank_zero(source.experts_in_out),
     }
-    lengths = measure_samples(dataset, settings.data.sequence_length)
+    lengths = measure_samples(dataset, settings.data.sequence_length, job.tables)
     stop_if_asked(resumed.step, "while the samples were checked")
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
     order = SampleOrder(len(dataset), settings.training.seed, shuffle=settings.data.shuffle)

@@ -14,6 +14,7 @@ from editcaption_mega import platform
 from editcaption_mega.conversion import DamagedCheckpointError, LocalCopies, verify_checkpoint
 from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints, step_folders
 from editcaption_mega.conversion.manifest import MANIFEST, MEND, file_problem, first_problem, read_manifest
+from editcaption_mega.data.start_tables import TABLES
 from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
 from editcaption_mega.job_outcome import NAME as OUTCOME
 from editcaption_mega.lock import NAME as LOCK
@@ -22,7 +23,18 @@ from editcaption_mega.phases import HEARTBEATS
 STATE = "state.json"
 BAD_STEPS = "bad_steps.json"
 # What every job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
-RUN_FILES = ("config.yaml", "metrics.jsonl", "log.txt", "logs", "tensorboard", "checkpoints", LOCK, OUTCOME, BAD_STEPS)
+RUN_FILES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "log.txt",
+    "logs",
+    "tensorboard",
+    "checkpoints",
+    TABLES,
+    LOCK,
+    OUTCOME,
+    BAD_STEPS,
+)
 _EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
 # Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
 _LEFTOVER = re.compile(rf"metrics\.tmp|(config\.yaml|metrics\.jsonl|{re.escape(LOCK)})(\..*)?{re.escape(PARTIAL)}")
@@ -133,6 +145,8 @@ def tidy(output: Path) -> list[str]:
             removed.append(name)
     if (output / "checkpoints").is_dir():
         removed += [f"checkpoints/{name}" for name in remove_partial(output / "checkpoints")]
+    if (output / TABLES).is_dir():
+        removed += [f"{TABLES}/{name}" for name in remove_partial(output / TABLES)]
     if removed:
         lines.append(f"removed what a killed job left half-written: {', '.join(removed)}")
     complete = checkpoints(output)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editcaption_mega import job_outcome, platform, rank_log, signals
+from editcaption_mega.data.start_tables import TABLES
 from editcaption_mega.job_outcome import JobOutcome
 from editcaption_mega.kernels import require_cuda_variant
 from editcaption_mega.lock import FolderLock
@@ -53,6 +54,11 @@ class Session:
         self.ending = Ending(0)
         self.watchdog = Watchdog(settings.watchdog, on_end=self.lock.release)
         self.joined = self.holds_folder = self.owns_folder = False
+
+    @property
+    def tables(self) -> Path:
+        """Where the job keeps what it found out about its data."""
+        return self.output / TABLES
 
     def begin(self) -> None:
         """Join the other ranks and take the folder. Collective: all raise alike."""

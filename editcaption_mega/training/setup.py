@@ -1,13 +1,17 @@
 """What training and computing log-probs share before they begin: the sizes of the model, data, rows and ranks."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 from megatron.core import parallel_state
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.dataset import Answers, PairDataset, SampleLengths, open_pairs
 from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.data.batching.packing import Packer, RankShare
+from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.data.start_tables import table
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.attention import use_flash_attention
 from editcaption_mega.model.build import check_layout
@@ -28,11 +32,15 @@ def open_architecture(settings: JobSettings) -> Architecture:
     return architecture
 
 
-def open_dataset(settings: JobSettings, answers: Answers = "instruction") -> PairDataset:
-    """The job's pairs as token sequences. Raises SettingsError for folders, tokenizer or prompt that cannot be used."""
+def open_dataset(
+    settings: JobSettings, answers: Answers = "instruction", shards: ShardReader | None = None
+) -> PairDataset:
+    """The job's pairs as token sequences. shards: those of the settings, where they are open.
+
+    Raises SettingsError for folders, tokenizer or prompt that cannot be used."""
     with before_work():
         return open_pairs(
-            settings.data.shards,
+            shards or settings.data.shards,
             settings.model.folder,
             min_pixels=settings.data.min_pixels,
             max_pixels=settings.data.max_pixels,
@@ -90,16 +98,33 @@ def layout_of(parallel: ParallelSettings) -> platform.Layout:
     )
 
 
-def measure_samples(dataset: PairDataset, sequence_length: int) -> SampleLengths:
+def measure_samples(dataset: PairDataset, sequence_length: int, tables: Path | None = None) -> SampleLengths:
     """The lengths of all samples, each of which can be used and fits: known before any work.
 
-    Collective: the ranks share the reading, and all raise alike: ValueError for samples that cannot be used, OSError
-    for files that cannot be read."""
+    Collective: the ranks share the reading, once for the folder `tables`, and all raise alike: ValueError for samples
+    that cannot be used, OSError for files that cannot be read."""
+    key = {
+        "format": 1, "data": dataset.fingerprint, "answers": dataset.answers, "shared_prompt": dataset.shared_prompt,
+    }  # fmt: skip
+    path = tables / "lengths.safetensors" if tables else None
+    lengths = SampleLengths(table(path, key, lambda: {"lengths": _measured(dataset, sequence_length)})["lengths"])
+    too_long = np.flatnonzero(lengths.num_tokens > sequence_length)  # of a table that was made for longer rows
+    if len(too_long):
+        with platform.together():
+            _, problems = dataset.measure(too_long[:1].tolist(), sequence_length)
+        raise _unusable(problems[0], len(too_long))
+    return lengths
+
+
+def _measured(dataset: PairDataset, sequence_length: int) -> np.ndarray:
     with platform.together():
         part = dataset.measure(platform.share(range(len(dataset))), sequence_length)
     measured = platform.gather(part)
     problems = [problem for _, of_rank in measured for problem in of_rank]
     if problems:
-        more = f" (and {len(problems) - 1} more such samples)" if len(problems) > 1 else ""
-        raise ValueError(problems[0] + more)
-    return SampleLengths.interleaved([lengths for lengths, _ in measured])
+        raise _unusable(problems[0], len(problems))
+    return SampleLengths.interleaved([lengths for lengths, _ in measured]).table
+
+
+def _unusable(problem: str, count: int) -> ValueError:
+    return ValueError(problem + (f" (and {count - 1} more such samples)" if count > 1 else ""))

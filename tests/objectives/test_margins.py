@@ -64,8 +64,8 @@ def test_training_computes_what_the_formula_says(backend, loss):
     targets = torch.randint(64, (bounds[-1],), generator=generator)
     tokens = torch.randn(bounds[-1], generator=generator) - 2
     config = PreferenceLossConfig(loss, 0.5)
-    batch = SimpleNamespace(response_bounds=bounds, sample_ids=["a", "b"], targets=targets)
-    objective = DPOObjective(config, FixedReference(tokens), dict(zip("ab", FACTS, strict=True)), per_mode=False)
+    batch = SimpleNamespace(response_bounds=bounds, sample_numbers=(0, 1), targets=targets)
+    objective = DPOObjective(config, FixedReference(tokens), FACTS, per_mode=False)
     found, log_probs, _, _ = objective._pair_losses(hidden, weight, batch, backend=backend)
 
     def sums(values):
@@ -82,7 +82,7 @@ def test_training_computes_what_the_formula_says(backend, loss):
         chosen_lengths=counts[:, 0], rejected_lengths=counts[:, 1],
     )  # fmt: skip
     assert torch.allclose(found.double(), expected, atol=2e-5)
-    off = DPOObjective(config, FixedReference(tokens), {"a": PairFacts(), "b": PairFacts()}, per_mode=False)
+    off = DPOObjective(config, FixedReference(tokens), [PairFacts(), PairFacts()], per_mode=False)
     plain = off._pair_losses(hidden, weight, batch, backend=backend)[0]
     same = linear_preference(
         hidden, weight, targets, torch.tensor(bounds), sums(tokens).float().flatten(), config, None, backend=backend

@@ -60,6 +60,18 @@ def test_captions_are_counted_by_who_was_asked(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_start_is_measured_phase_by_phase(tmp_path):
+    done = warm.run([sys.executable, str(BENCH), "start", "--listed-pairs", "300", "--output", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "start.json").read_text())["records"]
+    first, following = ([row for row in records if row["start"] == which] for which in ("first", "next"))
+    assert [row["phase"] for row in first] == [row["phase"] for row in following] and len(first) == 7
+    seconds = {row["phase"]: row["processor_seconds"] for row in first}
+    assert all(row["processor_seconds"] < seconds[row["phase"]] for row in following if row["phase"] == "lengths")
+    assert "| next | **all** | **" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_loader_is_faster_and_what_reaches_the_model_is_the_same(tmp_path):
     rows = bench(tmp_path, "loader", "--picture-pairs", 4, "--samples", 8)
     assert rows["this loader"]["largest_difference"] == 0, "both sides' tensors are compared"

@@ -5,7 +5,7 @@ import pytest
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.objectives import PairFacts
 from editcaption_mega.settings import PreferenceSettings
-from editcaption_mega.training.dpo import pair_facts
+from editcaption_mega.training.pair_facts import pair_facts
 from tests.helpers import preference_job, small_job
 from tests.helpers.ranks import on_ranks
 
@@ -22,17 +22,17 @@ def dataset(folder, shards):
 def test_failure_modes_and_the_margin_of_the_severity(folder, tmp_path):
     pairs = dataset(folder, preference_job.write_shards(tmp_path / "pairs", 5, failure_modes=[]))
     facts = pair_facts(pairs, PreferenceSettings(severity_margin=2.0))
-    assert list(facts) == [pairs.id(i) for i in range(5)]
-    assert facts[pairs.id(0)] == PairFacts((), 0.0)  # an empty list is a tag too
-    assert facts[pairs.id(4)] == PairFacts(("viewpoint", "detail"), 2.0)
+    assert len(facts) == 5
+    assert facts[0] == PairFacts((), 0.0)  # an empty list is a tag too
+    assert facts[4] == PairFacts(("viewpoint", "detail"), 2.0)
 
 
 def test_the_weight_of_the_primary_failure_mode(folder, tmp_path):
     pairs = dataset(folder, preference_job.write_shards(tmp_path / "pairs", 5))
     weights = {"viewpoint_weight": 3.0, "detail_weight": 5.0, "orientation_weight": 7.0}
     facts = pair_facts(pairs, PreferenceSettings(severity_margin=2.0, hardness_margin=0.5, **weights))
-    assert facts[pairs.id(0)] == PairFacts(("orientation",), 0.0, 3.5)
-    assert facts[pairs.id(4)] == PairFacts(("viewpoint", "detail"), 6.0, 1.5)
+    assert facts[0] == PairFacts(("orientation",), 0.0, 3.5)
+    assert facts[4] == PairFacts(("viewpoint", "detail"), 6.0, 1.5)
     untagged = dataset(folder, preference_job.write_shards(tmp_path / "untagged", 2, failure_modes=None))
     with pytest.raises(ValueError, match="says no failure_modes, and .*preference.viewpoint_weight=3.0"):
         pair_facts(untagged, PreferenceSettings(severity_margin=2.0, failure_mode_metrics=False, **weights))
@@ -42,7 +42,8 @@ def facts_and_reads(rank, folder, shards):
     pairs, reads = dataset(folder, shards), []
     read = pairs.shards.pair
     pairs.shards.pair = lambda i: reads.append(i) or read(i)
-    return pair_facts(pairs, PreferenceSettings()), reads
+    facts = pair_facts(pairs, PreferenceSettings())
+    return [facts[i] for i in range(len(facts))], reads
 
 
 def test_each_pair_is_read_by_one_rank(folder, tmp_path):

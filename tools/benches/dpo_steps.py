@@ -30,12 +30,13 @@ from editcaption_mega.settings import (
     ReferenceSettings,
     TrainingSettings,
 )
-from editcaption_mega.training.dpo import pair_facts
-from editcaption_mega.training.dpo_reference import ResidentReference, StoredReference, read_reference
+from editcaption_mega.training.dpo_reference import ResidentReference, StoredReference
 from editcaption_mega.training.inputs import reading_ahead
 from editcaption_mega.training.log_probs import fingerprint_of, write_log_probs
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
+from editcaption_mega.training.pair_facts import pair_facts
+from editcaption_mega.training.reference_table import read_reference
 from editcaption_mega.training.setup import measure_samples, open_dataset, open_reader
 
 from .trl_trainer import BETA, LEARNING_RATE, MICRO_BATCH, run_trl
@@ -146,7 +147,7 @@ class OurSteps:
             path = root / f"reference-{time.monotonic_ns()}.jsonl"
             fingerprint = fingerprint_of(WeightSource(folder, None), dataset, "fp32")
             write_log_probs(chunks, reader, path, fingerprint, reading_ahead(settings.data))
-            made = StoredReference(read_reference(path, reader, fingerprint))
+            made = StoredReference(read_reference(path, reader, fingerprint, path.with_suffix(".tables")))
         else:
             made = ResidentReference(self._model(architecture))
         shards = local_param_shards(chunks, rules_for(architecture))

@@ -73,7 +73,7 @@ class Quotas:
 
 
 def decide(
-    ids: list[str], values: ColumnValues, rules: Sequence[FilterRule], labels: Mapping[str, bool], quotas: Quotas
+    ids: Sequence[str], values: ColumnValues, rules: Sequence[FilterRule], labels: Mapping[str, bool], quotas: Quotas
 ) -> Decision:
     """Rules act in their order, quotas at the end. Quantiles and calibration are of all pairs with a value, whatever
     earlier rules dropped, so that the order of rules changes no threshold.
@@ -107,7 +107,7 @@ def decide(
 
 
 def _by_quota(
-    ids: list[str], category: NDArray[np.int8], dropped_at: NDArray[np.int16], quotas: Quotas, place: int
+    ids: Sequence[str], category: NDArray[np.int8], dropped_at: NDArray[np.int16], quotas: Quotas, place: int
 ) -> Stage:
     """Marks in dropped_at what no quota has room for."""
     before = np.flatnonzero(dropped_at == STAYS)
@@ -120,7 +120,7 @@ def _by_quota(
 
 
 def _threshold(
-    rule: FilterRule, numbers: NDArray[np.float64], ids: list[str], labels: Mapping[str, bool]
+    rule: FilterRule, numbers: NDArray[np.float64], ids: Sequence[str], labels: Mapping[str, bool]
 ) -> tuple[float, Calibration | None]:
     known = ~np.isnan(numbers)
     if rule.kind == "number":
@@ -131,7 +131,7 @@ def _threshold(
         return float(np.quantile(numbers[known], rule.value)), None
     if not labels:
         raise SettingsError(f"rule {rule.text!r} is a precision: give labeled pairs with --labels FILE")
-    labeled = {ids[at]: float(numbers[at]) for at in np.flatnonzero(known) if ids[at] in labels}
+    labeled = {ids[at]: float(numbers[at]) for at in np.flatnonzero(known).tolist() if ids[at] in labels}
     calibration = calibrate(labeled, labels, rule.value, keeps_high=rule.keeps_high, name=rule.column)
     return calibration.chosen.threshold, calibration
 

@@ -103,7 +103,7 @@ def _named(file: ColumnFile) -> dict[str, Any]:
     return {"file": file.path.name, "step": file.step, "settings": file.head["settings"], "sha256": digest}
 
 
-def _write_verdicts(path: Path, ids: list[str], decision: Decision) -> None:
+def _write_verdicts(path: Path, ids: Sequence[str], decision: Decision) -> None:
     with replacing(path) as out:
         for identity, at in zip(ids, decision.dropped_at, strict=True):
             why = {} if at == STAYS else {"reason": decision.stages[at].rule}

@@ -1,7 +1,7 @@
 """How many pairs of each category stay: the paper's quarter, quarter, half (section 3.1), by seed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def quota_counts(
     return {name: counts.get(name, 0) for name in CATEGORIES}
 
 
-def drawn(ids: list[str], places: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+def drawn(ids: Sequence[str], places: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """`count` of the places, in order. A pair's chance depends on its id and the seed alone, so a set that grows keeps
     most of what was drawn."""
     if count >= len(places):

@@ -63,6 +63,7 @@ class PackedBatch:
     response_bounds   host ints; the response tokens of answer i are response_bounds[i] : response_bounds[i + 1];
                       answers are those of sample 0, then of sample 1, ..: for pairs 2 k is chosen, 2 k + 1 rejected
     sample_ids        ids of the samples in the sequence, in order; a pair is one sample
+    sample_numbers    their numbers in the data, where it has numbers
     num_tokens        tokens without padding
     """
 
@@ -81,6 +82,7 @@ class PackedBatch:
     response_bounds: tuple[int, ...]
     sample_ids: tuple[str, ...]
     num_tokens: int
+    sample_numbers: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The batch on the device; without waiting where that is a GPU: its copies may still be running."""

@@ -191,7 +191,7 @@ def too_long(sample: EncodedSample, sequence_length: int) -> str:
 
 
 def open_pairs(
-    shards: list[str],
+    shards: list[str] | ShardReader,
     folder: str | Path,
     *,
     min_pixels: int,
@@ -206,7 +206,8 @@ def open_pairs(
     sequence unless `shared_prompt` is false. Raises ValueError for shards, folder or prompt that cannot be used."""
     encoder, images = read_folder(folder, min_pixels=min_pixels, max_pixels=max_pixels, prompt=prompt)
     notes = folder_notes(folder, encoder.tokenizer)
-    return PairDataset(open_shards(shards), encoder, images, answers=answers, shared_prompt=shared_prompt, notes=notes)
+    reader = shards if isinstance(shards, ShardReader) else open_shards(shards)
+    return PairDataset(reader, encoder, images, answers=answers, shared_prompt=shared_prompt, notes=notes)
 
 
 def read_folder(

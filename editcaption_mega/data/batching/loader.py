@@ -47,7 +47,9 @@ class SequenceReader[Dataset: Samples]:
                     f"sample {sample.id} takes {sample.num_tokens} tokens, and {planned} when the job began: the "
                     "shards were changed meanwhile; start the same command again, which goes on where it can"
                 )
-        return self.packer.collate(encoded, length)
+        batch = self.packer.collate(encoded, length)
+        batch.sample_numbers = tuple(samples)
+        return batch
 
 
 @dataclass

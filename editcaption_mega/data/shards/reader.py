@@ -1,20 +1,17 @@
 """Reading shards by byte offset: any sample in any order, from any thread or forked process, without unpacking."""
 
-import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair
 
 from .check import CheckedFile, rebuild_index, verify
-from .index import MEMBERS, ShardError, load_index, size_problem
+from .index import MEMBERS, ShardError
+from .shard_columns import ShardColumns
 from .writer import DuplicateIdError, ShardWriter
 
 __all__ = [
@@ -78,35 +75,18 @@ class ShardReader:
     process (files are opened again there).
     """
 
-    def __init__(self, directories: list[Path]):
+    def __init__(self, directories: list[Path], columns: ShardColumns | None = None):
+        """columns: what the folders hold, where it is known already."""
         self._files: dict[int, int] = {}  # shard number -> file descriptor
         self.directories = directories
         if not directories:
             raise ShardError("no folder of shards was given")
-        self.ids: list[str] = []
-        self._paths: list[Path] = []
-        shards, offsets, sizes, pixels, fingerprints = [], [], [], [], []
-        for directory in directories:
-            index = load_index(directory)
-            for shard in index.shards:
-                if problem := size_problem(directory, shard):
-                    raise ShardError(problem)
-            for sample in index.samples:
-                members = [getattr(sample, name) for name in MEMBERS]
-                shards.append(len(self._paths) + sample.shard)
-                offsets.append([member.offset for member in members])
-                sizes.append([member.bytes for member in members])
-                pixels.append([(member.width, member.height) for member in members[:2]])
-            self.ids += [sample.id for sample in index.samples]
-            self._paths += [directory / shard.name for shard in index.shards]
-            fingerprints.append(index.fingerprint)
-        self._shard = np.array(shards, np.int64)  # [N]
-        self._offset = np.array(offsets, np.int64)  # [N, 3]: source, target, json
-        self._bytes = np.array(sizes, np.int64)  # [N, 3]
-        self._pixels = np.array(pixels, np.int64)  # [N, 2, 2]: source, target; width, height
-        self._refuse_shared_ids()
-        # One folder keeps the fingerprint of its index; several are hashed together, in order.
-        self.fingerprint: str = fingerprints[0] if len(fingerprints) == 1 else _joint(fingerprints)
+        self.use(columns or ShardColumns.read(directories))
+
+    def use(self, columns: ShardColumns) -> None:
+        """The same samples, from another place."""
+        self.columns, self.ids, self.fingerprint = columns, columns.ids, columns.fingerprint
+        self._paths = columns.paths
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,7 +106,7 @@ class ShardReader:
     def pair(self, i: int) -> EditPair:
         """The pair without its pictures; raises as indexing does."""
         i = self._index(i)
-        where = f"{self._paths[self._shard[i]]}: json of sample {self.ids[i]!r}"
+        where = f"{self._paths[self.columns.shard[i]]}: json of sample {self.ids[i]!r}"
         try:
             record = parse_json(self._read(i, _JSON))
         except ShardError:
@@ -139,7 +119,7 @@ class ShardReader:
     def meta(self, i: int) -> SampleMeta:
         """Id and image sizes of one sample, from the index alone. Raises IndexError."""
         i = self._index(i)
-        source, target = self._pixels[i].tolist()
+        source, target = self.columns.pixels[i].tolist()
         return SampleMeta(self.ids[i], tuple(source), tuple(target))
 
     def close(self) -> None:
@@ -157,10 +137,11 @@ class ShardReader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_files"}
+        return {"directories": self.directories, "columns": self.columns}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _files={})
+        self._files, self.directories = {}, state["directories"]
+        self.use(state["columns"])
 
     def __repr__(self) -> str:
         folders = ", ".join(map(str, self.directories))
@@ -172,7 +153,8 @@ class ShardReader:
         return int(i) % len(self)
 
     def _read(self, i: int, member: int) -> bytes:
-        shard, size, offset = int(self._shard[i]), int(self._bytes[i, member]), int(self._offset[i, member])
+        columns = self.columns
+        shard, size, offset = int(columns.shard[i]), int(columns.bytes[i, member]), int(columns.offset[i, member])
         path = self._paths[shard]
         descriptor, stays_open = self._open(shard)
         try:
@@ -197,14 +179,3 @@ class ShardReader:
         if shared != descriptor:  # another thread opened it at the same time
             os.close(descriptor)
         return shared, True
-
-    def _refuse_shared_ids(self) -> None:
-        if len(set(self.ids)) == len(self.ids):
-            return
-        twice = next(name for name, count in Counter(self.ids).items() if count > 1)
-        folders = ", ".join(map(str, self.directories))
-        raise ShardError(f"id {twice!r} occurs twice in {folders}: results are joined by id, so ids must be unique")
-
-
-def _joint(fingerprints: list[str]) -> str:
-    return hashlib.sha256("\n".join(fingerprints).encode()).hexdigest()

@@ -26,7 +26,7 @@ from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import unwrap
-from editcaption_mega.objectives import Objective, PairFacts, SFTObjective
+from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import DPOSettings, JobSettings, ParallelSettings
 from editcaption_mega.training.checkpoint import tensors_of_rank
 from editcaption_mega.training.dpo import dpo_objective
@@ -34,6 +34,7 @@ from editcaption_mega.training.dpo_reference import JobReference, ResidentRefere
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.megatron_optimizer import begin_state, expect_gradients, start_gathers
 from editcaption_mega.training.optimizer import TrainState, build_train_state, freeze_modules
+from editcaption_mega.training.pair_facts import PairTable
 from editcaption_mega.training.setup import layout_of
 
 from . import fakes
@@ -195,16 +196,18 @@ def job_objective(settings: JobSettings, architecture: Architecture, step: Step)
         chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
         reference = ResidentReference(chunks)
     of_job = None if reference is None else JobReference(reference, "", equals_start=False)
-    pairs = {name: PairFacts() for batch in step.micro_batches for name in batch.sample_ids}
-    return dpo_objective(settings, of_job, pairs), chunks
+    count = 1 + max(sample for batch in step.micro_batches for sample in batch.sample_numbers)
+    return dpo_objective(settings, of_job, PairTable.plain(count)), chunks
 
 
-def _stored_log_probs(step: Step) -> dict[str, Tensor]:
-    """id -> zeros for the tokens of both answers, as a stored reference has them."""
+def _stored_log_probs(step: Step) -> dict[int, Tensor]:
+    """By sample, zeros for the tokens of both answers, as a stored reference has them."""
     tensors = {}
     for batch in step.micro_batches:
-        for name, (first, last) in zip(batch.sample_ids, batched(pairwise(batch.response_bounds), 2), strict=True):
-            tensors[name] = torch.zeros(last[1] - first[0])
+        for sample, (first, last) in zip(
+            batch.sample_numbers, batched(pairwise(batch.response_bounds), 2), strict=True
+        ):
+            tensors[sample] = torch.zeros(last[1] - first[0])
     return tensors
 
 

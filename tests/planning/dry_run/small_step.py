@@ -85,6 +85,8 @@ def step_of(settings: JobSettings) -> Step:
     packer = Packer(IMAGES, IMAGE_TOKEN, 0, SIDE, settings.data.sequence_length, share=rank_share(settings.parallel))
     plan = packer.plan([sample.num_tokens for sample in samples])
     rows = [packer.collate([samples[i] for i in sequence], plan.length) for sequence in plan.sequences]
+    for row, sequence in zip(rows, plan.sequences, strict=True):
+        row.sample_numbers = tuple(sequence)
     return Step(0, rows, plan.length, 60 * BATCH, BATCH)
 
 

@@ -1,0 +1,71 @@
+"""What a job finds out about its data at its first start, as arrays of its folder that later starts map.
+
+Ranks share the finding out, and no rank holds what it does not look at: a start costs each rank about the same for a
+thousand samples as for millions.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from editcaption_mega import platform
+from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.data.shards.shard_columns import ShardColumns, state_of
+
+from .array_file import is_made_from, map_arrays, write_arrays
+
+TABLES = "tables"  # the folder, in that of the run
+
+Arrays = dict[str, np.ndarray]
+
+
+def table(path: Path | None, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays that the file has of `key`, else those that `make` returns alike on all ranks, which it has from then
+    on. Collective, as `make` may be. path: None where there is no folder for it. Raises OSError."""
+    if path is None:
+        return make()
+    file = path
+    if not platform.from_rank_zero(lambda: is_made_from(file, key)):
+        arrays = make()
+        with platform.together():
+            if platform.is_rank_zero():
+                write_arrays(file, key, arrays)
+        del arrays
+    with platform.together():
+        return map_arrays(file, key)
+
+
+class JobShards:
+    """The folders of a job, whose index.json is read by one rank at the first start and by none later. Collective.
+
+    Raises ShardError, alike on every rank, as `open_shards`."""
+
+    def __init__(self, directories: list[str], tables: Path):
+        self._directories, self._path = [Path(directory) for directory in directories], tables / "index.safetensors"
+        self._key, self._kept, arrays = platform.from_rank_zero(self._look)
+        if self._kept:
+            with platform.together():
+                columns = ShardColumns.map(self._directories, self._path, self._key)
+        else:
+            columns = ShardColumns.from_arrays(self._directories, arrays)
+        self.reader = ShardReader(self._directories, columns)
+
+    def keep(self) -> None:
+        """Keep what was found out for later starts, in the folder that is the job's by now. Collective."""
+        if not self._kept:
+            arrays = table(self._path, self._key, self.reader.columns.to_arrays)
+            more = {"table": (self._path, self._key)}
+            self.reader.use(ShardColumns.from_arrays(self._directories, arrays, **more))
+
+    def _look(self) -> tuple[dict[str, Any], bool, Arrays]:
+        """Rank 0: the key, whether the table has it, and otherwise the arrays."""
+        try:
+            key = {"format": 1, "folders": state_of(self._directories)}
+        except OSError:  # reading says why
+            key = {}
+        if key and is_made_from(self._path, key):
+            ShardColumns.map(self._directories, self._path, key).check_files()
+            return key, True, {}
+        return key, False, ShardColumns.read(self._directories).to_arrays()

@@ -1,0 +1,114 @@
+"""What a preference objective must know of each pair besides its tokens: a few bytes each, and no object per pair."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from editcaption_mega import platform
+from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.start_tables import Arrays, table
+from editcaption_mega.objectives import PairFacts
+from editcaption_mega.records import EditPair
+from editcaption_mega.records.pair import FAILURE_MODES
+from editcaption_mega.settings import PreferenceSettings
+
+_NO_MODE, _UNTAGGED = -1, -2
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """The facts of N pairs under some settings, by their numbers.
+
+    primary [N] int8: the first failure mode's place in FAILURE_MODES, or why there is none; modes [N] uint8: a bit for
+    each; margin, hardness_margin [N] fp64: as `PairFacts` has them"""
+
+    primary: np.ndarray
+    modes: np.ndarray
+    margin: np.ndarray
+    hardness_margin: np.ndarray
+
+    @classmethod
+    def plain(cls, count: int) -> "PairTable":
+        """Pairs without failure modes or margins."""
+        return cls(np.full(count, _NO_MODE, np.int8), np.zeros(count, np.uint8), np.zeros(count), np.zeros(count))
+
+    def __len__(self) -> int:
+        return len(self.primary)
+
+    def __getitem__(self, sample: int) -> PairFacts:
+        first, bits = int(self.primary[sample]), int(self.modes[sample])
+        places = [first] * (first >= 0) + [k for k in range(len(FAILURE_MODES)) if bits >> k & 1 and k != first]
+        modes = tuple(FAILURE_MODES[k] for k in places)
+        return PairFacts(modes, float(self.margin[sample]), float(self.hardness_margin[sample]))
+
+    @property
+    def any_margin(self) -> bool:
+        return bool(self.margin.any() or self.hardness_margin.any())
+
+
+def pair_facts(dataset: PairDataset, preference: PreferenceSettings, tables: Path | None = None) -> PairTable:
+    """What the objective must know of each pair. Collective: the ranks share the reading, once for the folder `tables`.
+
+    Raises ValueError, alike on every rank, for a pair that lacks it."""
+    path = tables / "pairs.safetensors" if tables else None
+    tags = table(path, {"format": 1, "shards": dataset.shards.fingerprint}, lambda: _read(dataset))
+    primary, severity = tags["primary"], tags["severity"]
+    lacking = _lacking(primary, severity, preference)
+    if lacking.any():
+        raise ValueError(_lack(dataset.shards.pair(int(lacking.argmax())), preference))
+    weights = np.array([*(preference.failure_mode_weights[mode] for mode in FAILURE_MODES), 1.0])
+    weight = weights[np.maximum(primary, _NO_MODE)]  # without a failure mode it is the last one's: 1
+    margin = weight * preference.severity_margin * np.nan_to_num(severity)
+    return PairTable(primary, tags["modes"], margin, weight * preference.hardness_margin)
+
+
+def _read(dataset: PairDataset) -> Arrays:
+    """The tags of all pairs, each read by one rank. Collective."""
+    with platform.together():
+        part = [_tags(dataset.shards.pair(i)) for i in platform.share(range(len(dataset)))]
+    parts = platform.gather(np.array(part, np.float64).reshape(-1, 3))
+    values = np.empty((len(dataset), 3))
+    for first, of_rank in enumerate(parts):
+        values[first :: len(parts)] = of_rank
+    primary, modes, severity = values.T
+    return {"primary": primary.astype(np.int8), "modes": modes.astype(np.uint8), "severity": severity.copy()}
+
+
+def _tags(pair: EditPair) -> tuple[int, int, float]:
+    """primary, modes, severity (NaN: none)"""
+    severity = np.nan if pair.severity is None else pair.severity
+    if pair.failure_modes is None:
+        return _UNTAGGED, 0, severity
+    places = [FAILURE_MODES.index(mode) for mode in pair.failure_modes]
+    return places[0] if places else _NO_MODE, sum(1 << place for place in set(places)), severity
+
+
+def _lacking(primary: np.ndarray, severity: np.ndarray, preference: PreferenceSettings) -> np.ndarray:
+    """[N] bool: the pairs for which `_lack` has a sentence."""
+    lacking = np.zeros(len(primary), bool)
+    if preference.failure_mode_metrics or any(weight != 1 for weight in preference.failure_mode_weights.values()):
+        lacking |= primary == _UNTAGGED
+    if preference.severity_margin:
+        lacking |= np.isnan(severity)
+    return lacking
+
+
+def _lack(pair: EditPair, preference: PreferenceSettings) -> str:
+    """What the settings need of a pair and it does not say; "" where it says all."""
+    # An empty list is a tag too: wrong, but in none of the three ways.
+    if preference.failure_mode_metrics and pair.failure_modes is None:
+        return (
+            f"sample {pair.id} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
+            "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
+        )
+    weights = preference.failure_mode_weights
+    if pair.failure_modes is None and any(weight != 1 for weight in weights.values()):
+        said = ", ".join(f"preference.{mode}_weight={weight}" for mode, weight in weights.items())
+        return f"sample {pair.id} says no failure_modes, and {said} go by them: tag the pair, or set them to 1"
+    if preference.severity_margin and pair.severity is None:
+        return (
+            f"sample {pair.id} has no severity, and preference.severity_margin={preference.severity_margin} makes "
+            "its margin from it: give the pair one (0 .. 1), or set preference.severity_margin=0"
+        )
+    return ""
