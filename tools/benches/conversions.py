@@ -3,6 +3,7 @@
 
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -40,12 +41,14 @@ def measure(gigabytes: float, workers: int, repeats: int, folder: Path | None, s
             )
         seconds: dict[str, list[float]] = {way: [] for way in ("copy", "hf_to_megatron", "copy_back", "megatron_to_hf")}
         memory = {"hf_to_megatron": 0, "megatron_to_hf": 0}
+        processor = {"hf_to_megatron": 0.0, "megatron_to_hf": 0.0}
         for number in range(1, repeats + 1):
             say(f"turn {number} of {repeats}, {size / 1e9:.2f} GB")
-            _turn(root, workers, seconds, memory)
+            _turn(root, workers, seconds, memory, processor)
         medians = {way: statistics.median(values) for way, values in seconds.items()}
         return {
             "bytes": size, "largest_bytes": largest, "workers": workers, "seconds": medians, "anonymous_bytes": memory,
+            "processor_seconds": {way: total / repeats for way, total in processor.items()},
             "ratio": {
                 "hf_to_megatron": medians["hf_to_megatron"] / medians["copy"],
                 "megatron_to_hf": medians["megatron_to_hf"] / medians["copy_back"],
@@ -53,7 +56,13 @@ def measure(gigabytes: float, workers: int, repeats: int, folder: Path | None, s
         }  # fmt: skip
 
 
-def _turn(root: Path, workers: int, seconds: dict[str, list[float]], memory: dict[str, int]) -> None:
+def _turn(
+    root: Path,
+    workers: int,
+    seconds: dict[str, list[float]],
+    memory: dict[str, int],
+    processor: dict[str, float],
+) -> None:
     model, store, back, copy = (root / name for name in ("model", "store", "back", "copy"))
     for way, source, target, arguments in (
         ("hf_to_megatron", model, store, ["--hf", model, "--output", store]),
@@ -66,10 +75,11 @@ def _turn(root: Path, workers: int, seconds: dict[str, list[float]], memory: dic
         shutil.rmtree(copy)
         drop_cached(source)
         command = [sys.executable, TOOLS / f"{way}.py", *arguments, "--workers", str(workers)]
-        began = time.monotonic()
+        began, before = time.monotonic(), _processor_seconds()
         peak = run_watched([str(word) for word in command])
         seconds[way].append(time.monotonic() - began)
         memory[way] = max(memory[way], peak)
+        processor[way] += _processor_seconds() - before
         assert target.is_dir(), f"{way} ended well and made nothing"
     shutil.rmtree(store)
     shutil.rmtree(back)
@@ -180,6 +190,12 @@ def _anonymous(pid: int) -> int:
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
+def _processor_seconds() -> float:
+    """Of all programs that this process has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _seconds(work: Callable[[], object]) -> float:
     began = time.monotonic()
     work()
@@ -191,12 +207,12 @@ def markdown(record: dict, machine: dict) -> str:
     lines = [
         f"{machine['case']}; {record['bytes'] / 1e9:.2f} GB, {record['workers']} processes, median of "
         f"{machine['repeats']}; largest tensor {record['largest_bytes'] / 1e9:.2f} GB; torch {machine['torch']}\n",
-        "| | seconds | cp + fsync | ratio | anonymous memory of a process |",
-        "|---|---|---|---|---|",
+        "| | seconds | cp + fsync | ratio | processor | anonymous memory of a process |",
+        "|---|---|---|---|---|---|",
     ]
     for way, copy in (("hf_to_megatron", "copy"), ("megatron_to_hf", "copy_back")):
         lines.append(
             f"| {way} | {seconds[way]:.1f} | {seconds[copy]:.1f} | {record['ratio'][way]:.2f} | "
-            f"{memory[way] / 1e9:.2f} GB |"
+            f"{record['processor_seconds'][way]:.1f} s | {memory[way] / 1e9:.2f} GB |"
         )
     return "\n".join(lines) + "\n"
