@@ -7,6 +7,7 @@ from editcaption_mega.conversion import local_param_shards, rules_for
 from editcaption_mega.conversion.param_shards import level_owners
 from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.model import Architecture, build_model
+from editcaption_mega.model.pipeline_split import split_layers
 from editcaption_mega.model.released import released_architecture
 from editcaption_mega.settings import JobSettings, load_job
 from editcaption_mega.training.checkpoint import tensors_of_rank
@@ -16,11 +17,12 @@ from tests.helpers import ROOT
 from tests.helpers.fake_ranks import on_fake_ranks
 
 # Name, configuration, ranks; and the most that a rank writes over the mean. Inside a pipeline stage ranks are level;
-# what the stages themselves hold differs as their layers do (32B: 26 and 38 of them).
+# what the stages themselves hold differs as their layers do: of 235B four have 14 of 94, because the first has the
+# vision tower alone, of which each rank writes little, and not all the same.
 SHIPPED = {
     "2B": ("Qwen3-VL-2B", "sft_qwen3_vl_2b", 8, 1.05),
-    "32B": ("Qwen3-VL-32B", "sft_qwen3_vl_32b", 32, 1.16),
-    "235B": ("Qwen3-VL-235B-A22B", "sft_qwen3_vl_235b_a22b", 256, 1.15),
+    "32B": ("Qwen3-VL-32B", "sft_qwen3_vl_32b", 32, 1.15),
+    "235B": ("Qwen3-VL-235B-A22B", "sft_qwen3_vl_235b_a22b", 256, 1.2),
 }
 
 
@@ -45,22 +47,25 @@ def bytes_of_rank(architecture: Architecture, settings: JobSettings) -> tuple[in
     return written, weights + sum(12 * (part.end - part.start) for part in states if part is not None)
 
 
-@pytest.mark.parametrize("name", ["2B", *(pytest.param(name, marks=pytest.mark.slow) for name in ("32B", "235B"))])
+@pytest.mark.parametrize("name", ["2B", *(pytest.param(name, marks=pytest.mark.slow) for name in list(SHIPPED)[1:])])
 def test_ranks_write_about_as_much_and_read_little_more_than_there_is(name):
-    """Beside that, `checkpoint.verify` reads each byte once, on the rank that wrote it. Stages between the first and
-    the last are alike (of 235B each has 13 layers), so one stands for all."""
+    """Beside that, `checkpoint.verify` reads each byte once, on the rank that wrote it. Of stages between the first and
+    the last with equally many layers one stands for all."""
     model, config, world_size, most = SHIPPED[name]
     architecture, settings = released_architecture(model), load_job(ROOT / "configs" / f"{config}.yaml")
     stages = settings.parallel.pipeline_model_parallel_size
     of_stage, whole = world_size // stages, 14 * sum(rule.size for rule in unique_rules(rules_for(architecture)))
-    alike = {stage: 1 for stage in range(stages)} if stages < 3 else {0: 1, 1: stages - 2, stages - 1: 1}
+    kinds: dict[tuple[int, bool, bool], list[int]] = {}
+    for stage, count in enumerate(split_layers(architecture.num_layers, settings.parallel)):
+        kinds.setdefault((count, stage == 0, stage == stages - 1), []).append(stage)
+    alike = {like[0]: len(like) for like in kinds.values()}
     members = [rank for stage in alike for rank in range(stage * of_stage, (stage + 1) * of_stage)]
     ranks = on_fake_ranks(
         bytes_of_rank, settings.parallel, world_size, architecture, settings, ranks=members, seconds=3600
     )
     parts = [list(zip(*ranks[first : first + of_stage], strict=True)) for first in range(0, len(ranks), of_stage)]
-    inside = max(max(written) * of_stage / sum(written) for written, _ in parts)
-    most_written = max(max(written) for written, _ in parts)
+    fullest = max((written for written, _ in parts), key=max)
+    inside, most_written = max(fullest) * of_stage / sum(fullest), max(fullest)
     written, read = (
         sum(sum(part[i]) * times for part, times in zip(parts, alike.values(), strict=True)) for i in (0, 1)
     )
