@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from editcaption_mega import platform
 from editcaption_mega.conversion import (
     WEIGHTS,
+    FolderReader,
     StoreWriter,
     load_weights,
     local_param_shards,
@@ -240,8 +241,11 @@ class Case:
         ]
 
     def save_tensors(self, folder: Path, values: Callable = lambda shard: shard.parameter.data) -> None:
-        """One tensor for each parameter (its weights) as a store, without the optimizer."""
-        writer = StoreWriter(folder)
+        """One tensor for each parameter (its weights) as a store, without the optimizer, that converts back."""
+        source = FolderReader(self.folder)
+        if platform.is_rank_zero():
+            SideFiles.read(self.folder).write(folder / "hf")
+        writer = StoreWriter(folder, metadata={"experts_in_out": source.experts_in_out})
         for shard in self.param_shards:
             dense_owner = parallel_state.get_data_parallel_rank() == 0
             owner = parallel_state.get_expert_data_parallel_rank() == 0 if shard.is_expert else dense_owner
