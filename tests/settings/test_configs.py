@@ -44,7 +44,8 @@ def test_dpo_configs_load(name):
     if "demo" not in name:
         sft = load_settings(CONFIGS / name.replace("dpo", "sft"), [], JobSettings)
         # How a stage's layers are divided further depends on what a step holds; the ranks are the same for both.
-        chunks = {"virtual_pipeline_model_parallel_size": None, "layers_per_chunk": None}
+        of_stages = ("virtual_pipeline_model_parallel_size", "layers_per_chunk", "delayed_weight_gradients")
+        chunks = dict.fromkeys(of_stages)
         same = [dataclasses.replace(job.parallel, **chunks) for job in (sft, settings)]
         assert same[0] == same[1], "one division over ranks per model size, for both stages"
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
+from editcaption_mega import platform
 from editcaption_mega.training.range_files import RangeFiles
 from tests.helpers.ranks import on_ranks
 
@@ -50,8 +51,9 @@ def test_ranges_in_any_order_become_one_file(tmp_path):
 
 def written_by_ranks(rank, output):
     files = opened(output)
-    for samples in files.ranges()[rank::2]:
-        files.write(samples, lines(samples))
+    with platform.together():
+        for samples in files.ranges()[rank::2]:
+            files.write(samples, lines(samples))
     done = files.done(is_line)
     files.publish(FIRST)
     return sorted(done, key=lambda samples: samples.start)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from editcaption_mega import cli
+from editcaption_mega import cli, progress_display
 from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.data.images.patches import limit_picture
 from editcaption_mega.inference.endpoint import concurrency
@@ -535,7 +535,7 @@ def test_the_key_is_nowhere(tmp_path, monkeypatch, caplog, capfd):
 def test_progress_says_the_time_left(monkeypatch, capsys):
     """By a clock of its own: on a busy machine the true one says nothing about the sentence."""
     clock = [0.0]
-    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(progress_display, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with ScriptedServer() as server:
         for _ in complete(Endpoint(server.url, "m"), requests(150), None, progress=cli.progress, total=150):
             clock[0] += 0.125
