@@ -107,7 +107,7 @@ class Faults:
         """Another start in the folder of one that stands still: it is refused, and the first goes on undisturbed."""
         first = start(self.job, log, how)
         held = self.job.output / "lock.json"
-        while not held.exists() and first.code() is None:
+        while not _holds(first, held) and first.code() is None:
             time.sleep(0.01)
         if hasattr(first, "ended"):
             return False
@@ -149,6 +149,14 @@ def newest(output: Path) -> int:
     """The step of the newest published checkpoint; 0: none."""
     folders = sorted((output / "checkpoints").glob("step_????????"))
     return int(folders[-1].name[5:]) if folders else 0
+
+
+def _holds(started: Started, lock: Path) -> bool:
+    """Whether the lock is of one of its ranks, and not what a killed job has left."""
+    try:
+        return json.loads(lock.read_text())["pid"] in started.ranks()
+    except (OSError, ValueError):
+        return False
 
 
 KINDS = {

@@ -13,7 +13,10 @@ from benches.measuring import peak, reset_peak, timed
 from torch import Tensor, nn
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import hf_tensors, local_param_shards, rules_for
+from editcaption_mega.conversion import Box, Rule, local_param_shards, rules_for
+from editcaption_mega.conversion.jobs import folder_parts, piece_names
+from editcaption_mega.conversion.rules import unique_rules
+from editcaption_mega.conversion.tensor_file import TensorForm
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.data.images.patches import Grid, ImageSettings, processor_patches
@@ -120,11 +123,25 @@ def _ours(settings: JobSettings, architecture: Architecture, step: Step) -> tupl
     shards = {shard.rule.name: shard for shard in local_param_shards(chunks, rules_for(architecture))}
     # A copy: what is not rearranged is the parameter itself.
     read = {name: shard.view(shard.parameter.detach()).to("cpu", copy=True) for name, shard in shards.items()}
-    weights = dict(hf_tensors(architecture, lambda rule: read[rule.name]))
+    weights = _hugging_face_tensors(architecture, read)
     state = train_state_of(chunks, architecture, settings)
     begin_state(state.optimizer, 0)
     objective, _ = job_objective(settings, architecture, step)
     return lambda: train_step(state, objective, step)["loss"], weights
+
+
+def _hugging_face_tensors(architecture: Architecture, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """weights: canonical tensors by their rule's name."""
+
+    def read(rule: Rule, box: Box) -> Tensor:
+        return weights[rule.name][box.within(Box.whole(rule.shape))]
+
+    tensors = {}
+    for rule in unique_rules(rules_for(architecture)):
+        for name, piece in piece_names(rule).items():
+            form = TensorForm(weights[rule.name].dtype, piece.hf_shape)
+            tensors[name] = torch.cat(list(folder_parts(rule, name, form, read)))
+    return tensors
 
 
 def _loop(
