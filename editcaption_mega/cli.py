@@ -1,4 +1,4 @@
-"""What every tool shares: its arguments, its progress, its exit code, and errors as one readable line."""
+"""What every tool shares: its arguments, its exit code, and errors as one readable line."""
 
 import argparse
 import hashlib
@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from editcaption_mega import job_outcome, signals
 from editcaption_mega.job_outcome import JobOutcome
-from editcaption_mega.progress_display import byte_progress as byte_progress
-from editcaption_mega.progress_display import progress as progress
 from editcaption_mega.settings import BACKENDS, ParallelSettings
 from editcaption_mega.words import printable, without_credentials
 

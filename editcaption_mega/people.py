@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import EvaluationSettings, before_work
 from editcaption_mega.words import printable
 
@@ -64,7 +65,7 @@ def human_export(settings: EvaluationSettings, benchmark: "Benchmark", arguments
         if arguments.label_studio:
             print(f"{arguments.label_studio}: project {title_of(arguments)}, at most {plan.tasks:,} new tasks")
         return
-    made = export_tasks(benchmark, rows, arguments.folder, arguments.key, ids=ids, progress=cli.progress)
+    made = export_tasks(benchmark, rows, arguments.folder, arguments.key, ids=ids, progress=progress)
     print(f"{arguments.folder}: {made.tasks:,} tasks; {len(made.left_out):,} pairs have no instruction to judge")
     print(f"{arguments.key} says which task is which model: keep it from annotators")
     if arguments.label_studio:
@@ -72,7 +73,7 @@ def human_export(settings: EvaluationSettings, benchmark: "Benchmark", arguments
 
         pushed = push_tasks(
             server_of(settings, arguments), arguments.folder, title_of(arguments), annotators=arguments.annotators,
-            document_root=root, progress=cli.progress,
+            document_root=root, progress=progress,
         )  # fmt: skip
         print(
             f"{arguments.label_studio}: project {pushed.project}, {pushed.new:,} new tasks, {pushed.existing:,} there"
@@ -158,9 +159,7 @@ def propose_truth(settings: EvaluationSettings, benchmark: "Benchmark", argument
         asked = asked_of(served[arguments.merge])
         print(f"{benchmark.name}, merged by {arguments.merge}: {len(benchmark):,} of {asked} (at most)")
         return
-    rows = builder.propose(
-        benchmark, describers, served[arguments.merge], Path(settings.output) / "cache", cli.progress
-    )
+    rows = builder.propose(benchmark, describers, served[arguments.merge], Path(settings.output) / "cache", progress)
     builder.write_proposals(arguments.proposals, rows)
     without = [row for row in rows if row.changes is None]
     print(f"{arguments.proposals}: {len(rows) - len(without):,} proposals, {len(without):,} pairs without")
@@ -199,7 +198,7 @@ def check_in_label_studio(settings: EvaluationSettings, benchmark: "Benchmark", 
         what = "at most {:,} new tasks" if arguments.step == "push" else "what people made of {:,} proposals"
         return print(f"{arguments.label_studio}: project {title}, {what.format(len(rows))}")
     if arguments.step == "push":
-        pushed = push_proposals(server_of(settings, arguments), title, benchmark, rows, cli.progress)
+        pushed = push_proposals(server_of(settings, arguments), title, benchmark, rows, progress)
         return print(f"{arguments.label_studio}: {pushed.new:,} new tasks, {pushed.existing:,} were there")
     rows = pull_proposals(server_of(settings, arguments), title, rows)
     write_proposals(arguments.proposals, rows)

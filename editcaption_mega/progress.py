@@ -1,4 +1,4 @@
-"""How far long work is: the form of `cli.progress`, which functions of the package take from whoever calls them."""
+"""How far long work is: the form of `progress_display.progress`, which functions take from whoever calls them."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 if TYPE_CHECKING:
     from editcaption_mega.settings import JobSettings
@@ -47,7 +48,7 @@ def _dpo(argv: Sequence[str]) -> int:
         return _nothing_started(settings)
     from editcaption_mega.training import run_dpo
 
-    return cli.stopped_code(run_dpo(settings, cli.progress).signal)
+    return cli.stopped_code(run_dpo(settings, progress).signal)
 
 
 def _nothing_started(settings: "JobSettings") -> int:

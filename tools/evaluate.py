@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.people import add_people_arguments, ground_truth, human_export, human_import
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import EvaluationSettings, before_work, load_settings
 
 COMMANDS = {
@@ -105,7 +106,7 @@ def run(settings, arguments) -> None:
         return dry_run(settings, arguments, "generate", "judge", "execute")
     part = cli.part_of(arguments.part)
     benchmarks = prepared(settings, judging=True)
-    generate_all(settings, benchmarks, cli.progress, part)
+    generate_all(settings, benchmarks, progress, part)
     texts = collect_all(settings, benchmarks)
     if texts is None:
         return print(f"part {arguments.part} is written; the part that ends last judges and reports")
@@ -113,7 +114,7 @@ def run(settings, arguments) -> None:
         if other:
             return print(f"another process judges and reports already: {other}")
         judgements = judged(settings, benchmarks, texts) if settings.judges else []
-        executions = execute_all(settings, benchmarks, texts, cli.progress) if settings.editor.url else {}
+        executions = execute_all(settings, benchmarks, texts, progress) if settings.editor.url else {}
         write_and_print(settings, benchmarks, texts, judgements, executions)
     refuse_failures(without_success(texts, judgements, executions))
 
@@ -133,7 +134,7 @@ def generate(settings, arguments) -> None:
         return dry_run(settings, arguments, "generate")
     part = cli.part_of(arguments.part)
     benchmarks = prepared(settings, judging=False)
-    generate_all(settings, benchmarks, cli.progress, part)
+    generate_all(settings, benchmarks, progress, part)
     texts = collect_all(settings, benchmarks)
     if texts is None:
         return print(f"part {arguments.part} is written; the others are not all there yet")
@@ -164,7 +165,7 @@ def judge(settings, arguments) -> None:
 def judged(settings, benchmarks, texts):
     from editcaption_mega.evaluation.run.judging import judge_all
 
-    judgements, usages = judge_all(settings, benchmarks, texts, cli.progress)
+    judgements, usages = judge_all(settings, benchmarks, texts, progress)
     for name, usage in usages.items():
         made = [one for one in judgements if one.judge == name]
         unscored = sum(bool(one.unscored) for one in made)
@@ -183,7 +184,7 @@ def execute(settings, arguments) -> None:
         return dry_run(settings, arguments, "execute")
     benchmarks = prepared(settings, judging=False)
     texts = written_instructions(settings, benchmarks)
-    executions = execute_all(settings, benchmarks, texts, cli.progress)
+    executions = execute_all(settings, benchmarks, texts, progress)
     for benchmark, by_model in executions.items():
         for one in summarize(by_model, settings.seed):
             low, high = one.interval
@@ -208,7 +209,7 @@ def report(settings, arguments) -> None:
 def write_and_print(settings, benchmarks, texts, judgements, executions) -> None:
     from editcaption_mega.evaluation.run.reporting import report_folder, write_run_report
 
-    write_run_report(settings, benchmarks, texts, judgements, executions, cli.progress)
+    write_run_report(settings, benchmarks, texts, judgements, executions, progress)
     folder = report_folder(settings)
     print((folder / "tables.md").read_text(encoding="utf-8"))
     print(f"open {folder / 'report.html'}")
@@ -231,7 +232,7 @@ def check_judge(settings, arguments) -> int | None:
         return print(*(check_demand(chosen[0], some) for some in benchmarks), sep="\n")
     good = True
     for some in benchmarks:
-        checks = check(some, judge_function(chosen[0], settings, cli.progress), dimensions=dimensions_of(chosen[0]))
+        checks = check(some, judge_function(chosen[0], settings, progress), dimensions=dimensions_of(chosen[0]))
         print(f"{arguments.judge} on {len(some)} pairs of {some.name}")
         print("\n".join(f"  {one}" for one in checks))
         good &= passed(checks)

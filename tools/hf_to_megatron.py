@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import byte_progress
 from editcaption_mega.settings import before_work
 
 EXAMPLE = """
@@ -32,7 +33,7 @@ def main(argv):
         if not arguments.verify:
             refuse_existing(arguments.output)
         check_layout(source_architecture(arguments.hf), parallel)
-    hf_to_megatron(arguments.hf, arguments.output, **cli.conversion(arguments), progress=cli.byte_progress)
+    hf_to_megatron(arguments.hf, arguments.output, **cli.conversion(arguments), progress=byte_progress)
 
 
 if __name__ == "__main__":

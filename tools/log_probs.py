@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import DataSettings, JobSettings, ModelSettings, TrainingSettings, before_work
 
 
@@ -37,7 +38,7 @@ def main(argv):
 
     ending = log_probs_of_shards(
         settings, arguments.output, with_tokens=arguments.with_tokens, view=arguments.view, texts=texts,
-        progress=cli.progress,
+        progress=progress,
     )  # fmt: skip
     return cli.stopped_code(ending.signal)
 

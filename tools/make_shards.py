@@ -4,12 +4,13 @@
 import argparse
 from collections.abc import Sequence
 
-from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, progress, run
+from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, run
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.importers.quota import quota_lines
 from editcaption_mega.data.shards.writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
+from editcaption_mega.progress_display import progress
 from editcaption_mega.records import CATEGORIES
 
 EXAMPLE = """

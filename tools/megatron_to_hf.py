@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import byte_progress
 
 EXAMPLE = """
 python tools/megatron_to_hf.py --checkpoint runs/sft --output models/sft
@@ -33,7 +34,7 @@ def main(argv):
         arguments.output,
         max_file_bytes=int(arguments.max_file_gib * 2**30),
         **cli.conversion(arguments),
-        progress=cli.byte_progress,
+        progress=byte_progress,
     )
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from editcaption_mega.cli import ArgumentError, argument_parser, between, check_output_file, positive, progress, run
+from editcaption_mega.cli import ArgumentError, argument_parser, between, check_output_file, positive, run
 from editcaption_mega.model.released import architecture_to_plan
 from editcaption_mega.planning.advice import advice_lines
 from editcaption_mega.planning.layouts.modes import PlannedJob, best_layouts, quick_fit
@@ -14,6 +14,7 @@ from editcaption_mega.planning.plan_picture import draw_plan
 from editcaption_mega.planning.plan_text import lines_of, plan_summary
 from editcaption_mega.planning.timing.hardware import MOST_GIB, load_hardware
 from editcaption_mega.planning.workload import Workload
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work, load_job
 
 EXAMPLE = """

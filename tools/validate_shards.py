@@ -5,9 +5,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, progress, run
+from editcaption_mega.cli import ArgumentError, argument_parser, print_counts, run
 from editcaption_mega.data.shards.check import rebuild_index, verify
 from editcaption_mega.data.shards.index import load_index
+from editcaption_mega.progress_display import progress
 
 EXAMPLE = """
 python tools/validate_shards.py data/train

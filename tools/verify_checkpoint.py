@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 EXAMPLE = """
 python tools/verify_checkpoint.py runs/sft/checkpoints/step_00000500
@@ -21,7 +22,7 @@ def main(argv):
     arguments = parser.parse_args(argv)
     from editcaption_mega.conversion.verify import verify_folder
 
-    checked, problems = verify_folder(arguments.directory, cli.progress)
+    checked, problems = verify_folder(arguments.directory, progress)
     for problem in problems:
         print(problem)
     if problems:

@@ -18,7 +18,7 @@ def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
     """Train on chosen and rejected answers as the settings say; resumes by itself.
 
     Raises ValueError before any work when something cannot fit, and at the first step when policy and reference are
-    not the same model though they should be. progress: as `cli.progress`, for the reference's log-probs."""
+    not the same model though they should be. progress: for the reference's log-probs, as in `progress_display`."""
     with session(settings) as job:
         prepared = prepare(job, DPOObjective)
         pairs = pair_facts(prepared.dataset, settings.preference, prepared.session.tables)

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from editcaption_mega.cli import ArgumentError, argument_parser, exit_code, progress
+from editcaption_mega.cli import ArgumentError, argument_parser, exit_code
 from editcaption_mega.data import open_shards
+from editcaption_mega.progress_display import progress
 from tests.helpers import ROOT
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import CaptionSettings, before_work, load_settings
 
 
@@ -27,7 +28,7 @@ def run(arguments) -> None:
     with before_work():
         reader = open_shards(settings.shards)
         check(settings, reader)
-    whole, meter = caption(settings, reader, part=part, progress=cli.progress)
+    whole, meter = caption(settings, reader, part=part, progress=progress)
     print(f"made now: {meter.made:,} {meter}")
     if not whole:
         return print(f"part {arguments.part} is made; the part that ends last writes {settings.output}")
@@ -50,7 +51,7 @@ def write_shards(settings, reader) -> None:
     if is_written(captions, output):
         return print(f"{output} is written already")
     try:
-        written, left_out = write_captioned(reader, captions, output, cli.progress)
+        written, left_out = write_captioned(reader, captions, output, progress)
     except HeldError as error:
         return print(f"another part writes the shards: {error}")
     print(f"{output}: {written:,} pairs with their captions, {left_out:,} without one left out")

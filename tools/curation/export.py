@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 FORMS = ("jsonl", "parquet", "webdataset", "instruct-pix2pix")
 
@@ -32,7 +33,7 @@ def run(arguments) -> None:
     survival = read_json(arguments.survival) if arguments.survival else None
     contents = export_pairs(
         open_shards(arguments.shards), arguments.format, arguments.output, licenses=arguments.licenses,
-        survival=survival, progress=cli.progress,
+        survival=survival, progress=progress,
     )  # fmt: skip
     print(f"{arguments.output}: {contents.pairs:,} pairs as {arguments.format}; README.md is the data card")
     cli.print_counts("licenses of the pairs", contents.licenses)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 _RULES = (
     "rules, in their order: success>=6, ssim<q0.9 (a quantile), success>=p0.95 (a threshold for a precision, from "
@@ -63,7 +64,7 @@ def run(arguments) -> None:
         read_labels(arguments.labels) if arguments.labels else {}, quotas,
     )  # fmt: skip
     decision = filter_pairs(
-        open_shards(arguments.shards), plan, arguments.output, only_page=arguments.only_page, progress=cli.progress
+        open_shards(arguments.shards), plan, arguments.output, only_page=arguments.only_page, progress=progress
     )
     for stage in decision.stages:
         at = "" if stage.threshold is None else f" (threshold {stage.threshold:.6g})"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 
 def add_parser(commands) -> None:
@@ -34,7 +35,7 @@ def run(arguments) -> None:
     pairs = open_shards(arguments.shards) if arguments.shards else JsonlTexts(arguments.jsonl)
     counts = lint_pairs(
         pairs, arguments.output, instructions=arguments.instructions, mirrored=arguments.mirrored,
-        part=cli.part_of(arguments.part), progress=cli.progress,
+        part=cli.part_of(arguments.part), progress=progress,
     )  # fmt: skip
     if counts is None:
         return print(f"part {arguments.part} is made; the part that ends last writes {arguments.output}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 
 def add_parser(commands) -> None:
@@ -38,12 +39,10 @@ def run(arguments) -> None:
     if arguments.clip:
         whole = embed_pairs(
             shards, arguments.output, arguments.clip, instructions=arguments.instructions, captions=arguments.captions,
-            batch_size=arguments.batch_size, part=part, progress=cli.progress,
+            batch_size=arguments.batch_size, part=part, progress=progress,
         )  # fmt: skip
     else:
-        whole = measure_pairs(
-            shards, arguments.output, workers=arguments.workers or 0, part=part, progress=cli.progress
-        )
+        whole = measure_pairs(shards, arguments.output, workers=arguments.workers or 0, part=part, progress=progress)
     if not whole:
         return print(f"part {arguments.part} is made; the part that ends last writes {arguments.output}")
     print(f"{arguments.output}: columns of {len(shards):,} pairs")

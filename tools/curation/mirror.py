@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 
 def add_parser(commands) -> None:
@@ -21,5 +21,5 @@ def run(arguments) -> None:
     from editcaption_mega.curation.measures.mirror_test import mirror_shards
     from editcaption_mega.data.shards.reader import open_shards
 
-    count = mirror_shards(open_shards(arguments.shards), arguments.output, cli.progress)
+    count = mirror_shards(open_shards(arguments.shards), arguments.output, progress)
     print(f"{arguments.output}: {count:,} pairs, flipped")

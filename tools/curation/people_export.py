@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
 
 _WHAT = {
@@ -99,17 +100,17 @@ def export(arguments, reader, drafts, form) -> None:
             skip=exported_pairs(arguments.skip),
             keep_right=form != "preference",
         )
-    counts = export_pair_tasks(reader, form, drafts, folder, options, cli.progress)
+    counts = export_pair_tasks(reader, form, drafts, folder, options, progress)
     print(f"{folder}: {counts.tasks:,} tasks from {len(reader):,} pairs")
     for reason, count in counts.left_out.most_common():
         print(f"  {count:,} left out: {reason}")
     if arguments.page:
-        pages = write_pages(folder, arguments.page, cli.progress)
+        pages = write_pages(folder, arguments.page, progress)
         print(f"{folder}: {len(pages):,} pages, the first {pages[0].name}")
     if server is not None:
         pushed = push_pair_tasks(
             server, folder, title_of(arguments), annotators=arguments.annotators, document_root=root,
-            progress=cli.progress,
+            progress=progress,
         )  # fmt: skip
         print(f"{arguments.label_studio}: {pushed.new:,} new tasks, {pushed.existing:,} were there")
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
 from editcaption_mega.words import printable
 
@@ -50,7 +51,7 @@ def run(arguments) -> int:
         answers = pull_pair_answers(server_of(arguments), title_of(arguments))
     counts = import_pair_answers(
         reader, arguments.folder, arguments.form, answers, arguments.output,
-        imported=datetime.now(UTC).isoformat(timespec="seconds"), progress=cli.progress,
+        imported=datetime.now(UTC).isoformat(timespec="seconds"), progress=progress,
     )  # fmt: skip
     _say(arguments.output, counts)
     return 1 if counts.refused else 0

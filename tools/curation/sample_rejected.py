@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import PixelLimits, before_work
 
 from .people_export import add_task_arguments, export
@@ -67,7 +68,7 @@ def tasks_for_people(arguments) -> None:
         return
     dataset, load_generator, settings, model = opened(arguments)
     path = arguments.folder.with_name(arguments.folder.name + ".samples.jsonl")
-    samples = sampled_instructions(dataset, load_generator, path, settings, model, cli.progress)
+    samples = sampled_instructions(dataset, load_generator, path, settings, model, progress)
     origin = {"model": model, "temperature": settings.temperature, "seed": settings.seed}
     export(arguments, reader, sampled_drafts(reader, samples, origin), "preference")
 
@@ -98,7 +99,7 @@ def preference_pairs(arguments) -> None:
     from editcaption_mega.curation.preference_pairs import sample_rejected as sample
 
     dataset, load_generator, settings, model = opened(arguments)
-    counts = sample(dataset, load_generator, arguments.output, settings, model=model, progress=cli.progress)
+    counts = sample(dataset, load_generator, arguments.output, settings, model=model, progress=progress)
     verdicts, modes = counts.verdicts, counts.failure_modes
     print(
         f"{arguments.output}: {verdicts['rejected']:,} preference pairs from {len(dataset):,} "

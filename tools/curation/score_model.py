@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import ScoreSettings, before_work, load_settings
 
 
@@ -27,7 +28,7 @@ def run(arguments) -> None:
     with before_work():
         reader = open_shards(settings.shards)
         check_scoring(settings, reader)
-    whole, meter = score_with_model(settings, reader, part=part, progress=cli.progress)
+    whole, meter = score_with_model(settings, reader, part=part, progress=progress)
     print(f"made now: {meter.made:,} {meter}")
     if not whole:
         return print(f"part {arguments.part} is made; the part that ends last writes {settings.output}")

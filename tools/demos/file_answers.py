@@ -4,6 +4,7 @@ are."""
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.progress_display import progress
 
 
 def main(argv):
@@ -34,7 +35,7 @@ def main(argv):
         count = file_as_jsonl(arguments.folder, annotators, arguments.output)
     else:
         server = LabelStudio.from_environment(arguments.label_studio)
-        count = file_in_label_studio(server, arguments.project, arguments.folder, annotators, cli.progress)
+        count = file_in_label_studio(server, arguments.project, arguments.folder, annotators, progress)
     print(f"{arguments.folder}: {count:,} answers of {arguments.annotators} annotators filed")
 
 

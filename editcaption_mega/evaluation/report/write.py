@@ -28,8 +28,8 @@ def write_report(
     """Write report.html, tables.md, tables.csv, tables.tex and numbers.json into the folder `output`; the numbers are
     returned too. Each file is whole or not there.
 
-    progress: as `cli.progress`, for the pictures, which are most of the work. Raises ValueError as `tables_of` and
-    `changes_of` do, before anything is written."""
+    progress: as `progress_display.progress`, for the pictures, which are most of the work. Raises ValueError as
+    `tables_of` and `changes_of` do, before anything is written."""
     options = options or ReportOptions()
     evaluation = evaluate(joined, draws=options.draws)
     tables = tables_of(evaluation, options.paper, options.ablation)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editcaption_mega.cli import progress
 from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.evaluation.report.join import join
 from editcaption_mega.evaluation.report.numbers import Mean, ModelScores
@@ -28,6 +27,7 @@ from editcaption_mega.evaluation.report.page.thumbnails import (
 )
 from editcaption_mega.evaluation.report.tables.agreement_table import agreement_table
 from editcaption_mega.evaluation.report.write import write_report
+from editcaption_mega.progress_display import progress
 from tests.helpers.report_samples import judged, people, synthetic_benchmark, written
 
 EVIL = "</script><img src=x onerror=alert(1)><!--<script>\u2028\u2029 {{ 7 * 7 }}"

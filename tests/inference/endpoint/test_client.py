@@ -33,6 +33,7 @@ from editcaption_mega.inference.endpoint.client import (
     read_calls,
 )
 from editcaption_mega.inference.endpoint.openai_protocol import cache_key
+from editcaption_mega.progress_display import progress
 from tests.helpers.hostile_server import HostileServer, good, http
 from tests.helpers.image_bytes import encoded, photo
 from tests.helpers.scripted_server import (
@@ -514,7 +515,7 @@ def test_the_key_is_nowhere(tmp_path, monkeypatch, caplog, capfd):
                 endpoint = Endpoint(server.url, "m", api_key_env="PLANTED_KEY", max_attempts=2)
 
                 def main(_, endpoint=endpoint, fault=fault):
-                    for reply in complete(endpoint, requests(3), tmp_path / str(fault), progress=cli.progress, total=3):
+                    for reply in complete(endpoint, requests(3), tmp_path / str(fault), progress=progress, total=3):
                         shown.append(repr(reply))
 
                 code = cli.exit_code(main, ["--debug"])
@@ -537,7 +538,7 @@ def test_progress_says_the_time_left(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(progress_display, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with ScriptedServer() as server:
-        for _ in complete(Endpoint(server.url, "m"), requests(150), None, progress=cli.progress, total=150):
+        for _ in complete(Endpoint(server.url, "m"), requests(150), None, progress=progress, total=150):
             clock[0] += 0.125
     assert capsys.readouterr().err.splitlines() == [
         "m: 40 of 150 after 5 s, about 14 s left",
