@@ -3,28 +3,14 @@ fewer, and have the losses of an undisturbed run. Slow: Slurm takes 20 s to see 
 
 import pytest
 
-from tests.helpers import small_job
 from tests.helpers.real_slurm import RealSlurm, SubmittedJob, why_not
 from tests.helpers.slurm_trial import STEPS, Trial
 
+NODES = 3
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 OUTLIVES = "--no-kill"
 OTHER_SIZE = 1e-4  # of the loss, at another number of ranks: the bar of docs/parity.md
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    with RealSlurm(tmp_path_factory.mktemp("slurm") / "lab", nodes=3) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    root = tmp_path_factory.mktemp("a job's files")
-    small_job.write_folder(root / "model")
-    small_job.write_shards(root / "shards", 12)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -14,25 +14,12 @@ import pytest
 import yaml
 
 from editcaption_mega.settings import save_settings
-from tests.helpers import ROOT, preference_job, small_job
-from tests.helpers.real_slurm import RealSlurm, SubmittedJob, why_not
+from tests.helpers import ROOT, preference_job
+from tests.helpers.real_slurm import SubmittedJob, why_not
 from tests.helpers.slurm_trial import SFT, STEPS, Trial, rank_pids
 
+NODES = 2
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    with RealSlurm(tmp_path_factory.mktemp("slurm") / "lab") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    root = tmp_path_factory.mktemp("a job's files")
-    small_job.write_folder(root / "model")
-    small_job.write_shards(root / "shards", 12)
-    return root
 
 
 @pytest.fixture(scope="module")
