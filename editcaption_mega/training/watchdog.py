@@ -5,7 +5,8 @@ Every rank has a thread that keeps a heartbeat file (logs/heartbeats/rank_XXXXX.
 compares its own place with the limits of the settings. The rank that reaches a limit first leaves word for the others,
 waits until their stacks are written too, and says what the heartbeats show: a rank without a beat (stopped, or its
 machine is gone), or one that is behind the others, which wait for it. Where even that thread cannot run, because
-compiled code holds the interpreter, a timer of the C library writes the stacks and ends the process.
+compiled code holds the interpreter, a timer of the C library writes the stacks and ends the process. A rank that
+crashes in compiled code leaves its stacks on stderr.
 """
 
 import faulthandler
@@ -61,6 +62,7 @@ class Watchdog:
         self._excused = (0, 0.0)  # mark, and the seconds of it in which this process did not run
 
     def start(self) -> None:
+        faulthandler.enable(2)
         phases.begin()
         self._thread.start()
 

@@ -3,6 +3,7 @@
 Usage: -m tests.parity.worker WORK STEPS KIND/LAYOUT [KIND/LAYOUT ...]; matrix.py starts it and owns the references.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -341,6 +342,7 @@ def in_child(job, *arguments) -> None:
     """Run a job in a forked child: imports are paid once, and no thread of its process groups outlives it."""
     child = os.fork()
     if child == 0:
+        faulthandler.enable(2)
         try:
             job(*arguments)
         except BaseException:

@@ -38,6 +38,8 @@ PROGRAM = """if True:
     if what == "behind" and os.environ["RANK"] == "1":
         stand_still()
     phases.enter(phases.STEP)
+    if what == "crashes":
+        os.abort()
     if what == "holds the interpreter":
         time.sleep(1)  # the timer is set with the first beat
         ctypes.PyDLL(None).sleep(60)
@@ -102,11 +104,17 @@ def test_compiled_code_that_holds_the_interpreter_ends_too(tmp_path):
     assert rank.returncode == 1 and "Timeout" in said and 'File "<string>"' in said, said
 
 
+def test_a_crash_in_compiled_code_leaves_its_stacks(tmp_path):
+    (rank,) = start("crashes", tmp_path, 60.0, 0)
+    said = rank.communicate(timeout=60)[0]
+    assert rank.returncode == -signal.SIGABRT and "Aborted" in said and 'File "<string>"' in said, said
+
+
 def test_time_in_which_the_process_was_suspended_does_not_count(tmp_path):
-    (rank,) = start("is suspended", tmp_path, 3.0, 0)
+    (rank,) = start("is suspended", tmp_path, 10.0, 0)  # what a busy machine takes besides is less
     wait_for(tmp_path / "ready0")
     rank.send_signal(signal.SIGSTOP)
-    time.sleep(4.0)
+    time.sleep(11.0)
     rank.send_signal(signal.SIGCONT)
     time.sleep(0.5)
     (tmp_path / "go on").touch()
