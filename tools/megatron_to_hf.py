@@ -24,8 +24,8 @@ def main(argv):
     parser.add_argument("--max-file-gib", type=float, default=5.0, help="largest safetensors file (default 5)")
     cli.add_conversion_arguments(parser)
     arguments = parser.parse_args(argv)
-    # NaN is not above anything.
-    if not 0 < arguments.max_file_gib < math.inf:
+    # NaN is not above anything; less than a byte is nothing.
+    if not 2**-30 <= arguments.max_file_gib < math.inf:
         raise cli.ArgumentError(f"--max-file-gib is {arguments.max_file_gib:g}: give a size above 0, in GiB")
     from editcaption_mega.conversion.convert import megatron_to_hf
 

@@ -3,11 +3,13 @@
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from editcaption_mega.data.text.side_files import CONFIG, hub_hint
+from editcaption_mega.lock import NAME as LOCK_FILE
 from editcaption_mega.lock import FolderLock, is_held
 from editcaption_mega.settings import SettingsError
 
@@ -56,6 +58,7 @@ def held_checkpoint(folder: Path) -> Iterator[None]:
     Where this user may not write, nothing holds it. Raises SettingsError for one that was removed just before."""
     lock = FolderLock(folder / _READERS / f"{os.getpid()}-{secrets.token_hex(4)}", "export")
     try:
+        _forget_dead_readers(folder)
         lock.acquire()
     except OSError:
         yield
@@ -69,6 +72,13 @@ def held_checkpoint(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # somebody else reads, or the checkpoint is there
             (folder / _READERS).rmdir()
             folder.rmdir()
+
+
+def _forget_dead_readers(folder: Path) -> None:
+    """Remove what exports left that were killed. Raises OSError."""
+    for reader in (folder / _READERS).glob("*"):
+        if (reader / LOCK_FILE).is_file() and not is_held(reader):
+            shutil.rmtree(reader, ignore_errors=True)
 
 
 def is_read(folder: Path) -> bool:

@@ -32,6 +32,7 @@ from .jobs import (
     ComparedRule,
     Conversion,
     OutputFile,
+    PartialFolder,
     begin_ranks,
     canonical_parts,
     drop_cached,
@@ -51,9 +52,12 @@ _VERSION = 1  # of a plan: what was begun by a version that makes other files is
 
 
 def refuse_existing(output: Path) -> None:
-    """Raise SettingsError when `output` holds anything: conversions never write over something."""
+    """Raise SettingsError when `output` holds anything, as conversions never write over something, or where no folder
+    can get its name."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        PartialFolder.of(output).remove_published()
         raise SettingsError(f"{output} already holds something: choose another folder, nothing was written")
+    PartialFolder.of(output).refuse_unusable()
 
 
 def source_architecture(folder: Path) -> Architecture:
@@ -133,8 +137,12 @@ def _to_store(folder: Path, dtype: torch.dtype | None) -> Conversion:
         OutputFile(f"weights-{number:05d}.safetensors", part)
         for number, part in enumerate(level_files(forms, STORE_FILE_BYTES))
     ]
-    source = {path.name: _identity(path) for path in reader.weight_files}
-    plan = _plan("hf_to_megatron", files, {"files": source, "beside": _digest(side_files.contents)}, dtype)
+
+    def source() -> dict[str, Any]:
+        weights = {path.name: _identity(path) for path in reader.weight_files}
+        return {"files": weights, "beside": _digest(SideFiles.read(folder).contents)}
+
+    plan = _plan("hf_to_megatron", files, source(), dtype)
     if dtype is not None or without_quantization(config) != config:
         side_files = side_files.with_json(CONFIG, without_quantization(config))
         side_files = with_dtype(side_files, _values(files))
@@ -168,7 +176,7 @@ def _to_store(folder: Path, dtype: torch.dtype | None) -> Conversion:
         checked = [ComparedFile(content, name, entry) for name, entry in store.manifest.files.items()]
         return [*beside, *checked, *compared]
 
-    return Conversion(plan, files, parts, finish, compare, digest=True)
+    return Conversion(plan, files, source, parts, finish, compare, digest=True)
 
 
 def _inside(rule: Rule) -> str:
@@ -203,8 +211,11 @@ def _to_folder(
     if len(shares) == 1:
         names = [SINGLE_WEIGHTS]
     files = [OutputFile(name, share, {"format": "pt"}) for name, share in zip(names, shares, strict=True)]
-    manifest = hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest()
-    plan = _plan("megatron_to_hf", files, {"manifest": manifest}, dtype)
+
+    def source() -> dict[str, Any]:
+        return {"manifest": hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest()}
+
+    plan = _plan("megatron_to_hf", files, source(), dtype)
     side_files = with_dtype(side_files, _values(files))
 
     def parts(name: str) -> Iterator[Tensor]:
@@ -229,7 +240,7 @@ def _to_folder(
         ]
         return [*beside, *compared]
 
-    return Conversion(plan, files, parts, finish, compare, digest=False)
+    return Conversion(plan, files, source, parts, finish, compare, digest=False)
 
 
 def _index(files: Iterable[OutputFile]) -> bytes:

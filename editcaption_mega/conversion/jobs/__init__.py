@@ -3,6 +3,7 @@
 from .compare import Compared, ComparedBytes, ComparedFile, ComparedRule, drop_cached
 from .conversion_job import Conversion, begin_ranks, end_ranks
 from .output_files import PART_BYTES, OutputFile, canonical_parts, folder_parts, level_files, piece_names
+from .partial_folder import PartialFolder
 
 __all__ = [
     "PART_BYTES",
@@ -12,6 +13,7 @@ __all__ = [
     "ComparedRule",
     "Conversion",
     "OutputFile",
+    "PartialFolder",
     "begin_ranks",
     "canonical_parts",
     "drop_cached",

@@ -23,11 +23,13 @@ from .worker_processes import work_off
 class Conversion:
     """What is made of what.
 
-    plan: JSON that another source or other settings change. parts: the values of a tensor, by its name in the files, in
-    order. finish: adds to the content what is beside the files. compare: of the finished folder with its source."""
+    plan: JSON that another source or other settings change. source: what the plan has of the source, as it is now.
+    parts: the values of a tensor, by its name in the files, in order. finish: adds to the content what is beside the
+    files. compare: of the finished folder with its source."""
 
     plan: dict[str, Any]
     files: list[OutputFile]
+    source: Callable[[], dict[str, Any]]
     parts: Callable[[str], Iterator[Tensor]]
     finish: Callable[[Path, dict[str, StoredFile]], None]
     compare: Callable[[Path], list[Compared]]
@@ -36,12 +38,15 @@ class Conversion:
     def run(self, output: Path, *, workers: int, verify: bool, progress: Progress) -> None:
         """Make the folder; an output that exists is only compared. Collective: ranks share the files.
 
-        Raises ValueError where the output differs from its source, OSError."""
+        Raises ValueError where the output differs from its source, or the source changed meanwhile; OSError."""
         if output.exists() and any(output.iterdir()):
             assert verify, "it was refused before"
+            with platform.together():
+                if platform.is_rank_zero():
+                    PartialFolder.of(output).remove_published()
             self._verify(output, None, workers, progress)
             return
-        folder = PartialFolder(output)
+        folder = PartialFolder.of(output)
         lock = FolderLock(folder.path, "conversion")
         with platform.together():
             if platform.is_rank_zero():
@@ -56,6 +61,11 @@ class Conversion:
             with platform.together():
                 if platform.is_rank_zero():
                     lock.check()
+                    if self.source() != self.plan["source"]:
+                        raise ValueError(
+                            f"the source of {output} changed while it was read, so nothing was published: give the "
+                            "same command again when the source stays as it is"
+                        )
                     folder.publish()
         finally:
             lock.release()

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from editcaption_mega.files import PARTIAL, parse_json, rename_whole, write_atomically
+from editcaption_mega.settings import SettingsError
 
 from ..manifest import StoredFile
 from ..tensor_file import write_parts
@@ -32,8 +33,37 @@ _PLAN, _CONTENT, _RECORDS = "plan.json", "content", "records"
 class PartialFolder:
     def __init__(self, output: Path):
         self.output = output
-        self.path = output.with_name(output.name + PARTIAL)
+        self.path = output.parent / (output.name + PARTIAL)  # `with_name` has no words for "/"
         self.content, self._records = self.path / _CONTENT, self.path / _RECORDS
+
+    @classmethod
+    def of(cls, output: Path) -> "PartialFolder":
+        """That of an output which may be a link: the folder that it points to is the one that is made."""
+        return cls(output.resolve() if output.is_symlink() or not output.name else output)
+
+    def refuse_unusable(self) -> None:
+        """Raise SettingsError, before any work, where the content cannot become OUTPUT in the end."""
+        there = self.path.parent
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        problem = ""
+        if not there.is_dir():
+            problem = f"{there} is a file"
+        elif not os.access(there, os.W_OK):
+            problem = f"{there} cannot be written by this user"
+        elif self.path.exists() and not self.path.is_dir():
+            problem = f"{self.path}, where the work would be, is a file"
+        elif os.path.ismount(self.output):
+            problem = f"{self.output} is a mount point, which no other folder can replace (one in it can be made)"
+        elif self.output.is_dir() and self.output.samefile(os.curdir):
+            problem = f"{self.output} is the folder in which the command was given, which no other one can replace"
+        if problem:
+            raise SettingsError(f"{problem}: choose another folder, nothing was written")
+
+    def remove_published(self) -> None:
+        """Remove what a process left that was killed after it had published the content."""
+        if (self.path / _PLAN).is_file() and not self.content.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def begin(self, plan: dict[str, Any], say: Callable[[str], None]) -> dict[str, StoredFile]:
         """Make the folder, or go on with one of the same plan -> the files that are whole. For one process alone, which

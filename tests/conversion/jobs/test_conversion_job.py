@@ -278,3 +278,26 @@ def test_progress_counts_bytes_to_the_end(model, tmp_path, monkeypatch):
     megatron_to_hf(tmp_path / "store", tmp_path / "back", progress=progress)
     assert counted["checked"][0] == counted["checked"][1] >= written
     assert counted["written"] == [(tmp_path / "back/model.safetensors").stat().st_size] * 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_source_that_changes_while_it_is_read_becomes_nothing(model, tmp_path, monkeypatch, workers):
+    """Else half of the new weights and half of the old would be published without a word."""
+    monkeypatch.setattr(convert, "STORE_FILE_BYTES", MODEL_FILES)
+    folder = shutil.copytree(model, tmp_path / "model")
+    path = folder / "model.safetensors"
+
+    def while_somebody_writes(items, total=None, label=""):
+        for number, item in enumerate(items):
+            if number == 2:
+                content = path.read_bytes()
+                with open(path, "r+b") as file:  # in place, as rsync --inplace does
+                    file.seek(len(content) - 4)
+                    file.write(bytes(byte ^ 1 for byte in content[-4:]))
+            yield item
+
+    with pytest.raises(ValueError, match="changed while it was read, so nothing was published"):
+        hf_to_megatron(folder, tmp_path / "store", workers=workers, progress=while_somebody_writes)
+    assert not (tmp_path / "store").exists()
+    hf_to_megatron(folder, tmp_path / "store", workers=workers)
+    hf_to_megatron(folder, tmp_path / "store", verify=True)

@@ -1,6 +1,7 @@
 """A folder that is made file by file: what is recorded is not made again, and nothing else is believed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from editcaption_mega.conversion.jobs.output_files import OutputFile
 from editcaption_mega.conversion.jobs.partial_folder import PartialFolder
 from editcaption_mega.conversion.tensor_file import TensorForm, sha256_of
+from editcaption_mega.settings import SettingsError
 
 FILES = [OutputFile(f"{name}.safetensors", {"x": TensorForm(torch.float32, (1000,))}) for name in "abc"]
 PLAN = {"source": 1}
@@ -85,3 +87,45 @@ def test_an_error_leaves_no_half_file(begun):
     with pytest.raises(OSError, match="No space left"):
         run(begun.make(FILES[2], failing, digest=True))
     assert sorted(path.name for path in begun.content.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_what_is_left_of_a_process_that_was_killed_after_it_had_published_goes(begun):
+    begun.remove_published()
+    assert begun.content.is_dir()  # it is at work
+    begun.content.rename(begun.output)  # what `publish` does before the rest, and was killed
+    begun.remove_published()
+    assert not begun.path.exists() and begun.output.is_dir()
+
+
+def test_an_output_that_is_a_link_is_made_where_it_points_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name, target in (("empty", tmp_path / "disk"), ("nowhere", tmp_path / "disk/new")):
+        link = tmp_path / name
+        link.symlink_to(target)
+        folder = PartialFolder.of(link)
+        folder.refuse_unusable()
+        folder.begin(PLAN, pytest.fail)
+        folder.publish()
+        assert link.is_symlink() and link.is_dir() and folder.output == target
+
+
+@pytest.mark.parametrize(
+    "output, problem",
+    [
+        ("file/x", "file is a file"),
+        ("file/new/x", "file is a file"),
+        ("taken", "taken.partial, where the work would be, is a file"),
+        (".", "is the folder in which the command was given"),
+        ("", "is the folder in which the command was given"),
+        ("/proc", "is a mount point"),
+        ("/", "is a mount point"),
+    ],
+)
+def test_what_no_folder_can_replace_is_refused_before_any_work(tmp_path, monkeypatch, output, problem):
+    (tmp_path / "file").touch()
+    (tmp_path / "taken.partial").touch()
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SettingsError, match=f"{problem}.*: choose another folder, nothing was written"):
+        PartialFolder.of(Path(output)).refuse_unusable()
+    assert sorted(tmp_path.iterdir()) == before
