@@ -92,6 +92,20 @@ def check_output_file(option: str, path: Path | None) -> None:
         raise ArgumentError(f"{option} {path} cannot be written by this user: name another file")
 
 
+def check_folder(option: str, path: Path | None, *, written: bool = False) -> None:
+    """That the folder an option names is there, and (written) that files can be made in it. Raises ArgumentError; None
+    is no folder."""
+    if path is None:
+        return
+    if not path.is_dir():
+        there = "is a file" if path.exists() else "does not exist"
+        raise ArgumentError(
+            f"{option} {path} {there}: {'make it first, or ' if written else ''}name a folder that is there"
+        )
+    if written and not os.access(path, os.W_OK):
+        raise ArgumentError(f"{option} {path} cannot be written by this user: name another folder")
+
+
 def add_layout_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of tools that run under torchrun: parallel sizes and the layer backend."""
     for flag, meaning in (("tp", "tensor"), ("pp", "pipeline"), ("ep", "expert")):

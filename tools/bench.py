@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -119,10 +120,12 @@ def check(arguments: argparse.Namespace) -> None:
         raise cli.ArgumentError("scores needs --model and --shards: a trained model, and pairs with right instructions")
     if min(arguments.workers) < 1 or max(arguments.workers) > arguments.concurrency:
         raise cli.ArgumentError(f"--workers must lie in 1 .. {arguments.concurrency} (--concurrency)")
-    if arguments.gigabytes <= 0:
-        raise cli.ArgumentError(f"--gigabytes must be above 0, found {arguments.gigabytes}")
-    if arguments.latency <= 0:
-        raise cli.ArgumentError(f"--latency must be above 0, found {arguments.latency}")
+    for name in ("gigabytes", "latency"):
+        if not 0 < getattr(arguments, name) < math.inf:  # NaN is not above anything
+            raise cli.ArgumentError(f"--{name} must be above 0, found {getattr(arguments, name)}")
+    cli.check_folder("--folder", arguments.folder, written=True)
+    for name in ("model", "reference", "shards"):
+        cli.check_folder(f"--{name}", getattr(arguments, name))
 
 
 def main(argv):
