@@ -14,7 +14,7 @@ from editcaption_mega.words import one_line
 
 from . import fp8
 from .rules import Box, Piece, Rule, Shape, rules_for
-from .tensor_file import MappedTensors
+from .tensor_file import MappedTensors, in_own_memory
 
 _HEAD, _EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 FOLDER_FILE_BYTES = 5 << 30  # the most in a weight file of a folder, unless a caller says otherwise
@@ -70,8 +70,7 @@ class FolderReader:
 
     def read(self, rule: Rule, box: Box | None = None) -> Tensor:
         """A box (None: all) of a rule's canonical tensor, in the dtype of the folder."""
-        values = self.view(rule, box)
-        return values.clone(memory_format=torch.contiguous_format) if values._is_view() else values
+        return in_own_memory(self.view(rule, box))
 
     def view(self, rule: Rule, box: Box | None = None) -> Tensor:
         """As `read`; where one piece has the box, its values in the file: for who does no more than copy or compare

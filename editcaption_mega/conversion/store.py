@@ -31,7 +31,7 @@ from .manifest import (
     read_manifest,
 )
 from .rules import Box, Shape
-from .tensor_file import DTYPES, MappedTensors, sha256_of, write_tensors
+from .tensor_file import DTYPES, MappedTensors, in_own_memory, sha256_of, write_tensors
 
 FILE_BYTES = 4 << 30  # of tensors that a rank holds on the host before it writes them
 WEIGHTS = "weights/"  # prefix of weight tensors in a store; optimizer state has others
@@ -173,8 +173,7 @@ class StoreReader:
 
     def read(self, key: str, box: Box | None = None) -> Tensor:
         """The box (None: all) of tensor `key`. Raises ValueError when the store has no such tensor, or another one."""
-        values = self.view(key, box)
-        return values.clone(memory_format=torch.contiguous_format) if values._is_view() else values
+        return in_own_memory(self.view(key, box))
 
     def view(self, key: str, box: Box | None = None) -> Tensor:
         """As `read`; where one file has the box, its values there: for who only copies or compares them, since

@@ -163,6 +163,14 @@ class MappedTensors:
         return content.view(dtype).view(entry["shape"])
 
 
+def in_own_memory(values: Tensor) -> Tensor:
+    """The same values, contiguous, copied where they are a part of something larger: a mapped file, which has a header
+    at the least. PyTorch's own word for a view would not do: in inference mode it says that nothing is one."""
+    if values.untyped_storage().nbytes() != values.nbytes:
+        return values.clone(memory_format=torch.contiguous_format)
+    return values.contiguous()
+
+
 def sha256_of(path: Path) -> str:
     """The digest of a file's bytes. Raises OSError."""
     with open(path, "rb", buffering=0) as file:

@@ -203,6 +203,21 @@ def test_a_header_that_differs_from_the_manifest_is_refused(store, change):
         StoreReader(store).read("weights/x")
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_is_read_stays_when_its_file_changes_and_what_is_viewed_is_the_file(tmp_path, mode):
+    writer, whole = StoreWriter(tmp_path), Box((0, 0), (4, 6))
+    writer.add("x", (4, 6), whole, torch.ones(4, 6))
+    writer.finish()
+    (path,) = tmp_path.glob("*.safetensors")
+    with mode():
+        reader = StoreReader(tmp_path)
+        read = [reader.read("x"), reader.read("x", Box((1, 2), (3, 3)))]
+        viewed = reader.view("x", whole)
+        path.write_bytes(path.read_bytes()[: -4 * 24] + bytes(4 * 24))
+        assert all(torch.equal(values, torch.ones(values.shape)) and values.is_contiguous() for values in read)
+        assert not viewed.any()
+
+
 def test_a_region_that_the_tensor_lacks_is_refused(store):
     reader = StoreReader(store)
     for box in (Box((0, 0), (7, 10)), Box((0,), (6,))):
