@@ -200,7 +200,7 @@ class StoreReader:
 
     def read_range(self, key: str, box: Box, start: int, end: int) -> Tensor:
         """Elements [start, end) of the box of tensor `key`, flattened: reads these alone. Raises as `read` does."""
-        parts = [self.read(key, part).flatten() for part in box.flat_range(start, end)]
+        parts = [self.view(key, part).flatten() for part in box.flat_range(start, end)]
         return torch.cat(parts) if parts else self.read(key, Box(box.start, (0,) * len(box.shape))).flatten()
 
     @property

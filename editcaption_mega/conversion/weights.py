@@ -93,11 +93,11 @@ def load_weights(
             store = StoreReader(checkpoint, local)
             check_same_model(store, architecture)
             for shard in _owned(param_shards):
-                _fill(shard, store.read(WEIGHTS + shard.rule.name, shard.box))
+                _fill(shard, store.view(WEIGHTS + shard.rule.name, shard.box))
         else:
             reader = FolderReader(folder, architecture, experts_in_out=in_out)
             for shard in _owned(param_shards):
-                _fill(shard, reader.read(shard.rule, shard.box))
+                _fill(shard, reader.view(shard.rule, shard.box))
     for shard in param_shards:
         _send(shard)
 

@@ -68,18 +68,18 @@ def saved_and_loaded(rank, folder, output, expert):
     writer.finish()
     for tensor in tensors:
         tensor.zero_()
-    sizes, read = [], StoreReader.read
+    sizes, view = [], StoreReader.view
 
     def counted(self, key, box=None):
-        values = read(self, key, box)
+        values = view(self, key, box)
         sizes.append(values.numel())
         return values
 
-    StoreReader.read = counted
+    StoreReader.view = counted
     try:
         load_optimizer(output, {"updates": 1}, param_shards, state.optimizer)
     finally:
-        StoreReader.read = read
+        StoreReader.view = view
     assert all(map(torch.equal, tensors, before))
     return sum(tensor.numel() for tensor in tensors), written, sum(sizes)
 
@@ -106,19 +106,19 @@ def weights_read(rank, folder, output, expert, source):
     for shard in param_shards:
         shard.parameter.data.fill_(7.0)
     reader = FolderReader if source == "folder" else StoreReader
-    sizes, read = [], reader.read
+    sizes, view = [], reader.view
 
     def counted(self, tensor, box=None):
         sizes.append(1)
-        values = read(self, tensor, box)
+        values = view(self, tensor, box)
         sizes[-1] = values.numel()
         return values
 
-    reader.read = counted
+    reader.view = counted
     try:
         load_weights(state.chunks, Architecture.from_folder(folder), folder, output if source == "checkpoint" else None)
     finally:
-        reader.read = read
+        reader.view = view
     assert all(torch.equal(shard.parameter.data, values) for shard, values in zip(param_shards, before, strict=True))
     rules = {shard.rule.name: shard.rule.size for shard in param_shards}
     return sum(sizes), sum(rules.values())
