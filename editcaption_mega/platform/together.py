@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -49,6 +50,15 @@ def gather_on_rank_zero[Item](item: Item, group: Group = None) -> list[Item]:
 def share[Item](items: Sequence[Item]) -> Sequence[Item]:
     """This rank's part of work that the ranks divide; all of it without process groups."""
     return items[rank() :: world_size()] if dist.is_initialized() else items
+
+
+def gather_shares(part: np.ndarray) -> np.ndarray:
+    """What the ranks made of their `share`s [n, ..], in the order of the whole [N, ..], on every rank. Collective."""
+    parts = gather(part)
+    whole = np.empty((sum(map(len, parts)), *part.shape[1:]), part.dtype)
+    for first, of_rank in enumerate(parts):
+        whole[first :: len(parts)] = of_rank
+    return whole
 
 
 def raise_together(error: Exception | None, group: Group = None) -> None:

@@ -67,11 +67,7 @@ def _read(dataset: PairDataset) -> Arrays:
     """The tags of all pairs, each read by one rank. Collective."""
     with platform.together():
         part = [_tags(dataset.shards.pair(i)) for i in platform.share(range(len(dataset)))]
-    parts = platform.gather(np.array(part, np.float64).reshape(-1, 3))
-    values = np.empty((len(dataset), 3))
-    for first, of_rank in enumerate(parts):
-        values[first :: len(parts)] = of_rank
-    primary, modes, severity = values.T
+    primary, modes, severity = platform.gather_shares(np.array(part, np.float64).reshape(-1, 3)).T
     return {"primary": primary.astype(np.int8), "modes": modes.astype(np.uint8), "severity": severity.copy()}
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from editcaption_mega import platform
 from editcaption_mega.files import PARTIAL, read_json_object, rename_whole, write_atomically
 
@@ -69,16 +71,13 @@ class RangeFiles:
         ranges = self.ranges()
         with platform.together():
             sizes = [self._path(samples).stat().st_size for samples in platform.share(ranges)]
-        of_ranks, world = platform.gather(sizes), platform.world_size()
-        offsets, end = [], len(first_line.encode())
-        for number in range(len(ranges)):
-            offsets.append(end)
-            end += of_ranks[number % len(of_ranks)][number // world if len(of_ranks) > 1 else number]
+        head = first_line.encode()
+        *offsets, end = np.cumsum([len(head), *platform.gather_shares(np.array(sizes, np.int64))]).tolist()
         whole = self.folder / _WHOLE
         with platform.together():
             if platform.is_rank_zero():
                 with open(whole, "wb") as file:
-                    file.write(first_line.encode())
+                    file.write(head)
                     file.truncate(end)
         with platform.together(), open(whole, "r+b") as file:
             for samples, offset in platform.share(list(zip(ranges, offsets, strict=True))):

@@ -118,12 +118,11 @@ def measure_samples(dataset: PairDataset, sequence_length: int, tables: Path | N
 
 def _measured(dataset: PairDataset, sequence_length: int) -> np.ndarray:
     with platform.together():
-        part = dataset.measure(platform.share(range(len(dataset))), sequence_length)
-    measured = platform.gather(part)
-    problems = [problem for _, of_rank in measured for problem in of_rank]
+        lengths, problems = dataset.measure(platform.share(range(len(dataset))), sequence_length)
+    problems = [problem for of_rank in platform.gather(problems) for problem in of_rank]
     if problems:
         raise _unusable(problems[0], len(problems))
-    return SampleLengths.interleaved([lengths for lengths, _ in measured]).table
+    return platform.gather_shares(lengths.table)
 
 
 def _unusable(problem: str, count: int) -> ValueError:

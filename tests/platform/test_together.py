@@ -3,6 +3,7 @@
 import errno
 import socket
 
+import numpy as np
 import pytest
 
 from editcaption_mega import platform
@@ -92,6 +93,20 @@ def ask_rank_zero(rank):
 
 def test_what_rank_zero_gives_or_raises_is_known_to_all(tmp_path):
     assert on_ranks(ask_rank_zero, tmp_path) == ["made by 0", "made by 0"]
+
+
+def shared_and_gathered(rank):
+    """Of more and of fewer items than there are ranks."""
+    return [platform.gather_shares(platform.share(whole(size))) for size in range(8)]
+
+
+def whole(size):
+    return np.arange(2 * size, dtype=np.int32).reshape(size, 2)
+
+
+def test_shares_become_the_whole_again_in_its_order(tmp_path):
+    for parts in [*on_ranks(shared_and_gathered, tmp_path, count=3), shared_and_gathered(0)]:
+        assert all(np.array_equal(part, whole(size)) and part.dtype == np.int32 for size, part in enumerate(parts))
 
 
 def test_without_process_groups_an_error_is_left_as_it_is():

@@ -51,14 +51,6 @@ class SampleLengths:
             _count(sample, table[row])
         return cls(table)
 
-    @classmethod
-    def interleaved(cls, parts: Sequence["SampleLengths"]) -> "SampleLengths":
-        """Of all samples, from what n ranks measured: part r is of samples r, r + n, r + 2 n, .."""
-        table = np.empty((sum(len(part.table) for part in parts), parts[0].table.shape[1]), np.int32)
-        for first, part in enumerate(parts):
-            table[first :: len(parts)] = part.table
-        return cls(table)
-
 
 class PairDataset:
     """Image pairs with their answers as token sequences: `sample(i)` reads one record and no picture."""
