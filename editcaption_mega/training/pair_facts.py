@@ -54,9 +54,7 @@ def pair_facts(dataset: PairDataset, preference: PreferenceSettings, tables: Pat
     path = tables / "pairs.safetensors" if tables else None
     tags = table(path, {"format": 1, "shards": dataset.shards.fingerprint}, lambda: _read(dataset))
     primary, severity = tags["primary"], tags["severity"]
-    lacking = _lacking(primary, severity, preference)
-    if lacking.any():
-        raise ValueError(_lack(dataset.shards.pair(int(lacking.argmax())), preference))
+    _refuse_lacking(dataset, primary == _UNTAGGED, np.isnan(severity), preference)
     weights = np.array([*(preference.failure_mode_weights[mode] for mode in FAILURE_MODES), 1.0])
     weight = weights[np.maximum(primary, _NO_MODE)]  # without a failure mode it is the last one's: 1
     margin = weight * preference.severity_margin * np.nan_to_num(severity)
@@ -80,31 +78,28 @@ def _tags(pair: EditPair) -> tuple[int, int, float]:
     return places[0] if places else _NO_MODE, sum(1 << place for place in set(places)), severity
 
 
-def _lacking(primary: np.ndarray, severity: np.ndarray, preference: PreferenceSettings) -> np.ndarray:
-    """[N] bool: the pairs for which `_lack` has a sentence."""
-    lacking = np.zeros(len(primary), bool)
-    if preference.failure_mode_metrics or any(weight != 1 for weight in preference.failure_mode_weights.values()):
-        lacking |= primary == _UNTAGGED
-    if preference.severity_margin:
-        lacking |= np.isnan(severity)
-    return lacking
-
-
-def _lack(pair: EditPair, preference: PreferenceSettings) -> str:
-    """What the settings need of a pair and it does not say; "" where it says all."""
-    # An empty list is a tag too: wrong, but in none of the three ways.
-    if preference.failure_mode_metrics and pair.failure_modes is None:
-        return (
-            f"sample {pair.id} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
-            "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
-        )
+def _refuse_lacking(
+    dataset: PairDataset, untagged: np.ndarray, unrated: np.ndarray, preference: PreferenceSettings
+) -> None:
+    """Raise ValueError for the first pair that does not say what the settings need. untagged, unrated [N] bool: those
+    without failure modes (an empty list is some: wrong, but in none of the three ways), and without a severity."""
     weights = preference.failure_mode_weights
-    if pair.failure_modes is None and any(weight != 1 for weight in weights.values()):
-        said = ", ".join(f"preference.{mode}_weight={weight}" for mode, weight in weights.items())
-        return f"sample {pair.id} says no failure_modes, and {said} go by them: tag the pair, or set them to 1"
-    if preference.severity_margin and pair.severity is None:
-        return (
-            f"sample {pair.id} has no severity, and preference.severity_margin={preference.severity_margin} makes "
+    weighted = any(weight != 1 for weight in weights.values())
+    lacks_modes = untagged & (preference.failure_mode_metrics or weighted)
+    lacking = lacks_modes | unrated & bool(preference.severity_margin)
+    if not lacking.any():
+        return
+    first = int(lacking.argmax())
+    name = dataset.id(first)
+    if not lacks_modes[first]:
+        raise ValueError(
+            f"sample {name} has no severity, and preference.severity_margin={preference.severity_margin} makes "
             "its margin from it: give the pair one (0 .. 1), or set preference.severity_margin=0"
         )
-    return ""
+    if preference.failure_mode_metrics:
+        raise ValueError(
+            f"sample {name} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
+            "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
+        )
+    said = ", ".join(f"preference.{mode}_weight={weight}" for mode, weight in weights.items())
+    raise ValueError(f"sample {name} says no failure_modes, and {said} go by them: tag the pair, or set them to 1")
