@@ -1,13 +1,14 @@
 """Arrays in one file that all processes of a machine map into their memory.
 
 They are made from something else. The form is that of safetensors, with what they were made from in its metadata: a
-file that says something else is made again.
+file that says something else, or that is not as it was written, is made again.
 """
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _DTYPES |= {"F32": np.float32, "F64": np.float64}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _ALIGNMENT = 64  # bytes, of the first array
 _LARGEST_HEADER = 64 << 20
+_CHECKED_AT_ONCE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,16 @@ class ArrayFile:
     path: Path
     key: Mapping[str, Any]
     arrays: Mapping[str, tuple[Any, tuple[int, ...]]]  # dtype and shape, in the order of the file
+    checksum: int | None = None  # CRC-32 of all else, where the values are known before the file is made
+
+    def checksum_begun(self) -> int:
+        """The checksum before the values."""
+        return zlib.crc32(replace(self, checksum=None).header()[0])
 
     def header(self) -> tuple[bytes, dict[str, int], int]:
         """-> the first bytes, where each array begins, and the bytes of the file."""
-        entries: dict[str, Any] = {"__metadata__": {"key": _text(self.key)}}
+        metadata = {"key": _text(self.key)} | ({} if self.checksum is None else {"crc32": str(self.checksum)})
+        entries: dict[str, Any] = {"__metadata__": metadata}
         starts, end = {}, 0
         for name, (dtype, shape) in self.arrays.items():
             size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -73,6 +81,10 @@ class ArrayFile:
 def write_arrays(path: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """A whole file at once. Raises OSError."""
     file = ArrayFile(path, key, {name: (values.dtype, values.shape) for name, values in arrays.items()})
+    checksum = file.checksum_begun()
+    for values in arrays.values():
+        checksum = zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8), checksum)
+    file = replace(file, checksum=checksum)
     file.begin()
     for name, values in arrays.items():
         file.fill(name, 0, values)
@@ -80,39 +92,51 @@ def write_arrays(path: Path, key: Mapping[str, Any], arrays: Mapping[str, np.nda
 
 
 def is_made_from(path: Path, key: Mapping[str, Any]) -> bool:
-    """Whether the file is there, whole, and made from this."""
-    return bool(_entries(path, key))
+    """Whether the file is there, whole, made from this, and has its checksum. Reads all of it."""
+    file = _file_there(path, key)
+    return file is not None and _has_its_checksum(file)
 
 
 def map_arrays(path: Path, key: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays, read-only, of which only what is looked at is read. Raises ValueError for a file that is cut, or made
     from something else."""
-    entries = _entries(path, key)
-    if not entries:
+    file = _file_there(path, key)
+    if file is None:
         raise ValueError(f"{path} was changed or removed while the job started: start the same command again")
-    arrays = {}
-    for name, (dtype, shape, offset) in entries.items():
-        empty = 0 in shape
-        arrays[name] = np.empty(shape, dtype) if empty else np.memmap(path, dtype, "r", offset, shape)
-    return arrays
+    _, starts, _ = file.header()
+    return {
+        name: np.empty(shape, dtype) if 0 in shape else np.memmap(path, dtype, "r", starts[name], shape)
+        for name, (dtype, shape) in file.arrays.items()
+    }
 
 
 def _text(key: Mapping[str, Any]) -> str:
     return json.dumps(key, sort_keys=True)
 
 
-def _entries(path: Path, key: Mapping[str, Any]) -> dict[str, tuple[Any, tuple[int, ...], int]]:
-    """dtype, shape and place of each array; {} for a file that is absent, cut, damaged or made from something else."""
+def _has_its_checksum(there: ArrayFile) -> bool:
+    """True, too, where a file whose parts were filled one by one has none."""
+    if there.checksum is None:
+        return True
+    checksum = there.checksum_begun()
+    with open(there.path, "rb") as file:
+        file.seek(len(there.header()[0]))
+        while chunk := file.read(_CHECKED_AT_ONCE):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum == there.checksum
+
+
+def _file_there(path: Path, key: Mapping[str, Any]) -> ArrayFile | None:
+    """None for a file that is absent, cut, damaged before its values, or made from something else."""
     try:
         with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            entries = json.loads(file.read(min(length, _LARGEST_HEADER)))
-            if entries.pop("__metadata__") != {"key": _text(key)}:
-                return {}
+            beginning = file.read(8)
+            beginning += file.read(min(int.from_bytes(beginning, "little"), _LARGEST_HEADER))
+            entries = json.loads(beginning[8:])
+            metadata = entries.pop("__metadata__")
             kinds = {name: (_DTYPES[e["dtype"]], tuple(e["shape"])) for name, e in entries.items()}
-            first, starts, size = ArrayFile(path, key, kinds).header()
-            if len(first) != 8 + length or os.fstat(file.fileno()).st_size != size:
-                return {}
-            return {name: (*kinds[name], starts[name]) for name in kinds}
+            there = ArrayFile(path, key, kinds, int(metadata["crc32"]) if "crc32" in metadata else None)
+            first, _, size = there.header()
+            return there if kinds and first == beginning and os.fstat(file.fileno()).st_size == size else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+        return None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from editcaption_mega.data.array_file import ArrayFile, is_made_from, map_arrays, write_arrays
+from tests.helpers import small_store
 
 KEY = {"format": 1, "data": ["a", 2]}
 ARRAYS = {
@@ -56,3 +57,12 @@ def test_another_key_and_a_file_that_was_cut_are_made_again(tmp_path, data):
         map_arrays(path, KEY)
     path.write_bytes(content + b"x")
     assert not is_made_from(path, KEY) and not is_made_from(tmp_path / "absent", KEY)
+
+
+@settings_of(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6))
+def test_a_bit_that_flipped_anywhere_is_noticed(tmp_path, position):
+    path = tmp_path / "a.safetensors"
+    write_arrays(path, KEY, ARRAYS)
+    small_store.flip(path, position)
+    assert not is_made_from(path, KEY)
