@@ -33,11 +33,10 @@ from .jobs import (
     Conversion,
     OutputFile,
     PartialFolder,
-    begin_ranks,
     canonical_parts,
     drop_cached,
-    end_ranks,
     folder_parts,
+    joined_ranks,
     level_files,
     piece_names,
 )
@@ -85,9 +84,8 @@ def hf_to_megatron(
     Raises ValueError for a folder that is not whole and for an output that differs, OSError."""
     if not (verify and (output / MANIFEST).is_file()):
         refuse_existing(output)
-    begin_ranks()
-    _to_store(folder, dtype).run(output, workers=workers, verify=verify, progress=progress)
-    end_ranks()
+    with joined_ranks():
+        _to_store(folder, dtype).run(output, workers=workers, verify=verify, progress=progress)
 
 
 def megatron_to_hf(
@@ -106,14 +104,13 @@ def megatron_to_hf(
     `hf_to_megatron`. Raises ValueError, OSError."""
     if not (verify and (output / CONFIG).is_file()):
         refuse_existing(output)
-    begin_ranks()
     prefixes = (MASTERS, WEIGHTS) if dtype == torch.float32 else (WEIGHTS,)
-    folder = platform.from_rank_zero(lambda: find_checkpoint(checkpoint))
-    with held_checkpoint(folder):
-        store = verify_checkpoint(folder, tensors=prefixes, progress=progress)
-        conversion = _to_folder(store, prefixes, dtype, max_file_bytes)
-        conversion.run(output, workers=workers, verify=verify, progress=progress)
-    end_ranks()
+    with joined_ranks():
+        folder = platform.from_rank_zero(lambda: find_checkpoint(checkpoint))
+        with held_checkpoint(folder):
+            store = verify_checkpoint(folder, tensors=prefixes, progress=progress)
+            conversion = _to_folder(store, prefixes, dtype, max_file_bytes)
+            conversion.run(output, workers=workers, verify=verify, progress=progress)
 
 
 def export_host_bytes(architecture: Architecture, *, item_size: int = 2) -> int:

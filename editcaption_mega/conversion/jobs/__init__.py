@@ -1,7 +1,7 @@
 """Folders of large files, made by several processes, that go on where they were killed."""
 
 from .compare import Compared, ComparedBytes, ComparedFile, ComparedRule, drop_cached
-from .conversion_job import Conversion, begin_ranks, end_ranks
+from .conversion_job import Conversion, joined_ranks
 from .output_files import PART_BYTES, OutputFile, canonical_parts, folder_parts, level_files, piece_names
 from .partial_folder import PartialFolder
 
@@ -14,11 +14,10 @@ __all__ = [
     "Conversion",
     "OutputFile",
     "PartialFolder",
-    "begin_ranks",
     "canonical_parts",
     "drop_cached",
-    "end_ranks",
     "folder_parts",
+    "joined_ranks",
     "level_files",
     "piece_names",
 ]

@@ -1,6 +1,7 @@
 """A conversion as a whole: its files made by several processes, compared with their source, and published."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,26 +104,30 @@ class Conversion:
 
             for _ in progress(steps(), sum(item.nbytes for item in mine), "compared"):
                 pass
-        found = sorted({problem for part in platform.gather(problems) for problem in part})
-        if not found:
+        differences = sorted({problem for part in platform.gather(problems) for problem in part})
+        if not differences:
             platform.print_rank_0(f"{content if folder is None else folder.output}: equal to its source")
             return
-        more = f" (and {len(found) - 1} more differences)" if len(found) > 1 else ""
+        more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
         mend = f"remove {content} and convert again"
         if folder is not None:
             mend = "it was not published; the same command makes the files that differ anew"
             if platform.is_rank_zero():
-                for path, _ in found:
+                for path, _ in differences:
                     folder.forget(path.name)
-        raise ValueError(f"{found[0][1]}{more}: {mend}")
+        raise ValueError(f"{differences[0][1]}{more}: {mend}")
 
 
-def begin_ranks() -> None:
-    """Under torchrun, have the ranks talk."""
-    if platform.world_size() > 1 and not dist.is_initialized():
-        platform.initialize(platform.Layout(), seed=0)
-
-
-def end_ranks() -> None:
-    if dist.is_initialized():
-        platform.destroy()
+@contextmanager
+def joined_ranks() -> Iterator[None]:
+    """Under torchrun, have the ranks talk in the block, where they do not already."""
+    if platform.world_size() == 1 or dist.is_initialized():
+        yield
+        return
+    failed = True
+    platform.initialize(platform.Layout(), seed=0)
+    try:
+        yield
+        failed = False
+    finally:
+        platform.destroy(after_failure=failed)
