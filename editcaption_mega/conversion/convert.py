@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from .jobs import (
     Conversion,
     OutputFile,
     PartialFolder,
+    Read,
     canonical_parts,
     drop_cached,
     folder_parts,
@@ -161,7 +161,8 @@ def _to_store(folder: Path, dtype: torch.dtype | None) -> Conversion:
         drop_cached(content.glob("*.safetensors"))
         store = StoreReader(content)
         check_same_model(store, reader.architecture)
-        _compare_keys(content, {WEIGHTS + rule.name for rule in rules.values()}, set(store.tensors))
+        if odd := store.tensors.keys() ^ {WEIGHTS + rule.name for rule in rules.values()}:
+            raise ValueError(f"{content} holds {min(odd)!r:.100}, or lacks it, unlike its source")
         compared = [
             ComparedRule(
                 rule, forms[inside].dtype, _read_store(store, (WEIGHTS,)), reader.view,
@@ -250,14 +251,14 @@ def _index(files: Iterable[OutputFile]) -> bytes:
 # ---- both ------------------------------------------------------------------------------------------------------------
 
 
-def _read_rule(store: StoreReader, prefixes: tuple[str, ...], rule: Rule, box: Box) -> Tensor:
-    """A box of the rule's tensor under the first of these prefixes that the store has it under."""
-    keys = [prefix + rule.name for prefix in prefixes]
-    return store.view(next((key for key in keys if key in store.tensors), keys[-1]), box)
+def _read_store(store: StoreReader, prefixes: tuple[str, ...]) -> Read:
+    """Boxes of a rule's tensor, under the first of these prefixes that the store has it under."""
 
+    def read(rule: Rule, box: Box) -> Tensor:
+        keys = [prefix + rule.name for prefix in prefixes]
+        return store.view(next((key for key in keys if key in store.tensors), keys[-1]), box)
 
-def _read_store(store: StoreReader, prefixes: tuple[str, ...]) -> Any:
-    return partial(_read_rule, store, prefixes)
+    return read
 
 
 def _values(files: Iterable[OutputFile]) -> Counter[torch.dtype]:
@@ -266,11 +267,6 @@ def _values(files: Iterable[OutputFile]) -> Counter[torch.dtype]:
     for file in files:
         counts += file.values()
     return counts
-
-
-def _compare_keys(content: Path, expected: set[str], there: set[str]) -> None:
-    if there != expected:
-        raise ValueError(f"{content} holds {min(there ^ expected)!r:.100}, or lacks it, unlike its source")
 
 
 def _plan(

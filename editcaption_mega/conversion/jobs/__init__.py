@@ -2,7 +2,7 @@
 
 from .compare import Compared, ComparedBytes, ComparedFile, ComparedRule, drop_cached
 from .conversion_job import Conversion, joined_ranks
-from .output_files import PART_BYTES, OutputFile, canonical_parts, folder_parts, level_files, piece_names
+from .output_files import PART_BYTES, OutputFile, Read, canonical_parts, folder_parts, level_files, piece_names
 from .partial_folder import PartialFolder
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Conversion",
     "OutputFile",
     "PartialFolder",
+    "Read",
     "canonical_parts",
     "drop_cached",
     "folder_parts",

@@ -1,7 +1,7 @@
 """Whether what a conversion wrote holds the content of its source: read back from the disk by the readers of both."""
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ..manifest import StoredFile, file_problem
-from ..rules import Box, Rule
-from .output_files import canonical_parts
+from ..rules import Rule
+from .output_files import Read, canonical_parts
 
 Problem = tuple[Path, str]  # the file, and a sentence
-Read = Callable[[Rule, Box], Tensor]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..tensor_file import TensorForm, file_bytes
 
 PART_BYTES = 64 << 20  # of a tensor that is made at once
 
-Read = Callable[[Rule, Box], Tensor]
+Read = Callable[[Rule, Box], Tensor]  # a box of a rule's canonical tensor
 
 
 @dataclass(frozen=True)
