@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -38,6 +39,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.endswith("expected one argument"):
             message += " (a value that begins with '-' is written --OPTION=VALUE)"
+        if message.startswith("unrecognized arguments:") and re.search(r": [\w.]+=", message):
+            message += " (key=value is written right behind the file of settings, before any --OPTION)"
         super().error(message)
 
 
@@ -92,7 +95,7 @@ def check_output_file(option: str, path: Path | None) -> None:
         raise ArgumentError(f"{option} {path} cannot be written by this user: name another file")
 
 
-def check_folder(option: str, path: Path | None, *, written: bool = False) -> None:
+def check_named_folder(option: str, path: Path | None, *, written: bool = False) -> None:
     """That the folder an option names is there, and (written) that files can be made in it. Raises ArgumentError; None
     is no folder."""
     if path is None:

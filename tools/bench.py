@@ -123,9 +123,9 @@ def check(arguments: argparse.Namespace) -> None:
     for name in ("gigabytes", "latency"):
         if not 0 < getattr(arguments, name) < math.inf:  # NaN is not above anything
             raise cli.ArgumentError(f"--{name} must be above 0, found {getattr(arguments, name)}")
-    cli.check_folder("--folder", arguments.folder, written=True)
+    cli.check_named_folder("--folder", arguments.folder, written=True)
     for name in ("model", "reference", "shards"):
-        cli.check_folder(f"--{name}", getattr(arguments, name))
+        cli.check_named_folder(f"--{name}", getattr(arguments, name))
 
 
 def main(argv):

@@ -148,6 +148,7 @@ CASES = [
     (PLAN + "--imbalance 1.5", "--imbalance 1.5 is more than the 1 ranks that share experts"),
     (PLAN + "--top 5", "--top is of --mode search"),
     (PLAN + "--json {root}/used", "used is a folder: name a file"),
+    (PLAN + "training.steps=2", "key=value is written right behind the file of settings"),
     (PLAN + "--mode fit --json {root}/nowhere/plan.json", "nowhere is no folder: make it"),
     (PLAN + "--json {root}/used/file/plan.json", "used/file is no folder"),
     (PLAN + "--picture {root}/nowhere/plan.png", "nowhere is no folder: make it"),
