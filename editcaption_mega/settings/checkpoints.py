@@ -1,5 +1,6 @@
 """The settings of a job's checkpoints."""
 
+import os
 from dataclasses import dataclass
 
 from .checks import SettingsError, at_least
@@ -34,6 +35,11 @@ class CheckpointSettings:
             )
         if self.keep_every and not self.keep:
             raise SettingsError("checkpoint.keep=0 keeps all checkpoints: leave checkpoint.keep_every out")
+        if self.local_folder and not os.path.isabs(self.local_folder):
+            raise SettingsError(
+                f"checkpoint.local_folder={self.local_folder} would be in the folder where the job is started, which "
+                "nodes mostly share: name a folder of each node's own disk from / on, such as /local/checkpoints"
+            )
         at_least("checkpoint.retries", self.retries, 0)
         at_least("checkpoint.retry_seconds", self.retry_seconds, 0)
         if self.fallback and not self.verify:

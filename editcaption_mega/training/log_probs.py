@@ -108,27 +108,29 @@ def write_log_probs(
         return line.endswith("\n") and _is_line_of(line, dataset.id(i), with_tokens)
 
     head = {"fingerprint": fingerprint, "with_tokens": with_tokens}
-    files = RangeFiles.open(output, head, len(dataset), range_size(reader), is_line)
-    rounds, complete = _rounds(files, files.done(is_line), reader.packer.share.data_parallel_size)
-    if complete:
-        already = f"{complete:,} of {len(dataset):,} samples already"
-        platform.print_rank_0(f"{files.folder} has {already}: going on from there")
-    divided = parallel_state.get_expert_model_parallel_world_size() > 1
-    ranges = RangeReader.of(reader, files.size, together=divided)
-    with closing(platform.each_together(on_device(read_ahead(ranges, rounds, **reading)))) as read:
-        for samples in progress(rounds, len(rounds), "rounds") if platform.is_rank_zero() else rounds:
-            phases.enter(phases.SCORING)
-            stop_if_asked(0, f"after {complete:,} of {len(dataset):,} samples of {output.name}")
-            values = _log_probs(chunks, ranges, next(read))
-            with platform.together():
-                own = ranges.own(samples)
-                if values and own:
-                    files.write(range(own[0], own[-1] + 1), _lines(dataset, own, values, with_tokens))
-            complete += len(samples)
-            if platform.is_rank_zero():
-                job_outcome.note_progress(**{output.name: complete})
-    phases.enter(phases.SCORING)
-    files.publish(json.dumps({"fingerprint": fingerprint}) + "\n")
+    with closing(RangeFiles.open(output, head, len(dataset), range_size(reader), is_line)) as files:
+        if not files.size:
+            stop_if_asked(0, f"before any sample of {output.name}")
+        rounds, complete = _rounds(files, files.done(is_line), reader.packer.share.data_parallel_size)
+        if complete:
+            already = f"{complete:,} of {len(dataset):,} samples already"
+            platform.print_rank_0(f"{files.folder} has {already}: going on from there")
+        divided = parallel_state.get_expert_model_parallel_world_size() > 1
+        ranges = RangeReader.of(reader, files.size, together=divided)
+        with closing(platform.each_together(on_device(read_ahead(ranges, rounds, **reading)))) as read:
+            for samples in progress(rounds, len(rounds), "rounds") if platform.is_rank_zero() else rounds:
+                phases.enter(phases.SCORING)
+                stop_if_asked(0, f"after {complete:,} of {len(dataset):,} samples of {output.name}")
+                values = _log_probs(chunks, ranges, next(read))
+                with platform.together():
+                    own = ranges.own(samples)
+                    if values and own:
+                        files.write(range(own[0], own[-1] + 1), _lines(dataset, own, values, with_tokens))
+                complete += len(samples)
+                if platform.is_rank_zero():
+                    job_outcome.note_progress(**{output.name: complete})
+        phases.enter(phases.SCORING)
+        files.publish(json.dumps({"fingerprint": fingerprint}) + "\n")
 
 
 def range_size(reader: SequenceReader[PairDataset]) -> int:

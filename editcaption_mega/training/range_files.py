@@ -2,6 +2,7 @@
 
     OUTPUT.partial/head.json                          what the numbers depend on, and how many samples a range has
     OUTPUT.partial/000000000064-000000000128.jsonl    the lines of samples 64 .. 127, there when all are on the disk
+    OUTPUT.partial/lock.json                          while a pass is at work
 
 Whoever computes a range writes it, so nothing is gathered; a killed pass loses the ranges that it was computing.
 """
@@ -16,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from editcaption_mega import platform
+from editcaption_mega import platform, signals
 from editcaption_mega.files import PARTIAL, read_json_object, rename_whole, write_atomically
+from editcaption_mega.lock import FolderLock
 
 HEAD = "head.json"
 _NAME = re.compile(r"(\d{12,})-(\d{12,})\.jsonl")
@@ -33,23 +35,38 @@ class RangeFiles:
     def __init__(self, output: Path, samples: int, size: int):
         self.output, self.folder = output, output.with_name(output.name + PARTIAL)
         self.samples, self.size = samples, size
+        self._lock = FolderLock(self.folder, "log-probs", on_lost=signals.ask)
 
     @classmethod
     def open(cls, output: Path, head: dict[str, Any], samples: int, size: int, is_line: IsLine) -> "RangeFiles":
-        """Those of this pass, new or begun by an earlier start, whose size of ranges stays. Collective.
+        """Those of this pass, new or begun by an earlier start, whose size of ranges stays; `close` leaves them to
+        others. Their size is 0 where this process was asked to stop while it waited for another one. Collective.
 
-        Raises ValueError that names what differs when they are of another pass."""
+        Raises ValueError that names what differs when they are of another pass, or who is at work on them."""
+        files = cls(output, samples, size)
+        folder = files.folder
 
         def opened() -> int:
-            folder = output.with_name(output.name + PARTIAL)
             if folder.is_file():
                 _divide(folder, head, samples, size, is_line)
+            if not files._lock.acquire(platform.print_rank_0, give_up=signals.asked):
+                return 0
+            if output.exists():
+                raise ValueError(f"{output} was written by another process just now: nothing was computed")
             if not (folder / HEAD).is_file():
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(folder / HEAD, json.dumps(head | {"range": size}) + "\n")
             return _recorded_size(folder, head)
 
-        return cls(output, samples, platform.from_rank_zero(opened))
+        try:
+            files.size = platform.from_rank_zero(opened)
+        except BaseException:
+            files.close()
+            raise
+        return files
+
+    def close(self) -> None:
+        self._lock.release()
 
     def ranges(self) -> list[range]:
         return [self._at(start) for start in range(0, self.samples, self.size)]
@@ -88,6 +105,7 @@ class RangeFiles:
             os.fsync(file.fileno())
         with platform.together():
             if platform.is_rank_zero():
+                self._lock.check()
                 rename_whole(whole, self.output)
                 shutil.rmtree(self.folder)
 

@@ -79,6 +79,7 @@ def test_nothing_is_frozen_by_default(good):
         ("model.flash_attention=4", ["model.flash_attention=4 is not one of 2, 3"]),
         ("model.recompute=some", ["model.recompute", "none, selective, full"]),
         ("checkpoint.every=0", ["checkpoint.every=0"]),
+        ("checkpoint.local_folder=copies/here", ["checkpoint.local_folder=copies/here", "/local/checkpoints"]),
         ("model.folder=", ["model.folder is empty", "Qwen3-VL folder"]),
         ("data.shards=", ["data.shards is empty"]),
         ("learning_rate=3", ["did you mean 'optimizer.learning_rate'"]),

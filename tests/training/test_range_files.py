@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import tempfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
-from editcaption_mega import platform
+from editcaption_mega import lock, platform, signals
+from editcaption_mega.lock import FolderLock
 from editcaption_mega.training.range_files import RangeFiles
 from tests.helpers.ranks import on_ranks
 
@@ -36,7 +38,10 @@ def text(samples):
 
 
 def opened(output, head=HEAD, size=SIZE):
-    return RangeFiles.open(output, head, SAMPLES, size, is_line)
+    """And left to whoever opens them next, as a killed process leaves them."""
+    files = RangeFiles.open(output, head, SAMPLES, size, is_line)
+    files.close()
+    return files
 
 
 def test_ranges_in_any_order_become_one_file(tmp_path):
@@ -124,3 +129,26 @@ def test_what_an_earlier_version_left_is_kept_in_whole_ranges(data):
         if cut == content[: len(cut)] and intact and cut.startswith(FIRST.encode()):
             complete = intact[0].count(b"\n") - 1
             assert len(done) == (3 if complete == SAMPLES else complete // SIZE)
+
+
+def test_two_passes_at_one_output_do_not_meet(tmp_path, monkeypatch):
+    """Else one removes the ranges that the other reads."""
+    output = tmp_path / "out.jsonl"
+    monkeypatch.setattr(lock.FolderLock.__init__, "__kwdefaults__", {"beat": 10.0, "stale": 120.0, "patience": 0.0})
+    first = RangeFiles.open(output, HEAD, SAMPLES, SIZE, is_line)
+    with pytest.raises(ValueError, match="out.jsonl.partial is in use: log-probs by process"):
+        opened(output)
+    for samples in first.ranges():
+        first.write(samples, lines(samples))
+    first.publish(FIRST)
+    first.close()
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+    with pytest.raises(ValueError, match="out.jsonl was written by another process just now"):
+        opened(output)
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_a_pass_that_waits_for_another_one_can_be_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "asked", lambda: signal.SIGTERM)
+    with FolderLock(tmp_path / "out.jsonl.partial", "log-probs"):
+        assert opened(tmp_path / "out.jsonl").size == 0

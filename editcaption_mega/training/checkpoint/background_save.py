@@ -180,10 +180,14 @@ class CheckpointSaver:
         try:
             self.local.keep(folder.final, digests)
         except OSError as error:
-            problem = f"{error}"
+            problem = f"{error.filename}: {error.strerror}" if error.filename else f"{error}"
         problems = [each for each in platform.gather(problem, self._group) if each is not None]
         if problems:
-            self._say(f"no copies on the nodes' disks of {len(problems)} ranks' files: {problems[0]}")
+            ranks = "1 rank" if len(problems) == 1 else f"{len(problems)} ranks"
+            self._say(
+                f"WARNING: no copies on the nodes' disks of the files of {ranks} "
+                f"(checkpoint.local_folder): {problems[0]}; a start there reads the checkpoint itself"
+            )
 
     def _tried[Result](self, write: Callable[[], Result]) -> Result:
         again = 0

@@ -210,4 +210,6 @@ def test_copies_on_the_nodes_disk_that_cannot_be_written_are_said(run, tmp_path)
     job.saver.begin(job.folder(1), required=True)
     job.saver.settle()
     assert job.steps() == [1]
-    assert [line for line in job.lines if line.startswith("no copies on the nodes' disks of 1 ranks' files: ")]
+    start = "WARNING: no copies on the nodes' disks of the files of 1 rank (checkpoint.local_folder): "
+    (line,) = (line for line in job.lines if line.startswith(start))
+    assert line.startswith(f"{start}{tmp_path / 'disk'}/") and ": Not a directory; a start there reads" in line
