@@ -157,3 +157,13 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def place_problem(path: Path) -> str:
+    """Why nothing can be made at a path whose folders may be missing; "" where it can."""
+    there = path.parent
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"{there} is a file"
+    return "" if os.access(there, os.W_OK) else f"{there} cannot be written by this user"

@@ -2,12 +2,21 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.files import PARTIAL, parse_json, read_json_object, remove_partial, replacing, write_atomically
+from editcaption_mega.files import (
+    PARTIAL,
+    parse_json,
+    place_problem,
+    read_json_object,
+    remove_partial,
+    replacing,
+    write_atomically,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -86,3 +95,12 @@ def test_an_object_is_asked_for_by_name(tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match="a.json: expected a JSON object, found list"):
         read_json_object(path)
+
+
+def test_where_nothing_can_be_made_is_told_before_any_work(tmp_path):
+    (tmp_path / "file").touch()
+    assert place_problem(tmp_path / "file/a/b") == f"{tmp_path / 'file'} is a file"
+    assert (
+        place_problem(tmp_path / "new/a/b") == place_problem(tmp_path / "file") == place_problem("/" / tmp_path) == ""
+    )
+    assert os.geteuid() == 0 or place_problem(Path("/x/y")) == "/ cannot be written by this user"

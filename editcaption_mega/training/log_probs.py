@@ -20,7 +20,7 @@ from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import Round, SequenceReader, read_ahead
 from editcaption_mega.data.batching.ranges import RangeReader
 from editcaption_mega.data.batching.scoring import PairTexts, ScoringDataset, View
-from editcaption_mega.files import parse_json
+from editcaption_mega.files import parse_json, place_problem
 from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
@@ -56,6 +56,8 @@ def log_probs_of_shards(
     the same call goes on from there. Raises ValueError before any work for what has no log-probs."""
     if output.exists():
         raise SettingsError(f"{output} exists already: choose another file, nothing was written")
+    if problem := place_problem(output):
+        raise SettingsError(f"{problem}, so there can be no {output}: choose another file, nothing was written")
     source = WeightSource.of(settings.model.checkpoint)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, folder=str(source.folder)))
     architecture = open_architecture(settings)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ class RangeFiles:
 
     def close(self) -> None:
         self._lock.release()
+        with suppress(OSError):  # it has ranges
+            self.folder.rmdir()
 
     def ranges(self) -> list[range]:
         return [self._at(start) for start in range(0, self.samples, self.size)]

@@ -156,6 +156,7 @@ CASES = [
     (PLAN + "--picture {root}/plan.png --json {root}/plan.png", "name two files"),
     ("plan {root}/job.yaml model.folder={root}/nowhere --gpus 8", "nowhere"),
     ("bench kernels --rows 0", "--rows"),
+    (LOG_PROBS + "--output {root}/used/file/new/x.jsonl", "used/file is a file, so there can be no"),
     ("bench nothing", "invalid choice"),
     ("bench conversion --folder {root}/nowhere", "nowhere does not exist: make it first, or name"),
     ("bench conversion --folder {root}/used/file", "used/file is a file: make it first, or name"),

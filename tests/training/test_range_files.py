@@ -143,6 +143,7 @@ def test_two_passes_at_one_output_do_not_meet(tmp_path, monkeypatch):
     first.publish(FIRST)
     first.close()
     assert os.listdir(tmp_path) == ["out.jsonl"]
+    output.with_name("out.jsonl.partial").mkdir()  # as one that waited makes it, when the first has removed it
     with pytest.raises(ValueError, match="out.jsonl was written by another process just now"):
         opened(output)
     assert os.listdir(tmp_path) == ["out.jsonl"]

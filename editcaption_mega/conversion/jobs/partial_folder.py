@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from editcaption_mega.files import PARTIAL, parse_json, rename_whole, write_atomically
+from editcaption_mega.files import PARTIAL, parse_json, place_problem, rename_whole, write_atomically
 from editcaption_mega.settings import SettingsError
 
 from ..manifest import StoredFile
@@ -43,15 +43,8 @@ class PartialFolder:
 
     def refuse_unusable(self) -> None:
         """Raise SettingsError, before any work, where the content cannot become OUTPUT in the end."""
-        there = self.path.parent
-        while not there.exists() and there != there.parent:
-            there = there.parent
-        problem = ""
-        if not there.is_dir():
-            problem = f"{there} is a file"
-        elif not os.access(there, os.W_OK):
-            problem = f"{there} cannot be written by this user"
-        elif self.path.exists() and not self.path.is_dir():
+        problem = place_problem(self.path)
+        if self.path.exists() and not self.path.is_dir():
             problem = f"{self.path}, where the work would be, is a file"
         elif os.path.ismount(self.output):
             problem = f"{self.output} is a mount point, which no other folder can replace (one in it can be made)"
