@@ -22,6 +22,8 @@ from editcaption_mega.curation.captions.caption import caption
 from editcaption_mega.data import open_shards
 from editcaption_mega.settings import CaptionSettings, EndpointSettings, GenerationSettings
 
+from .processes import status_bytes
+
 ROOT = Path(__file__).resolve().parents[2]
 _SERVERS = 2
 _PROBES = 10_000
@@ -153,15 +155,7 @@ def _processor(pid: int) -> float:
 def _memory() -> int:
     """Bytes of this process and its workers."""
     pids = ["self", *(process.pid for process in multiprocessing.active_children())]
-    return sum(1024 * int(_status(pid, "VmRSS")) for pid in pids)
-
-
-def _status(pid: object, name: str) -> str:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except FileNotFoundError:  # it has just ended
-        return "0"
-    return next((line.split()[1] for line in lines if line.startswith(f"{name}:")), "0")
+    return sum(status_bytes("VmRSS", pid) for pid in pids)
 
 
 def markdown(records: list[dict], machine: dict) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from editcaption_mega.inference.endpoint.client import Endpoint, Message, Request, Usage, complete
 
-from .measuring import status_bytes
+from .processes import status_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("429", "500", "503", "drop")  # the scripted server's faults that a gateway answers at once

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 
-from editcaption_mega.conversion.jobs import OutputFile, level_files
+from editcaption_mega.conversion.jobs import OutputFile, drop_cached, level_files
 from editcaption_mega.conversion.rules import rules_for, unique_rules
 from editcaption_mega.conversion.tensor_file import TensorForm, write_parts
 from editcaption_mega.model import Architecture
+
+from .processes import status_bytes
 
 TOOLS = Path(__file__).resolve().parents[1]
 HIDDEN, FFN, EXPERTS = 2048, 768, 128  # of Qwen3-VL-30B-A3B
@@ -68,12 +70,12 @@ def _turn(
         ("hf_to_megatron", model, store, ["--hf", model, "--output", store]),
         ("megatron_to_hf", store, back, ["--checkpoint", store, "--output", back]),
     ):
-        drop_cached(source)
-        seconds["copy" if source == model else "copy_back"].append(
-            _seconds(lambda source=source: copy_synced(source, copy))
-        )
+        drop_cached(source.glob("*.safetensors"))
+        began = time.monotonic()
+        copy_synced(source, copy)
+        seconds["copy" if source == model else "copy_back"].append(time.monotonic() - began)
         shutil.rmtree(copy)
-        drop_cached(source)
+        drop_cached(source.glob("*.safetensors"))
         command = [sys.executable, TOOLS / f"{way}.py", *arguments, "--workers", str(workers)]
         began, before = time.monotonic(), _processor_seconds()
         peak = run_watched([str(word) for word in command])
@@ -143,14 +145,6 @@ def copy_synced(source: Path, target: Path) -> None:
         os.close(descriptor)
 
 
-def drop_cached(folder: Path) -> None:
-    """Have every way read the source from the disk."""
-    for path in folder.rglob("*.safetensors"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
-
 def run_watched(command: list[str]) -> int:
     """Run a program -> the most anonymous memory, in bytes, that any of its processes had."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -160,7 +154,7 @@ def run_watched(command: list[str]) -> int:
         nonlocal peak
         while not ended.wait(0.05):
             for member in _family(process.pid):
-                peak = max(peak, _anonymous(member))
+                peak = max(peak, status_bytes("RssAnon", member))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -182,24 +176,10 @@ def _family(pid: int) -> Iterator[int]:
         yield from _family(int(child))
 
 
-def _anonymous(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-
 def _processor_seconds() -> float:
     """Of all programs that this process has waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
 
 
 def markdown(record: dict, machine: dict) -> str:

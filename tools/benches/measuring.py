@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from .processes import status_bytes
+
 CACHE_BYTES = 512 << 20  # more than any GPU's L2
 
 
@@ -69,11 +71,3 @@ def peak(device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
     return status_bytes("VmHWM")
-
-
-def status_bytes(name: str) -> int:
-    """A line of /proc/self/status that counts kB, such as VmRSS, in bytes; 0 on systems that do not say."""
-    if not sys.platform.startswith("linux"):
-        return 0
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024

@@ -28,7 +28,7 @@ from editcaption_mega.training.pair_facts import pair_facts
 from editcaption_mega.training.reference_table import read_reference
 from editcaption_mega.training.setup import measure_samples
 
-from .measuring import status_bytes
+from .processes import status_bytes
 
 REAL = 200  # pairs that are there
 _IN_A_FOLDER = 250_000
