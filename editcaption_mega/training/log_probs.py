@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import batched, pairwise
 from pathlib import Path
@@ -64,7 +64,7 @@ def log_probs_of_shards(
     dataset = ScoringDataset.of(open_dataset(settings, "either"), view, texts)
     for note in [*dataset.notes, *split_notes(architecture.num_layers, settings.parallel)]:
         platform.print_rank_0(note)
-    failed, ending, how = True, Ending(0), f"{output} is written"
+    failed, ending, message = True, Ending(0), f"{output} is written"
     with signals.listening():
         platform.initialize(layout_of(settings.parallel), settings.training.seed)
         try:
@@ -77,12 +77,12 @@ def log_probs_of_shards(
             write_log_probs(chunks, reader, output, fingerprint, reading, with_tokens=with_tokens, progress=progress)
             failed = False
         except Stopped as stopped:
-            failed, ending, how = False, Ending(0, stopped.signal), str(stopped)
+            failed, ending, message = False, Ending(0, stopped.signal), str(stopped)
         finally:
             platform.destroy(after_failure=failed)
-    platform.print_rank_0(how)
+    platform.print_rank_0(message)
     if platform.is_rank_zero():
-        job_outcome.report(outcome_of(ending, how))
+        job_outcome.report(outcome_of(ending, message))
     return ending
 
 
@@ -127,7 +127,8 @@ def write_log_probs(
                 with platform.together():
                     own = ranges.own(samples)
                     if values and own:
-                        files.write(range(own[0], own[-1] + 1), _lines(dataset, own, values, with_tokens))
+                        lines = (_line(dataset, i, values[i], with_tokens) for i in own)
+                        files.write(range(own[0], own[-1] + 1), lines)
                 complete += len(samples)
                 if platform.is_rank_zero():
                     job_outcome.note_progress(**{output.name: complete})
@@ -206,12 +207,6 @@ def _log_probs(chunks: list[torch.nn.Module], reader: RangeReader, of_round: Rou
         for sample in (of_round.samples[place] for place in places):
             by_sample[sample] = [next(answers) for _ in range(reader.lengths.num_answers(sample))]
     return by_sample
-
-
-def _lines(
-    dataset: PairDataset, samples: Sequence[int], values: dict[int, list[list[float]]], with_tokens: bool
-) -> Iterator[dict[str, Any]]:
-    return (_line(dataset, i, values[i], with_tokens) for i in samples)
 
 
 def _line(dataset: PairDataset, i: int, token_log_probs: list[list[float]], with_tokens: bool) -> dict[str, Any]:
