@@ -40,7 +40,7 @@ def open_dataset(
     Raises SettingsError for folders, tokenizer or prompt that cannot be used."""
     with before_work():
         return open_pairs(
-            shards or settings.data.shards,
+            settings.data.shards if shards is None else shards,  # a reader of no samples is false
             settings.model.folder,
             min_pixels=settings.data.min_pixels,
             max_pixels=settings.data.max_pixels,
