@@ -21,8 +21,8 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import SettingsError
 
 from .checkpoint_folders import find_checkpoint, held_checkpoint
-from .fp8 import Fp8, without_quantization
-from .hugging_face import FOLDER_FILE_BYTES, FolderReader, with_dtype
+from .fp8 import without_quantization
+from .hugging_face import FOLDER_FILE_BYTES, FolderReader, architecture_and_fp8, with_dtype
 from .jobs import (
     PART_BYTES,
     Compared,
@@ -61,10 +61,7 @@ def refuse_existing(output: Path) -> None:
 
 def source_architecture(folder: Path) -> Architecture:
     """That of a folder which `hf_to_megatron` can convert: the weights may be FP8. Raises ValueError."""
-    files = SideFiles.read(folder).require(CONFIG, "the model's configuration")
-    config, where = files.json(CONFIG), str(files.folder / CONFIG)
-    Fp8.of_config(config, where)
-    return Architecture.from_config(without_quantization(config), where=where)
+    return architecture_and_fp8(folder)[0]
 
 
 def hf_to_megatron(

@@ -39,11 +39,8 @@ class FolderReader:
     ):
         self.folder, self.fp8_dtype = Path(folder), fp8_dtype
         self._fp8: fp8.Fp8 | None = None
-        config: dict[str, Any] = {}
         if fp8_dtype is not None:
-            self._fp8, config = _without_fp8(folder)
-        if architecture is None and config:
-            architecture = Architecture.from_config(config, where=str(self.folder / CONFIG))
+            architecture, self._fp8 = architecture_and_fp8(folder)
         self.architecture = architecture or Architecture.from_folder(folder)
         self._file_of = self._locate()
         self._open: dict[str, Any] = {}  # handles of safetensors, which has no types
@@ -204,11 +201,12 @@ class FolderReader:
             raise ValueError(f"{self.folder / name} is damaged or cannot be read: {one_line(str(error))}") from None
 
 
-def _without_fp8(folder: str | Path) -> tuple[fp8.Fp8 | None, dict[str, Any]]:
-    """What config.json says of FP8 weights, and the config of the same model without them."""
+def architecture_and_fp8(folder: str | Path) -> tuple[Architecture, fp8.Fp8 | None]:
+    """The model of a folder whose weights may be FP8, and what its config.json says of them. Raises ValueError."""
     files = SideFiles.read(folder).require(CONFIG, "the model's configuration")
-    config = files.json(CONFIG)
-    return fp8.Fp8.of_config(config, str(files.folder / CONFIG)), fp8.without_quantization(config)
+    config, where = files.json(CONFIG), str(files.folder / CONFIG)
+    quantization = fp8.Fp8.of_config(config, where)
+    return Architecture.from_config(fp8.without_quantization(config), where=where), quantization
 
 
 def with_dtype(files: SideFiles, values: Counter[torch.dtype]) -> SideFiles:
