@@ -30,11 +30,10 @@ def export_pairs(
     licenses: those that the pairs may have; None: any, and none. survival: what a filter said, for the card. A killed
     export begins again with the same command. Raises SettingsError for a folder that exists, ValueError for a pair that
     the form cannot hold or whose license is not among `licenses`; nothing is left then."""
-    if output.exists():
-        raise SettingsError(f"{output} exists already, and nothing is overwritten: name another output folder")
     partial = output.with_name(output.name + PARTIAL)
-    lock = output.with_name(f".{output.name}.lock")
-    with _locked(lock, output):
+    with _locked(output):
+        if output.exists():
+            raise SettingsError(f"{output} exists already, and nothing is overwritten: name another output folder")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -43,14 +42,13 @@ def export_pairs(
             shutil.rmtree(partial, ignore_errors=True)
             raise
         rename_whole(partial, output)
-    with suppress(OSError):  # of a killed export, which could not take it away; or another one waits there
-        lock.rmdir()
     return contents
 
 
 @contextmanager
-def _locked(lock: Path, output: Path) -> Iterator[None]:
+def _locked(output: Path) -> Iterator[None]:
     """The first thing that is written beside the output; where it cannot be, the output is what the user named."""
+    lock = output.with_name(f".{output.name}.lock")
     holding = FolderLock(lock, "exporting", patience=0)
     try:
         holding.acquire()
@@ -62,6 +60,8 @@ def _locked(lock: Path, output: Path) -> Iterator[None]:
         yield
     finally:
         holding.release()
+        with suppress(OSError):  # of a killed export, which could not take it away; or another one waits there
+            lock.rmdir()
 
 
 def _write(

@@ -168,6 +168,21 @@ def test_an_export_that_is_killed_begins_again(shards, tmp_path, form, monkeypat
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
+def test_an_export_killed_after_its_last_step_leaves_nothing_beside_the_output(shards, tmp_path):
+    """Its folder is whole then, and the next one is refused; the lock of a process that is gone goes with it."""
+    export_pairs(shards, "jsonl", tmp_path / "out")
+    hold = (
+        "from editcaption_mega.lock import FolderLock; import os, sys; FolderLock(sys.argv[1], 'exporting').acquire()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", f"{hold}; os._exit(9)", str(tmp_path / ".out.lock")]
+    assert subprocess.run(command, env=environment).returncode == 9
+    assert (tmp_path / ".out.lock/lock.json").exists()
+    with pytest.raises(SettingsError, match="exists already, and nothing is overwritten"):
+        export_pairs(shards, "jsonl", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
 def test_the_tool_killed_with_9_and_started_again(shards, tmp_path):
     command = [sys.executable, str(ROOT / "tools/curate.py"), "export", "--shards", str(shards.directories[0])]
     command += ["--format", "jsonl", "--output", str(tmp_path / "out")]
