@@ -15,16 +15,10 @@ from .evaluation import (
     JudgeSettings,
     ReportSettings,
 )
-from .job import (
-    BACKENDS,
-    DataSettings,
-    JobSettings,
-    ModelSettings,
-    OptimizerSettings,
-    ParallelSettings,
-    TrainingSettings,
-)
+from .job import BACKENDS, DataSettings, JobSettings, ModelSettings, TrainingSettings
 from .job_file import load_job
+from .job_optimizer import OptimizerSettings
+from .job_parallel import ParallelSettings
 from .load import load_settings, save_settings
 from .paths import check_paths
 from .pictures import PixelLimits

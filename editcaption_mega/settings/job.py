@@ -3,12 +3,13 @@
 Messages name the setting, what was found and the mend.
 """
 
-import math
 from dataclasses import dataclass, field
 
 from .checkpoints import CheckpointSettings
 from .checks import SettingsError, at_least, choice, within
 from .endurance import BadStepSettings, WatchdogSettings
+from .job_optimizer import OptimizerSettings
+from .job_parallel import ParallelSettings
 from .pictures import PixelLimits
 
 # What layers are built of; model/layers.py has the modules of each.
@@ -105,179 +106,6 @@ class DataSettings(PixelLimits):
         self.check_pixels("data")
         at_least("data.prefetch_steps", self.prefetch_steps, 1)
         within("data.workers", self.workers, 1, 1024)
-
-
-@dataclass
-class ParallelSettings:
-    """How ranks are divided; what is left over is data parallelism."""
-
-    tensor_model_parallel_size: int = 1
-    pipeline_model_parallel_size: int = 1
-    virtual_pipeline_model_parallel_size: int | None = None  # model chunks per stage; null: not interleaved
-    expert_model_parallel_size: int = 1
-    expert_tensor_parallel_size: int | None = None  # null: the tensor parallel size
-    context_parallel_size: int = 1  # only 1 is supported
-    sequence_parallel: bool | None = None  # null: on when tensor_model_parallel_size > 1
-    # Under sequence parallelism rows travel between tensor-parallel ranks in so many pieces, each beside the product of
-    # the one before; null: one for 1,024 tokens, at most 4; 1: in one, before or behind its product.
-    sequence_pieces: int | None = None
-    # Under expert parallelism rows travel in so many pieces, each for a part of every rank's experts and beside the
-    # products of another piece; null: 2; 1: before and behind all products.
-    expert_pieces: int | None = None
-    # A stage sends on its input's gradient before it makes those of its weights, and of so many micro-batches these may
-    # wait for the end of the step, where the pipeline drains: of each stage, the first 0. null: they are made within
-    # the backward pass.
-    delayed_weight_gradients: list[int] | None = None
-    # Gradients are reduced and updated weights gathered while others are computed; false: between the passes.
-    overlap_data_parallel: bool = True
-    # What a level split counts as one layer more: the embedding (and vision), the LM head.
-    account_for_embedding_in_pipeline_split: bool = False
-    account_for_loss_in_pipeline_split: bool = False
-    # Layers of each pipeline chunk along the network: PP x virtual stages of them, chunk c on stage c % PP. The first
-    # has the embedding and the vision tower besides, the last the LM head. null: a level split.
-    layers_per_chunk: list[int] | None = None
-
-    def __post_init__(self) -> None:
-        if self.virtual_pipeline_model_parallel_size == 1:
-            self.virtual_pipeline_model_parallel_size = None
-
-    def validate(self) -> None:
-        for name in ("tensor_model", "pipeline_model", "expert_model", "context"):
-            setting = f"{name}_parallel_size"
-            at_least(f"parallel.{setting}", getattr(self, setting), 1)
-        if self.context_parallel_size != 1:
-            raise SettingsError(
-                f"parallel.context_parallel_size={self.context_parallel_size} is not supported: set it to 1 and "
-                "use tensor_model_parallel_size with sequence_parallel for long rows"
-            )
-        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
-            raise SettingsError("parallel.sequence_parallel=true needs tensor_model_parallel_size > 1: set it to null")
-        virtual = self.virtual_pipeline_model_parallel_size
-        if virtual is not None:
-            at_least("parallel.virtual_pipeline_model_parallel_size", virtual, 1)
-            if self.pipeline_model_parallel_size == 1:
-                raise SettingsError(
-                    f"parallel.virtual_pipeline_model_parallel_size={virtual} needs pipeline_model_parallel_size > 1: "
-                    "set it to null"
-                )
-        if self.delayed_weight_gradients is not None:
-            self._check_delayed_gradients(self.delayed_weight_gradients)
-        for setting, pieces in (("sequence_pieces", self.sequence_pieces), ("expert_pieces", self.expert_pieces)):
-            if pieces is not None:
-                at_least(f"parallel.{setting}", pieces, 1)
-        if self.expert_tensor_parallel_size is not None:
-            at_least("parallel.expert_tensor_parallel_size", self.expert_tensor_parallel_size, 1)
-        if self.layers_per_chunk is not None:
-            self._check_layers_per_chunk(self.layers_per_chunk)
-
-    def _check_delayed_gradients(self, counts: list[int]) -> None:
-        setting, stages = f"parallel.delayed_weight_gradients={counts}", self.pipeline_model_parallel_size
-        if stages == 1 or self.virtual_pipeline_model_parallel_size is not None:
-            raise SettingsError(f"{setting} is for pipelines without virtual stages: set it to null")
-        if len(counts) != stages or counts[0] or min(counts) < 0:
-            raise SettingsError(
-                f"{setting}: expected {stages} counts of 0 or more, one for each of "
-                f"pipeline_model_parallel_size={stages} stages, and 0 for the first, for which no other waits"
-            )
-
-    def _check_layers_per_chunk(self, counts: list[int]) -> None:
-        setting, chunks = f"parallel.layers_per_chunk={counts}", self.num_pipeline_chunks
-        if len(counts) != chunks:
-            raise SettingsError(
-                f"{setting} has {len(counts)} counts, expected {chunks}: one for each of "
-                f"pipeline_model_parallel_size={self.pipeline_model_parallel_size} x "
-                f"virtual_pipeline_model_parallel_size={self.virtual_pipeline_model_parallel_size or 1} chunks"
-            )
-        if min(counts) < 0 or 0 in counts[1:-1]:
-            raise SettingsError(
-                f"{setting}: each chunk needs a layer; only the first, which has the embedding and the vision tower, "
-                "and the last, which has the LM head, can do with 0"
-            )
-        for part in ("embedding", "loss"):
-            if getattr(self, f"account_for_{part}_in_pipeline_split"):
-                raise SettingsError(
-                    f"{setting} says where layers are, so parallel.account_for_{part}_in_pipeline_split=true, which is "
-                    "for a level split, has no meaning: set it to false"
-                )
-
-    @property
-    def num_pipeline_chunks(self) -> int:
-        return self.pipeline_model_parallel_size * (self.virtual_pipeline_model_parallel_size or 1)
-
-    @property
-    def use_sequence_parallel(self) -> bool:
-        return self.tensor_model_parallel_size > 1 if self.sequence_parallel is None else self.sequence_parallel
-
-    @property
-    def sequence_multiple(self) -> int:
-        """Packed sequences of a data-parallel rank come in multiples of this: the interleaved schedule's groups."""
-        return 1 if self.virtual_pipeline_model_parallel_size is None else self.pipeline_model_parallel_size
-
-    def data_parallel_size(self, world_size: int) -> int:
-        """Ranks that hold other data. Raises ValueError when the layout does not divide the world."""
-        model, experts = self._group_sizes()
-        for what, size in (("tensor x pipeline", model), ("expert tensor x expert x pipeline", experts)):
-            if world_size % size:
-                raise ValueError(
-                    f"{world_size} ranks are not a multiple of {what} = {size}: change the parallel sizes or the "
-                    "number of ranks"
-                )
-        return world_size // model
-
-    @property
-    def model_parallel_size(self) -> int:
-        """Ranks that share the same samples."""
-        return self._group_sizes()[0]
-
-    @property
-    def rank_multiple(self) -> int:
-        """The number of ranks is a multiple of this."""
-        return math.lcm(*self._group_sizes())
-
-    def _group_sizes(self) -> tuple[int, int]:
-        """Ranks that hold a whole model but for its experts, and those that hold all experts."""
-        expert_tensor = self.expert_tensor_parallel_size or self.tensor_model_parallel_size
-        experts = expert_tensor * self.expert_model_parallel_size
-        stages = self.pipeline_model_parallel_size
-        return self.tensor_model_parallel_size * stages, experts * stages
-
-
-@dataclass
-class OptimizerSettings:
-    """AdamW with linear warm-up and cosine decay."""
-
-    learning_rate: float = 1e-5
-    min_learning_rate: float = 0.0
-    warmup_steps: int = 0
-    weight_decay: float = 0.1  # not on biases, norms and other 1-D parameters
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip_grad: float = 1.0  # global gradient norm; 0: no clipping
-    # Learning-rate multipliers per module; 0 freezes a module. Nothing is frozen by default.
-    vision: float = 1.0
-    merger: float = 1.0  # main and DeepStack mergers
-    language: float = 1.0
-    router: float = 1.0
-
-    def validate(self) -> None:
-        for name in ("learning_rate", "eps"):
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"optimizer.{name}={getattr(self, name)} must be above 0")
-        for name in ("min_learning_rate", "warmup_steps", "weight_decay", "clip_grad", *self.multipliers()):
-            at_least(f"optimizer.{name}", getattr(self, name), 0)
-        if self.min_learning_rate > self.learning_rate:
-            raise SettingsError(
-                f"optimizer.min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}"
-            )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"optimizer.{name}={getattr(self, name)} must lie in [0, 1)")
-        if not any(self.multipliers().values()):
-            raise SettingsError("optimizer: vision, merger, language and router are all 0, so nothing would be trained")
-
-    def multipliers(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in ("vision", "merger", "language", "router")}
 
 
 @dataclass
