@@ -23,6 +23,7 @@ from .process import (
     use_device,
     world_size,
 )
+from .random_numbers import kept_random_states
 from .together import (
     Group,
     each_together,
@@ -51,6 +52,7 @@ __all__ = [
     "host_group",
     "initialize",
     "is_rank_zero",
+    "kept_random_states",
     "made_ahead",
     "peak_flops",
     "peak_memory",

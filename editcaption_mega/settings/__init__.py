@@ -22,6 +22,7 @@ from .job_parallel import ParallelSettings
 from .load import load_settings, save_settings
 from .paths import check_paths
 from .pictures import PixelLimits
+from .training_evaluation import TrainingEvaluationSettings
 
 __all__ = [
     "BACKENDS",
@@ -48,6 +49,7 @@ __all__ = [
     "ScoreSettings",
     "ServerSettings",
     "SettingsError",
+    "TrainingEvaluationSettings",
     "TrainingSettings",
     "WatchdogSettings",
     "before_work",

@@ -11,6 +11,7 @@ from .endurance import BadStepSettings, WatchdogSettings
 from .job_optimizer import OptimizerSettings
 from .job_parallel import ParallelSettings
 from .pictures import PixelLimits
+from .training_evaluation import TrainingEvaluationSettings
 
 # What layers are built of; model/layers.py has the modules of each.
 FLASH_ATTENTIONS = (2, 3)
@@ -146,12 +147,13 @@ class JobSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     bad_steps: BadStepSettings = field(default_factory=BadStepSettings)
+    evaluation: TrainingEvaluationSettings = field(default_factory=TrainingEvaluationSettings)
 
     def validate(self) -> None:
         """Raise SettingsError for the first setting that cannot work, before anything is read or built."""
         for part in (
             self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training, self.watchdog,
-            self.bad_steps,
+            self.bad_steps, self.evaluation,
         ):  # fmt: skip
             part.validate()
         delayed = self.parallel.delayed_weight_gradients

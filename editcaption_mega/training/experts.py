@@ -21,6 +21,8 @@ class ExpertLoad:
                     module.register_forward_hook(self._count)
 
     def _count(self, router: TopKRouter, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        if not router.training:  # an evaluation
+            return
         routing_map = output[1].detach()
         padding_mask = inputs[1] if len(inputs) > 1 else None
         if padding_mask is not None:

@@ -12,6 +12,7 @@ from editcaption_mega.settings import JobSettings
 
 from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies
+from .evaluations import Evaluation, Evaluations
 from .experts import ExpertLoad
 from .identity import check_identity
 from .inputs import on_device, reading_ahead
@@ -80,7 +81,9 @@ def _train(
         )
     else:
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)
-        care = Care(Stragglers(settings.watchdog.slow_rank, recorder.say), bad_steps)
+        parts: list[Evaluation] = []
+        evaluations = Evaluations(settings.evaluation.every, prepared.total_steps, state.chunks, parts)
+        care = Care(Stragglers(settings.watchdog.slow_rank, recorder.say), bad_steps, evaluations)
         with closing(recorder):
             ending = Ending(
                 *run_steps(state, objective, _steps(prepared), span, recorder, expert_load, prepared.architecture, care)

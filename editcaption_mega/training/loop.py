@@ -20,6 +20,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import Objective, RowLoss
 
 from .bad_steps import FILE, BadStepError, BadSteps
+from .evaluations import Evaluations
 from .experts import ExpertLoad
 from .megatron_optimizer import begin_without_update, start_gathers
 from .optimizer import TrainState
@@ -153,10 +154,11 @@ class Span:
 
 
 class Care(NamedTuple):
-    """What is watched in the steps of a run."""
+    """What is watched in the steps of a run, and looked at between them."""
 
     stragglers: Stragglers
     bad_steps: BadSteps
+    evaluations: Evaluations | None = None
 
 
 def run_steps(
@@ -172,7 +174,7 @@ def run_steps(
     """Run `steps` -> the number of the last one done, and the signal that ended it early (0: none). Collective.
 
     Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations. care:
-    without it a bad step ends the run, and no rank is named."""
+    without it a bad step ends the run, no rank is named, and nothing is evaluated."""
     finished = span.first
     speed = Speed(architecture)
     # A picture may be broken on one rank alone.
@@ -190,6 +192,9 @@ def run_steps(
             if care is not None:
                 numbers |= care.stragglers.step_ended()
             of_step, asked = speed.step_ended(step, signals.asked())
+            if care is not None and care.evaluations is not None:
+                with speed.evaluating():
+                    numbers |= care.evaluations.after(finished)
             recorder.record({"step": finished, **numbers, "samples": finished * step.num_samples, **of_step})
             leave = bool(asked or (span.stop_after and finished - span.first >= span.stop_after))
             if leave:

@@ -19,7 +19,8 @@ _FULL_COLLECTION = 100  # steps between two searches of all objects for cycles
 
 
 class Speed:
-    """The clock of the loop. A step's seconds go from the end of the one before to its own, and nothing is left out.
+    """The clock of the loop. A step's seconds go from the end of the one before to its own, and nothing is left out but
+    evaluations, which have seconds of their own.
 
     data_seconds: waiting for its inputs, on this rank or any other. save_seconds: the checkpoint before it.
     compute_seconds and update_seconds: see `loop.train_step`. tflops: what a rank computes per second on average, by
@@ -41,6 +42,13 @@ class Speed:
         began = time.monotonic()
         yield
         self._saving = time.monotonic() - began
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """A block between the end of a step and what follows it, which is no part of either."""
+        began = time.monotonic()
+        yield
+        self._ended += time.monotonic() - began
 
     def step_ended(self, step: Step, signal_number: int) -> tuple[dict[str, Any], int]:
         """The step's numbers over all ranks, and the largest signal number of any rank. Collective."""
