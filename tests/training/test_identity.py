@@ -25,6 +25,7 @@ MAY_CHANGE = {
     "checkpoint.resume", "checkpoint.retries", "checkpoint.retry_seconds", "checkpoint.verify",
     "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
+    "evaluation.every",
     "model.backend", "model.checkpoint", "model.flash_attention",
     "model.folder", "model.fused_weight_gradients", "model.kernels", "model.max_logits_gib", "model.recompute",
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",
