@@ -1,5 +1,6 @@
 """Words from outside (servers, files, people) on their way to a terminal or a log."""
 
+import os
 import re
 
 LONGEST_LINE = 300  # characters of somebody else's message that are kept
@@ -9,6 +10,10 @@ _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e0fff]"
 )
+
+# Names of settings and of environment variables whose values are nobody's to read.
+SECRET_NAME = re.compile(r"(key|token|secret|passw(or)?d|credentials?)$", re.IGNORECASE)
+_SHORTEST_SECRET = 8  # characters; shorter values occur in any text
 
 _USER = re.compile(r"(://)[^\s'\"<>]{1,300}@")
 _QUERY = re.compile(r"(://[^\s'\"<>?]{1,300}\?)[^\s'\"<>]+")
@@ -22,6 +27,15 @@ def printable(text: str) -> str:
 def without_credentials(text: str) -> str:
     """The text without user names, passwords and queries of the addresses in it."""
     return _QUERY.sub(r"\1[hidden]", _USER.sub(r"\1[hidden]@", text))
+
+
+def without_secrets(text: str) -> str:
+    """The text without credentials of addresses, and without the values of environment variables of secret names."""
+    text = without_credentials(text)
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "[hidden]")
+    return text
 
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:

@@ -20,6 +20,7 @@ from .job_file import load_job
 from .job_optimizer import OptimizerSettings
 from .job_parallel import ParallelSettings
 from .load import load_settings, save_settings
+from .loggers import LOGGERS, OPTIONAL_LOGGERS, RUN_IDS, MlflowSettings, WandbSettings, check_installed
 from .paths import check_paths
 from .pictures import PixelLimits
 from .training_evaluation import TrainingEvaluationSettings
@@ -39,11 +40,15 @@ __all__ = [
     "GenerationSettings",
     "JobSettings",
     "JudgeSettings",
+    "LOGGERS",
+    "MlflowSettings",
     "ModelSettings",
+    "OPTIONAL_LOGGERS",
     "OptimizerSettings",
     "ParallelSettings",
     "PixelLimits",
     "PreferenceSettings",
+    "RUN_IDS",
     "ReferenceSettings",
     "ReportSettings",
     "ScoreSettings",
@@ -51,8 +56,10 @@ __all__ = [
     "SettingsError",
     "TrainingEvaluationSettings",
     "TrainingSettings",
+    "WandbSettings",
     "WatchdogSettings",
     "before_work",
+    "check_installed",
     "check_paths",
     "load_job",
     "load_settings",

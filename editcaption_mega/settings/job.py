@@ -10,6 +10,7 @@ from .checks import SettingsError, at_least, choice, within
 from .endurance import BadStepSettings, WatchdogSettings
 from .job_optimizer import OptimizerSettings
 from .job_parallel import ParallelSettings
+from .loggers import MlflowSettings, WandbSettings, check_loggers
 from .pictures import PixelLimits
 from .training_evaluation import TrainingEvaluationSettings
 
@@ -121,6 +122,7 @@ class TrainingSettings:
     seed: int = 1234
     deterministic: bool = False  # on GPUs: the same numbers bit for bit from run to run, slower; CPUs have them anyway
     log_every: int = 1  # steps between progress lines; metrics.jsonl has every step
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])  # of LOGGERS, beside metrics.jsonl; [] for none
     stop_after: int = 0  # leave cleanly (with a checkpoint) after this many steps of this process; 0: never
 
     def validate(self) -> None:
@@ -148,6 +150,8 @@ class JobSettings:
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     bad_steps: BadStepSettings = field(default_factory=BadStepSettings)
     evaluation: TrainingEvaluationSettings = field(default_factory=TrainingEvaluationSettings)
+    wandb: WandbSettings = field(default_factory=WandbSettings)
+    mlflow: MlflowSettings = field(default_factory=MlflowSettings)
 
     def validate(self) -> None:
         """Raise SettingsError for the first setting that cannot work, before anything is read or built."""
@@ -156,6 +160,7 @@ class JobSettings:
             self.bad_steps, self.evaluation,
         ):  # fmt: skip
             part.validate()
+        check_loggers(self.training.loggers, self.wandb, self.mlflow)
         delayed = self.parallel.delayed_weight_gradients
         if delayed and (self.model.backend != "torch" or not self.model.fused_weight_gradients):
             raise SettingsError(

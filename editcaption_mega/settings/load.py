@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from editcaption_mega.files import plain_file
+from editcaption_mega.words import SECRET_NAME
 
 from .checks import SettingsError, choice
 from .job import JobSettings
@@ -26,9 +27,11 @@ _SCHEDULE = (
 _ADAPTERS = (
     "there is none: every weight is trained whose module has a multiplier above 0 (optimizer.vision and the like)"
 )
-_LOGGERS = "there is none: metrics.jsonl and TensorBoard's files are written into training.output"
+_LOGGERS = "did you mean 'training.loggers' (of tensorboard, wandb, mlflow)?"
+_KEY = "there is none: settings are kept in config.yaml, and keys must not be; use `wandb login` or WANDB_API_KEY"
 # Other programs' names: what the setting is called here, or why there is none.
 ELSEWHERE = {
+    "api_key": _KEY,
     "bf16": "did you mean 'training.precision' (bf16 or fp32)?",
     "batch_size": "did you mean 'training.global_batch_size' (samples per optimizer step, over all ranks)?",
     "cutoff_len": "did you mean 'data.sequence_length'?",
@@ -56,15 +59,17 @@ ELSEWHERE = {
     "pipeline_parallel_size": "did you mean 'parallel.pipeline_model_parallel_size'?",
     "pp": "did you mean 'parallel.pipeline_model_parallel_size'?",
     "report_to": _LOGGERS,
+    "run_name": "did you mean 'wandb.name' or 'mlflow.name'?",
     "save_steps": "did you mean 'checkpoint.every'?",
     "schedule": _SCHEDULE,
     "scheduler": _SCHEDULE,
     "tensor_parallel_size": "did you mean 'parallel.tensor_model_parallel_size'?",
     "tp": "did you mean 'parallel.tensor_model_parallel_size'?",
     "warmup_ratio": "did you mean 'optimizer.warmup_steps' (a number of steps)?",
-    "wandb_project": _LOGGERS,
+    "wandb_project": "did you mean 'wandb.project', with training.loggers=[tensorboard,wandb]?",
 }
-_TRAINING = ("training", "data", "optimizer", "checkpoint", "parallel", "model")  # where they are looked for
+# Where they are looked for.
+_TRAINING = ("training", "data", "optimizer", "checkpoint", "parallel", "model", "wandb", "mlflow")
 
 
 class Settings(Protocol):
@@ -100,7 +105,8 @@ def load_settings(
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise SettingsError(f"override {override!r} is not of the form key=value, such as training.steps=100")
-        merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {override!r}")
+        shown = f"{key}=[hidden]" if SECRET_NAME.search(key) else override
+        merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {shown!r}")
     try:
         values = _container(merged, resolve=True)
     except OmegaConfBaseException as error:

@@ -6,10 +6,13 @@ from pathlib import Path
 from .checks import SettingsError
 from .dpo import DPOSettings
 from .job import JobSettings
+from .loggers import check_installed
 
 
 def check_paths(settings: JobSettings) -> None:
-    """Raise SettingsError for the first path that cannot be what its setting needs. No file is read."""
+    """Raise SettingsError for the first path that cannot be what its setting needs. No file is read. Loggers that are
+    not installed are refused, too."""
+    check_installed(settings.training.loggers)
     _check_model_folder(settings.model.folder)
     if settings.model.checkpoint and not Path(settings.model.checkpoint).is_dir():
         raise SettingsError(

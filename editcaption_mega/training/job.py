@@ -14,7 +14,7 @@ from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies
 from .evaluations import Evaluation, Evaluations
 from .experts import ExpertLoad
-from .identity import check_identity
+from .identity import check_identity, flat
 from .inputs import on_device, reading_ahead
 from .loop import Care, Span, run_steps
 from .megatron_optimizer import release_hooks
@@ -131,7 +131,7 @@ def _open_log(prepared: Prepared, objective: Objective, notes: list[str]) -> Run
     settings, resumed, output = prepared.settings, prepared.resumed, prepared.session.output
     log = RunLog(
         output, first_step=resumed.step, total_steps=prepared.total_steps,
-        log_every=settings.training.log_every, shown=objective.shown_metrics,
+        log_every=settings.training.log_every, shown=objective.shown_metrics, settings=settings,
     )  # fmt: skip
     table = trainable_table(rules_for(prepared.architecture), settings.optimizer)
     starts = first_lines(settings, len(prepared.dataset), prepared.total_steps, resumed)
@@ -139,4 +139,7 @@ def _open_log(prepared: Prepared, objective: Objective, notes: list[str]) -> Run
     for line in [*prepared.dataset.notes, *table, *split, *starts, *notes]:
         log.say(line)
     keep_settings(output, settings, resumed.step)
+    log.loggers.settings(flat(settings))
+    log.loggers.text(log.first_logged, "run/config", (output / "config.yaml").read_text(encoding="utf-8"))
+    log.loggers.text(log.first_logged, "run/trained", "\n".join(table))
     return log

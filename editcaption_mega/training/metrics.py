@@ -1,24 +1,24 @@
-"""Where numbers go: metrics.jsonl (every step), TensorBoard, the log file and the progress line."""
+"""Where numbers go: metrics.jsonl (every step), the loggers, the log file and the progress line."""
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from editcaption_mega.files import parse_json, write_atomically
+from editcaption_mega.settings import JobSettings
 
 from .line_file import LineFile
+from .loggers import Loggers, grouped, open_chosen
 
 
 class RunLog:
     """The run folder's records; used on rank 0 only.
 
     Resuming at step n drops what a killed run wrote after step n, so that each step has one line. shown: of an
-    objective's own metrics those that the progress line has, and their names there."""
+    objective's own metrics those that the progress line has, and their names there. settings: of the job, which say
+    what the loggers are; None for none. `loggers` take texts and images, too."""
 
     def __init__(
         self,
@@ -28,13 +28,19 @@ class RunLog:
         total_steps: int,
         log_every: int,
         shown: Mapping[str, str] | None = None,
+        settings: JobSettings | None = None,
     ):
         self.output, self.total_steps, self.log_every = Path(output), total_steps, log_every
         self.shown = shown or {}
         self.output.mkdir(parents=True, exist_ok=True)
-        damaged = _drop_after(self.output / "metrics.jsonl", first_step)
+        damaged, known = _drop_after(self.output / "metrics.jsonl", first_step)
         self._metrics, self._text = LineFile(self.output / "metrics.jsonl"), LineFile(self.output / "log.txt")
-        self._board: SummaryWriter | None = SummaryWriter(self.output / "tensorboard", purge_step=first_step)
+        self.loggers = (
+            Loggers([], self.say)
+            if settings is None
+            else open_chosen(settings, self.output, first_step, known, self.say)
+        )
+        self.first_logged = max(first_step, known) + 1  # the first step that is new to every logger
         self._began, self._first_step = time.monotonic(), first_step
         if damaged:
             self.say(f"metrics.jsonl: {damaged} damaged line(s) dropped")
@@ -49,7 +55,7 @@ class RunLog:
         without an update also why (`skipped`), and None for what is not known or not finite."""
         self._metrics.write(json.dumps(numbers))
         step = numbers["step"]
-        self._plot(step, numbers)
+        self.loggers.scalars(step, grouped(numbers))
         if numbers.get("skipped"):
             self.say(f"step {step}/{self.total_steps}  SKIPPED: {numbers['skipped']}")
         elif step % self.log_every == 0 or step == self.total_steps:
@@ -63,38 +69,21 @@ class RunLog:
                 + f"{speed:,.0f} tokens/s  {_duration(left)} left"
             )
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Raises OSError when something could not be written to the end."""
-        if self._board is not None:
-            try:
-                self._board.close()
-            except OSError as error:
-                self._board_ends(f"at the last step ({error})")
+        self.loggers.close(failed)
         self._text.close()
         self._metrics.close()
 
-    def _plot(self, step: int, numbers: dict[str, Any]) -> None:
-        if self._board is None:
-            return
-        try:
-            for name, value in numbers.items():
-                if name != "step" and isinstance(value, int | float) and math.isfinite(value):
-                    self._board.add_scalar(name, value, step)
-        except OSError as error:  # of an earlier step: TensorBoard writes behind our back, and never again after it
-            self._board = None
-            self._board_ends(f"before step {step} ({error})")
 
-    def _board_ends(self, where: str) -> None:
-        self.say(f"WARNING: TensorBoard's file ends {where}; metrics.jsonl has every step")
-
-
-def _drop_after(path: Path, step: int) -> int:
-    """Drop the lines of later steps from a file of metrics -> how many others were damaged, and dropped too.
+def _drop_after(path: Path, step: int) -> tuple[int, int]:
+    """Drop the lines of later steps from a file of metrics -> how many others were damaged, and dropped too; and the
+    last step that it had.
 
     The last line does not count: a run that was killed may have left half of it."""
     if not path.is_file():
-        return 0
-    earlier, damaged = [], []
+        return 0, 0
+    earlier, damaged, last = [], [], 0
     lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines):
         try:
@@ -104,10 +93,11 @@ def _drop_after(path: Path, step: int) -> int:
         except ValueError:
             damaged.append(number)
             continue
+        last = max(last, numbers["step"])
         if numbers["step"] <= step:
             earlier.append(line.rstrip(b"\n") + b"\n")
     write_atomically(path, b"".join(earlier))
-    return len([number for number in damaged if number < len(lines) - 1])
+    return len([number for number in damaged if number < len(lines) - 1]), last
 
 
 def _duration(seconds: float) -> str:

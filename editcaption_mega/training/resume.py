@@ -19,6 +19,7 @@ from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
 from editcaption_mega.job_outcome import NAME as OUTCOME
 from editcaption_mega.lock import NAME as LOCK
 from editcaption_mega.phases import HEARTBEATS
+from editcaption_mega.settings import RUN_IDS
 
 STATE = "state.json"
 BAD_STEPS = "bad_steps.json"
@@ -29,6 +30,9 @@ RUN_FILES = (
     "log.txt",
     "logs",
     "tensorboard",
+    "wandb",
+    "mlflow",
+    RUN_IDS,
     "checkpoints",
     TABLES,
     LOCK,
@@ -37,7 +41,8 @@ RUN_FILES = (
 )
 _EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
 # Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
-_LEFTOVER = re.compile(rf"metrics\.tmp|(config\.yaml|metrics\.jsonl|{re.escape(LOCK)})(\..*)?{re.escape(PARTIAL)}")
+_REPLACED = "|".join(map(re.escape, ("config.yaml", "metrics.jsonl", RUN_IDS, LOCK)))  # what is written anew as a whole
+_LEFTOVER = re.compile(rf"metrics\.tmp|({_REPLACED})(\..*)?{re.escape(PARTIAL)}")
 
 
 class CheckpointState(BaseModel):

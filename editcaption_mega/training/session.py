@@ -14,6 +14,7 @@ from editcaption_mega.kernels import require_cuda_variant
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.settings import JobSettings
 
+from .loggers import check_chosen
 from .setup import layout_of
 from .watchdog import Watchdog
 
@@ -76,6 +77,7 @@ class Session:
                 global_batch_size=training.global_batch_size, sequence_multiple=parallel.sequence_multiple,
                 packing=self.settings.data.packing,
             )  # fmt: skip
+        platform.from_rank_zero(lambda: check_chosen(self.settings))
         self.holds_folder = platform.from_rank_zero(lambda: self.lock.acquire(give_up=signals.asked))
         stop_if_asked(0, "while it waited for its folder")
 

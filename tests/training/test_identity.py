@@ -31,9 +31,11 @@ MAY_CHANGE = {
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",
     "optimizer.beta1", "optimizer.beta2",
     "optimizer.clip_grad", "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate",
+    "mlflow.experiment", "mlflow.name", "mlflow.tracking_uri",
     "optimizer.warmup_steps", "optimizer.weight_decay", "preference.failure_mode_metrics", "reference.checkpoint",
     "reference.file", "reference.mode", "training.epochs", "training.log_every", "training.output", "training.steps",
-    "training.stop_after", "training.deterministic", "watchdog.save_minutes", "watchdog.setup_minutes",
+    "training.stop_after", "training.deterministic", "training.loggers",
+    "wandb.entity", "wandb.mode", "wandb.name", "wandb.project", "watchdog.save_minutes", "watchdog.setup_minutes",
     "watchdog.slow_rank", "watchdog.step_minutes",
 }  # fmt: skip
 
