@@ -6,7 +6,8 @@ from typing import Any
 
 _GROUPS = {
     "speed": (
-        "seconds", "data_seconds", "compute_seconds", "update_seconds", "save_seconds", "tokens_per_second",
+        "seconds", "data_seconds", "compute_seconds", "update_seconds", "save_seconds", "evaluation_seconds",
+        "tokens_per_second",
         "samples_per_second", "tflops", "vision_tflops", "mfu", "vision_mfu", "slowest_rank", "slowest_rank_seconds",
         "median_rank_seconds",
     ),
@@ -14,13 +15,12 @@ _GROUPS = {
     "experts": ("expert_load_worst_layer", "expert_load_mean", "experts_without_tokens"),
 }  # fmt: skip
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
-_HELD_OUT = "held_out_"
 
 
 def grouped(numbers: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a step by the names that loggers show: `train/loss`, `speed/mfu`, `held_out/loss`.
+    """The finite numbers of a step by the names that loggers show: `train/loss`, `speed/mfu`.
 
-    A name with a group of its own (`orientation/reward_margin`) keeps it."""
+    A name with a group of its own (`held_out/loss`, `orientation/reward_margin`) keeps it."""
     return {
         _grouped(name): float(value)
         for name, value in numbers.items()
@@ -31,6 +31,4 @@ def grouped(numbers: Mapping[str, Any]) -> dict[str, float]:
 def _grouped(name: str) -> str:
     if "/" in name:
         return name
-    if name.startswith(_HELD_OUT):
-        return f"held_out/{name.removeprefix(_HELD_OUT)}"
     return f"{_GROUP_OF.get(name, 'train')}/{name}"
