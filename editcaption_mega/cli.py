@@ -22,6 +22,8 @@ from editcaption_mega.words import printable, without_credentials
 if TYPE_CHECKING:
     from editcaption_mega.evaluation.generate import Part
 
+type Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` gives
+
 _MOST_WORKERS = 8  # of a conversion, unless the user says more
 _MOST_COUNTED = 20  # lines of a list that counts
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
@@ -167,10 +169,10 @@ def add_settings_arguments(parser: argparse.ArgumentParser, configs: str) -> Non
 
 def part_of(text: str) -> "Part | None":
     """`K/N` as the part of a divided run; None for "". Raises ArgumentError."""
-    from editcaption_mega.evaluation.generate import Part
-
     if not text:
         return None
+    from editcaption_mega.evaluation.generate import Part
+
     number, slash, count = text.partition("/")
     try:
         if not slash:

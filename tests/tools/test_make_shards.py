@@ -74,10 +74,10 @@ def test_bad_arguments(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["make_shards.py", "validate_shards.py"])
-def test_help_shows_an_example(name):
+@pytest.mark.parametrize("name, command", [("make_shards.py", "shards"), ("validate_shards.py", "validate-shards")])
+def test_help_shows_an_example(name, command):
     done = tool(name, "--help")
-    assert done.returncode == 0 and f"example:\n  python tools/{name}" in done.stdout
+    assert done.returncode == 0 and f"example:\n  editcaption {command} " in done.stdout
 
 
 # The shared command-line helper

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork
 from editcaption_mega.data.shards.reader import ShardReader
@@ -45,7 +46,7 @@ class CandidateTexts:
                 digest.update(json.dumps([at, *distinct]).encode())
         if not positions:
             raise ValueError(f"no pair has a text to score in {captions.path if captions else 'these shards'}")
-        self.positions: np.ndarray = np.array(positions, np.int64)
+        self.positions: NDArray[np.int64] = np.array(positions, np.int64)
         self.fingerprint: str = digest.hexdigest()
         self.most: int = max(map(len, self._texts))
 

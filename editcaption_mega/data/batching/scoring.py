@@ -8,6 +8,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from editcaption_mega.data.images.patches import ImageSettings
 from editcaption_mega.data.shards.reader import SIDES, ShardReader
 from editcaption_mega.data.text.prompt import ChatEncoder
@@ -30,8 +33,8 @@ class PairTexts(Protocol):
     """Texts of some pairs of a set."""
 
     @property
-    def positions(self) -> Sequence[int]:
-        """Where these pairs stand in the shards, in order."""
+    def positions(self) -> NDArray[np.int64]:
+        """[pairs]: where they stand in the shards, in order."""
         ...
 
     @property

@@ -1,16 +1,16 @@
 """What people take part in, said before it is done: nothing is sent, nothing is written, and then it comes so."""
 
-import importlib.util
 import json
 
 import pytest
 import yaml
 
 from editcaption_mega import cli
+from editcaption_mega.commands import evaluate
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.ground_truth import Proposal, write_proposals
 from editcaption_mega.evaluation.human.tasks import Key
-from tests.helpers import ROOT, small_job
+from tests.helpers import small_job
 from tests.helpers.judge_cases import rule_reply
 from tests.helpers.scripted_server import ScriptedServer
 
@@ -21,10 +21,7 @@ FIRST = "dry run: nothing is sent, and nothing is written"
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("evaluate_of_people", ROOT / "tools/evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return evaluate.main
 
 
 @pytest.fixture

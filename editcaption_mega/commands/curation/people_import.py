@@ -1,7 +1,9 @@
-"""`curate.py refine-import` and `preference-import`: people's answers -> shards to train on."""
+"""`editcaption curate refine-import` and `preference-import`: people's answers -> shards to train on."""
 
+from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
@@ -10,6 +12,9 @@ from editcaption_mega.words import printable
 
 from .people_export import add_server_arguments, server_of, title_of
 
+if TYPE_CHECKING:
+    from editcaption_mega.curation.people.opinion_shards import PeopleCounts
+
 _WHAT = {
     "refine": "shards with the refined instructions, to train SFT on",
     "preference": "shards of preference pairs: the correction as chosen, the model's text as rejected",
@@ -17,7 +22,7 @@ _WHAT = {
 _SHOWN = 10  # refused answers in the output
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     for form, what in _WHAT.items():
         command = commands.add_parser(
             f"{form}-import",
@@ -34,7 +39,7 @@ def add_parser(commands) -> None:
         command.set_defaults(run=run, form=form)
 
 
-def run(arguments) -> int:
+def run(arguments: Namespace) -> int:
     from editcaption_mega.curation.people.opinion_shards import import_pair_answers
     from editcaption_mega.curation.people.people_projects import pull_pair_answers
     from editcaption_mega.data import open_shards
@@ -57,7 +62,7 @@ def run(arguments) -> int:
     return 1 if counts.refused else 0
 
 
-def _say(output: Path, counts) -> None:
+def _say(output: Path, counts: "PeopleCounts") -> None:
     for answer in counts.refused[:_SHOWN]:
         print(printable(f"refused: {answer.where}, task {answer.task}, annotator {answer.annotator}: {answer.reason}"))
     more = f"; {len(counts.refused):,} refused, all in {output}.refused.jsonl" if counts.refused else ""

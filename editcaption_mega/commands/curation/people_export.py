@@ -1,10 +1,17 @@
-"""`curate.py refine-export` and `preference-export`: tasks for people as a folder, pages, a Label Studio project."""
+"""`editcaption curate refine-export` and `preference-export`: tasks for people as a folder, pages, a project."""
 
+from argparse import Namespace, _ActionsContainer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+
+if TYPE_CHECKING:
+    from editcaption_mega.curation.people.drafts import Drafts
+    from editcaption_mega.data.shards.reader import ShardReader
+    from editcaption_mega.evaluation.label_studio.api import LabelStudio
 
 _WHAT = {
     "refine": "drafts that people refine over both pictures (semantics, spatial relations, detail)",
@@ -12,7 +19,7 @@ _WHAT = {
 }
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     for form, what in _WHAT.items():
         command = commands.add_parser(
             f"{form}-export",
@@ -27,7 +34,7 @@ def add_parser(commands) -> None:
         command.set_defaults(run=run, form=form)
 
 
-def add_task_arguments(command, *, required=True) -> None:
+def add_task_arguments(command: _ActionsContainer, *, required: bool = True) -> None:
     """What every command that makes tasks takes."""
     command.add_argument("--folder", required=required, type=Path, metavar="DIR", help="folder of tasks to write")
     command.add_argument(
@@ -55,13 +62,13 @@ def add_task_arguments(command, *, required=True) -> None:
     command.add_argument("--document-root", type=Path, metavar="DIR", help="Label Studio's folder of local files")
 
 
-def add_server_arguments(command) -> None:
+def add_server_arguments(command: _ActionsContainer) -> None:
     command.add_argument("--label-studio", default="", metavar="URL", help="a Label Studio server")
     command.add_argument("--project", default="", metavar="TITLE", help="its project (default: the folder's name)")
     command.add_argument("--token-env", default="LABEL_STUDIO_API_KEY", metavar="NAME", help="variable with its token")
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.columns import ColumnFile
     from editcaption_mega.curation.people.drafts import caption_drafts, own_drafts
     from editcaption_mega.data import open_shards
@@ -77,9 +84,9 @@ def run(arguments) -> None:
     export(arguments, reader, drafts, arguments.form)
 
 
-def export(arguments, reader, drafts, form) -> None:
+def export(arguments: Namespace, reader: "ShardReader", drafts: "Drafts", form: str) -> None:
     """Write the folder and its pages, and push the tasks, as the arguments of `add_task_arguments` say."""
-    from editcaption_mega.curation.people.doubt import Hardness, Screen
+    from editcaption_mega.curation.people.doubt import AnyScreen, Hardness, Screen
     from editcaption_mega.curation.people.pair_tasks import ExportOptions, export_pair_tasks
     from editcaption_mega.curation.people.people_projects import push_pair_tasks
     from editcaption_mega.curation.people.review_page import write_pages
@@ -90,9 +97,10 @@ def export(arguments, reader, drafts, form) -> None:
         if root is not None and root.resolve() not in folder.resolve().parents:
             raise cli.ArgumentError(f"--folder {folder} must lie in a folder of --document-root {root}")
         server = server_of(arguments) if arguments.label_studio else None
-        first: list = [Screen.parse(text, reader) for text in arguments.first]
+        first: list[AnyScreen] = [Screen.parse(text, reader) for text in arguments.first]
         if arguments.hardness:
-            first.append(Hardness(*(Screen.parse(text, reader) for text in arguments.hardness)))
+            of_text, of_own = (Screen.parse(text, reader) for text in arguments.hardness)
+            first.append(Hardness(of_text, of_own))
         options = ExportOptions(
             first=first,
             hints=[Screen.parse(text, reader) for text in arguments.hints],
@@ -115,12 +123,12 @@ def export(arguments, reader, drafts, form) -> None:
         print(f"{arguments.label_studio}: {pushed.new:,} new tasks, {pushed.existing:,} were there")
 
 
-def server_of(arguments):
+def server_of(arguments: Namespace) -> "LabelStudio":
     from editcaption_mega.evaluation.label_studio.api import LabelStudio
 
     return LabelStudio.from_environment(arguments.label_studio, arguments.token_env)
 
 
-def title_of(arguments) -> str:
+def title_of(arguments: Namespace) -> str:
     folder = arguments.folder[0] if isinstance(arguments.folder, list) else arguments.folder
     return arguments.project or f"editcaption {folder.resolve().name}"

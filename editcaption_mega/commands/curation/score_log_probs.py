@@ -1,17 +1,18 @@
-"""`curate.py score log-probs`: what a model itself believes of each instruction."""
+"""`editcaption curate score log-probs`: what a model itself believes of each instruction."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
 
 
-def add_parser(scorers) -> None:
+def add_parser(scorers: cli.Subparsers) -> None:
     command = scorers.add_parser(
         "log-probs",
         help="a model's own likelihoods: of the text, and against swapped or mirrored pictures and turned directions",
         description="Columns log_prob (and log_prob_per_token), margin_swapped, margin_mirrored, margin_opposite "
         "(against the text with its directions turned) and reward (against the reference of the model's DPO), from "
-        "files that tools/log_probs.py wrote with --texts or --opposites. No judge is asked. A score shows what the "
+        "files that editcaption log-probs wrote with --texts or --opposites. No judge is asked. A score shows what the "
         "model believes.",
     )
     command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="the folders that were scored")
@@ -31,14 +32,16 @@ def add_parser(scorers) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.columns import ColumnFile
     from editcaption_mega.curation.scores.likelihoods import write_log_prob_scores
     from editcaption_mega.data import open_shards
+    from editcaption_mega.data.batching.scoring import View
 
     part = cli.part_of(arguments.part)
     shards = open_shards(arguments.shards)
     captions = ColumnFile(arguments.captions, shards) if arguments.captions else None
-    files = {view: path for view in ("given", "swapped", "mirrored") if (path := getattr(arguments, view))}
+    views: tuple[View, ...] = ("given", "swapped", "mirrored")
+    files = {view: path for view in views if (path := getattr(arguments, view))}
     whole = write_log_prob_scores(arguments.output, shards, captions, files, reference=arguments.reference, part=part)
     print(f"{arguments.output} is written" if whole else f"part {arguments.part} is kept; the others are not there yet")

@@ -1,5 +1,6 @@
-"""`curate.py score model`: what a scorer behind an endpoint says of each instruction."""
+"""`editcaption curate score model`: what a scorer behind an endpoint says of each instruction."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
@@ -7,7 +8,7 @@ from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import ScoreSettings, before_work, load_settings
 
 
-def add_parser(scorers) -> None:
+def add_parser(scorers: cli.Subparsers) -> None:
     command = scorers.add_parser(
         "model",
         help="EditScore or any other model that judges pictures and instruction, through a template of its prompt",
@@ -19,16 +20,17 @@ def add_parser(scorers) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     part = cli.part_of(arguments.part)
     settings = load_settings(arguments.config, arguments.overrides, ScoreSettings)
     from editcaption_mega.curation.scores.model_scores import check_scoring, score_with_model, scored_counts
     from editcaption_mega.data import open_shards
+    from editcaption_mega.evaluation.generate import Part
 
     with before_work():
         reader = open_shards(settings.shards)
         check_scoring(settings, reader)
-    whole, meter = score_with_model(settings, reader, part=part, progress=progress)
+    whole, meter = score_with_model(settings, reader, part=part or Part(), progress=progress)
     print(f"made now: {meter.made:,} {meter}")
     if not whole:
         return print(f"part {arguments.part} is made; the part that ends last writes {settings.output}")

@@ -1,4 +1,4 @@
-"""The commands of tools/evaluate.py in which people take part: tasks out, verdicts in, ground truth."""
+"""The commands of editcaption evaluate in which people take part: tasks out, verdicts in, ground truth."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

@@ -1,11 +1,13 @@
-"""`curate.py mirror`: the same pairs with both pictures flipped, for the mirror test."""
+"""`editcaption curate mirror`: the same pairs with both pictures flipped, for the mirror test."""
 
+from argparse import Namespace
 from pathlib import Path
 
+from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "mirror",
         help="the same pairs with both pictures flipped left to right, for the mirror test",
@@ -17,7 +19,7 @@ def add_parser(commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.measures.mirror_test import mirror_shards
     from editcaption_mega.data.shards.reader import open_shards
 

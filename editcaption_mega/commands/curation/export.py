@@ -1,5 +1,6 @@
-"""`curate.py export`: a finished set in the form that others read."""
+"""`editcaption curate export`: a finished set in the form that others read."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
@@ -8,7 +9,7 @@ from editcaption_mega.progress_display import progress
 FORMS = ("jsonl", "parquet", "webdataset", "instruct-pix2pix")
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "export",
         help="a set as JSONL, parquet, WebDataset or instruct-pix2pix folders, with a data card",
@@ -21,11 +22,13 @@ def add_parser(commands) -> None:
     command.add_argument(
         "--licenses", nargs="+", metavar="NAME", help="refuse pairs whose provenance has another license, or none"
     )
-    command.add_argument("--survival", type=Path, metavar="FILE.json", help="what curate.py filter said, for the card")
+    command.add_argument(
+        "--survival", type=Path, metavar="FILE.json", help="what editcaption curate filter said, for the card"
+    )
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.export.export_pairs import export_pairs
     from editcaption_mega.data import open_shards
     from editcaption_mega.files import read_json

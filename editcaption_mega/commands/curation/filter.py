@@ -1,5 +1,6 @@
-"""`curate.py filter`: which pairs stay."""
+"""`editcaption curate filter`: which pairs stay."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
@@ -12,7 +13,7 @@ _RULES = (
 )
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "filter",
         help="keep what rules on columns, thresholds from labels and quotas say; new shards and a page",
@@ -38,7 +39,7 @@ def add_parser(commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.filters.calibration import read_labels
     from editcaption_mega.curation.filters.decisions import Quotas
     from editcaption_mega.curation.filters.filter_rules import parse_rules

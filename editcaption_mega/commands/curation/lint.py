@@ -1,12 +1,13 @@
-"""`curate.py lint`: faults of instructions that their words show."""
+"""`editcaption curate lint`: faults of instructions that their words show."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "lint",
         help="contradictions, leakage, vague words and other faults that the words alone show",
@@ -26,7 +27,7 @@ def add_parser(commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.lint import RULES
     from editcaption_mega.curation.lint.lint_columns import JsonlTexts, lint_pairs
     from editcaption_mega.data.shards.reader import open_shards

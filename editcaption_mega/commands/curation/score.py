@@ -1,11 +1,13 @@
-"""`curate.py score SCORER`: how good each instruction is, as columns."""
+"""`editcaption curate score SCORER`: how good each instruction is, as columns."""
+
+from editcaption_mega import cli
 
 from . import score_agreement, score_log_probs, score_model
 
 SCORERS = (score_model, score_log_probs, score_agreement)
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser("score", help="columns of scores: SCORER --help says what each gives")
     scorers = command.add_subparsers(dest="scorer", required=True, metavar="SCORER")
     for scorer in SCORERS:

@@ -1,17 +1,20 @@
-"""`curate.py alternatives` and `curate.py best-of`: a model checks what it wrote, and the better text is taken."""
+"""`editcaption curate alternatives` and `best-of`: a model checks what it wrote, and the better text is taken."""
 
+from argparse import Namespace
 from pathlib import Path
+
+from editcaption_mega import cli
 
 EXAMPLE_RULE = "log_prob reward:0.5"
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "alternatives",
         help="each caption beside the one with its directions turned, to be scored: the model checks itself",
         description="Write a file of columns in which each caption is followed by the one with every direction turned "
-        "(left for right, in for out of a camera, ..). Scored by tools/log_probs.py --texts and curate.py score, "
-        "best-of takes the one that the model believes.",
+        "(left for right, in for out of a camera, ..). Scored by editcaption log-probs --texts and editcaption curate "
+        "score, best-of takes the one that the model believes.",
     )
     command.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="the folders that were captioned")
     command.add_argument("--captions", required=True, type=Path, metavar="FILE.jsonl", help="file of captions")
@@ -36,17 +39,17 @@ def add_parser(commands) -> None:
     command.set_defaults(run=best_of)
 
 
-def alternatives(arguments) -> None:
+def alternatives(arguments: Namespace) -> None:
     from editcaption_mega.curation.columns import ColumnFile
     from editcaption_mega.curation.scores.scored_texts import write_alternatives
     from editcaption_mega.data import open_shards
 
     shards = open_shards(arguments.shards)
     turned = write_alternatives(arguments.output, shards, ColumnFile(arguments.captions, shards))
-    print(f"{arguments.output}: {turned:,} texts have an opposite; score the file, then curate.py best-of")
+    print(f"{arguments.output}: {turned:,} texts have an opposite; score the file, then editcaption curate best-of")
 
 
-def best_of(arguments) -> None:
+def best_of(arguments: Namespace) -> None:
     from editcaption_mega.curation.columns import ColumnFile
     from editcaption_mega.curation.scores.best_of import WeightedColumn
     from editcaption_mega.curation.scores.best_of import best_of as choose

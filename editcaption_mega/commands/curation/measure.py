@@ -1,12 +1,13 @@
-"""`curate.py measure`: columns about the pictures, without any model that writes."""
+"""`editcaption curate measure`: columns about the pictures, without any model that writes."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 
 
-def add_parser(commands) -> None:
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "measure",
         help="what changed between the pictures, where, and how much",
@@ -26,7 +27,7 @@ def add_parser(commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.data.shards.reader import open_shards
 
     cli.check_output_file("--output", arguments.output)

@@ -1,6 +1,9 @@
-"""`curate.py sample-rejected`: preference pairs, or tasks for people, from what a model gets wrong."""
+"""`editcaption curate sample-rejected`: preference pairs, or tasks for people, from what a model gets wrong."""
 
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
@@ -8,8 +11,13 @@ from editcaption_mega.settings import PixelLimits, before_work
 
 from .people_export import add_task_arguments, export
 
+if TYPE_CHECKING:
+    from editcaption_mega.curation.model_samples import SamplingSettings
+    from editcaption_mega.data.batching.dataset import PairDataset
+    from editcaption_mega.inference import Generator
 
-def add_parser(commands) -> None:
+
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "sample-rejected",
         help="preference pairs: the model's wrong instructions as rejected, the truth (or people's) as chosen",
@@ -39,7 +47,7 @@ def add_parser(commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     if bool(arguments.output) == bool(arguments.folder):
         raise cli.ArgumentError(
             "give --output DIR where the truth is machine-readable, or --folder DIR for tasks for people, and not both"
@@ -54,7 +62,7 @@ def run(arguments) -> None:
         preference_pairs(arguments)
 
 
-def tasks_for_people(arguments) -> None:
+def tasks_for_people(arguments: Namespace) -> None:
     from editcaption_mega.curation.columns import ColumnFile
     from editcaption_mega.curation.model_samples import sampled_instructions
     from editcaption_mega.curation.people.drafts import caption_drafts, sampled_drafts
@@ -73,7 +81,9 @@ def tasks_for_people(arguments) -> None:
     export(arguments, reader, sampled_drafts(reader, samples, origin), "preference")
 
 
-def opened(arguments):
+def opened(
+    arguments: Namespace,
+) -> "tuple[PairDataset, Callable[[], Generator], SamplingSettings, str]":
     """The pairs as prompts, what loads the model, how it is sampled, and the digest of its weights."""
     from editcaption_mega.conversion import WeightSource
     from editcaption_mega.curation.model_samples import SamplingSettings
@@ -95,7 +105,7 @@ def opened(arguments):
     return dataset, lambda: Generator(folder), settings, WeightSource(Path(folder)).digest()
 
 
-def preference_pairs(arguments) -> None:
+def preference_pairs(arguments: Namespace) -> None:
     from editcaption_mega.curation.preference_pairs import sample_rejected as sample
 
     dataset, load_generator, settings, model = opened(arguments)

@@ -1,13 +1,18 @@
-"""`curate.py caption`: an instruction for every pair from a model."""
+"""`editcaption curate caption`: an instruction for every pair from a model."""
 
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import CaptionSettings, before_work, load_settings
 
+if TYPE_CHECKING:
+    from editcaption_mega.data.shards.reader import ShardReader
 
-def add_parser(commands) -> None:
+
+def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
         "caption",
         help="an instruction for every pair from a model: in process, at an address, or served by the job itself",
@@ -19,16 +24,17 @@ def add_parser(commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     part = cli.part_of(arguments.part)
     settings = load_settings(arguments.config, arguments.overrides, CaptionSettings)
     from editcaption_mega.curation.captions.caption import caption, check, counts
     from editcaption_mega.data import open_shards
+    from editcaption_mega.evaluation.generate import Part
 
     with before_work():
         reader = open_shards(settings.shards)
         check(settings, reader)
-    whole, meter = caption(settings, reader, part=part, progress=progress)
+    whole, meter = caption(settings, reader, part=part or Part(), progress=progress)
     print(f"made now: {meter.made:,} {meter}")
     if not whole:
         return print(f"part {arguments.part} is made; the part that ends last writes {settings.output}")
@@ -42,7 +48,7 @@ def run(arguments) -> None:
         write_shards(settings, reader)
 
 
-def write_shards(settings, reader) -> None:
+def write_shards(settings: CaptionSettings, reader: "ShardReader") -> None:
     """What is whole already stays; another part that writes it at this moment is left to it."""
     from editcaption_mega.curation.captions.shards import is_written, write_captioned
     from editcaption_mega.lock import HeldError

@@ -1,9 +1,12 @@
-"""`curate.py score agreement`: how far the captions of a pair say the same."""
+"""`editcaption curate score agreement`: how far the captions of a pair say the same."""
 
+from argparse import Namespace
 from pathlib import Path
 
+from editcaption_mega import cli
 
-def add_parser(scorers) -> None:
+
+def add_parser(scorers: cli.Subparsers) -> None:
     command = scorers.add_parser(
         "agreement",
         help="how far a pair's captions agree with one another (several samples); no model is asked",
@@ -16,7 +19,7 @@ def add_parser(scorers) -> None:
     command.set_defaults(run=run)
 
 
-def run(arguments) -> None:
+def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.columns import ColumnFile
     from editcaption_mega.curation.scores.sample_agreement import write_agreement
     from editcaption_mega.data import open_shards

@@ -1,0 +1,39 @@
+"""Convert a Megatron checkpoint into a Hugging Face folder that transformers loads."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from editcaption_mega import cli
+from editcaption_mega.progress_display import byte_progress
+
+EXAMPLE = """
+editcaption convert megatron-to-hf --checkpoint runs/sft --output models/sft
+editcaption convert megatron-to-hf --checkpoint runs/sft --output models/sft-fp32 --dtype fp32   # the master weights
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.argument_parser(
+        "Convert a Megatron checkpoint (or the newest one of a run folder, also while the run goes on) into a Hugging "
+        "Face folder that transformers loads. Processes share the files, and the same command goes on where one was "
+        "killed. Under torchrun the ranks share them too.",
+        EXAMPLE,
+    )
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR", help="checkpoint or run folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new Hugging Face folder")
+    parser.add_argument("--max-file-gib", type=float, default=5.0, help="largest safetensors file (default 5)")
+    cli.add_conversion_arguments(parser)
+    arguments = parser.parse_args(argv)
+    # NaN is not above anything; less than a byte is nothing.
+    if not 2**-30 <= arguments.max_file_gib < math.inf:
+        raise cli.ArgumentError(f"--max-file-gib is {arguments.max_file_gib:g}: give a size above 0, in GiB")
+    from editcaption_mega.conversion.convert import megatron_to_hf
+
+    megatron_to_hf(
+        arguments.checkpoint,
+        arguments.output,
+        max_file_bytes=int(arguments.max_file_gib * 2**30),
+        **cli.conversion(arguments),
+        progress=byte_progress,
+    )

@@ -1,0 +1,104 @@
+"""`editcaption`: its commands are there and say what they take; neither --help nor first errors wait for PyTorch."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from editcaption_mega.__main__ import COMMANDS
+from tests.helpers import ROOT
+
+
+def editcaption(*words: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "editcaption_mega", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=options.pop("cwd", ROOT), **options)
+
+
+def imports(*words: str) -> set[str]:
+    """What a command imports until it ends."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "editcaption_mega", *words], capture_output=True, text=True, cwd=ROOT
+    )
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def test_help_names_every_command_and_imports_none():
+    done = editcaption("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    names = imports("--help")
+    assert "editcaption_mega" in names and not [name for name in names if name.startswith("editcaption_mega.")]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "name a command: shards, "),
+        (["shrads"], "'shrads' is no command: did you mean shards?"),
+        (["--shards"], "did you mean shards?"),
+        (["Train"], "did you mean train-"),
+        (["xyzzy", "shards"], "'xyzzy' is no command: one of shards, "),
+    ],
+)
+def test_what_is_no_command(words, message):
+    done = editcaption(*words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("editcaption: error: ") and message in done.stderr
+
+
+def test_version():
+    import editcaption_mega
+
+    assert editcaption("--version").stdout == f"editcaption {editcaption_mega.__version__}\n"
+
+
+SLOW = {"torch", "transformers", "megatron", "torchvision"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_help_that_bears_its_name_and_needs_no_pytorch(name):
+    done = editcaption(name, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: editcaption {name} ")
+    assert "example:\n" in done.stdout
+    assert not imports(name, "--help") & SLOW
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("shards --format jsonl --input nowhere.jsonl --output {0}/new", "nowhere.jsonl: no such file"),
+        ("validate-shards nowhere", "nowhere: no such folder"),
+        ("train-sft nowhere.yaml", "nowhere.yaml does not exist"),
+        ("train-sft configs/sft_demo.yaml model.folder=nowhere", "model.folder=nowhere: no such folder"),
+        ("train-dpo configs/dpo_demo.yaml optimizer.lr=1", "unknown setting"),
+        ("convert megatron-to-hf --checkpoint x --output {0}/new --max-file-gib 0", "--max-file-gib"),
+        ("curate caption nowhere.yaml", "nowhere.yaml does not exist"),
+        ("evaluate run nowhere.yaml", "nowhere.yaml does not exist"),
+        ("log-probs --checkpoint x --shards y --output {0}/new --cp 2", "context"),
+        ("plan nowhere.yaml --gpus 8", "nowhere.yaml does not exist"),
+    ],
+)
+def test_first_errors_come_before_pytorch_does(tmp_path, words, message):
+    words = words.format(tmp_path).split()
+    done = editcaption(*words)
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
+    assert not imports(*words) & SLOW
+
+
+def test_both_directions_of_convert():
+    for direction in ("hf-to-megatron", "megatron-to-hf"):
+        done = editcaption("convert", direction, "--help")
+        assert done.returncode == 0 and done.stdout.startswith(f"usage: editcaption convert {direction} ")
+    for words in (["convert"], ["convert", "back"]):
+        done = editcaption(*words)
+        assert done.returncode == 2 and "DIRECTION" in done.stderr.splitlines()[-1]
+
+
+def test_the_installed_command_is_this_one():
+    import tomllib
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert list(scripts) == ["editcaption"]
+    module, _, function = scripts["editcaption"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
