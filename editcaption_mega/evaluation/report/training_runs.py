@@ -2,19 +2,24 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .training_texts import PairHistory, read_texts
+
 REWARD_MARGIN = "reward_margin"
+HELD_OUT = "held_out/"  # before the names of what is measured on the held-out pairs
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """The metrics of one run, an object per optimizer step."""
+    """The metrics of one run, an object per optimizer step, and the texts that it wrote for a few held-out pairs."""
 
     name: str
     metrics: list[dict[str, Any]]
+    texts: Sequence[PairHistory] = ()
 
     @property
     def learns_preferences(self) -> bool:
@@ -39,8 +44,8 @@ class TrainingRun:
 
 
 def read_run(name: str, folder: str | Path) -> TrainingRun:
-    """The run whose folder this is. Raises ValueError for a folder without whole metrics; half a last line, of a run
-    that goes on, is passed over."""
+    """The run whose folder this is. Raises ValueError for a folder without whole metrics or with damaged texts; half a
+    last line, of a run that goes on, is passed over."""
     path = Path(folder) / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"training run {name}: {path} does not exist; name the folder of a training run")
@@ -58,4 +63,4 @@ def read_run(name: str, folder: str | Path) -> TrainingRun:
                 raise ValueError(f"training run {name}: {path}, line {number}: {error}") from None
     if not metrics:
         raise ValueError(f"training run {name}: {path} has no step yet")
-    return TrainingRun(name, metrics)
+    return TrainingRun(name, metrics, read_texts(name, Path(folder)))

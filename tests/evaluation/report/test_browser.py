@@ -1,5 +1,7 @@
 """The report as a reader has it: opened from its file in a real browser."""
 
+import base64
+import io
 import json
 import time
 
@@ -13,6 +15,7 @@ from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.report.join import join
 from editcaption_mega.evaluation.report.page.html import ReportOptions
 from editcaption_mega.evaluation.report.training_runs import TrainingRun
+from editcaption_mega.evaluation.report.training_texts import PairHistory, WrittenText
 from editcaption_mega.evaluation.report.write import write_report
 from editcaption_mega.records import CATEGORIES, Assertion, Instruction, Judgement
 from tests.helpers.chromium import Page, executable
@@ -31,7 +34,16 @@ def training_runs():
         {"step": step, "loss": 1.2, "reward_margin": step / 100, "detail/reward_margin": step / 50, **counts}
         for step in range(1, 41)
     ]
-    return [TrainingRun("SFT", losses), TrainingRun("DPO <b>one</b>", margins)]
+    return [TrainingRun("SFT", losses, [changing_texts()]), TrainingRun("DPO <b>one</b>", margins)]
+
+
+def changing_texts():
+    """Of a pair, with its picture: ten texts, of which the last is right."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (200, 96), "teal").save(encoded, "WEBP")
+    picture = f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+    texts = [WrittenText(50 * k, 50 * k, f"{EVIL} {k}", k < 9, k == 9) for k in range(10)]
+    return PairHistory("pair <i>1</i>", EVIL, picture, texts)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +145,20 @@ def test_the_curves_of_training_are_drawn(page):
     assert labels == ["SFT", "DPO <b>one</b>", "detail"]
     cells = page.run("[...document.querySelectorAll('#training-runs tbody td')].map((one) => one.textContent)")
     assert cells[:4] == ["900", "32", "900,000", "7.5"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_texts_of_training_are_beside_their_pictures(page, width):
+    page.resize(width, 900)
+    card = "document.querySelector('#training .pair-card')"
+    assert page.run(f"{card}.querySelector('.kind').textContent") == "pair <i>1</i>"
+    box = page.run(f"(({{naturalWidth, clientWidth}}) => [naturalWidth, clientWidth])({card}.querySelector('img'))")
+    assert box[0] == 200 and 150 < box[1] < width
+    rows = page.run(f"[...{card}.querySelector('.texts tbody').rows].map((one) => one.textContent)")
+    assert len(rows) == 8 and rows[0] == f"0{EVIL} 0" and rows[-1] == f"450{EVIL} 9 … cut ✓"
+    assert page.run(f"{card}.querySelectorAll('script, i i, td img').length") == 0
+    assert page.run(f"{card}.querySelector('summary').textContent") == "all 10 texts"
+    assert page.run("document.documentElement.scrollWidth") <= width
 
 
 def test_mended_and_broken_pairs_have_their_pictures_and_lead_to_their_samples(page):

@@ -45,6 +45,17 @@ def test_preferences_have_a_margin_for_each_failure_mode(tmp_path):
     assert margin.last == pytest.approx((0.7 + 0.8) / 2) and len(margin.points.split()) == 8
 
 
+def test_what_was_measured_on_held_out_pairs_is_beside_its_curve(tmp_path):
+    sft = [step(i, 5.0 / i, **({"held_out/loss": 6.0 / i} if i % 2 == 0 else {})) for i in range(1, 9)]
+    dpo = [step(i, 0.7, reward_margin=i, **{"held_out/reward_margin": i / 2}) for i in range(1, 9)]
+    runs = [read_run("SFT", run_folder(tmp_path / "a", sft)), read_run("DPO", run_folder(tmp_path / "b", dpo))]
+    loss, margin = training_plots(runs)
+    assert [line.label for line in loss.lines] == ["SFT", "SFT, held out"]
+    assert [len(line.points.split()) for line in loss.lines] == [8, 4]
+    assert [line.label for line in margin.lines] == ["DPO", "DPO, held out"]
+    assert [line.last for line in margin.lines] == [7.5, 4.0], "held-out numbers are means already"
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

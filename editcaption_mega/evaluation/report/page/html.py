@@ -70,7 +70,7 @@ def page(
         from_paper=any(mark.paper is not None for panel in panels for mark in panel.overall.marks),
         changes=[(one, cards(joined, one, one.mended), cards(joined, one, one.broken)) for one in changes],
         training_plots=training_plots(options.training),
-        training_table=training_table(options.training),
+        training_table=training_table(options.training), training_runs=options.training,
         style=Markup(style), style_hash=content_hash(style), script=Markup(script),
         script_hash=content_hash(script),
         side=THUMBNAIL_SIDE, budget=budget,

@@ -1,7 +1,7 @@
 """Curves as numbers: lines of points in a box of BOX units a side, y downward. The template draws them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import batched
 from statistics import fmean
@@ -37,9 +37,11 @@ class LinePlot:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def line_plot(title: str, curves: Mapping[str, Curve], *, logarithmic: bool = False) -> LinePlot:
+def line_plot(
+    title: str, curves: Mapping[str, Curve], *, logarithmic: bool = False, exact: Collection[str] = ()
+) -> LinePlot:
     """Every curve over the optimizer's steps, on shared axes. Values that are no finite number (or, on a logarithmic
-    axis, not above 0) are left out, and so is a curve without any other."""
+    axis, not above 0) are left out, and so is a curve without any other. exact: those without a running mean."""
     drawn = {
         label: [(x, y) for x, y in curve if math.isfinite(y) and (y > 0 or not logarithmic)]
         for label, curve in curves.items()
@@ -57,7 +59,7 @@ def line_plot(title: str, curves: Mapping[str, Curve], *, logarithmic: bool = Fa
 
     lines = []
     for label, curve in drawn.items():
-        smooth = _running_mean(curve)
+        smooth = curve if label in exact else _running_mean(curve)
         lines.append(Line(label, polyline(curve), polyline(smooth), smooth[-1][1]))
     return LinePlot(title, tuple(lines), x_ticks, y_ticks)
 
