@@ -6,13 +6,13 @@ thousand samples as for millions.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from editcaption_mega import platform
 from editcaption_mega.data.shards.reader import ShardReader
-from editcaption_mega.data.shards.shard_columns import ShardColumns, state_of
+from editcaption_mega.data.shards.shard_columns import ShardColumns
 
 from .array_file import is_made_from, map_arrays, write_arrays
 
@@ -37,13 +37,27 @@ def table(path: Path | None, key: Mapping[str, Any], make: Callable[[], Arrays])
         return map_arrays(file, key)
 
 
+class SamplesOfFolders(Protocol):
+    """Which samples of some folders a job has (`batching.job_samples`)."""
+
+    @property
+    def directories(self) -> list[Path]: ...
+
+    def key(self) -> dict[str, Any]:
+        """What `read` depends on, in a form for JSON. Raises OSError for a folder without an index."""
+        ...
+
+    def read(self) -> ShardColumns: ...
+
+
 class JobShards:
-    """The folders of a job, whose index.json is read by one rank at the first start and by none later. Collective.
+    """The samples of a job: index.json of its folders is read by one rank at the first start and by none later.
+    Collective.
 
-    Raises ShardError, alike on every rank, as `open_shards`."""
+    Raises ShardError and SettingsError, alike on every rank, as `samples.read`."""
 
-    def __init__(self, directories: list[str], tables: Path):
-        self._directories, self._path = [Path(directory) for directory in directories], tables / "index.safetensors"
+    def __init__(self, samples: SamplesOfFolders, tables: Path):
+        self._samples, self._directories, self._path = samples, samples.directories, tables / "index.safetensors"
         self._key, self._kept, arrays = platform.from_rank_zero(self._look)
         if self._kept:
             with platform.together():
@@ -62,10 +76,10 @@ class JobShards:
     def _look(self) -> tuple[dict[str, Any], bool, Arrays]:
         """Rank 0: the key, whether the table has it, and otherwise the arrays."""
         try:
-            key = {"format": 1, "folders": state_of(self._directories)}
+            key = self._samples.key()
         except OSError:  # reading says why
             key = {}
         if key and is_made_from(self._path, key):
             ShardColumns.map(self._directories, self._path, key).check_files()
             return key, True, {}
-        return key, False, ShardColumns.read(self._directories).to_arrays()
+        return key, False, self._samples.read().to_arrays()

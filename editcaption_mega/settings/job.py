@@ -3,7 +3,10 @@
 Messages name the setting, what was found and the mend.
 """
 
+import math
+import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from .checkpoints import CheckpointSettings
 from .checks import SettingsError, at_least, choice, within
@@ -22,6 +25,8 @@ BACKENDS = ("torch", "transformer_engine")
 # feed-forward, the dense feed-forward, the whole mixture of experts, or the activation inside its experts alone. The
 # others of Megatron's are of layers that Qwen3-VL lacks.
 RECOMPUTE_MODULES = ("core_attn", "layernorm", "mlp", "moe", "moe_act")
+
+LONGEST_PATTERN = 100_000  # samples after which every folder has given its share exactly
 
 
 @dataclass
@@ -92,6 +97,11 @@ class DataSettings(PixelLimits):
     """Which shards, and how samples become rows."""
 
     shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py
+    # How much of the samples each folder gives, to one another: each then has epochs of its own. None: the folders are
+    # one set.
+    weights: list[float] = field(default_factory=list)
+    id_prefixes: list[str] = field(default_factory=list)  # before the ids of each folder: where two have the same ids
+    max_samples: int = 0  # train on the first so many of the order that the seed gives, again and again; 0: on all
     sequence_length: int = 4096  # tokens in one row at most; a longer sample is an error, never truncated
     packing: bool = True  # several samples in one row; false: one sample per row
     shared_prompt: bool = True  # a preference pair is [prompt | chosen | rejected]; false: two whole sequences
@@ -104,10 +114,42 @@ class DataSettings(PixelLimits):
     def validate(self) -> None:
         if not self.shards:
             raise SettingsError("data.shards is empty: name at least one folder written by tools/make_shards.py")
+        self._check_mixture()
+        at_least("data.max_samples", self.max_samples, 0)
         at_least("data.sequence_length", self.sequence_length, 16)
         self.check_pixels("data")
         at_least("data.prefetch_steps", self.prefetch_steps, 1)
         within("data.workers", self.workers, 1, 1024)
+
+    @property
+    def shares(self) -> list[int]:
+        """The weights as they are written (0.7 is 7 / 10), in the smallest whole numbers."""
+        fractions = [Fraction(str(weight)) for weight in self.weights]
+        whole = [int(part * math.lcm(*(part.denominator for part in fractions))) for part in fractions]
+        return [part // math.gcd(*whole) for part in whole]
+
+    def _check_mixture(self) -> None:
+        for name, example in (("weights", "0.7,0.3"), ("id_prefixes", "a-,b-")):
+            values = getattr(self, name)
+            if values and len(values) != len(self.shards):
+                raise SettingsError(
+                    f"data.{name} has {len(values)} entries and data.shards {len(self.shards)}: give one for each "
+                    f"folder, such as [{example}]"
+                )
+        for prefix in self.id_prefixes:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{0,100}", prefix):
+                raise SettingsError(
+                    f"data.id_prefixes has {prefix!r}, expected up to 100 letters, digits, - and _, as ids have them"
+                )
+        if self.weights and not min(self.weights) > 0:
+            raise SettingsError(
+                f"data.weights={self.weights} must all be above 0: leave a folder out of data.shards instead"
+            )
+        if self.weights and (period := sum(self.shares)) > LONGEST_PATTERN:
+            raise SettingsError(
+                f"data.weights={self.weights} are met exactly every {period:,} samples only, more than the "
+                f"{LONGEST_PATTERN:,} that a pattern may have: round them to four digits, such as [0.3333,0.6667]"
+            )
 
 
 @dataclass

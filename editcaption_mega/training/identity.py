@@ -21,7 +21,9 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings
 
 FIXED = (
+    "data.max_samples",
     "data.shuffle",
+    "data.weights",
     "model.router_aux_loss",
     "preference.beta",
     "preference.detail_weight",
@@ -41,10 +43,13 @@ FIXED = (
 # With a load-balancing loss, which is taken row by row, these are part of the loss.
 FIXED_WITH_ROUTER_LOSS = ("data.packing", "data.sequence_length")
 
+# What a version that did not have these settings yet did: its checkpoints say nothing of them.
+BEFORE: dict[str, Any] = {"data.max_samples": 0, "data.weights": [], "data.id_prefixes": []}
+
 # The settings behind a part that is a fingerprint of files.
 _FILES = {
     "architecture": "config.json of model.folder",
-    "shards": "data.shards",
+    "shards": "data.shards, data.id_prefixes and data.max_samples",
     "prompt": "data.prompt",
     "tokenizer": "model.folder",
     "chat_template": "model.folder",
@@ -79,10 +84,11 @@ def identity(settings: JobSettings, dataset: PairDataset, architecture: Architec
 
 def recorded_identity(state: dict[str, Any]) -> dict[str, Any]:
     """The parts that a checkpoint's state.json holds; few in one of an earlier version."""
+    implied = {name: value for name, value in BEFORE.items() if name in FIXED}
     if "identity" in state:
-        recorded: dict[str, Any] = state["identity"]
+        recorded: dict[str, Any] = implied | state["identity"]
         return recorded
-    old = {f"training.{name}": state[name] for name in ("seed", "global_batch_size") if name in state}
+    old = implied | {f"training.{name}": state[name] for name in ("seed", "global_batch_size") if name in state}
     old |= {name: state[name] for name in ("objective", "reference_weights") if name in state}
     preference = {f"preference.{name}": value for name, value in state.get("preference", {}).items()}
     return old | {name: value for name, value in preference.items() if name in FIXED}
@@ -111,6 +117,7 @@ def changes(output: Path, state: dict[str, Any], settings: JobSettings) -> list[
     was = state.get("settings") or _settings_of(output / "config.yaml")
     if was is None:
         return [f"the checkpoint of step {step} does not say its settings, so what changed since is not known"]
+    was = BEFORE | was
     return [
         f"{name}: {was[name]} -> {value} from step {step}"
         for name, value in now.items()

@@ -8,8 +8,8 @@ import torch
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights
-from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.data.start_tables import JobShards
 from editcaption_mega.data.text.prompt import trained_side_files
@@ -96,8 +96,10 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     settings = job.settings
     architecture = open_architecture(settings)
     job.begin()
+    samples = JobSamples.of(settings.data, settings.training.seed)
     with before_work():
-        shards = JobShards(settings.data.shards, job.tables)
+        shards = JobShards(samples, job.tables)
+        order = samples.order(shards.reader.columns)
     with platform.together():
         dataset = open_dataset(settings, objective.answers, shards.reader)
     parts = identity(settings, dataset, architecture, objective.name)
@@ -113,7 +115,6 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     lengths = measure_samples(dataset, settings.data.sequence_length, job.tables)
     stop_if_asked(resumed.step, "while the samples were checked")
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
-    order = SampleOrder(len(dataset), settings.training.seed, shuffle=settings.data.shuffle)
     reader = open_reader(settings, dataset, lengths, architecture)
     stream = StepStream(reader, order, settings.training.global_batch_size)
     return Prepared(job, architecture, stream, chunks, resumed, parts, side_files, metadata)

@@ -8,6 +8,7 @@ from megatron.core import parallel_state
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.dataset import Answers, PairDataset, SampleLengths, open_pairs
+from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.data.batching.packing import Packer, RankShare
 from editcaption_mega.data.shards.reader import ShardReader
@@ -40,7 +41,7 @@ def open_dataset(
     Raises SettingsError for folders, tokenizer or prompt that cannot be used."""
     with before_work():
         return open_pairs(
-            settings.data.shards if shards is None else shards,  # a reader of no samples is false
+            _reader(settings) if shards is None else shards,  # a reader of no samples is false
             settings.model.folder,
             min_pixels=settings.data.min_pixels,
             max_pixels=settings.data.max_pixels,
@@ -48,6 +49,11 @@ def open_dataset(
             answers=answers,
             shared_prompt=settings.data.shared_prompt,
         )
+
+
+def _reader(settings: JobSettings) -> ShardReader:
+    samples = JobSamples.of(settings.data, settings.training.seed)
+    return ShardReader(samples.directories, samples.read())
 
 
 def open_reader(

@@ -3,7 +3,14 @@ import re
 
 import pytest
 
-from editcaption_mega.settings import DPOSettings, EvaluationSettings, JobSettings, load_settings, save_settings
+from editcaption_mega.settings import (
+    DataSettings,
+    DPOSettings,
+    EvaluationSettings,
+    JobSettings,
+    load_settings,
+    save_settings,
+)
 from editcaption_mega.settings.load import ELSEWHERE
 
 GOOD = """
@@ -82,6 +89,14 @@ def test_nothing_is_frozen_by_default(good):
         ("checkpoint.local_folder=copies/here", ["checkpoint.local_folder=copies/here", "/local/checkpoints"]),
         ("model.folder=", ["model.folder is empty", "Qwen3-VL folder"]),
         ("data.shards=", ["data.shards is empty"]),
+        ("data.weights=[0.7]", ["data.weights has 1 entries and data.shards 2", "[0.7,0.3]"]),
+        ("data.weights=[1,0]", ["data.weights=[1.0, 0.0]", "above 0", "leave a folder out"]),
+        ("data.weights=[1,-2]", ["above 0"]),
+        ("data.weights=[0.123457,1]", ["every 1,123,457 samples", "100,000", "four digits"]),
+        ("data.weights=[many,few]", ["data.weights", "many"]),
+        ("data.id_prefixes=[a-]", ["data.id_prefixes has 1 entries", "[a-,b-]"]),
+        ("data.id_prefixes=[a/,b]", ["data.id_prefixes has 'a/'", "letters, digits"]),
+        ("data.max_samples=-1", ["data.max_samples=-1 must be at least 0"]),
         ("learning_rate=3", ["did you mean 'optimizer.learning_rate'"]),
         ("optimizer.lr=3", ["did you mean 'optimizer.learning_rate'"]),
         ("optimizer.max_grad_norm=1", ["did you mean 'optimizer.clip_grad'"]),
@@ -134,6 +149,15 @@ def test_bad_recompute_modules(good, modules, words):
 def test_everything_frozen_is_refused(good):
     with pytest.raises(ValueError, match="nothing would be trained"):
         load_settings(good, [f"optimizer.{name}=0" for name in ("vision", "merger", "language", "router")])
+
+
+@pytest.mark.parametrize(
+    "weights, shares",
+    [([], []), ([0.7, 0.3], [7, 3]), ([1.0, 1.0], [1, 1]), ([600.0, 400.0], [3, 2]), ([1e-3, 1], [1, 1000])],
+)
+def test_weights_are_taken_as_they_are_written(weights, shares):
+    """0.7 is 7 / 10 here, whatever its double is."""
+    assert DataSettings(shards=["a", "b"], weights=weights).shares == shares
 
 
 def test_one_folder_of_shards_needs_no_brackets(good):

@@ -23,7 +23,7 @@ MAY_CHANGE = {
     "checkpoint.asynchronous", "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.keep_every",
     "checkpoint.local_folder",
     "checkpoint.resume", "checkpoint.retries", "checkpoint.retry_seconds", "checkpoint.verify",
-    "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
+    "data.id_prefixes", "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
     "evaluation.every",
     "model.backend", "model.checkpoint", "model.flash_attention",

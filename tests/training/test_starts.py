@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from editcaption_mega.data.batching.dataset import open_pairs
+from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.data.batching.packing import Packer
 from editcaption_mega.data.shards import reader, shard_columns
@@ -64,7 +65,7 @@ class Work:
 def start(base, run, reference=None):
     """-> the work, and all that the start knows of the data."""
     with Work() as work:
-        shards = JobShards([str(base / "pairs")], run / "tables")
+        shards = JobShards(JobSamples([base / "pairs"]), run / "tables")
         shards.keep()
         pairs = dataset(base, shards.reader)
         lengths = measure_samples(pairs, 512, run / "tables")
@@ -118,7 +119,7 @@ def test_a_damaged_number_is_noticed_where_a_step_reads_it(base, tmp_path):
 
 def test_mapped_shards_travel_to_other_processes_as_a_path(base, tmp_path):
     start(base, tmp_path / "run")
-    shards = JobShards([str(base / "pairs")], tmp_path / "run/tables").reader
+    shards = JobShards(JobSamples([base / "pairs"]), tmp_path / "run/tables").reader
     sent = pickle.dumps(shards)
     again = pickle.loads(sent)
     assert isinstance(again.columns.offset, np.memmap) and again[3].pair == shards[3].pair
@@ -131,4 +132,4 @@ def test_a_tar_that_was_cut_is_refused_at_a_later_start_too(base, tmp_path):
     (tar,) = (tmp_path / "cut/pairs").glob("*.tar")
     tar.write_bytes(tar.read_bytes()[:-100])
     with pytest.raises(ShardError, match="the tar is truncated or was changed"):
-        JobShards([str(tmp_path / "cut/pairs")], tmp_path / "run/tables")
+        JobShards(JobSamples([tmp_path / "cut/pairs"]), tmp_path / "run/tables")

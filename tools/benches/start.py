@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from editcaption_mega.data.batching.dataset import PairDataset, open_pairs
+from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.data.batching.packing import Packer
 from editcaption_mega.data.images.decode import encode_png
@@ -69,7 +70,7 @@ def start(root: str, folders: list[str]) -> None:
         phases.append({"phase": what, **seconds, "bytes": status_bytes("RssAnon") - before})
 
     with phase("index"):
-        shards = JobShards(folders, tables)
+        shards = JobShards(JobSamples(folders), tables)
     with phase("index, kept"):
         shards.keep()
     with phase("tokenizer and prompt"):

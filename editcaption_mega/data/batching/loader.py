@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from .batch import PackedBatch
 from .dataset import SampleLengths
-from .order import SampleOrder
+from .order import Order
 from .packing import Packer, Plan
 from .row_processes import RowProcesses
 from .sample import EncodedSample
@@ -113,7 +113,7 @@ class Step:
 class StepStream[Dataset: Samples]:
     """The steps of one rank: a pure function of the step number."""
 
-    def __init__(self, reader: SequenceReader[Dataset], order: SampleOrder, global_batch_size: int):
+    def __init__(self, reader: SequenceReader[Dataset], order: Order, global_batch_size: int):
         self.reader, self.order, self.global_batch_size = reader, order, global_batch_size
 
     def samples(self, number: int) -> list[int]:

@@ -6,10 +6,19 @@ outside are walked on until they fall inside (cycle walking, fewer than 4 steps 
 
 import hashlib
 import operator
+from typing import Protocol
 
 _ROUNDS = 8
 _MASK64 = (1 << 64) - 1
 _LARGEST_SIZE = 1 << 62
+
+
+class Order(Protocol):
+    """An endless stream of samples."""
+
+    def at(self, position: int) -> int:
+        """The sample index at `position` (0, 1, ..): a pure function."""
+        ...
 
 
 class SampleOrder:

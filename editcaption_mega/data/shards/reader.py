@@ -114,7 +114,9 @@ class ShardReader:
         except ValueError as error:
             mend = "run tools/validate_shards.py on the folder to see every problem"
             raise ShardError(f"{where} is {error}: {mend}") from None
-        return EditPair.from_json(record, where=where)
+        pair = EditPair.from_json(record, where=where)
+        name = self.ids[i]  # in a job there may be a prefix before the record's own
+        return pair if pair.id == name or not name.endswith(pair.id) else pair.model_copy(update={"id": name})
 
     def meta(self, i: int) -> SampleMeta:
         """Id and image sizes of one sample, from the index alone. Raises IndexError."""

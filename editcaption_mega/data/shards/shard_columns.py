@@ -69,12 +69,14 @@ class ShardColumns:
     table: tuple[Path, Mapping[str, Any]] | None = None  # the file that they are mapped from, and its key
 
     @classmethod
-    def read(cls, directories: list[Path]) -> "ShardColumns":
-        """From their index.json. Raises ShardError as `open_shards`."""
+    def read(cls, directories: list[Path], id_prefixes: Sequence[str] = ()) -> "ShardColumns":
+        """From their index.json. Raises ShardError as `open_shards`. id_prefixes: what stands before the ids of each
+        folder; () for none."""
+        prefixes = id_prefixes or [""] * len(directories)
         ids: list[str] = []
         files: list[tuple[int, ShardFile]] = []
         shards, offsets, sizes, pixels, fingerprints = [], [], [], [], []
-        for folder, directory in enumerate(directories):
+        for folder, (directory, prefix) in enumerate(zip(directories, prefixes, strict=True)):
             index = load_index(directory)
             _refuse_other_sizes(directory, index.shards)
             for sample in index.samples:
@@ -83,18 +85,39 @@ class ShardColumns:
                 offsets.append([member.offset for member in members])
                 sizes.append([member.bytes for member in members])
                 pixels.append([(member.width, member.height) for member in members[:2]])
-            ids += [sample.id for sample in index.samples]
+            ids += [prefix + sample.id for sample in index.samples]
             files += [(folder, shard) for shard in index.shards]
             fingerprints.append(index.fingerprint)
         _refuse_shared_ids(directories, ids)
         shard, offset, size, pixel = (np.array(values, np.int64) for values in (shards, offsets, sizes, pixels))
         # One folder keeps the fingerprint of its index; several are hashed together, in order.
         fingerprint = fingerprints[0] if len(fingerprints) == 1 else _joint(fingerprints)
+        if any(prefixes):
+            fingerprint = _joint([fingerprint, *prefixes])
         return cls(directories, files, ids, shard, offset, size, pixel, fingerprint)
 
     @property
     def paths(self) -> list[Path]:
         return [self.directories[folder] / shard.name for folder, shard in self.files]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Samples of each folder, which stand one after another."""
+        folders = np.array([folder for folder, _ in self.files], np.int64)
+        sizes: list[int] = np.bincount(folders[self.shard], minlength=len(self.directories)).tolist()
+        return sizes
+
+    @property
+    def indexed(self) -> int:
+        """Samples that the folders have, of which these may be a part."""
+        return sum(shard.samples for _, shard in self.files)
+
+    def take(self, rows: np.ndarray) -> "ShardColumns":
+        """A part of the samples, in their order; its fingerprint is its own. rows [n] int64, ascending."""
+        fingerprint = _joint([self.fingerprint, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()])
+        ids = [self.ids[row] for row in rows]
+        shard, offset, size, pixels = (values[rows] for values in (self.shard, self.offset, self.bytes, self.pixels))
+        return ShardColumns(self.directories, self.files, ids, shard, offset, size, pixels, fingerprint)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All but the folders, as `from_arrays` takes it."""
@@ -152,7 +175,10 @@ def _refuse_shared_ids(directories: list[Path], ids: list[str]) -> None:
         return
     twice = next(name for name, count in Counter(ids).items() if count > 1)
     folders = ", ".join(map(str, directories))
-    raise ShardError(f"id {twice!r} occurs twice in {folders}: results are joined by id, so ids must be unique")
+    raise ShardError(
+        f"id {twice!r} occurs twice in {folders}: results are joined by id, so ids must be unique; a "
+        "training job can put something else before those of each folder (data.id_prefixes)"
+    )
 
 
 def _joint(fingerprints: list[str]) -> str:
