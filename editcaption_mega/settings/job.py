@@ -203,6 +203,8 @@ class JobSettings:
         ):  # fmt: skip
             part.validate()
         check_loggers(self.training.loggers, self.wandb, self.mlflow)
+        if self.training.steps:  # else they are known with the data
+            self.optimizer.check_steps(self.training.steps)
         delayed = self.parallel.delayed_weight_gradients
         if delayed and (self.model.backend != "torch" or not self.model.fused_weight_gradients):
             raise SettingsError(

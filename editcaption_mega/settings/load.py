@@ -20,10 +20,9 @@ _ROWS = (
     "there is none: samples are packed into rows of data.sequence_length tokens, a row is a micro-batch, and as many "
     "rows as training.global_batch_size needs are accumulated"
 )
-_SCHEDULE = (
-    "there is none: the learning rate rises for optimizer.warmup_steps and falls as a cosine to "
-    "optimizer.min_learning_rate"
-)
+_SCHEDULE = "did you mean 'optimizer.schedule' (constant, linear, cosine or wsd)?"
+_WARMUP = "did you mean 'optimizer.warmup_ratio' (a share of all steps)?"
+_WEIGHTS = "did you mean 'data.weights' (one for each folder of data.shards)?"
 _ADAPTERS = (
     "there is none: every weight is trained whose module has a multiplier above 0 (optimizer.vision and the like)"
 )
@@ -42,22 +41,34 @@ ELSEWHERE = {
     "gradient_accumulation_steps": _ROWS,
     "gradient_checkpointing": "did you mean 'model.recompute' (none, selective or full)?",
     "grad_clip": "did you mean 'optimizer.clip_grad'?",
+    "interleave_probs": _WEIGHTS,
     "lora_alpha": _ADAPTERS,
     "lora_rank": _ADAPTERS,
     "lr": "did you mean 'optimizer.learning_rate'?",
+    "lr_decay_iters": "there is none: the learning rate falls to the last step (training.steps or training.epochs)",
+    "lr_decay_style": _SCHEDULE,
     "lr_scheduler_type": _SCHEDULE,
+    "lr_warmup_fraction": _WARMUP,
+    "lr_warmup_iters": "did you mean 'optimizer.warmup_steps'?",
+    "lr_wsd_decay_iters": "did you mean 'optimizer.decay_steps'?",
+    "lr_wsd_decay_style": "did you mean 'optimizer.decay_form' (linear, cosine, exponential or minus_sqrt)?",
     "max_grad_norm": "did you mean 'optimizer.clip_grad'?",
     "max_length": "did you mean 'data.sequence_length'?",
+    "max_samples": "did you mean 'data.max_samples'?",
+    "max_train_samples": "did you mean 'data.max_samples'?",
     "max_steps": "did you mean 'training.steps'?",
     "max_seq_length": "did you mean 'data.sequence_length'?",
     "micro_batch_size": _ROWS,
+    "min_lr": "did you mean 'optimizer.min_learning_rate'?",
     "model_name_or_path": "did you mean 'model.folder'?",
     "name": "did you mean 'model.folder'?",
+    "num_decay_steps": "did you mean 'optimizer.decay_steps'?",
     "num_train_epochs": "did you mean 'training.epochs'?",
     "output_dir": "did you mean 'training.output'?",
     "per_device_train_batch_size": _ROWS,
     "pipeline_parallel_size": "did you mean 'parallel.pipeline_model_parallel_size'?",
     "pp": "did you mean 'parallel.pipeline_model_parallel_size'?",
+    "probabilities": _WEIGHTS,
     "report_to": _LOGGERS,
     "run_name": "did you mean 'wandb.name' or 'mlflow.name'?",
     "save_steps": "did you mean 'checkpoint.every'?",
@@ -65,7 +76,7 @@ ELSEWHERE = {
     "scheduler": _SCHEDULE,
     "tensor_parallel_size": "did you mean 'parallel.tensor_model_parallel_size'?",
     "tp": "did you mean 'parallel.tensor_model_parallel_size'?",
-    "warmup_ratio": "did you mean 'optimizer.warmup_steps' (a number of steps)?",
+    "warmup_ratio": _WARMUP,
     "wandb_project": "did you mean 'wandb.project', with training.loggers=[tensorboard,wandb]?",
 }
 # Where they are looked for.

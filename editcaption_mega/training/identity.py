@@ -44,7 +44,11 @@ FIXED = (
 FIXED_WITH_ROUTER_LOSS = ("data.packing", "data.sequence_length")
 
 # What a version that did not have these settings yet did: its checkpoints say nothing of them.
-BEFORE: dict[str, Any] = {"data.max_samples": 0, "data.weights": [], "data.id_prefixes": []}
+BEFORE: dict[str, Any] = {
+    "data.id_prefixes": [], "data.max_samples": 0, "data.weights": [],
+    "optimizer.decay_form": "linear", "optimizer.decay_ratio": None, "optimizer.decay_steps": None,
+    "optimizer.schedule": "cosine", "optimizer.warmup_ratio": 0.0,
+}  # fmt: skip
 
 # The settings behind a part that is a fingerprint of files.
 _FILES = {

@@ -14,6 +14,7 @@ from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies
 from .evaluations import Evaluation, Evaluations
 from .experts import ExpertLoad
+from .first_lines import first_lines
 from .identity import check_identity, flat
 from .inputs import on_device, reading_ahead
 from .loop import Care, Span, run_steps
@@ -21,7 +22,7 @@ from .megatron_optimizer import release_hooks
 from .metrics import RunLog
 from .optimizer import TrainState, build_train_state, freeze_modules, trainable_table
 from .prepare import Prepared, prepare
-from .run_folder import first_lines, keep_settings
+from .run_folder import keep_settings
 from .saving import RunRecorder
 from .session import Ending, session, stop_if_asked
 from .stragglers import Stragglers
@@ -134,7 +135,7 @@ def _open_log(prepared: Prepared, objective: Objective, notes: list[str]) -> Run
         log_every=settings.training.log_every, shown=objective.shown_metrics, settings=settings,
     )  # fmt: skip
     table = trainable_table(rules_for(prepared.architecture), settings.optimizer)
-    starts = first_lines(settings, len(prepared.dataset), prepared.total_steps, resumed)
+    starts = first_lines(settings, prepared.stream, prepared.total_steps, resumed)
     split = split_notes(prepared.architecture.num_layers, settings.parallel)
     for line in [*prepared.dataset.notes, *table, *split, *starts, *notes]:
         log.say(line)

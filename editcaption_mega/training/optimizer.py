@@ -35,6 +35,7 @@ from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.model import unwrap
 from editcaption_mega.settings import OptimizerSettings
 
+from .learning_rate import build_schedule
 from .megatron_optimizer import finish_gather, fuse_updates
 from .stragglers import passes_end
 
@@ -48,18 +49,6 @@ class TrainState:
     chunks: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler  # the learning rate of the next step
-
-
-class Schedule(OptimizerParamScheduler):
-    """Linear warm-up, then cosine decay, as Megatron's; but the first of w warm-up steps trains already, with 1/(w + 1)
-    of the full rate, where Megatron's has rate 0."""
-
-    def get_lr(self, param_group: dict[str, Any]) -> float:
-        if self.num_steps < self.lr_warmup_steps:
-            rate: float = param_group.get("max_lr", self.max_lr) * (self.num_steps + 1) / (self.lr_warmup_steps + 1)
-        else:
-            rate = super().get_lr(param_group)
-        return rate
 
 
 def freeze_modules(param_shards: list[ParamShard], settings: OptimizerSettings) -> None:
@@ -106,19 +95,7 @@ def build_train_state(
     )
     if platform.device().type != "cpu":
         fuse_updates(optimizer)
-    scheduler = Schedule(
-        optimizer,
-        init_lr=0.0,
-        max_lr=settings.learning_rate,
-        min_lr=settings.min_learning_rate,
-        lr_warmup_steps=settings.warmup_steps,
-        lr_decay_steps=max(total_steps, settings.warmup_steps + 1),
-        lr_decay_style="cosine",
-        start_wd=settings.weight_decay,
-        end_wd=settings.weight_decay,
-        wd_incr_steps=0,
-        wd_incr_style="constant",
-    )
+    scheduler = build_schedule(optimizer, settings, total_steps)
     # Megatron raises the shared gradient scaler of the auxiliary loss to this; 1 without loss scaling.
     config.grad_scale_func = optimizer.scale_loss
     return TrainState(wrapped, optimizer, scheduler)

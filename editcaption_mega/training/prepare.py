@@ -16,7 +16,7 @@ from editcaption_mega.data.text.prompt import trained_side_files
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Objective
-from editcaption_mega.settings import JobSettings, before_work
+from editcaption_mega.settings import JobSettings, TrainingSettings, before_work
 
 from .checkpoint import local_copies
 from .identity import identity
@@ -49,10 +49,7 @@ class Prepared:
 
     @property
     def total_steps(self) -> int:
-        training = self.settings.training
-        if training.steps:
-            return training.steps
-        return max(1, round(training.epochs * len(self.dataset) / training.global_batch_size))
+        return total_steps(self.settings.training, len(self.dataset))
 
     @property
     def new_run_source(self) -> WeightSource:
@@ -78,6 +75,11 @@ class Prepared:
             self.loaded = source
 
 
+def total_steps(training: TrainingSettings, num_samples: int) -> int:
+    """Of a run on so many samples."""
+    return training.steps or max(1, round(training.epochs * num_samples / training.global_batch_size))
+
+
 def _new_run_source(settings: JobSettings) -> WeightSource:
     checkpoint = find_checkpoint(settings.model.checkpoint) if settings.model.checkpoint else None
     return WeightSource(Path(settings.model.folder), checkpoint)
@@ -100,6 +102,7 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     with before_work():
         shards = JobShards(samples, job.tables)
         order = samples.order(shards.reader.columns)
+        settings.optimizer.check_steps(total_steps(settings.training, len(shards.reader)))
     with platform.together():
         dataset = open_dataset(settings, objective.answers, shards.reader)
     parts = identity(settings, dataset, architecture, objective.name)

@@ -11,7 +11,7 @@ from editcaption_mega.conversion.checkpoint_folders import checkpoints
 from editcaption_mega.files import PARTIAL
 from editcaption_mega.settings import JobSettings, SettingsError, save_settings
 
-from .identity import changes, check_identity
+from .identity import check_identity
 from .resume import foreign_entries, resume_point, tidy
 
 
@@ -71,33 +71,6 @@ def _prepare_folder(output: Path, resume: bool, objective_files: tuple[str, ...]
             "another folder, or set checkpoint.resume=true"
         )
     return tidy(output)
-
-
-def first_lines(settings: JobSettings, num_samples: int, steps: int, resumed: Resumed) -> list[str]:
-    """What a reader of the log must know of this start."""
-    batch, warmup = settings.training.global_batch_size, settings.optimizer.warmup_steps
-    lines = [
-        f"{num_samples:,} samples, {steps:,} steps of {batch} samples"
-        + (f", resumed after step {resumed.step}" if resumed.checkpoint else "")
-    ]
-    if batch > num_samples:
-        lines.append(
-            f"note: training.global_batch_size={batch} is more than the {num_samples} samples there are, so one step "
-            f"has each of them about {batch / num_samples:.1f} times"
-        )
-    if warmup >= steps:
-        lines.append(
-            f"note: optimizer.warmup_steps={warmup} is not below the number of steps ({steps}), so the learning rate "
-            f"only rises, to {settings.optimizer.learning_rate * steps / (warmup + 1):.3g} at the last step"
-        )
-    if resumed.unchecked:
-        lines.append(
-            f"note: {resumed.checkpoint} is of an earlier version and does not tell {', '.join(resumed.unchecked)}: "
-            "whether they are the same was not checked"
-        )
-    if resumed.checkpoint:
-        lines += changes(Path(settings.training.output), resumed.state, settings)
-    return lines
 
 
 def keep_settings(output: Path, settings: JobSettings, step: int) -> None:

@@ -8,6 +8,7 @@ from editcaption_mega.settings import (
     DPOSettings,
     EvaluationSettings,
     JobSettings,
+    OptimizerSettings,
     load_settings,
     save_settings,
 )
@@ -102,7 +103,18 @@ def test_nothing_is_frozen_by_default(good):
         ("optimizer.max_grad_norm=1", ["did you mean 'optimizer.clip_grad'"]),
         ("model.lora_rank=8", ["every weight is trained", "multiplier above 0"]),
         ("parallel.tp=2", ["did you mean 'parallel.tensor_model_parallel_size'"]),
-        ("optimizer.schedule=linear", ["cosine", "optimizer.min_learning_rate"]),
+        ("training.lr_scheduler_type=linear", ["did you mean 'optimizer.schedule' (constant, linear, cosine or wsd)"]),
+        ("optimizer.scheduler=linear", ["did you mean 'optimizer.schedule'"]),
+        ("optimizer.lr_decay_style=WSD", ["did you mean 'optimizer.schedule'"]),
+        ("training.schedule=linear", ["did you mean 'optimizer.schedule'"]),
+        ("training.warmup_ratio=0.1", ["did you mean 'optimizer.warmup_ratio'"]),
+        ("training.max_samples=5", ["did you mean 'data.max_samples'"]),
+        ("data.interleave_probs=[1,1]", ["did you mean 'data.weights'"]),
+        ("optimizer.schedule=wavy", ["optimizer.schedule is 'wavy', expected one of constant, linear, cosine, wsd"]),
+        ("optimizer.warmup_ratio=1.5", ["optimizer.warmup_ratio=1.5 must lie in 0 .. 1"]),
+        ("optimizer.decay_steps=3", ["decay_steps=3 has a meaning with optimizer.schedule=wsd only, which is cosine"]),
+        ("optimizer.decay_form=cosine", ["decay_form=cosine has a meaning with optimizer.schedule=wsd only"]),
+        ("optimizer.schedule=wsd", ["neither of optimizer.decay_steps and optimizer.decay_ratio", "set one of them"]),
         ("model.name=Qwen/Qwen3-VL-2B-Instruct", ["did you mean 'model.folder'"]),
         ("training.micro_batch_size=1", ["there is none", "a row is a micro-batch", "training.global_batch_size"]),
         ("training.gradient_accumulation_steps=2", ["there is none", "accumulated"]),
@@ -144,6 +156,35 @@ def test_bad_layers_per_chunk(good, counts, more, words):
 def test_bad_recompute_modules(good, modules, words):
     with pytest.raises(ValueError, match=words):
         load_settings(good, ["model.recompute=selective", f"model.recompute_modules={modules}"])
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["decay_steps=2", "decay_ratio=0.1"], "both of optimizer.decay_steps and optimizer.decay_ratio"),
+        (["decay_steps=0"], "decay_steps=0 must be at least 1"),
+        (["decay_ratio=0"], "decay_ratio=0.0 must be above 0 and at most 1"),
+        (["decay_ratio=1.5"], "decay_ratio=1.5 must be above 0 and at most 1"),
+        (["decay_ratio=0.2", "decay_form=steep"], "optimizer.decay_form is 'steep', expected one of linear, cosine"),
+        (["decay_ratio=0.2", "warmup_steps=3", "warmup_ratio=0.1"], "both say how long warm-up is: leave one"),
+        # Of the 10 steps of this job.
+        (
+            ["decay_steps=8", "warmup_steps=3"],
+            "warm-up of 3 and a decay of 8 steps .* are more than the 10 steps of the run",
+        ),
+        (["decay_ratio=0.95", "warmup_ratio=0.05"], "warm-up of 1 and a decay of 10 steps"),
+    ],
+)
+def test_bad_schedules_with_a_decay_at_the_end(good, more, words):
+    with pytest.raises(ValueError, match=words):
+        load_settings(good, ["optimizer.schedule=wsd", *(f"optimizer.{part}" for part in more)])
+    assert load_settings(good, ["optimizer.schedule=wsd", "optimizer.decay_steps=7", "optimizer.warmup_steps=3"])
+
+
+@pytest.mark.parametrize("ratio, total, steps", [(0.1, 10, 1), (0.07, 100, 7), (0.03, 10, 1), (0.5, 3, 2), (1.0, 9, 9)])
+def test_shares_of_all_steps_are_rounded_up(ratio, total, steps):
+    settings = OptimizerSettings(schedule="wsd", warmup_ratio=ratio, decay_ratio=ratio)
+    assert settings.warmup_of(total) == settings.decay_of(total) == steps
 
 
 def test_everything_frozen_is_refused(good):

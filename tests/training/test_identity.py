@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import secrets
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
 from editcaption_mega.settings import DPOSettings, JobSettings
-from editcaption_mega.training.identity import FIXED, changes, check_identity, flat, identity, recorded_identity
+from editcaption_mega.training.identity import BEFORE, FIXED, changes, check_identity, flat, identity, recorded_identity
 from editcaption_mega.training.run_folder import keep_settings
 
 FILES = {"shards": "a" * 64, "prompt": "b" * 64, "tokenizer": "c" * 64, "chat_template": "f" * 64, "pictures": "d" * 64}
@@ -30,9 +31,11 @@ MAY_CHANGE = {
     "model.folder", "model.fused_weight_gradients", "model.kernels", "model.max_logits_gib", "model.recompute",
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",
     "optimizer.beta1", "optimizer.beta2",
-    "optimizer.clip_grad", "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate",
+    "optimizer.clip_grad", "optimizer.decay_form", "optimizer.decay_ratio", "optimizer.decay_steps",
+    "optimizer.eps", "optimizer.learning_rate", "optimizer.min_learning_rate",
+    "optimizer.schedule", "optimizer.warmup_ratio", "optimizer.warmup_steps", "optimizer.weight_decay",
+    "preference.failure_mode_metrics", "reference.checkpoint",
     "mlflow.experiment", "mlflow.name", "mlflow.tracking_uri",
-    "optimizer.warmup_steps", "optimizer.weight_decay", "preference.failure_mode_metrics", "reference.checkpoint",
     "reference.file", "reference.mode", "training.epochs", "training.log_every", "training.output", "training.steps",
     "training.stop_after", "training.deterministic", "training.loggers",
     "wandb.entity", "wandb.mode", "wandb.name", "wandb.project", "watchdog.save_minutes", "watchdog.setup_minutes",
@@ -148,6 +151,23 @@ def test_a_checkpoint_of_an_earlier_version():
     with pytest.raises(ValueError, match=r"preference.beta=0.1, this job has preference.beta=0.2"):
         check_identity(Path("x"), old, parts(changed("preference.beta", 0.2)))
     assert "does not say its settings" in changes(Path("nowhere"), old, DPOSettings())[0]
+
+
+def test_what_an_earlier_version_could_not_set_it_did_as_the_defaults_say():
+    """Its checkpoints name none of these settings: another value is a change as any other is."""
+    old = state(DPOSettings())
+    for name in BEFORE:
+        del old["settings"][name]
+        old["identity"].pop(name, None)
+    assert check_identity(Path("x"), old, parts(DPOSettings())) == [] and changes(Path("x"), old, DPOSettings()) == []
+    now = changed("optimizer.schedule", "linear")
+    assert changes(Path("x"), old, now) == ["optimizer.schedule: cosine -> linear from step 40"]
+    for name, value in (("data.weights", [0.5, 0.5]), ("data.max_samples", 7)):
+        with pytest.raises(
+            ValueError, match=re.escape(f"was trained with {name}={flat(DPOSettings())[name]}, this job")
+        ):
+            check_identity(Path("x"), old, parts(changed(name, value)))
+    assert {name: flat(DPOSettings())[name] for name in BEFORE} == BEFORE
 
 
 def test_its_settings_are_those_of_config_yaml(tmp_path):

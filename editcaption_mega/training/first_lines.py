@@ -1,0 +1,96 @@
+"""What a reader of the log must know of a start: how much it sees of which samples, at which rates, what changed."""
+
+from pathlib import Path
+
+from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.batching.loader import StepStream
+from editcaption_mega.data.batching.mixed_order import MixedOrder
+from editcaption_mega.data.shards.shard_columns import ShardColumns
+from editcaption_mega.settings import JobSettings
+
+from .identity import changes
+from .learning_rate import schedule_lines
+from .run_folder import Resumed
+
+
+def first_lines(settings: JobSettings, stream: StepStream[PairDataset], steps: int, resumed: Resumed) -> list[str]:
+    """steps: of the whole run. Raises ValueError for samples that cannot be divided into rows."""
+    batch, columns = settings.training.global_batch_size, stream.reader.dataset.shards.columns
+    size = len(columns.ids)
+    lines = [
+        f"{size:,} samples, {steps:,} steps of {batch} samples: "
+        + ("mixed by data.weights" if settings.data.weights else _passes(steps * batch, size))
+        + (f", resumed after step {resumed.step}" if resumed.checkpoint else "")
+    ]  # fmt: skip
+    lines += _part(settings, columns)
+    lines += _folders(settings, stream, columns, steps)
+    if batch > size:
+        lines.append(
+            f"note: training.global_batch_size={batch} is more than the {size} samples there are, so one step has "
+            f"each of them about {batch / size:.1f} times"
+        )
+    lines.append(_rows(settings, stream, resumed.step))
+    lines += schedule_lines(settings.optimizer, steps)
+    if resumed.unchecked:
+        lines.append(
+            f"note: {resumed.checkpoint} is of an earlier version and does not tell {', '.join(resumed.unchecked)}: "
+            "whether they are the same was not checked"
+        )
+    if resumed.checkpoint:
+        lines += changes(Path(settings.training.output), resumed.state, settings)
+    return lines
+
+
+def _passes(seen: int, size: int) -> str:
+    """How often the samples of a set of this size come, where the run sees so many of it."""
+    count = f"{seen / size:.3g}"
+    return f"{count} {'pass' if count == '1' else 'passes'} over them"
+
+
+def _part(settings: JobSettings, columns: ShardColumns) -> list[str]:
+    most, there = settings.data.max_samples, columns.indexed
+    if not most:
+        return []
+    if len(columns.ids) == there:
+        return [f"note: data.max_samples={most} takes all of the {there:,} samples there are"]
+    order = f"in the order of training.seed={settings.training.seed}" if settings.data.shuffle else "as they stand"
+    return [
+        f"data.max_samples={most}: the first {len(columns.ids):,} of {there:,} samples {order} are trained on, the "
+        "others never"
+    ]
+
+
+def _folders(settings: JobSettings, stream: StepStream[PairDataset], columns: ShardColumns, steps: int) -> list[str]:
+    """What each of several folders gives."""
+    folders, sizes, seen = settings.data.shards, columns.sizes, steps * stream.global_batch_size
+    if len(folders) == 1:
+        return []
+    if isinstance(stream.order, MixedOrder):
+        taken = stream.order.taken(seen)
+    else:
+        taken = [round(seen * size / sum(sizes)) for size in sizes]
+    about = "" if settings.data.weights else "about "
+    lines = []
+    for folder, size, count in zip(folders, sizes, taken, strict=True):
+        share = count / seen
+        lines.append(
+            f"{folder}: {size:,} samples, {about}{count:,} of the run's {seen:,} ({share:.1%}), {_passes(count, size)}"
+        )
+        if settings.data.weights and (of_step := share * stream.global_batch_size) > size:
+            lines.append(
+                f"note: one step has each sample of {folder} about {of_step / size:.1f} times: lower "
+                "training.global_batch_size or the folder's entry of data.weights"
+            )
+    return lines
+
+
+def _rows(settings: JobSettings, stream: StepStream[PairDataset], step: int) -> str:
+    """What memory depends on."""
+    plan = stream.reader.plan(stream.samples(step))
+    rows = f"rows of up to data.sequence_length={settings.data.sequence_length:,} tokens"
+    what = rows if settings.data.packing else "a sample each (data.packing=false)"
+    return (
+        f"micro-batches are {what}, which is what memory depends on; training.global_batch_size="
+        f"{settings.training.global_batch_size} changes only how many a data-parallel rank computes one after another: "
+        f"{len(plan.sequences)} of {plan.length:,} tokens in the next step"
+    )
