@@ -24,6 +24,9 @@ def main(argv: Sequence[str]) -> int | None:
         "--checkpoint", required=True, metavar="DIR", help="Megatron checkpoint, run folder, or Hugging Face folder"
     )
     parser.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders written by make_shards")
+    parser.add_argument(
+        "--id-prefixes", nargs="+", default=[], metavar="P", help="before the ids of each folder, as data.id_prefixes"
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="new file")
     parser.add_argument("--with-tokens", action="store_true", help="add input_ids and response_start")
     cli.add_layout_arguments(parser)
@@ -69,6 +72,10 @@ def texts_from(arguments: argparse.Namespace) -> "CandidateTexts | None":
         if arguments.part:
             raise cli.ArgumentError("--part divides the texts of --texts or --opposites: give one of them")
         return None
+    if arguments.id_prefixes:
+        raise cli.ArgumentError(
+            "--id-prefixes is for references of training: texts are joined with pairs by the ids of the shards"
+        )
     from editcaption_mega.curation.columns import ColumnFile
     from editcaption_mega.curation.scores.scored_texts import CandidateTexts
     from editcaption_mega.data import open_shards
@@ -85,6 +92,7 @@ def settings_from(arguments: argparse.Namespace) -> JobSettings:
         model=ModelSettings(folder="-", checkpoint=arguments.checkpoint, backend=arguments.backend),
         data=DataSettings(
             shards=arguments.shards,
+            id_prefixes=arguments.id_prefixes,
             sequence_length=arguments.sequence_length,
             min_pixels=arguments.min_pixels,
             max_pixels=arguments.max_pixels,

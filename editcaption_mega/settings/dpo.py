@@ -99,6 +99,12 @@ class DPOSettings(JobSettings):
         super().validate()
         self.preference.validate()
         self.reference.validate()
+        if self.reference.file and self.data.max_samples:
+            raise SettingsError(
+                f"reference.file={self.reference.file} is of whole folders, of which "
+                f"data.max_samples={self.data.max_samples} trains on a part: leave reference.file empty, and the job "
+                "writes its own"
+            )
         if LOSSES[self.preference.loss].reference_free != (self.reference.mode == "none"):
             reference_free = [name for name, form in LOSSES.items() if form.reference_free]
             raise SettingsError(

@@ -187,6 +187,11 @@ def test_shares_of_all_steps_are_rounded_up(ratio, total, steps):
     assert settings.warmup_of(total) == settings.decay_of(total) == steps
 
 
+def test_a_file_of_whole_folders_is_no_reference_of_a_part(good):
+    with pytest.raises(ValueError, match=r"reference.file=r.jsonl is of whole folders.* leave reference.file empty"):
+        load_settings(good, ["reference.file=r.jsonl", "data.max_samples=5"], DPOSettings)
+
+
 def test_everything_frozen_is_refused(good):
     with pytest.raises(ValueError, match="nothing would be trained"):
         load_settings(good, [f"optimizer.{name}=0" for name in ("vision", "merger", "language", "router")])

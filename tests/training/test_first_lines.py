@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from editcaption_mega.commands import log_probs
 from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.settings import SettingsError, save_settings
 from editcaption_mega.training import run_dpo, run_sft
@@ -143,6 +144,23 @@ def test_a_part_of_a_set_is_measured_scored_and_trained_on_alone(base, tmp_path,
     job.data.max_samples = 6
     with pytest.raises(ValueError, match="data.max_samples=5, this job has .*data.max_samples=6"):
         run_dpo(job)
+
+
+def test_a_reference_of_a_mixture_is_written_with_its_prefixes(base, tmp_path, capsys):
+    """Both folders have the same ids; the weights of a job change nothing of what is scored."""
+    preference_job.write_shards(tmp_path / "more", 4)
+    folders, prefixes = [str(base / "preference"), str(tmp_path / "more")], ["a-", "b-"]
+    command = ["--checkpoint", base / "model", "--shards", *folders, "--output", tmp_path / "reference.jsonl"]
+    command += ["--min-pixels", 1024, "--id-prefixes", *prefixes]
+    assert log_probs.main([*map(str, command)]) in (None, 0)
+    job = preference_job.job(
+        base / "model", base / "preference", tmp_path / "run", steps=2, global_batch_size=4,
+        reference={"file": str(tmp_path / "reference.jsonl")},
+    )  # fmt: skip
+    job.data = dataclasses.replace(job.data, shards=folders, id_prefixes=prefixes, weights=[0.5, 0.5])
+    run_dpo(job)
+    assert numbers(tmp_path / "run")[0][0] == pytest.approx(0.693147, abs=1e-5), "ln 2: each pair has its own line"
+    assert "more: 4 samples, 4 of the run's 8 (50.0%), 1 pass over them" in capsys.readouterr().out
 
 
 def test_more_samples_than_there_are(base, tmp_path, capsys):

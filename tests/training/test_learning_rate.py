@@ -121,6 +121,12 @@ def test_a_run_that_goes_on_has_the_rates_of_one_that_never_stopped(schedule):
         assert optimizer.param_groups[0]["lr"] == whole[step]
 
 
+def test_the_stable_phase_knows_nothing_of_the_end():
+    """So a run may go on from there with more steps, as if it had had them from the beginning."""
+    short, long = (ours(total=total, warmup_steps=3, **WSD) for total in (TOTAL, 2 * TOTAL))
+    assert short[: TOTAL - DECAY + 1] == long[: TOTAL - DECAY + 1] and short != long
+
+
 def said(total: int = TOTAL, **settings) -> str:
     (line,) = schedule_lines(OptimizerSettings(learning_rate=PEAK, min_learning_rate=LEAST, **settings), total)
     return line

@@ -128,9 +128,7 @@ class OurSteps:
         self.settings = settings = DPOSettings(
             model=ModelSettings(folder=str(folder)),
             data=DataSettings(shards=[str(root / "pairs")], sequence_length=case.sequence_length, min_pixels=1024),
-            optimizer=OptimizerSettings(
-                learning_rate=LEARNING_RATE, min_learning_rate=LEARNING_RATE, warmup_steps=0, weight_decay=0.0
-            ),
+            optimizer=OptimizerSettings(learning_rate=LEARNING_RATE, schedule="constant", weight_decay=0.0),
             training=TrainingSettings(output="-", precision="fp32", global_batch_size=pairs),
             preference=PreferenceSettings(beta=BETA),
             reference=ReferenceSettings(mode=reference),

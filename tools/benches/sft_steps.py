@@ -73,9 +73,7 @@ class OurSteps:
         self.settings = settings = JobSettings(
             model=ModelSettings(folder=str(root / "model")),
             data=DataSettings(shards=[str(root / "pairs")], sequence_length=1024, min_pixels=1024, shuffle=False),
-            optimizer=OptimizerSettings(
-                learning_rate=LEARNING_RATE, min_learning_rate=LEARNING_RATE, warmup_steps=0, weight_decay=0.0
-            ),
+            optimizer=OptimizerSettings(learning_rate=LEARNING_RATE, schedule="constant", weight_decay=0.0),
             training=TrainingSettings(output="-", precision="fp32", global_batch_size=pairs),
         )
         architecture = Architecture.from_folder(settings.model.folder)
