@@ -1,4 +1,4 @@
-# make setup | demo | curation-demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
+# make setup | try | demo | curation-demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
 # | plan-check | configurations | api     (each runs setup first when something changed)
 # make gpu-check | gpu-wheels             (on a machine with a GPU and no network, and what to carry there)
 #
@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
+TRY_ARGS ?=
 DEMO_ARGS ?=
 CURATION_DEMO_ARGS ?=
 BENCH_ARGS ?= kernels
@@ -26,7 +27,7 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: configurations setup demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
+.PHONY: configurations setup try demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -47,6 +48,10 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[test]' $(PIP_ARGS)
 	@$(BIN)/python -c 'from editcaption_mega.kernels import available_backends as a; print("log-prob backends here:", *a())'
 	@touch $@
+
+# A tiny random model learns ten pairs and captions them, in a minute.
+try: setup
+	$(BIN)/editcaption try $(TRY_ARGS)
 
 demo: setup
 	$(BIN)/python tools/demo.py $(DEMO_ARGS)

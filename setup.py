@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 ROWS = "csrc/log_probs_rows.cpp"
@@ -141,6 +142,28 @@ def run_steps(folder: str, steps: list[Step]) -> None:
 
 def ninja_path(path: str) -> str:
     return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+class BuildPackage(build_py):
+    """build_py that puts configs/ into the package; a clone, and an editable install of one, uses configs/ itself."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self._configs():
+                self.mkpath(os.path.dirname(target))
+                self.copy_file(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        outputs = super().get_outputs(include_bytecode)
+        return outputs if self.editable_mode else [*outputs, *(target for _, target in self._configs())]
+
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *(source for source, _ in self._configs())]
+
+    def _configs(self) -> list[tuple[str, str]]:
+        files = [path for path in glob.glob("configs/**", recursive=True) if os.path.isfile(path)]
+        return [(path, os.path.join(self.build_lib, "editcaption_mega", path)) for path in sorted(files)]
 
 
 class BuildKernels(build_ext):
@@ -271,5 +294,5 @@ setup(
             language="c++",
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildPackage},
 )

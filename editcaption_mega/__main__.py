@@ -4,21 +4,25 @@ What the commands are called and do is written here, so that `editcaption --help
 
 import difflib
 import importlib
+import os
 import sys
 from typing import NoReturn
 
 _ROOM = "editcaption_mega.commands"
 # Command -> (module, what it does), in the order in which somebody meets them.
 COMMANDS = {
+    "try": (f"{_ROOM}.first_try", "every step of a first fine-tuning on a tiny random model, in a minute"),
     "shards": (f"{_ROOM}.make_shards", "image pairs -> shards: what everything here reads"),
     "validate-shards": (f"{_ROOM}.validate_shards", "check every picture and record of a folder of shards"),
     "train-sft": ("editcaption_mega.train", "supervised fine-tuning"),
     "train-dpo": ("editcaption_mega.train", "preference optimization: DPO and its variants"),
+    "caption": (f"{_ROOM}.caption", "two pictures -> the instruction that leads from one to the other"),
     "convert": (f"{_ROOM}.convert", "Hugging Face folder -> checkpoint, and back"),
     "verify-checkpoint": (f"{_ROOM}.verify_checkpoint", "every file of a checkpoint against its checksum"),
     "curate": (f"{_ROOM}.curate", "data construction: captions, scores, filters, people's work, export"),
     "evaluate": (f"{_ROOM}.evaluate", "compare models: instructions, judges, people, a report"),
     "log-probs": (f"{_ROOM}.log_probs", "log-probability of every answer in a set of shards"),
+    "small-model": (f"{_ROOM}.small_model", "a small random Qwen3-VL of any size, to try things with"),
     "plan": (f"{_ROOM}.plan", "whether a job fits and how fast it is, without a GPU"),
 }
 # What is stopped by a signal and goes on later, under torchrun too.
@@ -31,13 +35,11 @@ def main() -> NoReturn:
     if words and words[0] in COMMANDS:
         _run(words[0], words[1:])
     if words in (["-h"], ["--help"]):
-        print(_help())
-        sys.exit(0)
+        _show(_help())
     if words == ["--version"]:
         from editcaption_mega import __version__
 
-        print(f"editcaption {__version__}")
-        sys.exit(0)
+        _show(f"editcaption {__version__}")
     print(_usage(), file=sys.stderr)
     print(f"editcaption: error: {_mend(words)}", file=sys.stderr)
     sys.exit(2)
@@ -52,6 +54,14 @@ def _run(name: str, words: list[str]) -> NoReturn:
     if job := _JOBS.get(name):
         getattr(module, job)()
     (cli.run_job if name in _JOBS else cli.run)(module.main)
+
+
+def _show(text: str) -> NoReturn:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader of our output went away, as in `editcaption --help | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def _usage() -> str:

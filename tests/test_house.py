@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("editcaption_mega", "tools", "launch")
 COMMANDS = "editcaption_mega/commands/"
+BY_ANOTHER_NAME = (COMMANDS, "editcaption_mega/interface.py")  # called like what they call
 MOST_LINES = 350
 MOST_FUNCTION_LINES = 60
 MOST_PARAMETERS = 8
@@ -105,10 +106,10 @@ def test_a_public_function_has_few_parameters():
 
 
 def test_a_public_name_means_one_thing():
-    """Of classes and functions at the top of the package's files; a command's are called like what they call."""
+    """Of classes and functions at the top of the package's files, but for those that stand for others."""
     places = defaultdict(set)
     for path, tree in trees().items():
-        if path.startswith("editcaption_mega/") and not path.startswith(COMMANDS):
+        if path.startswith("editcaption_mega/") and not path.startswith(BY_ANOTHER_NAME):
             for node in tree.body:
                 if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
                     places[node.name].add(path)

@@ -59,6 +59,7 @@ ROOT_MODULES = {
     "files": True,
     "launcher": False,
     "lock": True,
+    "interface": False,
     "job_outcome": True,
     "phases": True,
     "progress": True,

@@ -118,15 +118,12 @@ def train(arguments, script: str, config: str, start: str, shards: str, name: st
 def make_model(folder: Path) -> None:
     from editcaption_mega.data.synthetic import WorldSettings, corpus_texts
     from editcaption_mega.data.text.prompt import Prompt
-    from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
+    from editcaption_mega.model.random_folder import write_small_folder
+    from editcaption_mega.settings import SmallModel
 
-    prompt = Prompt.load(PROMPT)
-    frame = f"system\nuser\nassistant\n{prompt.system}{prompt.before_source}{prompt.before_target}{prompt.request}"
-    texts = corpus_texts(WorldSettings(), seed=1, count=2000) + [frame] * 50
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_random_folder(partial, train_tokenizer(texts, vocabulary=640), SmallModel())
-    partial.rename(folder)
+    write_small_folder(
+        folder, SmallModel(), Prompt.load(PROMPT), corpus_texts(WorldSettings(), seed=1, count=2000), vocabulary=640
+    )
 
 
 def evaluation_settings(out: Path, ranks: int) -> Path:

@@ -5,11 +5,15 @@ draws the weights, so that the folder is what any Hugging Face folder is.
 """
 
 import json
-from dataclasses import dataclass
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from editcaption_mega.data.text.prompt import Prompt
+from editcaption_mega.settings import SmallModel
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -39,35 +43,6 @@ CHAT_TEMPLATE = """\
 """
 
 
-@dataclass(frozen=True)
-class SmallModel:
-    """Sizes of a small model. `experts` 0 is dense; `seed` decides the weights."""
-
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 8
-    num_kv_heads: int = 4
-    head_dim: int = 32
-    intermediate_size: int = 384
-    experts: int = 4
-    experts_per_token: int = 2
-    expert_intermediate_size: int = 192
-    vision_hidden_size: int = 96
-    vision_depth: int = 2
-    vision_heads: int = 4
-    vision_intermediate_size: int = 192
-    patch_size: int = 16
-    deepstack_layers: tuple[int, ...] = (0, 1)
-    num_grid_per_side: int = 8
-    tied: bool = False
-    vocabulary: int = 0  # rows of the embedding where the tokenizer has fewer
-    # Three choices for small widths; the released models' values are for widths of thousands and long texts.
-    initializer_range: float = 0.06  # about 1 / sqrt(hidden)
-    position_range: float = 0.7  # learned picture positions as loud as the patches, so that places can be compared
-    rope_theta: float = 100.0  # neighboring places differ clearly even with few rotary channels
-    seed: int = 0
-
-
 def train_tokenizer(texts: list[str], vocabulary: int):
     """A byte-level BPE tokenizer over `texts` with Qwen3-VL's special tokens and chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -91,6 +66,23 @@ def train_tokenizer(texts: list[str], vocabulary: int):
     )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
+
+
+def write_small_folder(
+    folder: str | Path, size: SmallModel, prompt: Prompt, texts: Sequence[str], *, vocabulary: int = 640
+) -> None:
+    """A small model whose tokenizer is trained on these texts and on the prompt's; the folder appears when it is whole.
+
+    vocabulary: of the tokenizer; the model's is at least that. Raises ValueError where the folder is there already."""
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} is there already: choose another folder, nothing was written")
+    frame = f"system\nuser\nassistant\n{prompt.system}{prompt.before_source}{prompt.before_target}{prompt.request}"
+    tokenizer = train_tokenizer([*texts, *[frame] * 50], vocabulary)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_random_folder(partial, tokenizer, size)
+    partial.rename(folder)
 
 
 def write_random_folder(folder: str | Path, tokenizer, size: SmallModel) -> None:

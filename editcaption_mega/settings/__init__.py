@@ -23,6 +23,8 @@ from .load import load_settings, save_settings
 from .loggers import LOGGERS, OPTIONAL_LOGGERS, RUN_IDS, MlflowSettings, WandbSettings, check_installed
 from .paths import check_paths
 from .pictures import PixelLimits
+from .shipped import find_config, shipped_folder
+from .small_model import SmallModel
 from .training_evaluation import TrainingEvaluationSettings
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "ScoreSettings",
     "ServerSettings",
     "SettingsError",
+    "SmallModel",
     "TrainingEvaluationSettings",
     "TrainingSettings",
     "WandbSettings",
@@ -61,7 +64,9 @@ __all__ = [
     "before_work",
     "check_installed",
     "check_paths",
+    "find_config",
     "load_job",
     "load_settings",
     "save_settings",
+    "shipped_folder",
 ]

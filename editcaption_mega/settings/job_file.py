@@ -7,6 +7,7 @@ import yaml
 from .dpo import DPOSettings
 from .job import JobSettings
 from .load import load_settings
+from .shipped import find_config
 
 _OF_PREFERENCES = ("preference", "reference")
 
@@ -14,7 +15,7 @@ _OF_PREFERENCES = ("preference", "reference")
 def load_job(path: str | Path, overrides: list[str] | None = None) -> JobSettings:
     """DPO's settings where the file or an override has one of their sections, else SFT's. Errors as `load_settings`."""
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        document = yaml.safe_load(find_config(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         document = None  # `load_settings` says what is wrong
     sections = set(document) if isinstance(document, dict) else set()

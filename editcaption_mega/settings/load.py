@@ -15,6 +15,7 @@ from editcaption_mega.words import SECRET_NAME
 
 from .checks import SettingsError, choice
 from .job import JobSettings
+from .shipped import find_config, with_shipped_files
 
 _ROWS = (
     "there is none: samples are packed into rows of data.sequence_length tokens, a row is a micro-batch, and as many "
@@ -96,13 +97,14 @@ def load_settings[Kind: Settings](path: str | Path | None, overrides: list[str] 
 def load_settings(
     path: str | Path | None, overrides: list[str] | None = None, kind: type[Any] = JobSettings
 ) -> Settings:
-    """Read `path` (None: defaults), apply overrides such as `optimizer.learning_rate=1e-5`, validate. -> a `kind`.
+    """Read `path`, apply overrides such as `optimizer.learning_rate=1e-5`, validate. -> a `kind`.
 
+    path: a file, or the name of a shipped one (`find_config`); None: defaults.
     Raises SettingsError with one sentence for a missing file, bad YAML, an unknown key or a wrong value."""
     merged = OmegaConf.structured(kind)
     if path is not None:
         try:
-            document = OmegaConf.load(plain_file(path))
+            document = OmegaConf.load(plain_file(find_config(path)))
         except FileNotFoundError:
             raise SettingsError(f"{path} does not exist: name a YAML file such as configs/sft_demo.yaml") from None
         except OSError as error:
@@ -119,7 +121,7 @@ def load_settings(
         shown = f"{key}=[hidden]" if SECRET_NAME.search(key) else override
         merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {shown!r}")
     try:
-        values = _container(merged, resolve=True)
+        values = with_shipped_files(_container(merged, resolve=True))
     except OmegaConfBaseException as error:
         raise SettingsError(f"{getattr(error, 'full_key', None)}: {str(error).splitlines()[0]}") from None
     _refuse_endless(values)
