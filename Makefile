@@ -1,5 +1,5 @@
 # make setup | try | demo | curation-demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
-# | plan-check | configurations | api     (each runs setup first when something changed)
+# | plan-check | configurations | settings | api     (each runs setup first when something changed)
 # make gpu-check | gpu-wheels             (on a machine with a GPU and no network, and what to carry there)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
@@ -27,7 +27,7 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: configurations setup try demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
+.PHONY: configurations settings setup try demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -108,6 +108,10 @@ hostile: setup
 # A step of every rank role of each shipped configuration: where the host waits, and memory against what it was.
 plan-check: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" tests/planning/test_step_checks.py $(PYTEST_ARGS)
+
+# The page of all settings, from the comments beside them.
+settings: setup
+	$(BIN)/python -m editcaption_mega.settings.settings_page --write docs/settings.md
 
 # A reference from the docstrings, in build/api.
 api: setup

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,6 +11,7 @@ from editcaption_mega.progress_display import progress
 
 if TYPE_CHECKING:
     from editcaption_mega.settings import JobSettings
+    from editcaption_mega.training.job_check import JobCheck
 
 
 def sft() -> NoReturn:
@@ -30,8 +32,8 @@ def _sft(argv: Sequence[str]) -> int:
 
     settings = load_settings(arguments.config, arguments.overrides)
     check_paths(settings)
-    if arguments.dry_run:
-        return _nothing_started(settings)
+    if arguments.check or arguments.dry_run:
+        return _check(settings, arguments)
     from editcaption_mega.training import run_sft
 
     return cli.stopped_code(run_sft(settings).signal)
@@ -44,24 +46,54 @@ def _dpo(argv: Sequence[str]) -> int:
 
     settings = load_settings(arguments.config, arguments.overrides, DPOSettings)
     check_paths(settings)
-    if arguments.dry_run:
-        return _nothing_started(settings)
+    if arguments.check or arguments.dry_run:
+        return _check(settings, arguments)
     from editcaption_mega.training import run_dpo
 
     return cli.stopped_code(run_dpo(settings, progress).signal)
 
 
-def _nothing_started(settings: "JobSettings") -> int:
+def _check(settings: "JobSettings", arguments: argparse.Namespace) -> int:
     """What would be started; under torchrun the first rank says it. Raises ValueError for ranks that the layout cannot
-    divide."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    divide, and with --check for whatever else cannot be used."""
+    ranks = arguments.gpus or int(os.environ.get("WORLD_SIZE", "1"))
     data_parallel = settings.parallel.data_parallel_size(ranks)
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":
+        return 0
+    if not arguments.check:
         print(
             f"settings and paths can be used: {ranks} rank{'s' * (ranks > 1)}, {data_parallel} of them with other "
             f"data, into {settings.training.output}; nothing was started (--dry-run)"
         )
-    return 0
+        return 0
+    from editcaption_mega.training.job_check import check_job
+
+    check = check_job(settings, ranks, progress)
+    print("\n".join(check.lines))
+    problem = _check_memory(settings, check, ranks, arguments.gpu_memory)
+    print("nothing was started (--check)")
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+    return int(bool(problem))
+
+
+def _check_memory(settings: "JobSettings", check: "JobCheck", ranks: int, memory_gib: float | None) -> str:
+    """Print what the job needs of a GPU, of this machine's size unless told, or as h100.yaml has it -> the sentence of
+    what does not fit, or ""."""
+    import torch
+
+    from editcaption_mega.planning.layouts.modes import PlannedJob, quick_fit
+    from editcaption_mega.planning.timing.hardware import load_hardware
+    from editcaption_mega.planning.workload import workload_of
+
+    hardware = load_hardware("h100")
+    if memory_gib is None and torch.cuda.is_available():
+        memory_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+    workload = workload_of(check.dataset, check.lengths)
+    memory = hardware.memory_gib if memory_gib is None else memory_gib
+    answer = quick_fit(PlannedJob(settings, check.architecture, workload, ranks, hardware, memory), progress)
+    print("\n".join(["estimated for GPUs as h100.yaml has them:", *answer.lines]))
+    return answer.problem
 
 
 def _arguments(argv: Sequence[str], description: str, script: str, configs: str) -> argparse.Namespace:
@@ -72,6 +104,13 @@ def _arguments(argv: Sequence[str], description: str, script: str, configs: str)
     )
     cli.add_settings_arguments(parser, configs)
     parser.add_argument("--dry-run", action="store_true", help="look at settings and paths, start nothing")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="open everything, count tokens, say steps, rows and the estimated memory of a GPU, start nothing",
+    )
+    parser.add_argument("--gpus", type=cli.positive, metavar="N", help="of --check and --dry-run: ranks of the job")
+    parser.add_argument("--gpu-memory", type=cli.between(0.01, 4096), metavar="GIB", help="of --check: of one GPU")
     # argparse would ask for `key=value` too.
     if all(word.startswith("-") for word in argv) and not {"-h", "--help"} & set(argv):
         parser.error(f"give a file of settings, such as configs/{configs}_demo.yaml")

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from editcaption_mega import platform
 from editcaption_mega.data import SampleOrder
-from editcaption_mega.data.batching.dataset import SampleLengths, too_long
+from editcaption_mega.data.batching.dataset import PairDataset, SampleLengths, too_long
 from editcaption_mega.data.batching.loader import SequenceReader, Step, StepStream
 from editcaption_mega.data.batching.packing import Packer, RankShare
 from editcaption_mega.data.batching.sample import EncodedSample
@@ -64,6 +65,7 @@ VARIED = Workload(
 
 
 UNIFORM = Workload()
+_SIZES = 11  # samples that stand for all of a data set: each tenth by length, and the longest
 _MOST_SAMPLES, _MOST_TOKENS = 1_000_000, 10_000_000  # of a step, and of a sample's pictures: what is soon made
 
 
@@ -188,3 +190,19 @@ def _prompt_ids(picture_tokens: int, workload: Workload, architecture: Architect
     picture = [architecture.image_token_id] * picture_tokens
     marked = [architecture.vision_start_token_id, *picture, architecture.vision_end_token_id]
     return tuple([*text[:part], *marked] * workload.pictures + text[part * workload.pictures :])
+
+
+def workload_of(dataset: PairDataset, lengths: SampleLengths) -> Workload:
+    """Samples that stand for all: one of each tenth by length, and the longest, each with its own answers."""
+    order = np.argsort(lengths.num_tokens, kind="stable")
+    places = [round((k + 0.5) * (len(order) - 1) / (_SIZES - 1)) for k in range(_SIZES - 1)] + [len(order) - 1]
+    pictures: list[int] = []
+    answers: list[int] = []
+    text = 0
+    for i in order[places].tolist():
+        prompt = dataset.prompt(i)
+        of_pictures = prompt.prompt_ids.count(dataset.encoder.image_token_id)
+        text = len(prompt.prompt_ids) - of_pictures
+        pictures.append(of_pictures // len(prompt.images))
+        answers += [length for length in lengths.answers[i].tolist() if length]
+    return Workload(tuple(pictures), len(prompt.images), text, tuple(answers))

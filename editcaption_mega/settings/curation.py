@@ -14,7 +14,7 @@ ServedBy = Literal["", "vllm", "sglang", "transformers", "custom"]
 class ServerSettings:
     """A server that the job starts itself, on its own machine; off while `program` is empty."""
 
-    program: ServedBy = ""
+    program: ServedBy = ""  # "": no server; custom: `command`
     model: str = ""  # Hugging Face folder, or a name that the program knows
     arguments: str = ""  # more of the program's own, as in a shell: "--max-model-len 16384"
     # custom: the whole command, as in a shell; {port} and, where it is wanted, {model} and {gpus} are replaced
@@ -115,10 +115,10 @@ class ScoreSettings(_Asking, PixelLimits):
     captions: str = ""  # file of `curate.py caption`; "": the instructions in the shards
     template: str = "editscore"  # one of curation/scores/templates, or a file
     passes: int = 1  # replies per instruction
-    max_tokens: int = 1024
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    max_tokens: int = 1024  # of a reply, thinking included
+    temperature: float = 0.0  # 0: the likeliest words
+    top_p: float = 1.0  # words of so much probability are drawn from
+    seed: int = 0  # of what is drawn
     cache: str = ""  # folder of replies, which files of other instructions may share; "": beside the output
 
     def validate(self) -> None:

@@ -13,7 +13,7 @@ class PreferenceSettings:
     reference)."""
 
     loss: str = "sigmoid"  # the paper's; one of LOSSES
-    beta: float = 0.1
+    beta: float = 0.1  # how far the policy may go from the reference: reward = beta (log-prob - reference)
     label_smoothing: float = 0.0  # share of pairs believed swapped: conservative DPO (sigmoid), robust
     margin: float = 0.0  # by how much the chosen answer's reward must be above the rejected one's; SimPO's gamma
     # Ours, after the adaptive margin of the paper's second version, which prints no formula: pair i needs
@@ -21,10 +21,10 @@ class PreferenceSettings:
     # severity in 0 .. 1 as the pair says; hardness in 0 .. 1: how sure the reference is of the wrong answer
     # (objectives/margins.py); weight: that of the pair's primary failure mode. 0: not used, and need not be there.
     severity_margin: float = 0.0
-    hardness_margin: float = 0.0
-    orientation_weight: float = 1.0
-    viewpoint_weight: float = 1.0
-    detail_weight: float = 1.0
+    hardness_margin: float = 0.0  # the same for hardness
+    orientation_weight: float = 1.0  # of pairs whose primary failure mode is orientation
+    viewpoint_weight: float = 1.0  # the same for viewpoint
+    detail_weight: float = 1.0  # the same for detail
     nll_weight: float = 0.0  # weight of the chosen answer's mean negative log-likelihood per token
     failure_mode_metrics: bool = True  # metrics per failure mode too; every pair must then say its failure_modes
 

@@ -43,7 +43,7 @@ class BadStepSettings:
     policy: str = "stop"
     spike_factor: float = 0.0  # a gradient norm above so many times the median of the last 64 updates; 0: none is
     most_in_a_row: int = 5  # skip and rewind: more bad steps in a row than that end the job
-    rewind_steps: int = 0
+    rewind_steps: int = 0  # steps before it that are left out, too
 
     def validate(self) -> None:
         choice("bad_steps.policy", self.policy, POLICIES)

@@ -30,7 +30,7 @@ class EndpointSettings:
     timeout: float = 300.0  # seconds per attempt, from the connection to the last byte
     max_attempts: int = 6  # for faults that may pass
     prompt_price: float = 0.0  # per million tokens, in any currency
-    completion_price: float = 0.0
+    completion_price: float = 0.0  # the same for what the model writes
     max_request_mib: float = 18.0  # a larger request is not sent: its row fails. Anthropic takes 32 MB, Gemini 20 MB
     max_reply_mib: float = 0.0  # a larger answer is not read; 0: 2 for chat, 12 for an editor's pictures
     # More fields of the request, part of the cache key; null takes a field out ({"max_tokens": None}).
@@ -44,7 +44,7 @@ class EndpointSettings:
 class BenchmarkSettings:
     """Pairs that models are compared on."""
 
-    name: str = ""
+    name: str = ""  # what reports print
     shards: str = ""  # folder written by tools/make_shards.py
     ids: str = ""  # file with one id a line; "": all pairs of the shards
     ground_truth: str = ""  # file of tools/evaluate.py ground-truth; "": the `changes` in the shards
@@ -78,18 +78,18 @@ class CandidateSettings:
 class JudgeSettings:
     """Who judges, how often, how it is asked, and how its labels are scored; all but the name is a model's alone."""
 
-    name: str = ""
-    kind: JudgeKind = "model"
+    name: str = ""  # what reports print
+    kind: JudgeKind = "model"  # a model behind an endpoint, or the rules of the synthetic world
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
-    mode: JudgeMode = "labels"
+    mode: JudgeMode = "labels"  # labels: the judge labels and code scores; paper: the judge's own numbers, checked
     repeats: int = 1  # judgements per instruction
     table: CompletenessTable = "listing2"  # evaluation/rubric/scores.py has them
     forbidden: TermSource = "lexicon"  # whose list of forbidden terms sets the ceiling of clarity
-    rules_role: RulesRole = "system"
+    rules_role: RulesRole = "system"  # who speaks the rules
     show_model: bool = False  # the paper's prompts show the model's name; it can sway a judge
     max_tokens: int = 8192  # of a reply, thinking included
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: float = 0.0  # 0: the likeliest words
+    top_p: float = 1.0  # words of so much probability are drawn from
 
     def validate(self) -> None:
         """Whatever the judge is asked about. Raises SettingsError."""
@@ -120,9 +120,9 @@ class GenerationSettings(PixelLimits):
     judges see the same."""
 
     prompt: str = ""  # prompt file; "": the built-in one
-    max_tokens: int = 256
-    temperature: float = 0.0
-    seed: int = 0
+    max_tokens: int = 256  # of a text
+    temperature: float = 0.0  # 0: the likeliest words
+    seed: int = 0  # of what is drawn
     batch_size: int = 16  # in process: pairs at once
 
 
@@ -132,7 +132,7 @@ class EditorSettings(EndpointSettings):
 
     url: address up to and with /v1: {url}/images/edits is called. extra: more fields of the form."""
 
-    max_concurrency: int = 4
+    max_concurrency: int = 4  # requests in flight, at most
     size: str = ""  # such as 1024x1024; "": the server's default
     max_pixels: int = 2048 * 2048  # of a result; a larger one fails its row
     measures: list[str] = field(default_factory=lambda: ["ssim"])  # of evaluation/execution/measures.py: MEASURES
@@ -143,13 +143,13 @@ class EditorSettings(EndpointSettings):
 class ReportSettings:
     """What the report says and shows beside the scores."""
 
-    title: str = "Evaluation report"
+    title: str = "Evaluation report"  # over the page
     introduction: str = ""  # a paragraph under the title
     notes: dict[str, str] = field(default_factory=dict)  # more lines of "how this was made"
     training: dict[str, str] = field(default_factory=dict)  # name -> folder of a training run, whose curves are drawn
     # Two models: which pairs the second mends and which it breaks
     before: str = ""
-    after: str = ""
+    after: str = ""  # the other one
 
 
 @dataclass

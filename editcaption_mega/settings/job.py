@@ -35,12 +35,14 @@ class ModelSettings:
 
     folder: str = ""  # Hugging Face folder: config.json, tokenizer, image processor; weights too unless `checkpoint`
     checkpoint: str = ""  # Megatron checkpoint to start from instead of the folder's weights; "" for none
-    backend: str = "torch"  # one of BACKENDS
+    backend: str = "torch"  # torch | transformer_engine
     recompute: str = "none"  # none | selective (recompute_modules of each layer) | full (layers, and vision blocks)
-    recompute_modules: list[str] = field(default_factory=lambda: ["core_attn"])  # selective: of RECOMPUTE_MODULES
+    recompute_modules: list[str] = field(
+        default_factory=lambda: ["core_attn"]
+    )  # of core_attn, layernorm, mlp, moe, moe_act
     # full: uniform (all layers, in units of recompute_num_layers) | block (so many layers of each chunk, singly)
     recompute_method: str = "uniform"
-    recompute_num_layers: int = 1
+    recompute_num_layers: int = 1  # full: layers of a unit (uniform), or of a chunk (block)
     recompute_vision: bool | None = None  # blocks of the vision tower; null: with full
     flash_attention: int = 2  # on GPUs, of the torch backend: 2, PyTorch's own | 3, of flash-attn-3, Hopper only
     kernels: str = "auto"  # auto: the compiled ones, which a job on GPUs must have | torch: plain PyTorch, slower
@@ -105,7 +107,7 @@ class DataSettings(PixelLimits):
     sequence_length: int = 4096  # tokens in one row at most; a longer sample is an error, never truncated
     packing: bool = True  # several samples in one row; false: one sample per row
     shared_prompt: bool = True  # a preference pair is [prompt | chosen | rejected]; false: two whole sequences
-    shuffle: bool = True
+    shuffle: bool = True  # each pass in an order of its own, by training.seed; false: as the shards have the samples
     prompt: str = ""  # YAML file with another prompt; "" for the built-in one (editcaption_mega/data/text/prompt.yaml)
     prefetch_steps: int = 2  # steps prepared ahead
     workers: int = 2  # per rank: what reads, tokenizes and decodes ahead
@@ -161,7 +163,7 @@ class TrainingSettings:
     epochs: float = 1.0  # passes over the data when steps is 0
     global_batch_size: int = 32  # samples per optimizer step, over all ranks
     precision: str = "bf16"  # bf16 (fp32 master weights) | fp32
-    seed: int = 1234
+    seed: int = 1234  # of the order of the samples and of everything random
     deterministic: bool = False  # on GPUs: the same numbers bit for bit from run to run, slower; CPUs have them anyway
     log_every: int = 1  # steps between progress lines; metrics.jsonl has every step
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])  # of LOGGERS, beside metrics.jsonl; [] for none

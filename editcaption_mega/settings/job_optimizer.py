@@ -13,7 +13,7 @@ DECAY_FORMS = ("linear", "cosine", "exponential", "minus_sqrt")
 class OptimizerSettings:
     """AdamW, and a learning rate that rises, stays and falls; formulas in training/learning_rate.py."""
 
-    learning_rate: float = 1e-5
+    learning_rate: float = 1e-5  # the highest, after warm-up
     min_learning_rate: float = 0.0  # what linear, cosine and wsd end at; a constant rate never comes to it
     # After warm-up: constant | linear or cosine, from there to the last step | wsd: constant, then a decay at the end
     schedule: str = "cosine"
@@ -23,15 +23,15 @@ class OptimizerSettings:
     decay_ratio: float | None = None  # wsd: the same as a share of all steps, rounded up; set one of both
     decay_form: str = "linear"  # wsd: linear | cosine | exponential | minus_sqrt
     weight_decay: float = 0.1  # not on biases, norms and other 1-D parameters
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
+    beta1: float = 0.9  # decay of the first moment
+    beta2: float = 0.95  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
     clip_grad: float = 1.0  # global gradient norm; 0: no clipping
     # Learning-rate multipliers per module; 0 freezes a module. Nothing is frozen by default.
     vision: float = 1.0
     merger: float = 1.0  # main and DeepStack mergers
-    language: float = 1.0
-    router: float = 1.0
+    language: float = 1.0  # embedding, layers, LM head
+    router: float = 1.0  # of the experts
 
     def validate(self) -> None:
         for name in ("learning_rate", "eps"):

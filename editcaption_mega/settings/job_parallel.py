@@ -10,10 +10,10 @@ from .checks import SettingsError, at_least
 class ParallelSettings:
     """How ranks are divided; what is left over is data parallelism."""
 
-    tensor_model_parallel_size: int = 1
-    pipeline_model_parallel_size: int = 1
+    tensor_model_parallel_size: int = 1  # ranks that share each weight matrix and attention head group
+    pipeline_model_parallel_size: int = 1  # stages that the layers are divided over
     virtual_pipeline_model_parallel_size: int | None = None  # model chunks per stage; null: not interleaved
-    expert_model_parallel_size: int = 1
+    expert_model_parallel_size: int = 1  # ranks that the experts of a layer are divided over
     expert_tensor_parallel_size: int | None = None  # null: the tensor parallel size
     context_parallel_size: int = 1  # only 1 is supported
     sequence_parallel: bool | None = None  # null: on when tensor_model_parallel_size > 1
@@ -31,7 +31,7 @@ class ParallelSettings:
     overlap_data_parallel: bool = True
     # What a level split counts as one layer more: the embedding (and vision), the LM head.
     account_for_embedding_in_pipeline_split: bool = False
-    account_for_loss_in_pipeline_split: bool = False
+    account_for_loss_in_pipeline_split: bool = False  # the same for the LM head
     # Layers of each pipeline chunk along the network: PP x virtual stages of them, chunk c on stage c % PP. The first
     # has the embedding and the vision tower besides, the last the LM head. null: a level split.
     layers_per_chunk: list[int] | None = None

@@ -15,7 +15,7 @@ OPTIONAL_LOGGERS = {"wandb": "wandb>=0.31,<1", "mlflow": "mlflow>=3.1,<4"}
 class WandbSettings:
     """Weights & Biases. Its key comes from `wandb login` or WANDB_API_KEY and stands in no setting."""
 
-    project: str = "editcaption-mega"
+    project: str = "editcaption-mega"  # where the run is listed
     entity: str = ""  # user or team; "": the account's own
     name: str = ""  # of the run; "": that of the run folder
     mode: str = "online"  # online | offline: into the run folder, for `wandb sync` later
@@ -32,7 +32,7 @@ class MlflowSettings:
 
     # Address of a server, or sqlite:///FILE; "": MLFLOW_TRACKING_URI, else mlflow/mlflow.db of the run folder
     tracking_uri: str = ""
-    experiment: str = "editcaption-mega"
+    experiment: str = "editcaption-mega"  # where the run is listed
     name: str = ""  # of the run; "": that of the run folder
 
     def validate(self) -> None:

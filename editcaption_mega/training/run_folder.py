@@ -58,7 +58,13 @@ def where_to_start(
 
 
 def _prepare_folder(output: Path, resume: bool, objective_files: tuple[str, ...]) -> list[str]:
-    """Raise SettingsError for a folder that is not ours to write; else clean it -> lines that say what was there."""
+    """`check_run_folder`, and clean it -> lines that say what was there."""
+    check_run_folder(output, resume, objective_files)
+    return tidy(output)
+
+
+def check_run_folder(output: Path, resume: bool, objective_files: tuple[str, ...]) -> None:
+    """Raise SettingsError for a folder that is not ours to write. resume: it may hold a run to go on with."""
     has_checkpoints = bool(checkpoints(output))
     others = foreign_entries(output, objective_files)
     if others and not (has_checkpoints and resume):
@@ -70,7 +76,6 @@ def _prepare_folder(output: Path, resume: bool, objective_files: tuple[str, ...]
             f"training.output={output} holds checkpoints of an earlier run and checkpoint.resume is false: choose "
             "another folder, or set checkpoint.resume=true"
         )
-    return tidy(output)
 
 
 def keep_settings(output: Path, settings: JobSettings, step: int) -> None:

@@ -1,6 +1,7 @@
 """What training and computing log-probs share before they begin: the sizes of the model, data, rows and ranks."""
 
 import math
+from itertools import batched
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,23 @@ from editcaption_mega.model.attention import use_flash_attention
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.model.recompute import check_recompute
+from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings, ParallelSettings, before_work
 
+_AT_ONCE = 256  # samples that are measured between two words of progress
 
-def open_architecture(settings: JobSettings) -> Architecture:
-    """The sizes of the model of `model.folder`. Raises SettingsError when backend, layout or ranks do not fit it."""
+
+def open_architecture(settings: JobSettings, world_size: int | None = None) -> Architecture:
+    """The sizes of the model of `model.folder`. world_size: ranks of the job; None: those of this one.
+
+    Raises SettingsError when backend, layout or ranks do not fit it."""
     with before_work():
         architecture = Architecture.from_folder(settings.model.folder)
         check_backend(settings.model.backend)
         use_flash_attention(settings.model.flash_attention)
         check_layout(architecture, settings.parallel)
         check_recompute(architecture, settings.model)
-        settings.parallel.data_parallel_size(platform.world_size())
+        settings.parallel.data_parallel_size(world_size or platform.world_size())
     return architecture
 
 
@@ -104,7 +110,9 @@ def layout_of(parallel: ParallelSettings) -> platform.Layout:
     )
 
 
-def measure_samples(dataset: PairDataset, sequence_length: int, tables: Path | None = None) -> SampleLengths:
+def measure_samples(
+    dataset: PairDataset, sequence_length: int, tables: Path | None = None, progress: Progress = no_progress
+) -> SampleLengths:
     """The lengths of all samples, each of which can be used and fits: known before any work.
 
     Collective: the ranks share the reading, once for the folder `tables`, and all raise alike: ValueError for samples
@@ -113,23 +121,36 @@ def measure_samples(dataset: PairDataset, sequence_length: int, tables: Path | N
         "format": 1, "data": dataset.fingerprint, "answers": dataset.answers, "shared_prompt": dataset.shared_prompt,
     }  # fmt: skip
     path = tables / "lengths.safetensors" if tables else None
-    lengths = SampleLengths(table(path, key, lambda: {"lengths": _measured(dataset, sequence_length)})["lengths"])
+    made = table(path, key, lambda: {"lengths": _measured(dataset, sequence_length, progress)})
+    lengths = SampleLengths(made["lengths"])
     too_long = np.flatnonzero(lengths.num_tokens > sequence_length)  # of a table that was made for longer rows
     if len(too_long):
         with platform.together():
             _, problems = dataset.measure(too_long[:1].tolist(), sequence_length)
-        raise _unusable(problems[0], len(too_long))
+        raise _unusable(problems[0], len(too_long), lengths, sequence_length)
     return lengths
 
 
-def _measured(dataset: PairDataset, sequence_length: int) -> np.ndarray:
+def _measured(dataset: PairDataset, sequence_length: int, progress: Progress) -> np.ndarray:
+    problems: list[str] = []
+    parts = [np.zeros((0, 1 + dataset.most_answers), np.int32)]
     with platform.together():
-        lengths, problems = dataset.measure(platform.share(range(len(dataset))), sequence_length)
+        mine = platform.share(range(len(dataset)))
+        for some in batched(progress(mine, len(mine), "samples"), _AT_ONCE):
+            part, of_part = dataset.measure(some, sequence_length)
+            parts.append(part.table)
+            problems += of_part
     problems = [problem for of_rank in platform.gather(problems) for problem in of_rank]
+    lengths = SampleLengths(platform.gather_shares(np.concatenate(parts)))
     if problems:
-        raise _unusable(problems[0], len(problems))
-    return platform.gather_shares(lengths.table)
+        raise _unusable(problems[0], len(problems), lengths, sequence_length)
+    return lengths.table
 
 
-def _unusable(problem: str, count: int) -> ValueError:
-    return ValueError(problem + (f" (and {count - 1} more such samples)" if count > 1 else ""))
+def _unusable(problem: str, count: int, lengths: SampleLengths, sequence_length: int) -> ValueError:
+    """The first problem, how many there are, and the longest sample, or it is learned one raise at a time."""
+    more = f" (and {count - 1} more such samples" if count > 1 else ""
+    if more:
+        longest = int(lengths.num_tokens.max())
+        more += f"; the longest takes {longest} tokens)" if longest > sequence_length else ")"
+    return ValueError(problem + more)

@@ -1,66 +1,11 @@
 """The data card of an exported set: what is in it, where it is from and how it was made, counted from its records."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from editcaption_mega.records import CATEGORIES, EditPair
-
-_MOST_VALUES = 20  # of a key: more are ids or measurements, and no choice that somebody made
-_LONGEST = 200  # characters of a value
-_NO_LICENSE = "none given"
-LICENSE_KEYS = ("license", "licence")
-
-
-@dataclass
-class Contents:
-    """What the pairs of a set say, counted as they pass."""
-
-    pairs: int = 0
-    categories: Counter[str] = field(default_factory=Counter)
-    edit_types: Counter[str] = field(default_factory=Counter)
-    licenses: Counter[str] = field(default_factory=Counter)
-    texts: Counter[str] = field(default_factory=Counter)  # instruction, chosen and rejected
-    provenance: dict[str, Counter[str] | None] = field(default_factory=dict)  # dotted key; None: too many values
-
-    def add(self, pair: EditPair) -> None:
-        self.pairs += 1
-        self.categories[pair.category] += 1
-        self.edit_types[pair.edit_type] += 1
-        self.licenses[license_of(pair) or _NO_LICENSE] += 1
-        self.texts["instruction"] += pair.instruction is not None
-        self.texts["chosen and rejected"] += pair.chosen is not None
-        for key, value in _leaves(pair.provenance):
-            self._count(key, value)
-
-    def _count(self, key: str, value: str) -> None:
-        counts = self.provenance.setdefault(key, Counter())
-        if counts is not None:
-            counts[value] += 1
-            if len(counts) > _MOST_VALUES:
-                self.provenance[key] = None
-
-
-def license_of(pair: EditPair) -> str | None:
-    for key in LICENSE_KEYS:
-        value = pair.provenance.get(key)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-    return None
-
-
-def _leaves(values: Mapping[str, Any], outer: str = "") -> list[tuple[str, str]]:
-    found = []
-    for key, value in values.items():
-        name = f"{outer}{key}"
-        if isinstance(value, dict):
-            found += _leaves(value, f"{name}.")
-        elif key not in LICENSE_KEYS and isinstance(value, str | int | float | bool):
-            text = value if isinstance(value, str) else json.dumps(value)
-            found.append((name, text if len(text) <= _LONGEST else text[: _LONGEST - 2] + ".."))
-    return found
+from editcaption_mega.records import CATEGORIES
+from editcaption_mega.records.set_contents import NO_LICENSE, Contents
 
 
 def data_card(contents: Contents, form: str, fingerprint: str, remarks: list[str], survival: Any = None) -> str:
@@ -92,8 +37,8 @@ def data_card(contents: Contents, form: str, fingerprint: str, remarks: list[str
 
 
 def _front_matter(contents: Contents, form: str) -> str:
-    licenses = [name.lower() for name in contents.licenses if name != _NO_LICENSE]
-    one = len(licenses) == 1 and _NO_LICENSE not in contents.licenses
+    licenses = [name.lower() for name in contents.licenses if name != NO_LICENSE]
+    one = len(licenses) == 1 and NO_LICENSE not in contents.licenses
     lines = ["---", f"license: {json.dumps(licenses[0] if one else 'other')}", "task_categories:", "- image-to-image"]
     if form == "parquet":
         lines += ["configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: data/*.parquet"]

@@ -10,9 +10,10 @@ from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.files import PARTIAL, rename_whole
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.records.set_contents import Contents, license_of
 from editcaption_mega.settings import SettingsError
 
-from .card import Contents, data_card, license_of
+from .card import data_card
 from .export_forms import FORMS
 
 

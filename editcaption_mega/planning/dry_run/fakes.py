@@ -26,6 +26,7 @@ def answer_for_values(recorder: StepRecorder, imbalance: float) -> None:
     _expert_loads(recorder, imbalance)
     _tensors_of_tensors(recorder)
     _fused_updates()
+    _grouped_products()
     _phases(recorder)
     _beside(recorder)
     _within(recorder)
@@ -116,6 +117,19 @@ def _meta_updates() -> torch.library.Library:
     """What the kernel does to tensors without values, once in a process."""
     library = torch.library.Library("aten", "IMPL")
     library.impl("_fused_adamw_", lambda *args, **kwargs: None, "Meta")
+    return library
+
+
+@cache
+def _grouped_products() -> torch.library.Library:
+    """PyTorch's own form for tensors without values takes bf16 alone; CUDA multiplies fp32 too, group by group."""
+
+    def product(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None, out_dtype: Any = None) -> Tensor:
+        groups = () if b.dim() == 3 or offs is None else (offs.shape[0],)
+        return a.new_empty((*groups, a.shape[0], b.shape[-1]), dtype=out_dtype)
+
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("_grouped_mm", product, "Meta", allow_override=True)
     return library
 
 

@@ -107,6 +107,8 @@ def _grouped_product(call: Call) -> Cost:
     offsets = call.argument(2, "offs")
     groups = 1 if offsets is None else offsets.shape[0]
     rows, inner = (a.shape[0] // groups, a.shape[1]) if b.dim() == 3 else (a.shape[0], a.shape[1] // groups)
+    if a.dtype == torch.float32:
+        return Cost(Operation(call.name, "matmul_fp32", flops, call.traffic, launches=groups))
     operation = Operation(call.name, "grouped", flops, call.traffic, rows=rows, columns=b.shape[-1], inner=inner)
     return Cost(operation)
 

@@ -24,9 +24,9 @@ from .training_plots import training_plots
 
 FILE_BYTES = 56_000_000  # what a report of few thousand pairs stays below: page, data and pictures
 DISAGREE = 1.0  # points of the weighted score from which models are said to disagree
-_PACKAGE = "editcaption_mega.evaluation.report"
-_STYLES = ("report.css", "report_panels.css", "report_browser.css")
-_SCRIPTS = (
+PACKAGE = "editcaption_mega.evaluation.report"
+STYLES = ("report.css", "report_panels.css", "report_browser.css")
+SCRIPTS = (
     "report_state.js", "report_list.js", "report_compare.js", "report_detail.js", "report_cards.js", "report_main.js",
 )  # fmt: skip
 _BANDS = (2.0, 3.0, 4.0, 4.75)  # of scores, for colors
@@ -56,7 +56,7 @@ def page(
     progress: Progress,
 ) -> Iterator[str]:
     """The HTML in pieces; pictures are read and reduced while it is written."""
-    style, script = inline(_PACKAGE, _STYLES), inline_script(_PACKAGE, _SCRIPTS)
+    style, script = inline(PACKAGE, STYLES), inline_script(PACKAGE, SCRIPTS)
     samples = list(chunks(joined))
     budget = byte_budget(2 * joined.pairs, FILE_BYTES - sum(len(chunk.encode()) for chunk in samples) - 1_000_000)
     pictures = (Markup(text) for benchmark in joined.benchmarks.values() for text in pairs_as_text(benchmark, budget))
@@ -80,6 +80,6 @@ def page(
 
 
 def _environment() -> Environment:
-    environment = page_environment(_PACKAGE)
+    environment = page_environment(PACKAGE)
     environment.filters["band"] = lambda value: sum(value >= least for least in _BANDS)
     return environment

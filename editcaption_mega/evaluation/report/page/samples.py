@@ -1,14 +1,17 @@
 """What the browser of samples needs of each pair, as compact JSON that is safe inside a <script> element."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import batched
 from typing import Any
 
+from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.report.join import Joined
 from editcaption_mega.evaluation.rubric.opinions import FAULTS, MEASURES, Labels
 from editcaption_mega.records import EditPair
 
 from .self_contained import script_json
+
+type Facts = Callable[[Benchmark, int, EditPair], list[tuple[str, str]]]
 
 PAIRS_PER_CHUNK = 200
 _LONGEST_WORDS = 600  # characters of what a judge wrote
@@ -27,12 +30,14 @@ def overview(joined: Joined, *, disagree: float) -> dict[str, Any]:
     }
 
 
-def chunks(joined: Joined) -> Iterator[str]:
-    """The samples of all benchmarks in order, as JSON arrays of PAIRS_PER_CHUNK."""
+def chunks(joined: Joined, facts: Facts | None = None) -> Iterator[str]:
+    """The samples of all benchmarks in order, as JSON arrays of PAIRS_PER_CHUNK.
+
+    facts: more of the pair at a place of its benchmark, as (name, value)."""
     samples = (
-        _sample(joined, number, name, pair)
+        _sample(joined, number, name, pair) | ({"facts": facts(benchmark, i, pair)} if facts else {})
         for number, (name, benchmark) in enumerate(joined.benchmarks.items())
-        for pair in benchmark.pairs()
+        for i, pair in enumerate(benchmark.pairs())
     )
     return (script_json(list(chunk)) for chunk in batched(samples, PAIRS_PER_CHUNK))
 

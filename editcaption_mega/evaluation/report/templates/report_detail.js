@@ -22,6 +22,7 @@ function showAnswers(sample) {
     return text === null || (state.model >= 0 && state.model !== model) ? null : answer(sample, model, name, text);
   });
   byId('answers').replaceChildren(element('h4', {}, 'Instructions'), ...answers.filter(Boolean));
+  if (!sample.texts.some((text) => text !== null)) byId('answers').append(element('p', { class: 'note' }, 'none for this pair'));
 }
 
 function answer(sample, model, name, text) {
@@ -76,6 +77,12 @@ function chipsOf(labels) {
   for (const [name, why] of Object.entries(labels.unscored || {})) add('warn', `${name} unscored: ${why}`);
   for (const [name, n] of Object.entries(labels.partly || {})) add('warn', `${name}: ${n} of ${labels.n} repeats unscored`);
   return element('ul', { class: 'labels' }, ...items);
+}
+
+// What else is known of the pair: sizes, license, who made it.
+function showFacts(sample) {
+  const items = (sample.facts || []).flatMap(([name, value]) => [element('dt', {}, name), element('dd', { dir: 'auto' }, value)]);
+  byId('facts').replaceChildren(...(items.length ? [element('h4', {}, 'About this pair'), element('dl', { class: 'known' }, ...items)] : []));
 }
 
 // What the judge wrote: its reasons, or a reply that was of no use.

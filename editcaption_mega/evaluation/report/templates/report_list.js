@@ -46,6 +46,10 @@ function drawRow(index, id) {
     const text = score === null ? '–' : score.toFixed(1);
     chips.append(element('span', { class: `chip ${band(score)}`, title: `${overview.models[model]}: ${text}` }, text));
   }
+  if (!overview.judges.length) { // without scores the texts themselves
+    const text = sample.texts.find((one, model) => typeof one === 'string' && (state.model < 0 || state.model === model));
+    chips.append(element('span', { class: 'snippet', dir: 'auto' }, text || ''));
+  }
   const what = element('span', { class: 'what' }, `${sample.type} · ${sample.id}`);
   const row = element('div', { class: 'row', id, role: 'option' }, image, element('div', {}, what, chips));
   row.addEventListener('click', () => select(index, { scroll: true }));

@@ -20,6 +20,7 @@ function fillFilters() {
   const present = new Set(samples.flatMap((s) => s.labels.flatMap((by) => by.flatMap((one) => (one && one.faults) || []))));
   const faults = named(overview.faults).filter(([i]) => present.has(Number(i)));
   options('fault', [['any', 'any fault'], ...faults, ['correct', 'none: wholly correct']], 'all');
+  for (const part of document.querySelectorAll('.of-judges')) part.hidden = !overview.judges.length;
   filters.elements.disagree.closest('label').title = `Weighted scores of two models are ${overview.disagree} or more apart`;
 }
 
@@ -56,6 +57,7 @@ function select(index, { address = true, scroll = false } = {}) {
   showPictures(index);
   showTruth(sample);
   showAnswers(sample);
+  showFacts(sample);
   revealRow(index);
   drawRows();
   if (address) history.replaceState(null, '', hashOf(sample));
