@@ -24,7 +24,7 @@ def first_lines(settings: JobSettings, stream: StepStream[PairDataset], steps: i
     ]  # fmt: skip
     lines += _part(settings, columns)
     lines += _folders(settings, stream, columns, steps)
-    if batch > size:
+    if batch > size and not settings.data.weights:
         lines.append(
             f"note: training.global_batch_size={batch} is more than the {size} samples there are, so one step has "
             f"each of them about {batch / size:.1f} times"
@@ -48,15 +48,15 @@ def _passes(seen: int, size: int) -> str:
 
 
 def _part(settings: JobSettings, columns: ShardColumns) -> list[str]:
-    most, there = settings.data.max_samples, columns.indexed
+    most, size, indexed = settings.data.max_samples, len(columns.ids), columns.indexed
     if not most:
         return []
-    if len(columns.ids) == there:
-        return [f"note: data.max_samples={most} takes all of the {there:,} samples there are"]
+    if size == indexed or (size < most and not settings.data.weights):
+        return [f"note: data.max_samples={most} takes all of the {size:,} samples there are"]
     order = f"in the order of training.seed={settings.training.seed}" if settings.data.shuffle else "as they stand"
     return [
-        f"data.max_samples={most}: the first {len(columns.ids):,} of {there:,} samples {order} are trained on, the "
-        "others never"
+        f"data.max_samples={most}: {size:,} of the {indexed:,} samples in data.shards are trained on, the first "
+        f"{order}; the others never are"
     ]
 
 
