@@ -43,6 +43,8 @@ class _Parser(argparse.ArgumentParser):
             message += " (a value that begins with '-' is written --OPTION=VALUE)"
         if message.startswith("unrecognized arguments:") and re.search(r": [\w.]+=", message):
             message += " (key=value is written right behind the file of settings, before any --OPTION)"
+        if re.match(r"unrecognized arguments: --?config\b", message):
+            message += " (the file of settings is named without an option)"
         super().error(message)
 
 

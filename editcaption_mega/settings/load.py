@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args, get_origin, overload
 
@@ -80,6 +81,8 @@ ELSEWHERE = {
     "warmup_ratio": _WARMUP,
     "wandb_project": "did you mean 'wandb.project', with training.loggers=[tensorboard,wandb]?",
 }
+_NOT_CONVERTED = re.compile(r"Value (?P<value>'.*') of type '\w+' could not be converted to (?P<kind>Integer|Float)$")
+_EXPECTED = {"Integer": "a whole number", "Float": "a number"}
 # Where they are looked for.
 _TRAINING = ("training", "data", "optimizer", "checkpoint", "parallel", "model", "wandb", "mlflow")
 
@@ -119,7 +122,14 @@ def load_settings(
         if not equals or not key:
             raise SettingsError(f"override {override!r} is not of the form key=value, such as training.steps=100")
         shown = f"{key}=[hidden]" if SECRET_NAME.search(key) else override
-        merged = _merge(kind, merged, OmegaConf.from_dotlist([override]), f"override {shown!r}")
+        try:
+            given = OmegaConf.from_dotlist([override])
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise SettingsError(
+                f"override {shown!r}: its value is not valid YAML ({_yaml_problem(error)}); a list is [a,b], in "
+                "quotes where the shell would take it apart"
+            ) from None
+        merged = _merge(kind, merged, given, f"override {shown!r}")
     try:
         values = with_shipped_files(_container(merged, resolve=True))
     except OmegaConfBaseException as error:
@@ -152,14 +162,20 @@ def _yaml_problem(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
+def _wrong_value(error: OmegaConfBaseException) -> str:
+    key, words = getattr(error, "full_key", None), str(error).splitlines()[0]
+    if match := _NOT_CONVERTED.match(words):
+        return f"{key} is {match['value']}, expected {_EXPECTED[match['kind']]}"
+    return f"{key}: {words}"
+
+
 def _merge(kind: type, base: DictConfig, more: DictConfig, where: str) -> DictConfig:
     values = _container(more)
     _check_keys(kind, values, where)
     try:
         return cast(DictConfig, OmegaConf.merge(base, OmegaConf.create(_completed(kind, values))))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise SettingsError(f"{where}: {key}: {str(error).splitlines()[0]}") from None
+        raise SettingsError(f"{where}: {_wrong_value(error)}") from None
 
 
 def _container(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
