@@ -100,7 +100,10 @@ def _arguments(argv: Sequence[str], description: str, script: str, configs: str)
     """Settings and training are imported after this: what is wrong with the arguments is said at once."""
     parser = cli.argument_parser(
         description,
-        example=f"torchrun --nproc-per-node 2 launch/{script}.sh configs/{configs}_demo.yaml training.steps=100",
+        example=f"""
+editcaption train-{configs} {configs}_qwen3_vl_2b data.shards=data/{configs}     # one process
+torchrun --nproc-per-node 8 -m editcaption_mega train-{configs} {configs}_qwen3_vl_8b data.shards=data/{configs}
+sbatch --nodes 4 --gpus-per-node 8 launch/{script}.sh configs/{configs}_qwen3_vl_32b.yaml     # of a clone""",
     )
     cli.add_settings_arguments(parser, configs)
     parser.add_argument("--dry-run", action="store_true", help="look at settings and paths, start nothing")

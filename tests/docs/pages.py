@@ -105,7 +105,8 @@ def _commands(text: str) -> Iterator[tuple[str, list[str]]]:
     for line in re.sub(r"\\\n\s*", " ", text).split("\n"):
         line = line.strip().removeprefix("$ ")
         if re.match(
-            r"(\w+=\S* )*(make|python|bash|sbatch|torchrun|\.venv/bin/\w+|\.ci/\w+|tools/\w+\.py|launch/\w+\.sh)\b",
+            r"(\w+=\S* )*(make|editcaption|python|bash|sbatch|torchrun|"
+            r"\.venv/bin/\w+|\.ci/\w+|tools/\w+\.py|launch/\w+\.sh)\b",
             line,
         ):
             try:

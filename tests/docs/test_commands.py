@@ -1,6 +1,7 @@
 """Every command that a page shows can be given: its tool takes these words, its settings exist, its target is there."""
 
 import argparse
+import importlib
 import importlib.util
 import inspect
 import itertools
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from editcaption_mega.__main__ import COMMANDS
 from editcaption_mega.settings import (
     CaptionSettings,
     DPOSettings,
     EvaluationSettings,
     JobSettings,
     ScoreSettings,
+    find_config,
     load_settings,
 )
 from tests.docs.pages import ROOT, Page, all_pages
@@ -49,16 +52,16 @@ def tool(path: Path):
     return module
 
 
-def refusal(path: Path, words: list[str], capsys) -> str | None:
-    """What the tool's real parser says against these words; None if it takes them."""
+def refusal(main, name: str, words: list[str], capsys) -> str | None:
+    """What the real parser of a tool or command says against these words; None if it takes them."""
     real = argparse.ArgumentParser.parse_args
 
     def parse_args(self, args=None, namespace=None):
         real(self, args, namespace)
         raise Parsed
 
-    main, argv = tool(path).main, sys.argv
-    argparse.ArgumentParser.parse_args, sys.argv = parse_args, [str(path), *words]
+    argv = sys.argv
+    argparse.ArgumentParser.parse_args, sys.argv = parse_args, [name, *words]
     try:
         main(words) if inspect.signature(main).parameters else main()
     except Parsed:
@@ -67,7 +70,7 @@ def refusal(path: Path, words: list[str], capsys) -> str | None:
         return None if not end.code else capsys.readouterr().err.strip().splitlines()[-1]
     finally:
         argparse.ArgumentParser.parse_args, sys.argv = real, argv
-    return f"{path.name} never parsed its arguments"
+    return f"{name} never parsed its arguments"
 
 
 def variants(words: list[str]) -> list[list[str]]:
@@ -92,6 +95,8 @@ def problem(words: list[str], capsys) -> str | None:
     program = words.pop(0)
     if program == "make":
         return problem_of_make([word for word in words if word != ".."])
+    if program == "editcaption":
+        return problem_of_command([word for word in words if word != ".."], capsys)
     if program in ("sbatch", "torchrun", "bash", "python", ".venv/bin/python"):
         script = next(
             (i for i, word in enumerate(words) if re.fullmatch(r"(launch|tools|\.ci|tests|examples)/\S+", word)), None
@@ -118,8 +123,22 @@ def problem(words: list[str], capsys) -> str | None:
                 [w for w in after if w in config or _OVERRIDE.fullmatch(w)], EvaluationSettings
             ):
                 return said
-        return refusal(path, words, capsys)
+        return refusal(tool(path).main, str(path), words, capsys)
     return None
+
+
+def problem_of_command(words: list[str], capsys) -> str | None:
+    """Of `editcaption COMMAND ..`."""
+    words = ["1" if _NUMBER.fullmatch(word) else word for word in words]
+    if not words or words[0] not in COMMANDS:
+        return None if words in ([], ["COMMAND"], ["--help"]) else f"editcaption has no command {words[0]}"
+    name, *words = words
+    if kind := {"train-sft": JobSettings, "train-dpo": DPOSettings}.get(name):
+        return problem_of_settings(words, kind) if words else None
+    module = importlib.import_module(COMMANDS[name][0])
+    if name == "convert" and words and words[0] in module.DIRECTIONS:
+        module, words = module.DIRECTIONS[words[0]], words[1:]
+    return refusal(module.main, f"editcaption {name}", words, capsys) if words else None
 
 
 def problem_of_make(words: list[str]) -> str | None:
@@ -138,10 +157,11 @@ def problem_of_settings(words: list[str], kind: type) -> str | None:
     config, *overrides = words
     if config == "CONFIG" or config.startswith(MADE_BY_THE_READER):
         return None
-    if not (ROOT / config).is_file():
+    path = find_config(config)
+    if not path.is_file():
         return f"there is no {config}"
     try:
-        load_settings(ROOT / config, [word for word in overrides if word != ".."], kind)
+        load_settings(path, [word for word in overrides if word != ".."], kind)
     except ValueError as error:
         return str(error)
     return None
@@ -180,6 +200,11 @@ def test_commands_can_be_given(page, capsys):
         ("tools/make_shards.py --format {jsonl,nothing} --input a --output b", "invalid choice: 'nothing'"),
         ("tools/evaluate.py {run,nothing} CONFIG", "invalid choice: 'nothing'"),
         ("python tools/evaluate.py run configs/eval_demo.yaml generation.max_token=3", "generation.max_token"),
+        ("editcaption shrads --input a", "no command shrads"),
+        ("editcaption shards --format jsonl --input a --output b --sideways", "unrecognized arguments: --sideways"),
+        ("editcaption train-sft sft_nothing", "there is no sft_nothing"),
+        ("editcaption train-sft sft_qwen3_vl_2b training.step=1", "training.step"),
+        ("editcaption convert megatron-to-hf --checkpoint a", "--output"),
         ("bash launch/pretrain_sft.sh configs/nothing.yaml", "there is no configs/nothing.yaml"),
         ("sbatch --nodes 2 launch/train_dpo.sh configs/dpo_demo.yaml preference.bet=1", "preference.bet"),
         ("torchrun --nproc-per-node 2 launch/nothing.sh CONFIG", "there is no launch/nothing.sh"),

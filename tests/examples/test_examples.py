@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from editcaption_mega.settings import save_settings
 from tests.docs.pages import ROOT, Page
 from tests.helpers import small_job
 
+NOTEBOOK = "from_pairs_to_captions.ipynb"
 NAMES = ("kernels_on_a_transformers_model", "own_objective", "read_shards", "score_an_instruction")
 
 
@@ -24,7 +26,8 @@ def example(name: str):
 
 def test_every_example_is_listed_and_has_a_test():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(NAMES)
-    assert {Path(target).stem for _, target in Page(ROOT / "examples" / "README.md").links()} == set(NAMES)
+    listed = {Path(target).name for _, target in Page(ROOT / "examples" / "README.md").links()}
+    assert listed == {f"{name}.py" for name in NAMES} | {NOTEBOOK}
     tests = Path(__file__).read_text(encoding="utf-8")
     assert all(f'example("{name}")' in tests for name in NAMES)
 
@@ -71,3 +74,28 @@ def test_an_objective_of_ones_own_trains_resumes_and_is_not_taken_for_another(tm
     assert rows[-1]["loss"] < rows[0]["loss"] and all(0 <= row["sure"] <= 1 for row in rows)
     with pytest.raises(ValueError, match="objective=focal"):
         run_sft(settings)
+
+
+def notebook_cells():
+    notebook = json.loads((ROOT / "examples" / NOTEBOOK).read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4 and all(cell["source"] for cell in notebook["cells"])
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_is_kept_without_results():
+    cells = notebook_cells()
+    assert len(cells) >= 6 and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_notebook_run_in_their_order(capfd, monkeypatch):
+    """Each as a kernel has it, in one namespace; the model then knows its pairs."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    namespace = {"__name__": "__main__"}
+    for number, cell in enumerate(notebook_cells()):
+        exec(compile("".join(cell["source"]), f"{NOTEBOOK}, code cell {number}", "exec"), namespace)
+    rows, captions = namespace["rows"], namespace["captions"]
+    right = sum(row["instruction"] == caption for row, caption in zip(rows, captions, strict=True))
+    assert len(rows) == 10 and right >= 9, list(zip(rows, captions, strict=True))
+    assert namespace["result"].checkpoint.is_dir() and "written    " in capfd.readouterr().out
+    shutil.rmtree(namespace["work"])
