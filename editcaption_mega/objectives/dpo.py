@@ -105,6 +105,7 @@ class DPOObjective(Objective):
     answers = "preference"
     files = (REFERENCE_FILE,)
     shown_metrics = {"reward_margin": "margin", "reward_accuracy": "accuracy"}
+    blank_with = {"reward_accuracy": "answers_apart"}  # policy and reference are equal: it counts roundings
 
     def __init__(
         self,

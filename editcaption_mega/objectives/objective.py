@@ -32,6 +32,8 @@ class Objective(ABC):
     answers: ClassVar[Answers] = "instruction"  # what of each sample it trains on
     files: ClassVar[tuple[str, ...]] = ()  # what it writes into the run folder; NAME.partial is kept to go on with
     shown_metrics: ClassVar[Mapping[str, str]] = {}  # of its metrics: those of the progress line, and their names there
+    # Of these, what says nothing at a step that has another metric -> that one; the progress line has "-" there.
+    blank_with: ClassVar[Mapping[str, str]] = {}
     num_statistics: int = 0
 
     @property

@@ -167,6 +167,8 @@ class TrainingSettings:
     deterministic: bool = False  # on GPUs: the same numbers bit for bit from run to run, slower; CPUs have them anyway
     log_every: int = 1  # steps between progress lines; metrics.jsonl has every step
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])  # of LOGGERS, beside metrics.jsonl; [] for none
+    profile_steps: list[int] | None = None  # first and last step, from 1, of a profile in profile/; null: none
+    profile_ranks: str = "first"  # first | all
     stop_after: int = 0  # leave cleanly (with a checkpoint) after this many steps of this process; 0: never
 
     def validate(self) -> None:
@@ -179,6 +181,12 @@ class TrainingSettings:
         choice("training.precision", self.precision, ("bf16", "fp32"))
         at_least("training.log_every", self.log_every, 1)
         at_least("training.stop_after", self.stop_after, 0)
+        choice("training.profile_ranks", self.profile_ranks, ("first", "all"))
+        steps = self.profile_steps
+        if steps is not None and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
+            raise SettingsError(
+                f"training.profile_steps={steps}: expected the first and the last step, counted from 1, such as [10,12]"
+            )
 
 
 @dataclass

@@ -31,6 +31,11 @@ def first_lines(settings: JobSettings, stream: StepStream[PairDataset], steps: i
         )
     lines.append(_rows(settings, stream, resumed.step))
     lines += schedule_lines(settings.optimizer, steps)
+    profiled = settings.training.profile_steps
+    if profiled and not resumed.step < profiled[0] <= profiled[1] <= steps:
+        lines.append(
+            f"note: training.profile_steps={profiled} are not all among the steps {resumed.step + 1} to {steps}"
+        )
     if resumed.unchecked:
         lines.append(
             f"note: {resumed.checkpoint} is of an earlier version and does not tell {', '.join(resumed.unchecked)}: "

@@ -4,8 +4,8 @@ Every setting has its place here: it is the same (`FIXED`, the frozen modules, a
 cover), or it may change and a line says so. May change: rates and the schedule (learning rates, their multipliers,
 warm-up, decay, clipping, steps), and what changes how a step is computed but not of what (layout, backend, packing and
 row length, recomputation, threads, intervals). Refused: what changes tokens, order or loss; the precision, because a
-bf16 run's fp32 weights are not those that an fp32 run reads; frozen modules, because a checkpoint holds moments for the
-trained ones only.
+bf16 run's fp32 weights are not those that an fp32 run reads; a module that was trained and is to be frozen. A frozen
+one may be thawed: a checkpoint has no moments of it, so they begin at zero.
 """
 
 import dataclasses
@@ -39,6 +39,8 @@ FIXED = (
     "training.precision",
     "training.seed",
 )
+
+_FROZEN, _TRAINED = "frozen", "trained"  # what the identity says of a module
 
 # With a load-balancing loss, which is taken row by row, these are part of the loss.
 FIXED_WITH_ROUTER_LOSS = ("data.packing", "data.sequence_length")
@@ -78,7 +80,7 @@ def identity(settings: JobSettings, dataset: PairDataset, architecture: Architec
     values = flat(settings)
     fixed = FIXED + (FIXED_WITH_ROUTER_LOSS if settings.model.router_aux_loss else ())
     frozen = {
-        f"optimizer.{module}": "frozen" if not factor else "trained"
+        f"optimizer.{module}": _TRAINED if factor else _FROZEN
         for module, factor in settings.optimizer.multipliers().items()
     }
     shape = [getattr(architecture, field.name) for field in dataclasses.fields(architecture) if field.compare]
@@ -98,11 +100,22 @@ def recorded_identity(state: dict[str, Any]) -> dict[str, Any]:
     return old | {name: value for name, value in preference.items() if name in FIXED}
 
 
+def thawed(state: dict[str, Any], parts: dict[str, Any]) -> list[str]:
+    """Modules that the job trains and the checkpoint's job did not, which has no moments of them."""
+    recorded = recorded_identity(state)
+    return [
+        name.removeprefix("optimizer.")
+        for name, value in parts.items()
+        if name.startswith("optimizer.") and value == _TRAINED and recorded.get(name) == _FROZEN
+    ]
+
+
 def check_identity(checkpoint: Path, state: dict[str, Any], parts: dict[str, Any]) -> list[str]:
     """Raises ValueError that names every part in which the checkpoint's job was another one -> the parts that the
     checkpoint, of an earlier version, says nothing of."""
     recorded = recorded_identity(state)
     different = [name for name, value in parts.items() if name in recorded and recorded[name] != value]
+    different = [name for name in different if name.removeprefix("optimizer.") not in thawed(state, parts)]
     if different:
         was = ", ".join(f"{name}={_short(recorded[name])}" for name in different)
         now = ", ".join(f"{name}={_short(parts[name])}" for name in different)

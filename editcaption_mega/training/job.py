@@ -15,16 +15,19 @@ from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, loca
 from .evaluations import Evaluation, Evaluations
 from .experts import ExpertLoad
 from .first_lines import first_lines
-from .identity import check_identity, flat
+from .identity import check_identity, flat, thawed
 from .inputs import on_device, reading_ahead
 from .loop import Care, Span, run_steps
 from .megatron_optimizer import release_hooks
 from .metrics import RunLog
+from .next_commands import next_commands
 from .optimizer import TrainState, build_train_state, freeze_modules, trainable_table
 from .prepare import Prepared, prepare
+from .profile_window import ProfileWindow
 from .run_folder import keep_settings
 from .saving import RunRecorder
 from .session import Ending, session, stop_if_asked
+from .start_facts import start_facts
 from .stragglers import Stragglers
 
 
@@ -59,10 +62,10 @@ def _train(
     stop_if_asked(resumed.step, "while the model was loaded")
     updates = resumed.state.get("updates", 0)
     bad_steps = BadSteps.of_run(settings.bad_steps, prepared.session.output, resumed.step, updates)
-    log = None
+    log, facts = None, start_facts()
     with platform.together():
         if platform.is_rank_zero():
-            log = _open_log(prepared, objective, notes)
+            log = _open_log(prepared, objective, facts, notes)
     saver = CheckpointSaver(
         settings.checkpoint, param_shards, state.optimizer,
         published=resumed.step, timeout_minutes=settings.watchdog.collective_minutes,
@@ -77,18 +80,21 @@ def _train(
     expert_load = ExpertLoad(state.chunks, layers, experts.num_experts) if experts else None
     ending = Ending(resumed.step)
     if resumed.step >= prepared.total_steps:
-        platform.print_rank_0(
-            f"{prepared.session.output} has already been trained for {resumed.step} steps: nothing to do"
-        )
+        recorder.say(f"{prepared.session.output} has already been trained for {resumed.step} steps: nothing to do")
     else:
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)
         parts: list[Evaluation] = []
         evaluations = Evaluations(settings.evaluation.every, prepared.total_steps, state.chunks, parts)
-        care = Care(Stragglers(settings.watchdog.slow_rank, recorder.say), bad_steps, evaluations)
-        with closing(recorder):
+        training, output = settings.training, prepared.session.output
+        window = ProfileWindow(training.profile_steps, training.profile_ranks, output, recorder.say)
+        care = Care(Stragglers(settings.watchdog.slow_rank, recorder.say), bad_steps, evaluations, window)
+        with closing(recorder), closing(window), recorder.failing():
             ending = Ending(
                 *run_steps(state, objective, _steps(prepared), span, recorder, expert_load, prepared.architecture, care)
             )
+    if ending.step >= prepared.total_steps:
+        for line in next_commands(settings, ending.step, objective.answers):
+            recorder.say(line)
     with platform.together():
         if log:
             log.close()
@@ -112,10 +118,15 @@ def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list
         precision=settings.training.precision, total_steps=prepared.total_steps,
         overlap=settings.parallel.overlap_data_parallel,
     )  # fmt: skip
-    notes = []
+    notes: list[str] = []
     if resumed.checkpoint:
         local = local_copies(settings)
-        load_optimizer(resumed.checkpoint, resumed.state, param_shards, state.optimizer, local)
+        new = thawed(resumed.state, prepared.identity)
+        load_optimizer(resumed.checkpoint, resumed.state, param_shards, state.optimizer, local, new)
+        notes += [
+            f"note: optimizer.{module} was frozen up to step {resumed.step}: its moments begin at zero"
+            for module in new
+        ]
         state.scheduler.step(increment=resumed.step)
         if not load_random_state(resumed.checkpoint, local):
             notes.append(
@@ -127,17 +138,18 @@ def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list
     return state, param_shards, notes
 
 
-def _open_log(prepared: Prepared, objective: Objective, notes: list[str]) -> RunLog:
+def _open_log(prepared: Prepared, objective: Objective, facts: list[str], notes: list[str]) -> RunLog:
     """The run's records, with what a reader must know of this start. Rank 0 alone."""
     settings, resumed, output = prepared.settings, prepared.resumed, prepared.session.output
     log = RunLog(
         output, first_step=resumed.step, total_steps=prepared.total_steps,
-        log_every=settings.training.log_every, shown=objective.shown_metrics, settings=settings,
+        log_every=settings.training.log_every, shown=objective.shown_metrics,
+        blank_with=objective.blank_with, settings=settings,
     )  # fmt: skip
     table = trainable_table(rules_for(prepared.architecture), settings.optimizer)
     starts = first_lines(settings, prepared.stream, prepared.total_steps, resumed)
     split = split_notes(prepared.architecture.num_layers, settings.parallel)
-    for line in [*prepared.dataset.notes, *table, *split, *starts, *notes]:
+    for line in [*facts, *prepared.dataset.notes, *table, *split, *starts, *notes]:
         log.say(line)
     keep_settings(output, settings, resumed.step)
     log.loggers.settings(flat(settings))

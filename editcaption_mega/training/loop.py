@@ -25,6 +25,7 @@ from .experts import ExpertLoad
 from .megatron_optimizer import begin_without_update, start_gathers
 from .optimizer import TrainState
 from .pipeline import run_pipeline
+from .profile_window import ProfileWindow
 from .speed import Speed, manual_garbage_collection
 from .stragglers import Stragglers
 
@@ -159,6 +160,7 @@ class Care(NamedTuple):
     stragglers: Stragglers
     bad_steps: BadSteps
     evaluations: Evaluations | None = None
+    profile: ProfileWindow | None = None
 
 
 def run_steps(
@@ -185,12 +187,16 @@ def run_steps(
                 phases.enter(phases.STEP)
             if care is not None:
                 care.stragglers.step_begins()
+                if care.profile is not None:
+                    care.profile.step_begins(step.number + 1)
             numbers = _careful_step(state, objective, step, care, lambda: _where_to_go_on(recorder.newest()))
             finished = step.number + 1
             if expert_load is not None:
                 numbers |= expert_load.metrics()
             if care is not None:
                 numbers |= care.stragglers.step_ended()
+                if care.profile is not None:
+                    care.profile.step_ended(finished)
             of_step, asked = speed.step_ended(step, signals.asked())
             if care is not None and care.evaluations is not None:
                 with speed.evaluating():

@@ -17,8 +17,9 @@ class RunLog:
     """The run folder's records; used on rank 0 only.
 
     Resuming at step n drops what a killed run wrote after step n, so that each step has one line. shown: of an
-    objective's own metrics those that the progress line has, and their names there. settings: of the job, which say
-    what the loggers are; None for none. `loggers` take texts and images, too."""
+    objective's own metrics those that the progress line has, and their names there; blank_with: of these, what says
+    nothing at a step that has another metric. settings: of the job, which say what the loggers are; None for none.
+    `loggers` take texts and images, too."""
 
     def __init__(
         self,
@@ -28,10 +29,11 @@ class RunLog:
         total_steps: int,
         log_every: int,
         shown: Mapping[str, str] | None = None,
+        blank_with: Mapping[str, str] | None = None,
         settings: JobSettings | None = None,
     ):
         self.output, self.total_steps, self.log_every = Path(output), total_steps, log_every
-        self.shown = shown or {}
+        self.shown, self.blank_with = shown or {}, blank_with or {}
         self.output.mkdir(parents=True, exist_ok=True)
         damaged, known = _drop_after(self.output / "metrics.jsonl", first_step)
         self._metrics, self._text = LineFile(self.output / "metrics.jsonl"), LineFile(self.output / "log.txt")
@@ -48,7 +50,9 @@ class RunLog:
     def say(self, line: str) -> None:
         """A line for people: terminal and log.txt."""
         print(line, flush=True)
-        self._text.write(line)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        for part in line.splitlines():
+            self._text.write(f"{now} {part}")
 
     def step(self, numbers: dict[str, Any]) -> None:
         """One optimizer step. `numbers` holds step, loss, grad_norm, learning_rate, tokens, samples, seconds; of a step
@@ -65,9 +69,12 @@ class RunLog:
             self.say(
                 f"step {step}/{self.total_steps}  loss {numbers['loss']:.4f}  grad {numbers['grad_norm']:.3f}  "
                 f"lr {numbers['learning_rate']:.2e}  "
-                + "".join(f"{name} {numbers[key]:.3f}  " for key, name in self.shown.items() if key in numbers)
+                + "".join(f"{name} {self._shown(key, numbers)}  " for key, name in self.shown.items() if key in numbers)
                 + f"{speed:,.0f} tokens/s  {_duration(left)} left"
             )
+
+    def _shown(self, key: str, numbers: dict[str, Any]) -> str:
+        return "-" if self.blank_with.get(key) in numbers else f"{numbers[key]:.3f}"
 
     def close(self, failed: bool = False) -> None:
         """Raises OSError when something could not be written to the end."""

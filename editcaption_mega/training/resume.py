@@ -32,6 +32,7 @@ RUN_FILES = (
     "tensorboard",
     "wandb",
     "mlflow",
+    "profile",
     RUN_IDS,
     "checkpoints",
     TABLES,

@@ -1,5 +1,7 @@
 """What a job does beside the steps: it records each one, and saves."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +61,16 @@ class RunRecorder:
 
     def newest(self) -> int:
         return self.saver.newest()
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """A block of the steps: where it fails, the loggers say so of the run."""
+        try:
+            yield
+        except Exception:
+            if self.log:
+                self.log.loggers.close(failed=True)
+            raise
 
     def close(self) -> None:
         """At the end of the steps, however they ended."""

@@ -5,6 +5,7 @@ import functools
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,9 @@ def test_run_folder(base, whole):
     assert "expert_load_mean" in whole[0]
     log = (output / "log.txt").read_text()
     assert "router" in log and "trained" in log
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in log.splitlines())
+    assert " started on " in log and " versions: " in log and " command: " in log
+    assert f"checkpoint saved: {output / 'checkpoints/step_00000003'}" in log
     assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step_00000003", "step_00000006"]
 
 
@@ -99,7 +103,13 @@ def test_a_job_leaves_no_model_and_no_thread_behind(base, whole):
 
 def test_a_finished_run_has_nothing_to_do(base, whole, capsys):
     run_sft(settings(base, base / "whole"))
-    assert "nothing to do" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing to do" in said
+    ends = [line for line in said.splitlines() if line.startswith(("the checkpoint is ", "next, ", "or preference "))]
+    assert f"the checkpoint is {base / 'whole/checkpoints/step_00000006'}" == ends[0] and len(ends) == 3
+    # As it was said when the run came to its end.
+    log = (base / "whole/log.txt").read_text()
+    assert all(log.count(line) >= 2 for line in ends)
     assert losses(rows(base / "whole")) == losses(whole)
 
 
@@ -181,6 +191,30 @@ def test_frozen_modules_and_multipliers(base):
         assert same == (rule.module == "vision"), rule.name
     assert not any(key.startswith("exp_avg/vision.patch_embed") for key in after.tensors)
     assert "frozen" in (output / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_thawed_module_begins_its_moments_at_zero(base, precision):
+    output = base / f"thawed_{precision}"
+    job = settings(base, output, precision=precision, stop_after=3)
+    job.optimizer.vision = 0.0
+    run_sft(job)
+    key = next(key for key in StoreReader(output / "checkpoints/step_00000003").tensors if "vision.patch_embed" in key)
+    frozen = StoreReader(output / "checkpoints/step_00000003").read(key)
+    job = settings(base, output, precision=precision, steps=4)
+    run_sft(job)
+    log = (output / "log.txt").read_text()
+    assert "note: optimizer.vision was frozen up to step 3: its moments begin at zero" in log
+    assert "optimizer.vision: 0.0 -> 1.0 from step 3" in log
+    after = StoreReader(output / "checkpoints/step_00000004")
+    name = key.removeprefix("weights/")
+    # After one update from zero the moments are those of its gradient alone: b = (1 - beta) g, v = (1 - beta') g^2.
+    first, second = (after.read(f"{moment}/{name}").double() for moment in ("exp_avg", "exp_avg_sq"))
+    gradient = first / (1 - job.optimizer.beta1)
+    assert gradient.abs().max() > 0
+    assert second.allclose((1 - job.optimizer.beta2) * gradient**2, rtol=1e-4, atol=1e-30)
+    master = after.read(f"param/{name}" if precision == "bf16" else key)
+    assert not master.equal(frozen.float()) and master.allclose(frozen.float(), atol=1e-2)
 
 
 def test_weights_only_start_from_a_checkpoint(base, whole):

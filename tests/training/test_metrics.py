@@ -1,7 +1,9 @@
 """The records of a run: one line per step, whatever was killed, and the line that people see."""
 
 import json
+import re
 
+from editcaption_mega.objectives import DPOObjective
 from editcaption_mega.training.metrics import RunLog
 
 NUMBERS = {"loss": 0.5, "grad_norm": 1.25, "learning_rate": 1e-4, "tokens": 1000, "samples": 8, "seconds": 0.5}
@@ -19,10 +21,27 @@ def test_each_step_has_a_line_and_some_are_shown(tmp_path, capsys):
     assert [row["step"] for row in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert lines(tmp_path / "metrics.jsonl")[0] == {"step": 1, **NUMBERS, "margin_of_mine": 0.1, "hidden": 7.0}
     shown = (tmp_path / "log.txt").read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d step ", line) for line in shown)
+    shown = [line[20:] for line in shown]
     assert [line.split()[1] for line in shown] == ["2/5", "4/5", "5/5"]
     expected = "step 2/5  loss 0.5000  grad 1.250  lr 1.00e-04  margin 0.200  2,000 tokens/s  0m"
     assert shown[0].startswith(expected) and shown[0].endswith(" left") and "hidden" not in shown[0]
     assert capsys.readouterr().out.splitlines() == shown
+
+
+def test_what_says_nothing_at_a_step_is_a_dash(tmp_path):
+    """The accuracy of DPO while policy and reference are the same model counts roundings."""
+    log = RunLog(
+        tmp_path, first_step=0, total_steps=2, log_every=1,
+        shown=DPOObjective.shown_metrics, blank_with=DPOObjective.blank_with,
+    )  # fmt: skip
+    pairs = {"reward_margin": 0.0, "reward_accuracy": 0.571}
+    log.step({"step": 1, **NUMBERS, **pairs, "answers_apart": 0.0})
+    log.step({"step": 2, **NUMBERS, **pairs})
+    log.close()
+    first, second = (tmp_path / "log.txt").read_text().splitlines()
+    assert "  margin 0.000  accuracy -  " in first and "  accuracy 0.571  " in second
+    assert [row["reward_accuracy"] for row in lines(tmp_path / "metrics.jsonl")] == [0.571, 0.571]
 
 
 def test_a_run_that_goes_on_drops_the_steps_behind_its_checkpoint(tmp_path):

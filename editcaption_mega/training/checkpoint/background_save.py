@@ -164,11 +164,8 @@ class CheckpointSaver:
     def _tidy_up(self, folder: CheckpointFolder, stood: float | None, seconds: float) -> None:
         """On rank 0, of a checkpoint that is published. stood: seconds of those that training waited."""
         self.on_published(folder.step)
-        if stood is not None:
-            self._say(
-                f"checkpoint of step {folder.step} written in {seconds:.1f} s, for {stood:.1f} s of "
-                "which training stood still"
-            )
+        took = "" if stood is None else f", written in {seconds:.1f} s, for {stood:.1f} s of which training stood still"
+        self._say(f"checkpoint saved: {folder.final}{took}")
         for line in remove_old(folder.output, keep=self.settings.keep, keep_every=self.settings.keep_every):
             self._say(line)
 

@@ -1,5 +1,6 @@
 """Optimizer state and random states out of a checkpoint of any layout."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ def load_optimizer(
     param_shards: list[ParamShard],
     optimizer: MegatronOptimizer,
     local: LocalCopies | None = None,
+    thawed: Collection[str] = (),
 ) -> None:
     """Moments, master weights and step counters of this rank's share of the optimizer, from any layout's checkpoint.
-    local: copies of its files on the nodes.
+    local: copies of its files on the nodes. thawed: modules of which it has no moments, because they were frozen: these
+    begin at zero.
 
     Collective: all ranks raise alike."""
     with platform.together():
-        _load_optimizer(StoreReader(folder, local), state["updates"], param_shards, optimizer)
+        _load_optimizer(StoreReader(folder, local), state["updates"], param_shards, optimizer, thawed)
 
 
 def local_copies(settings: JobSettings) -> LocalCopies | None:
@@ -38,7 +41,11 @@ def local_copies(settings: JobSettings) -> LocalCopies | None:
 
 
 def _load_optimizer(
-    store: StoreReader, updates: int, param_shards: list[ParamShard], optimizer: MegatronOptimizer
+    store: StoreReader,
+    updates: int,
+    param_shards: list[ParamShard],
+    optimizer: MegatronOptimizer,
+    thawed: Collection[str],
 ) -> None:
     begin_state(optimizer, updates)
     for shard in param_shards:
@@ -47,9 +54,12 @@ def _load_optimizer(
             continue
         with torch.no_grad():
             for name, tensor in state.tensors.items():
+                if name != MASTER and shard.rule.module in thawed:
+                    tensor.zero_()
+                    continue
                 key = f"{name}/{shard.rule.name}"
                 if name == MASTER and key not in store.tensors:
-                    # An fp32 run keeps no second copy: the weight is the master.
+                    # An fp32 run keeps no second copy, and a frozen module needs none: the weight is the master.
                     key = WEIGHTS + shard.rule.name
                 values = store.read_range(key, shard.box, state.start, state.end)
                 tensor.copy_(values.view(tensor.shape))

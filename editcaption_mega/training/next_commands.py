@@ -1,0 +1,32 @@
+"""What a finished run says: where its checkpoint is, and what comes next."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder
+from editcaption_mega.data.batching.dataset import Answers
+from editcaption_mega.settings import JobSettings
+
+
+def next_commands(settings: JobSettings, step: int, answers: Answers) -> list[str]:
+    """Lines for a run that has done all its steps. answers: what it was trained on: after instructions come
+    preferences, after preferences an evaluation."""
+    output = Path(settings.training.output)
+    installed = Path(sys.argv[0]).name.startswith("editcaption ")
+    convert = "editcaption convert megatron-to-hf" if installed else "python tools/megatron_to_hf.py"
+    folder = output.with_name(f"{output.name}-hf")
+    paths = {"--checkpoint": output, "--output": folder}
+    arguments = " ".join(f"{option} {shlex.quote(str(path))}" for option, path in paths.items())
+    lines = [
+        f"the checkpoint is {checkpoint_folder(output, step)}",
+        f"next, as a Hugging Face folder: {convert} {arguments}",
+    ]
+    if answers == "instruction":
+        train = "editcaption train-dpo" if installed else "bash launch/train_dpo.sh"
+        model = shlex.join([f"model.folder={settings.model.folder}", f"model.checkpoint={output}"])
+        lines.append(f"or preference training from it: {train} CONFIG {model} data.shards=[SHARDS] training.output=DIR")
+    else:
+        evaluate = "editcaption evaluate" if installed else "python tools/evaluate.py"
+        lines.append(f"then compare it with others: {evaluate} run CONFIG, with {folder} as the folder of a candidate")
+    return lines

@@ -1,0 +1,57 @@
+"""Where and by what a run was started, for its log."""
+
+import shlex
+import socket
+import subprocess
+import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from editcaption_mega import __version__, platform
+from editcaption_mega.words import SECRET_NAME, printable, without_secrets
+
+_ROOT = Path(__file__).resolve().parents[2]  # of a checkout
+_SECONDS_FOR_GIT = 10.0
+
+
+def start_facts() -> list[str]:
+    """Lines: machines and devices, versions, the checkout's commit, the command without its secrets. Collective."""
+    cuda = torch.cuda.is_available()
+    mine = (socket.gethostname(), torch.cuda.get_device_name() if cuda else "CPU")
+    places = platform.gather(mine)
+    nodes = len({host for host, _ in places})
+    devices = ", ".join(f"{count} x {name}" for name, count in Counter(name for _, name in places).items())
+    lines = [f"started on {mine[0]}: {len(places)} rank{'s' * (len(places) > 1)} on {nodes} node{'s' * (nodes > 1)}, "
+             f"{devices}"]  # fmt: skip
+    versions = [f"editcaption_mega {__version__}", f"Python {sys.version.split()[0]}", f"torch {torch.__version__}"]
+    versions += [f"{name} {metadata.version(name)}" for name in ("megatron-core", "transformers")]
+    versions += [f"CUDA {torch.version.cuda}"] if cuda else ["no CUDA"]
+    lines.append(f"versions: {', '.join(versions)}")
+    if commit := _commit():
+        lines.append(f"commit: {commit}")
+    lines.append(f"command: {command(sys.argv)}")
+    return lines
+
+
+def command(words: list[str]) -> str:
+    """A command line as it can be given again, but for its secrets."""
+    shown = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        shown.append(f"{name}=[hidden]" if equals and SECRET_NAME.search(name) else word)
+    return printable(without_secrets(shlex.join(shown)))
+
+
+def _commit() -> str:
+    """Of the checkout that this package lies in, with `-dirty` where files were changed; "" outside of one."""
+    if not (_ROOT / ".git").exists():
+        return ""
+    words = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_SECONDS_FOR_GIT)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
