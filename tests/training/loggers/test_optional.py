@@ -1,5 +1,5 @@
 """Weights & Biases and MLflow by their real packages, offline, through whole jobs. Skipped where they are not
-installed: `pip install 'editcaption_mega[wandb,mlflow]'`."""
+installed: `pip install '.[wandb,mlflow]'`."""
 
 import importlib.util
 import json

@@ -1,11 +1,13 @@
 """TensorBoard's files, read back by TensorBoard."""
 
 import io
+import resource
 
 import numpy as np
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from editcaption_mega.training.loggers import Loggers
 from editcaption_mega.training.loggers.tensorboard import TensorBoardLogger
 
 
@@ -31,3 +33,19 @@ def test_numbers_texts_and_images_are_there_and_steps_are_not_doubled(tmp_path):
     assert words == "    two\n    lines\n"
     settings = board.Tensors("run/settings/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "| `training.steps` | 5 |" in settings and "a\\|b" in settings
+
+
+def test_a_disk_that_is_full_costs_a_line(tmp_path):
+    """With the kernel's own limit on the size of a file; TensorBoard writes in a thread, and raises later."""
+    said = []
+    loggers = Loggers([TensorBoardLogger(tmp_path, 0)], said.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+        for step in range(1, 300):
+            loggers.scalars(step, {"train/loss": 0.5})
+        loggers.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (line,) = said
+    assert line.startswith("WARNING: TensorBoard ends ") and line.endswith("metrics.jsonl has every step")
