@@ -127,6 +127,8 @@ def test_step_zero_is_ln_2_and_metrics_are_there(stored):
         assert any({f"{mode}/{name}" for name in names | {"pairs"}} <= row.keys() for row in rows(stored))
     assert first["kl"] == pytest.approx(0, abs=1e-6) and first["chosen_drift"] == pytest.approx(0, abs=1e-4)
     assert last["kl"] > 1e-3 and last["reward_margin"] > 0
+    # Where the progress line has a dash for the accuracy (`DPOObjective.blank_with`).
+    assert [row["step"] for row in rows(stored) if "answers_apart" in row] == [1]
     for row in rows(stored):
         assert row["reward_margin"] == pytest.approx(row["reward_chosen"] - row["reward_rejected"])
         assert row["reward_chosen"] == pytest.approx(BETA * row["chosen_drift"], abs=1e-4)
