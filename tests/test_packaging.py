@@ -2,11 +2,15 @@
 
 import ast
 import fnmatch
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests.helpers import ROOT
@@ -120,3 +124,40 @@ def test_the_build_asks_for_the_same_tools_everywhere():
     assert all(name in setup.split() for name in names), setup
     run = next(rest for name, rest in dockerfile() if name == "RUN" and "--editable" in rest)
     assert all(f"'{line}'" in run for line in requires)
+
+
+@pytest.mark.slow
+def test_an_installed_package_finds_shipped_configurations_by_name(tmp_path):
+    """A real wheel, built where there is no compiler, installed into an empty folder, used from another one."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if (ROOT / name).is_file():
+            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "clone" / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    without_compiler = environment | {"CC": "/bin/false", "CXX": "/bin/false"}
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, tmp_path / "clone"],
+        env=without_compiler, check=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*") if path.is_file()}
+    assert len(shipped) > 20 and {f"editcaption_mega/{name}" for name in shipped} <= names
+    assert not [name for name in names if name.startswith(("tests/", "tools/"))]
+    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], env=environment, check=True)
+    (tmp_path / "elsewhere").mkdir()
+
+    def editcaption(*words):
+        command = [sys.executable, tmp_path / "site/bin/editcaption", *words]
+        installed = environment | {"PYTHONPATH": str(tmp_path / "site")}
+        return subprocess.run(command, cwd=tmp_path / "elsewhere", env=installed, capture_output=True, text=True)
+
+    assert "train-sft" in editcaption("--help").stdout
+    done = editcaption("train-sft", "sft_qwen3_vl_2b")
+    assert done.returncode == 2 and "model.folder=models/Qwen3-VL-2B-Instruct: no such folder" in done.stderr
+    done = editcaption("train-dpo", "dpo_demo", "model.folder=nowhere")
+    assert done.returncode == 2 and "model.folder=nowhere: no such folder" in done.stderr
+    done = editcaption("train-sft", "sft_nothing")
+    assert done.returncode == 2 and "sft_nothing does not exist" in done.stderr
