@@ -34,11 +34,11 @@ def test_help_names_every_command_and_imports_none():
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "name a command: shards, "),
+        ([], "name a command: try, shards, "),
         (["shrads"], "'shrads' is no command: did you mean shards?"),
         (["--shards"], "did you mean shards?"),
         (["Train"], "did you mean train-"),
-        (["xyzzy", "shards"], "'xyzzy' is no command: one of shards, "),
+        (["xyzzy", "shards"], "'xyzzy' is no command: one of try, shards, "),
     ],
 )
 def test_what_is_no_command(words, message):
