@@ -168,7 +168,7 @@ class TrainingSettings:
     log_every: int = 1  # steps between progress lines; metrics.jsonl has every step
     loggers: list[str] = field(default_factory=lambda: ["tensorboard"])  # of LOGGERS, beside metrics.jsonl; [] for none
     profile_steps: list[int] | None = None  # first and last step, from 1, of a profile in profile/; null: none
-    profile_ranks: str = "first"  # first | all
+    profile_ranks: str = "first"  # which ranks are profiled: first | all
     stop_after: int = 0  # leave cleanly (with a checkpoint) after this many steps of this process; 0: never
 
     def validate(self) -> None:
