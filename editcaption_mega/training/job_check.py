@@ -128,7 +128,7 @@ def _step_lines(
     passes = steps * batch / count
     yield (
         f"steps: {steps:,} of {batch:,} samples, {passes:,.2f} passes over the samples; warm-up "
-        f"{settings.optimizer.warmup_steps:,}; a checkpoint every {settings.checkpoint.every:,}"
+        f"{settings.optimizer.warmup_of(steps):,}; a checkpoint every {settings.checkpoint.every:,}"
     )
     ranks = parallel.data_parallel_size(world_size)
     rows, tokens, capacity = [], 0, 0

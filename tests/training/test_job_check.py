@@ -46,6 +46,12 @@ def test_everything_is_opened_and_counted_and_nothing_is_written(places, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_share_of_all_steps_as_warm_up_is_counted(places, tmp_path):
+    settings = small_job.job(*places, tmp_path / "run")
+    settings.optimizer.warmup_steps, settings.optimizer.warmup_ratio = 0, 0.5
+    assert "warm-up 3; a checkpoint every 3" in "\n".join(check_job(settings, 1).lines)
+
+
 def test_the_samples_that_memory_is_estimated_from_are_the_data_s(places):
     pairs, lengths = measured(*places)
     workload = workload_of(pairs, lengths)
