@@ -2,18 +2,22 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from editcaption_mega.cli import ArgumentError, argument_parser, print_counts
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
 from editcaption_mega.data.importers.quota import quota_lines
+from editcaption_mega.data.importers.table import MAPPED
 from editcaption_mega.data.shards.writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
 from editcaption_mega.progress_display import progress
 from editcaption_mega.records import CATEGORIES
 
 EXAMPLE = """
 editcaption shards --format jsonl --input pairs.jsonl --output data/train
+editcaption shards --format table --input pairs.csv --map source=before,target=after,instruction=text \\
+    --category semantic --output data/mine
 editcaption shards --format synthetic --input default --count 1000 --seed 1 --output data/synthetic
 """
 
@@ -22,7 +26,10 @@ def main(argv: Sequence[str]) -> None:
     args = parsed(argv)
     check(args)
     importer = FORMATS[args.format]
-    options = ImportOptions(args.count, args.seed, args.first_index, args.category)
+    options = ImportOptions(
+        args.count, args.seed, args.first_index, args.category,
+        columns=args.map, images=args.images, name=args.name, license=args.license,
+    )  # fmt: skip
     report = ingest(
         progress(importer.read(args.input, options), importer.count(args.input, options), "rows"),
         args.output,
@@ -86,12 +93,43 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--first-index", type=int, help="synthetic: index of the first pair (default 0)")
     silent = ", ".join(name for name, importer in FORMATS.items() if importer.needs_category)
     parser.add_argument("--category", choices=CATEGORIES, help=f"{silent}: kind of edits, which these sets do not say")
+    parser.add_argument(
+        "--map",
+        type=column_map,
+        metavar="NAME=COLUMN,..",
+        help=f"table: the columns of {', '.join(MAPPED)}; a|b: b where a is empty; a.b and a[0] are places inside a",
+    )
+    parser.add_argument(
+        "--images", metavar="DIR", help="tables: where paths of pictures begin (default: beside the table)"
+    )
+    parser.add_argument("--name", help="table: begins the ids, and is in the provenance (default: that of the input)")
+    parser.add_argument("--license", help="tables: of all pairs, for their provenance")
     return parser.parse_args(argv)
+
+
+def column_map(text: str) -> dict[str, str]:
+    """`source=input_image,target=edited_image` as a map."""
+    places: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, place = (word.strip() for word in part.partition("="))
+        if not equals or not name or not place:
+            raise argparse.ArgumentTypeError(f"{part!r} is not of the form NAME=COLUMN, such as source=input_image")
+        if name in places:
+            raise argparse.ArgumentTypeError(f"{name} is there twice")
+        places[name] = place
+    return places
 
 
 def check(args: argparse.Namespace) -> None:
     """Raises ArgumentError for arguments that do not fit together, before anything is read."""
-    if args.category and not FORMATS[args.format].needs_category:
+    importer = FORMATS[args.format]
+    tables = {"--map": args.map, "--name": args.name} if not importer.takes_map else {}
+    tables |= {"--images": args.images, "--license": args.license} if not importer.takes_category else {}
+    if given := [option for option, value in tables.items() if value is not None]:
+        raise ArgumentError(f"{given[0]} is not for --format {args.format}: leave it out")
+    if args.images is not None and not Path(args.images).is_dir():
+        raise ArgumentError(f"--images {args.images}: no such folder")
+    if args.category and not (importer.needs_category or importer.takes_category):
         raise ArgumentError(f"--category is not for --format {args.format}, which says it for each pair: leave it out")
     if (args.count, args.seed, args.first_index) != (None, None, None) and not FORMATS[args.format].takes_options:
         raise ArgumentError(f"--count, --seed and --first-index are not for --format {args.format}: leave them out")

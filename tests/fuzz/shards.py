@@ -137,7 +137,10 @@ def _records(random: Random, folder: Path, attempt: Attempt) -> None:
 
 
 def _import(kind: str, path: Path, folder: Path, attempt: Attempt) -> None:
-    options = ImportOptions(category="semantic" if kind == "magicbrush" else None)
+    options = ImportOptions(
+        category=None if kind == "jsonl" else "semantic",
+        columns={"source": "before", "target": "after[0]", "instruction": "json.en|text"} if kind == "table" else None,
+    )
     attempt(FORMATS[kind].count, str(path), options)
     output = folder / "out"
     if attempt(lambda: ingest(FORMATS[kind].read(str(path), options), output)):
@@ -194,10 +197,45 @@ def _parquet(random: Random, folder: Path, attempt: Attempt) -> None:
     _import("magicbrush", folder / "x.parquet", folder, attempt)
 
 
+def _tables(random: Random, folder: Path, attempt: Attempt) -> None:
+    """Tables of the other kinds, with paths or with the pictures inside."""
+    picture, other = random.choice(pictures()), random.choice(pictures())
+    (folder / "a.png").write_bytes(picture)
+    row = {
+        "before": "a.png",
+        "after": ["a.png"],
+        "text": "Add a hat, left.",
+        "json": {"en": ["", "Make it blue."], "n": 3},
+    }
+    kind = random.choice(("csv", "tsv", "json", "jsonl", "arrow", "tar"))
+    out = io.BytesIO()
+    if kind == "arrow":
+        cells = row | {"before": {"bytes": picture, "path": None}, "after": [{"bytes": other, "path": "x"}]}
+        table = pyarrow.Table.from_pylist([cells, cells])
+        with pyarrow.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    elif kind == "tar":
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for name, data in (("0.before", picture), ("0.after[0]", other), ("0.json", b'{"en": "Add a hat."}')):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    elif kind in ("csv", "tsv"):
+        comma = "," if kind == "csv" else "\t"
+        out.write(f'before{comma}after[0]{comma}text\na.png{comma}a.png{comma}"Add, a hat."\n'.encode() * 3)
+    else:
+        lines = [json.dumps(row), json.dumps(row | {"before": 7})]
+        out.write(("\n".join(lines) if kind == "jsonl" else f'{{"data": [{",".join(lines)}]}}').encode())
+    data = mutated(random, out.getvalue(), out.getvalue())
+    (folder / f"x.{kind}").write_bytes(_with_checksums(data) if kind == "tar" and random.random() < 0.7 else data)
+    _import("table", folder / f"x.{kind}", folder, attempt)
+
+
 SHARD_READERS = [
     Reader("tars", _tars, 3),
     Reader("index", _index, 2),
     Reader("records", _records, 2),
     Reader("jsonl", _jsonl, 2),
     Reader("parquet", _parquet, 2),
+    Reader("tables", _tables, 2),
 ]

@@ -53,6 +53,31 @@ def test_the_real_pairs(real_pairs_jsonl, tmp_path):
     assert done.returncode == 2 and "not empty" in one_error_line(done)
 
 
+def test_a_table_with_a_map_of_its_columns(tmp_path):
+    for name in ("coffee.src.jpg", "coffee.tgt.jpg"):
+        (tmp_path / name).write_bytes((ROOT / "tests/data_files/pairs" / name).read_bytes())
+    (tmp_path / "t.csv").write_text("before,after,words,kind\ncoffee.src.jpg,coffee.tgt.jpg,Mirror it.,mirror\n")
+    arguments = ["--format", "table", "--input", "t.csv", "--output", "out"]
+    places = "source=before,target=after,instruction=words"
+    done = tool("make_shards.py", *arguments, "--map", f"{places},edit_type=kind", "--license", "CC0-1.0", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pair = open_shards(tmp_path / "out").pair(0)
+    assert (pair.id, pair.category, pair.instruction) == ("t-000001", "structural", "Mirror it.")
+    for more, code, words in (
+        (["--map", "source"], 2, "'source' is not of the form NAME=COLUMN, such as source=input_image"),
+        (["--map", "source=a,source=b"], 2, "source is there twice"),
+        ([], 2, "--format table needs --map for source and target"),
+        (["--map", places], 2, "give --category semantic, stylistic or structural"),
+        (["--map", places, "--images", "nowhere"], 2, "--images nowhere: no such folder"),
+    ):
+        done = tool("make_shards.py", *arguments[:-1], "other", *more, cwd=tmp_path)
+        assert done.returncode == code and words in done.stderr, done.stderr
+    done = tool(
+        "make_shards.py", "--format", "jsonl", "--input", "t.csv", "--output", "o", "--map", places, cwd=tmp_path
+    )
+    assert done.returncode == 2 and "--map is not for --format jsonl: leave it out" in one_error_line(done)
+
+
 def test_nothing_accepted_is_a_failure(tmp_path):
     (tmp_path / "pairs.jsonl").write_bytes(b'{"id": "a"}\n\xff\n')
     done = tool("make_shards.py", "--format", "jsonl", "--input", "pairs.jsonl", "--output", "out", cwd=tmp_path)

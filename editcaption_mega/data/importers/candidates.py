@@ -1,7 +1,7 @@
 """What importers yield: candidates for a set, or the reason why a row is none; and what they share in reading files."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -40,20 +40,25 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """Options of formats that generate their rows (the others read all they are given), and `category`, for sets that
-    do not say what kind of edits they hold."""
+    """Options of formats that generate their rows (the others read all they are given); `category`, for sets that do
+    not say what kind of edits they hold; of tables, what each column is, where paths of pictures begin, and the name
+    and the license of the set."""
 
     count: int | None = None
     seed: int | None = None
     first_index: int | None = None
     category: str | None = None
+    columns: Mapping[str, str] | None = None
+    images: str | None = None
+    name: str | None = None
+    license: str | None = None
 
 
 @dataclass(frozen=True)
 class Importer:
     """One format: its name, what its --input is, how to read it, how many rows to expect (None: unknown), whether it
-    takes the synthetic `ImportOptions`, and whether the user must say the kind of edits. Both functions raise
-    InputError where the input as a whole can't be used."""
+    takes the synthetic `ImportOptions`, whether the user must say the kind of edits, or can, and whether the user says
+    which column is what. Both functions raise InputError where the input as a whole can't be used."""
 
     name: str
     input: str
@@ -61,6 +66,8 @@ class Importer:
     count: Callable[[str, ImportOptions], int | None]
     takes_options: bool = False
     needs_category: bool = False
+    takes_category: bool = False
+    takes_map: bool = False
 
 
 def input_file(path: str) -> Path:

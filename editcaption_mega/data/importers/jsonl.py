@@ -27,16 +27,16 @@ def read(path: str, options: ImportOptions) -> Iterator[Candidate | Rejected]:
     Rejected, with the line number: not UTF-8, not JSON, breaking the schema, an image path absent or unreadable.
     Raises InputError if there is no such file."""
     folder = Path(path).parent
-    for number, line in _lines(path):
+    for number, line in rows_of_lines(path):
         yield _row(number, line, folder)
 
 
 def count(path: str, options: ImportOptions) -> int:
     """The number of lines that aren't blank."""
-    return sum(1 for _ in _lines(path))
+    return sum(1 for _ in rows_of_lines(path))
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+def rows_of_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """(number, line) of those that aren't blank; of one that is longer than any record only the beginning."""
     with open(input_file(path), "rb") as file:
         number = 0
@@ -53,7 +53,7 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
 def _row(number: int, line: bytes, folder: Path) -> Candidate | Rejected:
     identity = None
     try:
-        row = _object(line)
+        row = object_of(line)
         identity = str(row["id"])[:200] if "id" in row else None
         paths = {side: _path(row, side) for side in ("source", "target")}
         fields = {name: value for name, value in row.items() if name not in paths}
@@ -64,7 +64,8 @@ def _row(number: int, line: bytes, folder: Path) -> Candidate | Rejected:
     return Candidate(number, pair, source, target, (paths["source"], paths["target"]))
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def object_of(line: bytes) -> dict[str, Any]:
+    """The object of a line. Raises ValueError with what the line seems to be."""
     if len(line) > LARGEST_RECORD:
         raise ValueError(f"the line has more than {LARGEST_RECORD} bytes: no pair has")
     try:
