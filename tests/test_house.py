@@ -45,6 +45,7 @@ MODULES_TWICE = {
     "checks": "what the arguments of a room's functions must be",
     "dpo": _STAGE,
     "evaluation": _STAGE,
+    "held_out": _STAGE,
     "job": _STAGE,
 }
 # Words that are not ours -> whose.

@@ -78,10 +78,11 @@ class Reference(Protocol):
 
 
 REFERENCE_FILE = "reference.jsonl"  # of the run folder: the log-probs of a stored reference
+HELD_OUT_REFERENCE_FILE = "reference_held_out.jsonl"  # those of the held-out pairs
 
 # Per pair, in this order; the first is 1.
 STATISTICS = (
-    "pairs", "reward_chosen", "reward_rejected", "reward_accuracy", "chosen_drift", "rejected_drift", "kl",
+    "pairs", "loss", "reward_chosen", "reward_rejected", "reward_accuracy", "chosen_drift", "rejected_drift", "kl",
     "chosen_tokens", "rejected_tokens",
 )  # fmt: skip
 OF_REFERENCE = {"chosen_drift", "rejected_drift", "kl"}
@@ -90,7 +91,7 @@ OF_REFERENCE = {"chosen_drift", "rejected_drift", "kl"}
 class DPOObjective(Objective):
     """loss = mean over the pairs of a step of the preference's loss (paper, eq. 2: sigmoid).
 
-    Metrics, over all pairs and over those of each failure mode (`orientation/reward_margin`, ..):
+    Metrics, over all pairs and over those of each failure mode (`orientation/reward_margin`, .., and `loss`):
     reward_chosen, reward_rejected  beta (log-prob - reference), per token for the losses that are
     reward_margin, reward_accuracy  their difference; share of pairs with chosen above rejected
     chosen_drift, rejected_drift    log-prob - reference of a whole answer, in nats: DPO may lower both
@@ -103,9 +104,10 @@ class DPOObjective(Objective):
 
     name = "dpo"
     answers = "preference"
-    files = (REFERENCE_FILE,)
+    files = (REFERENCE_FILE, HELD_OUT_REFERENCE_FILE)
     shown_metrics = {"reward_margin": "margin", "reward_accuracy": "accuracy"}
     blank_with = {"reward_accuracy": "answers_apart"}  # policy and reference are equal: it counts roundings
+    better = {"loss": "lower", "reward_margin": "higher", "reward_accuracy": "higher"}
 
     def __init__(
         self,
@@ -168,7 +170,7 @@ class DPOObjective(Objective):
         if self.agreement is not None:
             assert reference is not None, "what is compared with the policy is a reference"
             self.agreement.compare(log_probs, reference, batch)
-        return RowLoss(loss.sum(), log_probs, self._statistics(rewards, log_probs, reference, batch))
+        return RowLoss(loss.sum(), log_probs, self._statistics(loss, rewards, log_probs, reference, batch))
 
     def count(self, response_tokens: int, samples: int) -> int:
         return samples
@@ -179,7 +181,9 @@ class DPOObjective(Objective):
             agreement, self.agreement = self.agreement, None
             self._apart = agreement.check(loss, gather)
 
-    def _statistics(self, rewards: Tensor, log_probs: Tensor, reference: Tensor | None, batch: PackedBatch) -> Tensor:
+    def _statistics(
+        self, loss: Tensor, rewards: Tensor, log_probs: Tensor, reference: Tensor | None, batch: PackedBatch
+    ) -> Tensor:
         """Sums over the pairs of each group [groups, STATISTICS] fp64, flat."""
         rewards = rewards.double()
         lengths = [last - first for first, last in pairwise(batch.response_bounds)]
@@ -190,8 +194,8 @@ class DPOObjective(Objective):
             ratio = (reference - log_probs).double()
             drift = -sequence_sums(ratio.float(), bounds).double().view(-1, 2)
             kl = sequence_sums((ratio.exp() - 1 - ratio).float(), bounds).double().view(-1, 2).sum(1)
-        columns = [torch.ones_like(kl), *rewards.unbind(1), (rewards[:, 0] > rewards[:, 1]).double()]
-        columns += [*drift.unbind(1), kl, *tokens.unbind(1)]
+        columns = [torch.ones_like(kl), loss.detach().double(), *rewards.unbind(1)]
+        columns += [(rewards[:, 0] > rewards[:, 1]).double(), *drift.unbind(1), kl, *tokens.unbind(1)]
         facts = [self.pairs[sample] for sample in batch.sample_numbers]
         members = [[float(not group or group in pair.failure_modes) for pair in facts] for group in self.groups]
         members = _on_device(torch.tensor(members, dtype=torch.float64), rewards)
@@ -211,6 +215,8 @@ class DPOObjective(Objective):
             means["reward_margin"] = means["reward_chosen"] - means["reward_rejected"]
             if self.reference is None:
                 means = {name: value for name, value in means.items() if name not in OF_REFERENCE}
+            if not group:
+                del means["loss"]  # the step has it
             prefix = f"{group}/" if group else ""
             metrics |= {f"{prefix}{name}": value for name, value in means.items()}
             if group:

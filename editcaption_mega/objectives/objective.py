@@ -34,6 +34,8 @@ class Objective(ABC):
     shown_metrics: ClassVar[Mapping[str, str]] = {}  # of its metrics: those of the progress line, and their names there
     # Of these, what says nothing at a step that has another metric -> that one; the progress line has "-" there.
     blank_with: ClassVar[Mapping[str, str]] = {}
+    # Of its metrics, and the loss, those by which the best checkpoint may be chosen, and where they are better.
+    better: ClassVar[Mapping[str, Literal["lower", "higher"]]] = {"loss": "lower"}
     num_statistics: int = 0
 
     @property

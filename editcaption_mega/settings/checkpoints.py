@@ -13,6 +13,7 @@ class CheckpointSettings:
     every: int = 500  # steps between checkpoints; one is always written at the end
     keep: int = 2  # newest checkpoints kept; 0 keeps all
     keep_every: int = 0  # those of every so many steps stay beside the newest; 0: none
+    keep_best: bool = False  # the best by evaluation.metric stays beside the newest, too
     # Written beside the next steps from a copy in the host's memory; false: training stands still meanwhile, and a rank
     # holds 4 GiB of it at once.
     asynchronous: bool = True

@@ -105,6 +105,12 @@ class DPOSettings(JobSettings):
                 f"data.max_samples={self.data.max_samples} trains on a part: leave reference.file empty, and the job "
                 "writes its own"
             )
+        if self.reference.file and self.data.held_out_share:
+            raise SettingsError(
+                f"reference.file={self.reference.file} is of all pairs of data.shards, and "
+                f"data.held_out_share={self.data.held_out_share} takes some of them away: leave reference.file empty, "
+                "and the job writes its own, or hold out pairs of other folders (data.held_out)"
+            )
         if LOSSES[self.preference.loss].reference_free != (self.reference.mode == "none"):
             reference_free = [name for name, form in LOSSES.items() if form.reference_free]
             raise SettingsError(

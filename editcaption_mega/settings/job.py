@@ -11,11 +11,12 @@ from fractions import Fraction
 from .checkpoints import CheckpointSettings
 from .checks import SettingsError, at_least, choice, within
 from .endurance import BadStepSettings, WatchdogSettings
+from .held_out import HeldOutPairs
 from .job_optimizer import OptimizerSettings
 from .job_parallel import ParallelSettings
 from .loggers import MlflowSettings, WandbSettings, check_loggers
 from .pictures import PixelLimits
-from .training_evaluation import TrainingEvaluationSettings
+from .training_evaluation import TrainingEvaluationSettings, check_evaluation
 
 # What layers are built of; model/layers.py has the modules of each.
 FLASH_ATTENTIONS = (2, 3)
@@ -95,7 +96,7 @@ class ModelSettings:
 
 
 @dataclass
-class DataSettings(PixelLimits):
+class DataSettings(PixelLimits, HeldOutPairs):
     """Which shards, and how samples become rows."""
 
     shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py
@@ -120,6 +121,7 @@ class DataSettings(PixelLimits):
         at_least("data.max_samples", self.max_samples, 0)
         at_least("data.sequence_length", self.sequence_length, 16)
         self.check_pixels("data")
+        self.check_held_out()
         at_least("data.prefetch_steps", self.prefetch_steps, 1)
         within("data.workers", self.workers, 1, 1024)
 
@@ -215,6 +217,10 @@ class JobSettings:
         check_loggers(self.training.loggers, self.wandb, self.mlflow)
         if self.training.steps:  # else they are known with the data
             self.optimizer.check_steps(self.training.steps)
+        check_evaluation(
+            self.evaluation, holds_out=self.data.holds_out, keep_best=self.checkpoint.keep_best,
+            checkpoint_every=self.checkpoint.every,
+        )  # fmt: skip
         delayed = self.parallel.delayed_weight_gradients
         if delayed and (self.model.backend != "torch" or not self.model.fused_weight_gradients):
             raise SettingsError(

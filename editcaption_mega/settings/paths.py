@@ -24,7 +24,9 @@ def check_paths(settings: JobSettings) -> None:
             "model.checkpoint empty"
         )
     for folder in settings.data.shards:
-        _check_shards(folder)
+        _check_shards("data.shards", folder)
+    for folder in settings.data.held_out:
+        _check_shards("data.held_out", folder)
     if settings.data.prompt and not Path(settings.data.prompt).is_file():
         raise SettingsError(f"data.prompt={settings.data.prompt}: no such file; leave it empty for the built-in prompt")
     if isinstance(settings, DPOSettings):
@@ -46,18 +48,18 @@ def _check_model_folder(name: str) -> None:
     raise SettingsError(f"model.folder={name}: no such folder; expected a Hugging Face Qwen3-VL folder{mend}")
 
 
-def _check_shards(name: str) -> None:
+def _check_shards(setting: str, name: str) -> None:
     folder = Path(name)
     if folder.is_file():
         raise SettingsError(
-            f"data.shards: {name} is a file, expected a folder of shards: make one with tools/make_shards.py --input "
+            f"{setting}: {name} is a file, expected a folder of shards: make one with tools/make_shards.py --input "
             f"{name} --output DIR"
         )
     if not folder.is_dir():
-        several = "; several folders are written as data.shards=[A,B]" if "," in name else ""
-        raise SettingsError(f"data.shards: {name}: no such folder of shards{several}")
+        several = f"; several folders are written as {setting}=[A,B]" if "," in name else ""
+        raise SettingsError(f"{setting}: {name}: no such folder of shards{several}")
     if not (folder / "index.json").is_file():
-        raise SettingsError(f"data.shards: {name} has no index.json: make the folder with tools/make_shards.py")
+        raise SettingsError(f"{setting}: {name} has no index.json: make the folder with tools/make_shards.py")
 
 
 def _check_reference(settings: DPOSettings) -> None:

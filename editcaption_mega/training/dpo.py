@@ -23,7 +23,11 @@ def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
         prepared = prepare(job, DPOObjective)
         pairs = pair_facts(prepared.dataset, settings.preference, prepared.session.tables)
         reference = reference_for(prepared, settings, progress)
-        job.ending = train(prepared, dpo_objective(settings, reference, pairs))
+        held_out = None
+        if prepared.held_out is not None:
+            facts = pair_facts(prepared.held_out.dataset, settings.preference, prepared.session.held_out_tables)
+            held_out = dpo_objective(settings, None if reference is None else reference.of_held_out, facts)
+        job.ending = train(prepared, dpo_objective(settings, reference, pairs), held_out)
     return job.ending
 
 

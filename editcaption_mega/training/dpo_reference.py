@@ -10,8 +10,10 @@ from torch import Tensor
 from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, load_weights
 from editcaption_mega.data.batching.batch import PackedBatch
+from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.batching.loader import SequenceReader
 from editcaption_mega.model import Architecture, build_model
-from editcaption_mega.objectives.dpo import REFERENCE_FILE
+from editcaption_mega.objectives.dpo import HELD_OUT_REFERENCE_FILE, REFERENCE_FILE
 from editcaption_mega.progress import Progress
 from editcaption_mega.settings import DPOSettings
 
@@ -67,6 +69,13 @@ class JobReference:
     log_probs: StoredReference | ResidentReference
     weights: str  # the digest of its weights
     equals_start: bool  # whether the policy of this start has these very weights: only a new run's may
+    held_out: StoredReference | ResidentReference | None = None  # for the held-out pairs, if there are some
+
+    @property
+    def of_held_out(self) -> "JobReference":
+        """The same for the held-out pairs, at which the policy is no longer where it started."""
+        assert self.held_out is not None
+        return JobReference(self.held_out, self.weights, False)
 
 
 def reference_for(prepared: Prepared, settings: DPOSettings, progress: Progress) -> JobReference | None:
@@ -99,37 +108,59 @@ def _resident_reference(prepared: Prepared, settings: DPOSettings, progress: Pro
     _check_same_reference(prepared, weights)
     chunks = build_model(prepared.architecture, settings.model, settings.parallel, settings.training.precision)
     load_weights(chunks, prepared.architecture, source.folder, source.checkpoint, verify=settings.checkpoint.verify)
-    return JobReference(ResidentReference(chunks), weights, _equals_start(prepared, source))
+    resident = ResidentReference(chunks)
+    return JobReference(resident, weights, _equals_start(prepared, source), resident)
 
 
 def _stored_reference(prepared: Prepared, settings: DPOSettings, progress: Progress) -> JobReference:
-    reader, dataset = prepared.stream.reader, prepared.dataset
-    precision, resumed = settings.training.precision, prepared.resumed
-    own = prepared.session.output / REFERENCE_FILE
+    own, tables = prepared.session.output / REFERENCE_FILE, prepared.session.tables
     path = Path(settings.reference.file) if settings.reference.file else own
-    exists = platform.from_rank_zero(path.is_file)
-    if not exists and settings.reference.file:
+    if settings.reference.file and not platform.from_rank_zero(path.is_file):
         raise ValueError(
             f"reference.file={path} does not exist: write it with tools/log_probs.py, or leave reference.file empty "
             "and the job writes its own"
         )
-    if exists and resumed.checkpoint:
-        # The weights that it started from may be gone by now; the run knows what they were.
-        weights, equals_start = recorded_identity(resumed.state)["reference_weights"], False
-        expected = {"weights": weights, "precision": precision}
-        if "identity" in resumed.state:  # a run of an earlier version has other fingerprints, and a line says so
-            expected |= data_parts(dataset)
-    else:
-        source = _source(prepared, settings)
-        expected, equals_start = fingerprint_of(source, dataset, precision), _equals_start(prepared, source)
-        weights = expected["weights"]
-        _check_same_reference(prepared, weights)
-        if not exists:
-            prepared.load(source)
-            platform.print_rank_0(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
-            write_log_probs(prepared.chunks, reader, path, expected, reading_ahead(settings.data), progress=progress)
-    log_probs = read_reference(path, reader, expected, prepared.session.tables, sums=path == own)
-    return JobReference(StoredReference(log_probs), weights, equals_start)
+    files = _ReferenceFiles(prepared, settings, progress)
+    log_probs, weights, equals_start = files.read(path, prepared.stream.reader, tables, own=path == own)
+    held_out = None
+    if prepared.held_out is not None:
+        of_held_out = prepared.session.output / HELD_OUT_REFERENCE_FILE
+        held_out, _, _ = files.read(of_held_out, prepared.held_out, prepared.session.held_out_tables, own=True)
+    return JobReference(log_probs, weights, equals_start, held_out)
+
+
+@dataclass(frozen=True)
+class _ReferenceFiles:
+    """Files of log-probs under the reference, each of which the job writes where it is its own and not there yet."""
+
+    prepared: Prepared
+    settings: DPOSettings
+    progress: Progress
+
+    def read(
+        self, path: Path, reader: SequenceReader[PairDataset], tables: Path, *, own: bool
+    ) -> tuple[StoredReference, str, bool]:
+        """-> the log-probs of the reader's pairs, the digest of the weights, and whether the policy of this start has
+        them. Collective."""
+        prepared, dataset, precision = self.prepared, reader.dataset, self.settings.training.precision
+        exists = platform.from_rank_zero(path.is_file)
+        if exists and prepared.resumed.checkpoint:
+            # The weights that it started from may be gone by now; the run knows what they were.
+            weights, equals_start = recorded_identity(prepared.resumed.state)["reference_weights"], False
+            expected = {"weights": weights, "precision": precision}
+            if "identity" in prepared.resumed.state:  # an earlier version has other fingerprints, and a line says so
+                expected |= data_parts(dataset)
+        else:
+            source = _source(prepared, self.settings)
+            expected, equals_start = fingerprint_of(source, dataset, precision), _equals_start(prepared, source)
+            weights = expected["weights"]
+            _check_same_reference(prepared, weights)
+            if not exists:
+                prepared.load(source)
+                platform.print_rank_0(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
+                reading = reading_ahead(self.settings.data)
+                write_log_probs(prepared.chunks, reader, path, expected, reading, progress=self.progress)
+        return StoredReference(read_reference(path, reader, expected, tables, sums=own)), weights, equals_start
 
 
 def _check_same_reference(prepared: Prepared, weights: str) -> None:

@@ -10,16 +10,26 @@ import torch
 from editcaption_mega import phases, platform
 
 # Looks at the weights after a step, whose number it is given -> numbers for that step's object in metrics.jsonl, by
-# names of their own (`held_out/loss`). Collective: called on every rank, with the weights whole, in evaluation mode and
-# without gradients. It may draw random numbers and enter phases (`phases.SCORING`); it changes no weight.
-Evaluation = Callable[[int], Mapping[str, float]]
+# names of their own (`held_out/loss`); None: not finite. Collective: called on every rank, with the weights whole, in
+# evaluation mode and without gradients. It may draw random numbers and enter phases (`phases.SCORING`); it changes no
+# weight.
+Evaluation = Callable[[int], Mapping[str, float | None]]
 
 
 class Evaluations:
-    """Calls `parts` in their order after every so many steps, and after the last. every: 0: never."""
+    """Calls `parts` in their order after every so many steps, and after the last. every: 0: never.
 
-    def __init__(self, every: int, last: int, chunks: Sequence[torch.nn.Module], parts: Sequence[Evaluation]):
-        self.every, self.last, self.chunks, self.parts = every, last, chunks, parts
+    enough: whether the run ends with what they have seen; whoever says so has said why."""
+
+    def __init__(
+        self,
+        every: int,
+        last: int,
+        chunks: Sequence[torch.nn.Module],
+        parts: Sequence[Evaluation],
+        enough: Callable[[], bool] = lambda: False,
+    ):
+        self.every, self.last, self.chunks, self.parts, self.enough = every, last, chunks, parts, enough
 
     def is_due(self, step: int) -> bool:
         return bool(self.parts and self.every) and (step % self.every == 0 or step == self.last)

@@ -21,6 +21,8 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings
 
 FIXED = (
+    "data.held_out_seed",
+    "data.held_out_share",
     "data.max_samples",
     "data.shuffle",
     "data.weights",
@@ -47,6 +49,7 @@ FIXED_WITH_ROUTER_LOSS = ("data.packing", "data.sequence_length")
 
 # What a version that did not have these settings yet did: its checkpoints say nothing of them.
 BEFORE: dict[str, Any] = {
+    "data.held_out_seed": 0, "data.held_out_share": 0.0,
     "data.id_prefixes": [], "data.max_samples": 0, "data.weights": [],
     "optimizer.decay_form": "linear", "optimizer.decay_ratio": None, "optimizer.decay_steps": None,
     "optimizer.schedule": "cosine", "optimizer.warmup_ratio": 0.0,
@@ -55,7 +58,7 @@ BEFORE: dict[str, Any] = {
 # The settings behind a part that is a fingerprint of files.
 _FILES = {
     "architecture": "config.json of model.folder",
-    "shards": "data.shards, data.id_prefixes and data.max_samples",
+    "shards": "data.shards, data.id_prefixes, data.held_out_share and data.max_samples",
     "prompt": "data.prompt",
     "tokenizer": "model.folder",
     "chat_template": "model.folder",

@@ -1,21 +1,24 @@
 """The last phase of a training job, whichever its objective, and the SFT job."""
 
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 
 from editcaption_mega import job_outcome, phases, platform
 from editcaption_mega.conversion import ParamShard, local_param_shards, rules_for
+from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
 from .bad_steps import BadSteps
-from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies
+from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies, write_best
 from .evaluations import Evaluation, Evaluations
 from .experts import ExpertLoad
 from .first_lines import first_lines
+from .held_out import HeldOut
 from .identity import check_identity, flat, thawed
+from .improvement import PREFIX, Improvement
 from .inputs import on_device, reading_ahead
 from .loop import Care, Span, run_steps
 from .megatron_optimizer import release_hooks
@@ -40,9 +43,10 @@ def run_sft(settings: JobSettings) -> Ending:
     return job.ending
 
 
-def train(prepared: Prepared, objective: Objective) -> Ending:
+def train(prepared: Prepared, objective: Objective, held_out: Objective | None = None) -> Ending:
     """Load weights and optimizer, and run the steps that are left, with checkpoints and records. Collective.
 
+    held_out: the objective for the held-out pairs, where it knows pairs by their numbers; None: the same one.
     Raises FloatingPointError for a loss or gradient that is not finite, OSError where the last checkpoint cannot be
     written, ValueError for a run of an objective of another identity, and whatever the objective raises at a step."""
     resumed = prepared.resumed
@@ -50,22 +54,28 @@ def train(prepared: Prepared, objective: Objective) -> Ending:
         check_identity(resumed.checkpoint, resumed.state, objective.identity)
     state, param_shards, notes = _train_state(prepared)
     try:
-        return _train(prepared, objective, state, param_shards, notes)
+        return _train(prepared, objective, held_out or objective, state, param_shards, notes)
     finally:
         release_hooks(state.chunks)
 
 
 def _train(
-    prepared: Prepared, objective: Objective, state: TrainState, param_shards: list[ParamShard], notes: list[str]
+    prepared: Prepared,
+    objective: Objective,
+    held_out: Objective,
+    state: TrainState,
+    param_shards: list[ParamShard],
+    notes: list[str],
 ) -> Ending:
     settings, resumed = prepared.settings, prepared.resumed
     stop_if_asked(resumed.step, "while the model was loaded")
     updates = resumed.state.get("updates", 0)
     bad_steps = BadSteps.of_run(settings.bad_steps, prepared.session.output, resumed.step, updates)
+    improvement = _improvement(prepared, objective, notes)
     log, facts = None, start_facts()
     with platform.together():
         if platform.is_rank_zero():
-            log = _open_log(prepared, objective, facts, notes)
+            log = _open_log(prepared, objective, facts, notes, improvement)
     saver = CheckpointSaver(
         settings.checkpoint, param_shards, state.optimizer,
         published=resumed.step, timeout_minutes=settings.watchdog.collective_minutes,
@@ -74,21 +84,23 @@ def _train(
     )  # fmt: skip
     recorder = RunRecorder(
         prepared.session, prepared.side_files, prepared.metadata, prepared.identity | objective.identity,
-        saver, bad_steps, log,
+        saver, bad_steps, log, improvement,
     )  # fmt: skip
     layers, experts = prepared.architecture.num_layers, prepared.architecture.experts
     expert_load = ExpertLoad(state.chunks, layers, experts.num_experts) if experts else None
     ending = Ending(resumed.step)
-    if resumed.step >= prepared.total_steps:
-        recorder.say(f"{prepared.session.output} has already been trained for {resumed.step} steps: nothing to do")
+    ended = improvement.ending() if improvement else ""
+    if ended or resumed.step >= prepared.total_steps:
+        already = f"{prepared.session.output} has already been trained for {resumed.step} steps: nothing to do"
+        recorder.say(f"{already}. It {ended}" if ended else already)
     else:
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)
-        parts: list[Evaluation] = []
-        evaluations = Evaluations(settings.evaluation.every, prepared.total_steps, state.chunks, parts)
         training, output = settings.training, prepared.session.output
         window = ProfileWindow(training.profile_steps, training.profile_ranks, output, recorder.say)
-        care = Care(Stragglers(settings.watchdog.slow_rank, recorder.say), bad_steps, evaluations, window)
-        with closing(recorder), closing(window), recorder.failing():
+        stragglers = Stragglers(settings.watchdog.slow_rank, recorder.say)
+        evaluating = _evaluations(prepared, held_out, state, recorder)
+        with closing(recorder), closing(window), recorder.failing(), evaluating as evaluations:
+            care = Care(stragglers, bad_steps, evaluations, window)
             ending = Ending(
                 *run_steps(state, objective, _steps(prepared), span, recorder, expert_load, prepared.architecture, care)
             )
@@ -99,6 +111,43 @@ def _train(
         if log:
             log.close()
     return ending
+
+
+def _improvement(prepared: Prepared, objective: Objective, notes: list[str]) -> Improvement | None:
+    """How the held-out pairs have done until now, if they are evaluated; notes get what a reader must know.
+    Collective."""
+    settings, resumed = prepared.settings, prepared.resumed
+    if prepared.held_out is None or not settings.evaluation.every:
+        return None
+    metric = settings.evaluation.metric
+    improvement = Improvement(
+        metric, objective.better[metric.removeprefix(PREFIX)], settings.evaluation.patience,
+        prepared.held_out.dataset.fingerprint, keeps_best=settings.checkpoint.keep_best,
+    )  # fmt: skip
+
+    def has_checkpoint(step: int) -> bool:
+        folder = checkpoint_folder(prepared.session.output, step)
+        return platform.from_rank_zero(lambda: folder in checkpoints(prepared.session.output))
+
+    notes += improvement.restore(resumed.state.get("evaluation"), has_checkpoint)
+    return improvement
+
+
+@contextmanager
+def _evaluations(
+    prepared: Prepared, objective: Objective, state: TrainState, recorder: RunRecorder
+) -> Iterator[Evaluations]:
+    """What is looked at between the steps, with what it needs for as long as the block runs."""
+    settings, improvement = prepared.settings, recorder.improvement
+    parts: list[Evaluation] = []
+    with ExitStack() as stack:
+        if prepared.held_out is not None and improvement is not None:
+            held_out = HeldOut(state.chunks, objective, prepared.held_out, improvement, recorder.say)
+            parts.append(stack.enter_context(held_out.open(reading_ahead(settings.data))))
+        yield Evaluations(
+            settings.evaluation.every, prepared.total_steps, state.chunks, parts,
+            enough=lambda: improvement is not None and improvement.exhausted,
+        )  # fmt: skip
 
 
 def _steps(prepared: Prepared) -> Iterable[Step]:
@@ -138,7 +187,9 @@ def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list
     return state, param_shards, notes
 
 
-def _open_log(prepared: Prepared, objective: Objective, facts: list[str], notes: list[str]) -> RunLog:
+def _open_log(
+    prepared: Prepared, objective: Objective, facts: list[str], notes: list[str], improvement: Improvement | None
+) -> RunLog:
     """The run's records, with what a reader must know of this start. Rank 0 alone."""
     settings, resumed, output = prepared.settings, prepared.resumed, prepared.session.output
     log = RunLog(
@@ -149,10 +200,11 @@ def _open_log(prepared: Prepared, objective: Objective, facts: list[str], notes:
     table = trainable_table(rules_for(prepared.architecture), settings.optimizer)
     starts = first_lines(settings, prepared.stream, prepared.total_steps, resumed)
     split = split_notes(prepared.architecture.num_layers, settings.parallel)
-    for line in [*facts, *prepared.dataset.notes, *table, *split, *starts, *notes]:
+    for line in [*facts, *prepared.dataset.notes, *table, *split, *starts, *prepared.notes, *notes]:
         log.say(line)
     keep_settings(output, settings, resumed.step)
     log.loggers.settings(flat(settings))
     log.loggers.text(log.first_logged, "run/config", (output / "config.yaml").read_text(encoding="utf-8"))
     log.loggers.text(log.first_logged, "run/trained", "\n".join(table))
+    write_best(output, improvement.best_checkpoint if improvement else None)
     return log

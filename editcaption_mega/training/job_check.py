@@ -16,12 +16,15 @@ from editcaption_mega.data.batching.dataset import PairDataset, SampleLengths
 from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.order import Order
 from editcaption_mega.data.batching.packing import plan_sequences
+from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import DPOObjective, SFTObjective
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import DPOSettings, JobSettings, before_work
 
+from .held_out_shards import held_out_lines
 from .identity import changes, check_identity, identity
+from .improvement import check_metric
 from .optimizer import trainable_table
 from .pair_facts import pair_facts
 from .prepare import total_steps
@@ -52,6 +55,7 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
     objective = DPOObjective if isinstance(settings, DPOSettings) else SFTObjective
     architecture = open_architecture(settings, world_size)
     with before_work():
+        check_metric(settings.evaluation.metric, objective.better)
         source = _weights(settings, architecture)
         check_run_folder(Path(settings.training.output), settings.checkpoint.resume, objective.files)
     dataset = open_dataset(settings, objective.answers)
@@ -65,6 +69,7 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
     lengths = measure_samples(dataset, settings.data.sequence_length, progress=progress)
     lines = [*dataset.notes, source, *trainable_table(rules_for(architecture), settings.optimizer)]
     lines += _sample_lines(dataset, lengths)
+    lines += _held_out(settings, dataset, progress)
     if isinstance(settings, DPOSettings):
         pair_facts(dataset, settings.preference)
         lines.append(_reference_line(settings, len(dataset)))
@@ -105,6 +110,21 @@ def _sample_lines(dataset: PairDataset, lengths: SampleLengths) -> Iterator[str]
     )
     longest = np.argsort(-tokens, kind="stable")[:_LONGEST].tolist()
     yield "longest: " + ", ".join(f"{dataset.id(i)} ({int(tokens[i]):,} tokens)" for i in longest)
+
+
+def _held_out(settings: JobSettings, training: PairDataset, progress: Progress) -> list[str]:
+    """The lines of the held-out pairs, if there are some. Raises as `check_job`."""
+    samples = JobSamples.held_out(settings.data)
+    if samples is None:
+        return []
+    with before_work():
+        columns = samples.read()
+        lines = held_out_lines(settings, columns, training.shards.columns)
+    dataset = training.of_shards(ShardReader(samples.directories, columns))
+    measure_samples(dataset, settings.data.sequence_length, progress=progress)
+    if isinstance(settings, DPOSettings):
+        pair_facts(dataset, settings.preference)
+    return lines
 
 
 def _reference_line(settings: DPOSettings, count: int) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import batched, pairwise
 from pathlib import Path
@@ -28,14 +27,10 @@ from editcaption_mega.records.pair import ANSWERS
 from editcaption_mega.settings import JobSettings, SettingsError
 
 from .inputs import ReadingAhead, on_device, reading_ahead
-from .pipeline import run_pipeline
+from .pipeline import head_outputs
 from .range_files import RangeFiles
 from .session import Ending, Stopped, outcome_of, stop_if_asked
-from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader
-
-RANGE = 64  # samples of a range are a multiple of this, where there are so many
-# Packed sequences of a data-parallel rank between two writes: fewer leave pipelines half empty.
-_SEQUENCES, _SEQUENCES_OF_PIPELINE = 4, 16
+from .setup import layout_of, measure_samples, open_architecture, open_dataset, open_reader, range_size
 
 
 def log_probs_of_shards(
@@ -136,15 +131,6 @@ def write_log_probs(
         files.publish(json.dumps({"fingerprint": fingerprint}) + "\n")
 
 
-def range_size(reader: SequenceReader[PairDataset]) -> int:
-    """Samples that a data-parallel rank computes between two writes: at least `RANGE`, and enough to fill its pipeline;
-    fewer where each rank would not have as many."""
-    lengths, ranks = reader.lengths.num_tokens, reader.packer.share.data_parallel_size
-    sequences = _SEQUENCES_OF_PIPELINE if parallel_state.get_pipeline_model_parallel_world_size() > 1 else _SEQUENCES
-    tokens = sequences * reader.packer.sequence_length
-    return min(RANGE * -(-tokens // (RANGE * max(1, int(lengths.mean())))), -(-len(lengths) // ranks))
-
-
 def _rounds(files: RangeFiles, done: set[range], ranks: int) -> tuple[list[range], int]:
     """The samples that the ranks compute at once, a range each, and how many samples need not be computed.
 
@@ -175,20 +161,7 @@ def response_log_probs(chunks: list[torch.nn.Module], micro_batches: list[Packed
     """Log-probs of the response tokens of each micro-batch [T] fp32, without gradients; [] before the last stage.
 
     Collective, as a training step's forward pass is."""
-    token_log_probs: list[Tensor] = []
-
-    def forward(
-        data: Iterator[PackedBatch], model: torch.nn.Module
-    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict[str, Any]]]]:
-        def collect(log_probs: Tensor) -> tuple[Tensor, dict[str, Any]]:
-            token_log_probs.append(log_probs)
-            return log_probs.sum(), {}
-
-        return model(next(data)), collect
-
-    with torch.no_grad():
-        run_pipeline(forward, chunks, micro_batches, length, forward_only=True)
-    return token_log_probs
+    return head_outputs(chunks, micro_batches, length)
 
 
 def _log_probs(chunks: list[torch.nn.Module], reader: RangeReader, of_round: Round) -> dict[int, list[list[float]]]:

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from .megatron_optimizer import begin_without_update, start_gathers
 from .optimizer import TrainState
 from .pipeline import run_pipeline
 from .profile_window import ProfileWindow
+from .row_losses import sum_over_ranks
 from .speed import Speed, manual_garbage_collection
 from .stragglers import Stragglers
 
@@ -48,7 +48,7 @@ def train_step(
     objective.prepare(micro_batches, step.length)
     count = objective.count(step.response_tokens, step.num_samples)
     row_losses = _forward_backward(state.chunks, objective, micro_batches, step.length, count)
-    sums = _sum_over_ranks(row_losses, objective.num_statistics)
+    sums = sum_over_ranks([row_loss for _, row_loss in row_losses], objective.num_statistics)
     computed = time.monotonic()  # the host has waited for the sums, so the device is done with all before
     loss = sums[0].item() / count
     if not math.isfinite(loss):
@@ -101,18 +101,6 @@ def _forward_backward(
 
     run_pipeline(forward, chunks, micro_batches, length, forward_only=False)
     return row_losses
-
-
-def _sum_over_ranks(row_losses: list[tuple[PackedBatch, RowLoss]], num_statistics: int) -> Tensor:
-    """Loss and statistics summed over a step, all ranks -> [1 + num_statistics] fp64 on the host. Collective.
-
-    Only the last stage has losses, once per tensor-parallel rank; everyone learns the sums."""
-    sums = torch.zeros(1 + num_statistics, dtype=torch.float64, device=platform.device())
-    if row_losses and parallel_state.get_tensor_model_parallel_rank() == 0:
-        sums[0] = torch.stack([row_loss.loss for _, row_loss in row_losses]).sum()
-        sums[1:] = torch.stack([row_loss.statistics.to(sums.device) for _, row_loss in row_losses]).sum(0)
-    dist.all_reduce(sums)
-    return sums.cpu()
 
 
 def _not_finite(batch: PackedBatch, row_loss: RowLoss) -> list[str]:
@@ -202,7 +190,8 @@ def run_steps(
                 with speed.evaluating():
                     numbers |= care.evaluations.after(finished)
             recorder.record({"step": finished, **numbers, "samples": finished * step.num_samples, **of_step})
-            leave = bool(asked or (span.stop_after and finished - span.first >= span.stop_after))
+            enough = care is not None and care.evaluations is not None and care.evaluations.enough()
+            leave = bool(asked or enough or (span.stop_after and finished - span.first >= span.stop_after))
             if leave:
                 recorder.stopping()
             required = finished == span.last or leave
@@ -213,7 +202,10 @@ def run_steps(
             collect(finished)
             if leave and finished < span.last:
                 why = f"signal {asked}" if asked else f"training.stop_after={span.stop_after}"
-                platform.print_rank_0(f"stopped by {why} after step {finished}; the same command goes on from there")
+                if asked or not enough:
+                    platform.print_rank_0(
+                        f"stopped by {why} after step {finished}; the same command goes on from there"
+                    )
                 return finished, asked
     return finished, 0
 

@@ -1,6 +1,6 @@
 """Megatron's pipeline schedule over one step's micro-batches, forward and backward or forward alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,4 +47,26 @@ def run_pipeline(
         **transport_options(chunks, len(micro_batches)),
         **({} if forward_only else _gradient_options(chunks, len(micro_batches))),
     )
+    return outputs
+
+
+def head_outputs(
+    chunks: list[torch.nn.Module], micro_batches: list[PackedBatch], length: int, head: Any = "log_probs"
+) -> list[Any]:
+    """What the last stage's head (`Objective.head`) makes of each micro-batch, without gradients; [] before that stage.
+
+    Collective, as a training step's forward pass is."""
+    outputs: list[Any] = []
+
+    def forward(data: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Any, Callable[..., Any]]:
+        batch = next(data)
+
+        def collect(output: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+            outputs.append(output)
+            return torch.zeros((), device=batch.input_ids.device), {}  # Megatron divides what takes a loss's place
+
+        return model(batch, head), collect
+
+    with torch.no_grad():
+        run_pipeline(forward, chunks, micro_batches, length, forward_only=True)
     return outputs

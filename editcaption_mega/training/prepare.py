@@ -1,6 +1,6 @@
 """The first phase of a training job: everything is checked, the ranks are joined, and the model is built."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from editcaption_mega import platform
 from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.job_samples import JobSamples
-from editcaption_mega.data.batching.loader import StepStream
+from editcaption_mega.data.batching.loader import SequenceReader, StepStream
 from editcaption_mega.data.start_tables import JobShards
 from editcaption_mega.data.text.prompt import trained_side_files
 from editcaption_mega.data.text.side_files import SideFiles
@@ -19,7 +19,9 @@ from editcaption_mega.objectives import Objective
 from editcaption_mega.settings import JobSettings, TrainingSettings, before_work
 
 from .checkpoint import local_copies
+from .held_out_shards import HeldOutShards
 from .identity import identity
+from .improvement import check_metric
 from .run_folder import Resumed, where_to_start
 from .session import Session, stop_if_asked
 from .setup import measure_samples, open_architecture, open_dataset, open_reader
@@ -37,6 +39,8 @@ class Prepared:
     identity: dict[str, Any]  # what a resumed run must find as it was; the objective adds to it
     side_files: SideFiles  # config, tokenizer and so on, held because the folder may be moved while the job runs
     metadata: dict[str, Any]  # of its checkpoints
+    held_out: SequenceReader[PairDataset] | None = None  # of pairs that are never trained on
+    notes: list[str] = field(default_factory=list)  # of this start, for the log
     loaded: WeightSource | None = None  # whose weights are in the chunks
 
     @property
@@ -97,12 +101,15 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     Raises ValueError for what cannot fit, and Stopped after a signal."""
     settings = job.settings
     architecture = open_architecture(settings)
+    with before_work():
+        check_metric(settings.evaluation.metric, objective.better)
     job.begin()
     samples = JobSamples.of(settings.data, settings.training.seed)
     with before_work():
         shards = JobShards(samples, job.tables)
         order = samples.order(shards.reader.columns)
         settings.optimizer.check_steps(total_steps(settings.training, len(shards.reader)))
+        held_out = HeldOutShards.of(settings, shards.reader, job.held_out_tables)
     with platform.together():
         dataset = open_dataset(settings, objective.answers, shards.reader)
     parts = identity(settings, dataset, architecture, objective.name)
@@ -116,8 +123,13 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
         "experts_in_out": platform.from_rank_zero(source.experts_in_out),
     }
     lengths = measure_samples(dataset, settings.data.sequence_length, job.tables)
+    of_held_out = None if held_out is None else held_out.measured(dataset, settings.data.sequence_length)
     stop_if_asked(resumed.step, "while the samples were checked")
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
     reader = open_reader(settings, dataset, lengths, architecture)
     stream = StepStream(reader, order, settings.training.global_batch_size)
-    return Prepared(job, architecture, stream, chunks, resumed, parts, side_files, metadata)
+    return Prepared(
+        job, architecture, stream, chunks, resumed, parts, side_files, metadata,
+        held_out=None if of_held_out is None else SequenceReader(*of_held_out, reader.packer),
+        notes=[] if held_out is None else held_out.notes,
+    )  # fmt: skip

@@ -23,6 +23,7 @@ from editcaption_mega.settings import RUN_IDS
 
 STATE = "state.json"
 BAD_STEPS = "bad_steps.json"
+BEST = "best.json"
 # What every job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
 RUN_FILES = (
     "config.yaml",
@@ -39,11 +40,12 @@ RUN_FILES = (
     LOCK,
     OUTCOME,
     BAD_STEPS,
+    BEST,
 )
 _EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
 # Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
-_REPLACED = "|".join(map(re.escape, ("config.yaml", "metrics.jsonl", RUN_IDS, LOCK)))  # what is written anew as a whole
-_LEFTOVER = re.compile(rf"metrics\.tmp|({_REPLACED})(\..*)?{re.escape(PARTIAL)}")
+_WHOLE = ("config.yaml", "metrics.jsonl", RUN_IDS, BEST, LOCK)  # files that are written anew as a whole
+_LEFTOVER = re.compile(rf"metrics\.tmp|({'|'.join(map(re.escape, _WHOLE))})(\..*)?{re.escape(PARTIAL)}")
 
 
 class CheckpointState(BaseModel):
@@ -55,6 +57,7 @@ class CheckpointState(BaseModel):
     samples: int = Field(ge=0)
     identity: dict[str, Any] = {}
     settings: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
     preference: dict[str, Any] = {}  # of earlier versions, which kept the parts of the identity beside each other
 
 
@@ -151,8 +154,9 @@ def tidy(output: Path) -> list[str]:
             removed.append(name)
     if (output / "checkpoints").is_dir():
         removed += [f"checkpoints/{name}" for name in remove_partial(output / "checkpoints")]
-    if (output / TABLES).is_dir():
-        removed += [f"{TABLES}/{name}" for name in remove_partial(output / TABLES)]
+    for tables in (TABLES, f"{TABLES}/held_out"):
+        if (output / tables).is_dir():
+            removed += [f"{tables}/{name}" for name in remove_partial(output / tables)]
     if removed:
         lines.append(f"removed what a killed job left half-written: {', '.join(removed)}")
     complete = checkpoints(output)

@@ -11,6 +11,7 @@ from editcaption_mega.data.text.side_files import SideFiles
 from .bad_steps import BadSteps
 from .checkpoint import CheckpointFolder, CheckpointSaver
 from .identity import flat
+from .improvement import Improvement
 from .metrics import RunLog
 from .session import Session
 
@@ -27,6 +28,7 @@ class RunRecorder:
     saver: CheckpointSaver
     bad_steps: BadSteps
     log: RunLog | None
+    improvement: Improvement | None = None  # of the held-out pairs, if they are evaluated
 
     def record(self, numbers: dict[str, Any]) -> None:
         if self.log:
@@ -45,12 +47,17 @@ class RunRecorder:
     def save(self, step: int, required: bool) -> None:
         settings = self.session.settings
         platform.from_rank_zero(self.session.lock.check)
+        evaluation = {}
+        if self.improvement is not None:
+            self.improvement.saved(self.saver.newest())
+            evaluation = {"evaluation": self.improvement.state(step)}
         state = {
             "step": step,
             "updates": step - self.bad_steps.skipped,
             "samples": step * settings.training.global_batch_size,
             "identity": self.identity,
             "settings": flat(settings),
+            **evaluation,
         }
         folder = CheckpointFolder(
             self.session.output, state, self.side_files, self.metadata, may_publish=self.session.lock.check

@@ -61,6 +61,11 @@ class Session:
         """Where the job keeps what it found out about its data."""
         return self.output / TABLES
 
+    @property
+    def held_out_tables(self) -> Path:
+        """The same of its held-out pairs."""
+        return self.tables / "held_out"
+
     def begin(self) -> None:
         """Join the other ranks and take the folder. Collective: all raise alike."""
         training = self.settings.training

@@ -23,6 +23,9 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings, ParallelSettings, before_work
 
 _AT_ONCE = 256  # samples that are measured between two words of progress
+RANGE = 64  # samples of a range are a multiple of this, where there are so many
+# Packed sequences of a data-parallel rank between two pauses: fewer leave pipelines half empty.
+_SEQUENCES, _SEQUENCES_OF_PIPELINE = 4, 16
 
 
 def open_architecture(settings: JobSettings, world_size: int | None = None) -> Architecture:
@@ -76,6 +79,15 @@ def open_reader(
         share=rank_share(settings.parallel),
     )
     return SequenceReader(dataset, lengths, packer)
+
+
+def range_size(reader: SequenceReader[PairDataset]) -> int:
+    """Samples that a data-parallel rank computes in one go, of a pass over all: at least `RANGE`, and enough to fill
+    its pipeline; fewer where each rank would not have as many."""
+    lengths, ranks = reader.lengths.num_tokens, reader.packer.share.data_parallel_size
+    sequences = _SEQUENCES_OF_PIPELINE if parallel_state.get_pipeline_model_parallel_world_size() > 1 else _SEQUENCES
+    tokens = sequences * reader.packer.sequence_length
+    return min(RANGE * -(-tokens // (RANGE * max(1, int(lengths.mean())))), -(-len(lengths) // ranks))
 
 
 def rank_share(parallel: ParallelSettings, *, on_gpu: bool | None = None) -> RankShare:

@@ -12,11 +12,11 @@ from tests.helpers import small_job
 MODES = (["orientation"], ["viewpoint", "detail"], ["detail"])
 
 
-def write_shards(folder: Path, count: int = 16, **change) -> Path:
+def write_shards(folder: Path, count: int = 16, seeds: tuple[int, int] = (5, 6), **change) -> Path:
     """Pairs whose rejected answer is the instruction of another pair. `change` replaces fields of the first pair."""
     with ShardWriter(folder) as writer:
         for i in range(count):
-            made, other = (render_pair(WorldSettings(), seed, i) for seed in (5, 6))
+            made, other = (render_pair(WorldSettings(), seed, i) for seed in seeds)
             fields = {
                 "chosen": made.pair.instruction,
                 "rejected": other.pair.instruction,

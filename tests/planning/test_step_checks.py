@@ -33,7 +33,7 @@ _OPTIMIZER = "megatron/core/optimizer"
 _NORM = "Megatron's gradient norm without Transformer Engine and Apex: one parameter's norm at a time"
 _SIZES = "dropless dispatch: how many rows go to each rank is what the routers chose, and the all-to-all must be told"
 WAITS = (
-    Known("copy to the host", "editcaption_mega/training/loop.py:_sum_over_ranks", 1, "the step's loss, once"),
+    Known("copy to the host", "editcaption_mega/training/row_losses.py:sum_over_ranks", 1, "the step's loss, once"),
     Known("event.synchronize", "editcaption_mega/model/dispatch.py:dispatch", None, _SIZES),
     Known("item", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),
     Known("torch.tensor on the device", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),
@@ -128,12 +128,12 @@ def test_every_known_place_has_a_reason():
 
 
 def test_a_wait_that_is_not_known_is_named():
-    file = "editcaption_mega/training/loop.py"
+    file = "editcaption_mega/training/row_losses.py"
     lines = (step_checks.ROOT / file).read_text().splitlines()
     line = next(i for i, text in enumerate(lines, 1) if "return sums.cpu()" in text)
     place = HostSync("copy to the host", f"{file}:{line}")
     assert unknown({place: 1}, WAITS) == []
-    assert unknown({place: 2}, WAITS) == [f"2 x copy to the host at {file}:{line} ({file}:_sum_over_ranks)"]
+    assert unknown({place: 2}, WAITS) == [f"2 x copy to the host at {file}:{line} ({file}:sum_over_ranks)"]
     assert unknown({HostSync("item", f"{file}:{line}"): 1}, WAITS)
 
 

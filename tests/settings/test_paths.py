@@ -38,6 +38,8 @@ def test_all_is_there(job):
         ("data.shards", ["{}/a,{}/b"], r"several folders are written as data.shards=\[A,B\]"),
         ("data.shards", ["{}/pairs.jsonl"], "is a file, .*tools/make_shards.py --input .*pairs.jsonl"),
         ("data.shards", ["{}/model"], "has no index.json"),
+        ("data.held_out", ["{}/nowhere"], "data.held_out: .*nowhere: no such folder of shards$"),
+        ("data.held_out", ["{}/a,{}/b"], r"several folders are written as data.held_out=\[A,B\]"),
         ("data.prompt", "{}/nowhere.yaml", "data.prompt=.*no such file"),
         ("reference.file", "{}/nowhere.jsonl", "does not exist: write it with tools/log_probs.py"),
         ("reference.checkpoint", "{}/nowhere", "reference.checkpoint=.*no such folder"),

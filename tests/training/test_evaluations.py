@@ -14,6 +14,7 @@ from editcaption_mega.training.bad_steps import BadSteps
 from editcaption_mega.training.evaluations import Evaluations
 from editcaption_mega.training.experts import ExpertLoad
 from editcaption_mega.training.loop import Care, Span, run_steps
+from editcaption_mega.training.megatron_optimizer import finish_gathers
 from editcaption_mega.training.stragglers import Stragglers
 from tests.helpers import tiny
 from tests.helpers.ranks import on_ranks
@@ -61,6 +62,7 @@ def trained(rank, folder, every):
     run_steps(
         state, SFTObjective(), steps(rank), Span(0, STEPS, 100), recorder, ExpertLoad(state.chunks, 8, 8), care=care
     )
+    finish_gathers(state.optimizer)
     weights = [p.detach().numpy().copy() for chunk in state.chunks for p in chunk.parameters()]
     drawn = (torch.rand(2).tolist(), random.random())
     training = {chunk.training for chunk in state.chunks}

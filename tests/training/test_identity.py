@@ -31,11 +31,11 @@ MULTIPLIERS = ("optimizer.vision", "optimizer.merger", "optimizer.language", "op
 MAY_CHANGE = {
     "bad_steps.most_in_a_row", "bad_steps.policy", "bad_steps.rewind_steps", "bad_steps.spike_factor",
     "checkpoint.asynchronous", "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.keep_every",
-    "checkpoint.local_folder",
+    "checkpoint.keep_best", "checkpoint.local_folder", "data.held_out",
     "checkpoint.resume", "checkpoint.retries", "checkpoint.retry_seconds", "checkpoint.verify",
     "data.id_prefixes", "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
-    "evaluation.every",
+    "evaluation.every", "evaluation.metric", "evaluation.patience",
     "model.backend", "model.checkpoint", "model.flash_attention",
     "model.folder", "model.fused_weight_gradients", "model.kernels", "model.max_logits_gib", "model.recompute",
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",

@@ -52,6 +52,20 @@ def test_a_share_of_all_steps_as_warm_up_is_counted(places, tmp_path):
     assert "warm-up 3; a checkpoint every 3" in "\n".join(check_job(settings, 1).lines)
 
 
+def test_held_out_pairs_are_opened_and_counted_too(places, tmp_path):
+    settings = small_job.job(*places, tmp_path / "run")
+    settings.data.held_out_share, settings.evaluation.every = 0.25, 2
+    text = "\n".join(check_job(settings, 2).lines)
+    assert "samples: 18 with" in text and "6 pairs are held out (data.held_out_share=0.25) from 18 that are" in text
+    settings.data.held_out_share, settings.data.held_out = 0.0, [str(places[1])]
+    with pytest.raises(SettingsError, match="of data.held_out has the pictures of sample"):
+        check_job(settings, 2)
+    settings.data.held_out = [str(small_job.write_shards(tmp_path / "long", 2, seed=9))]
+    settings.evaluation.metric = "held_out/reward_margin"
+    with pytest.raises(SettingsError, match="is none by which this job can choose"):
+        check_job(settings, 2)
+
+
 def test_the_samples_that_memory_is_estimated_from_are_the_data_s(places):
     pairs, lengths = measured(*places)
     workload = workload_of(pairs, lengths)

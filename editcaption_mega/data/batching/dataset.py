@@ -95,6 +95,12 @@ class PairDataset:
         encoder = ChatEncoder(self.encoder.tokenizer, prompt)
         return PairDataset(self.shards, encoder, self.images, answers=self.answers, shared_prompt=self.shared_prompt)
 
+    def of_shards(self, shards: ShardReader) -> "PairDataset":
+        """Other pairs, seen by the same model."""
+        return PairDataset(
+            shards, self.encoder, self.images, answers=self.answers, shared_prompt=self.shared_prompt, notes=self.notes
+        )
+
     def id(self, i: int) -> str:
         return self.shards.meta(i).id
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .dataset import PairDataset
-from .loader import SequenceReader
+from .loader import Round, SequenceReader
 from .packing import Plan
 
 
@@ -30,6 +30,17 @@ class RangeReader(SequenceReader[PairDataset]):
         """This rank's range of a round: fewer than `size`, or none, where the samples end."""
         first = self.packer.share.data_parallel_rank * self.size
         return samples[first : first + self.size]
+
+    def counted(self, of_round: Round) -> list[bool]:
+        """Of each of this rank's sequences of a round, whether it counts: what is computed again, because others have
+        more or a pipeline needs as many, does not."""
+        first = self.packer.share.data_parallel_rank * self.size
+        left = set(range(first, first + self.size))
+        counted = []
+        for places in of_round.plan.sequences:
+            counted.append(left.issuperset(places))
+            left.difference_update(places)
+        return counted
 
     def plan(self, samples: Sequence[int]) -> Plan:
         """This rank's sequences of a round, as places in the round."""

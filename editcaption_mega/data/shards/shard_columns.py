@@ -56,7 +56,7 @@ class ShardColumns:
     """N samples in the tar files of some folders.
 
     shard [N]: its tar, as a place in `files`; offset, bytes [N, 3]: of source, target and json in it; pixels [N, 2, 2]:
-    source, target; width, height; all int64"""
+    source, target; width, height; pictures [N, 2]: of the same, 8 bytes of their sha256; all int64"""
 
     directories: list[Path]
     files: list[tuple[int, ShardFile]]  # each tar with its folder, as a place in `directories`
@@ -65,6 +65,7 @@ class ShardColumns:
     offset: np.ndarray
     bytes: np.ndarray
     pixels: np.ndarray
+    pictures: np.ndarray
     fingerprint: str
     table: tuple[Path, Mapping[str, Any]] | None = None  # the file that they are mapped from, and its key
 
@@ -75,7 +76,7 @@ class ShardColumns:
         prefixes = id_prefixes or [""] * len(directories)
         ids: list[str] = []
         files: list[tuple[int, ShardFile]] = []
-        shards, offsets, sizes, pixels, fingerprints = [], [], [], [], []
+        shards, offsets, sizes, pixels, pictures, fingerprints = [], [], [], [], [], []
         for folder, (directory, prefix) in enumerate(zip(directories, prefixes, strict=True)):
             index = load_index(directory)
             _refuse_other_sizes(directory, index.shards)
@@ -85,16 +86,18 @@ class ShardColumns:
                 offsets.append([member.offset for member in members])
                 sizes.append([member.bytes for member in members])
                 pixels.append([(member.width, member.height) for member in members[:2]])
+                pictures.append([_beginning(member.sha256) for member in members[:2]])
             ids += [prefix + sample.id for sample in index.samples]
             files += [(folder, shard) for shard in index.shards]
             fingerprints.append(index.fingerprint)
         _refuse_shared_ids(directories, ids)
-        shard, offset, size, pixel = (np.array(values, np.int64) for values in (shards, offsets, sizes, pixels))
+        lists = (shards, offsets, sizes, pixels, pictures)
+        shard, offset, size, pixel, picture = (np.array(values, np.int64) for values in lists)
         # One folder keeps the fingerprint of its index; several are hashed together, in order.
         fingerprint = fingerprints[0] if len(fingerprints) == 1 else _joint(fingerprints)
         if any(prefixes):
             fingerprint = _joint([fingerprint, *prefixes])
-        return cls(directories, files, ids, shard, offset, size, pixel, fingerprint)
+        return cls(directories, files, ids, shard, offset, size, pixel, picture, fingerprint)
 
     @property
     def paths(self) -> list[Path]:
@@ -116,8 +119,9 @@ class ShardColumns:
         """A part of the samples, in their order; its fingerprint is its own. rows [n] int64, ascending."""
         fingerprint = _joint([self.fingerprint, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()])
         ids = [self.ids[row] for row in rows]
-        shard, offset, size, pixels = (values[rows] for values in (self.shard, self.offset, self.bytes, self.pixels))
-        return ShardColumns(self.directories, self.files, ids, shard, offset, size, pixels, fingerprint)
+        columns = (self.shard, self.offset, self.bytes, self.pixels, self.pictures)
+        shard, offset, size, pixels, pictures = (values[rows] for values in columns)
+        return ShardColumns(self.directories, self.files, ids, shard, offset, size, pixels, pictures, fingerprint)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All but the folders, as `from_arrays` takes it."""
@@ -126,7 +130,7 @@ class ShardColumns:
         numbers = [(folder, file.bytes, file.samples) for folder, file in self.files]
         return {
             "ids": ids.content, "id_ends": ids.ends, "shard": self.shard, "offset": self.offset, "bytes": self.bytes,
-            "pixels": self.pixels, "texts": texts.content, "text_ends": texts.ends,
+            "pixels": self.pixels, "pictures": self.pictures, "texts": texts.content, "text_ends": texts.ends,
             "files": np.array(numbers, np.int64),
         }  # fmt: skip
 
@@ -138,8 +142,9 @@ class ShardColumns:
             for k, (folder, size, samples) in enumerate(arrays["files"].tolist())
         ]
         ids = Texts(arrays["ids"], arrays["id_ends"])
-        shard, offset, size, pixels = (arrays[name] for name in ("shard", "offset", "bytes", "pixels"))
-        return cls(directories, files, ids, shard, offset, size, pixels, fingerprint, **more)
+        names = ("shard", "offset", "bytes", "pixels", "pictures")
+        shard, offset, size, pixels, pictures = (arrays[name] for name in names)
+        return cls(directories, files, ids, shard, offset, size, pixels, pictures, fingerprint, **more)
 
     @classmethod
     def map(cls, directories: list[Path], path: Path, key: Mapping[str, Any]) -> "ShardColumns":
@@ -156,6 +161,10 @@ class ShardColumns:
         if self.table is not None:
             return ShardColumns.map, (self.directories, *self.table)
         return super().__reduce__()
+
+
+def _beginning(sha256: str) -> int:
+    return int.from_bytes(bytes.fromhex(sha256[:16]), "little", signed=True)
 
 
 def state_of(directories: list[Path]) -> list[list[Any]]:

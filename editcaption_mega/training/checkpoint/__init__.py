@@ -11,7 +11,7 @@ optimizer state.
 
 from .background_save import CheckpointSaver
 from .contents import stored_ranges, tensors_of_rank
-from .publishing import CheckpointFolder, save_checkpoint
+from .publishing import CheckpointFolder, save_checkpoint, write_best
 from .restoring import load_optimizer, load_random_state, local_copies
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "save_checkpoint",
     "stored_ranges",
     "tensors_of_rank",
+    "write_best",
 ]

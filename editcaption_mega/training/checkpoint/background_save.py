@@ -22,7 +22,7 @@ from editcaption_mega.settings import CheckpointSettings
 
 from ..megatron_optimizer import before_updates, finish_gathers
 from .contents import StoredRange, stored_ranges
-from .publishing import CheckpointFolder, remove_old, write_checkpoint
+from .publishing import CheckpointFolder, remove_old, write_best, write_checkpoint
 
 _SECONDS_AFTER_FAILURE = 600.0  # that a job which fails waits for a checkpoint: its other ranks may be gone
 
@@ -166,7 +166,16 @@ class CheckpointSaver:
         self.on_published(folder.step)
         took = "" if stood is None else f", written in {seconds:.1f} s, for {stood:.1f} s of which training stood still"
         self._say(f"checkpoint saved: {folder.final}{took}")
-        for line in remove_old(folder.output, keep=self.settings.keep, keep_every=self.settings.keep_every):
+        best = folder.best
+        if best:
+            if best["step"] == folder.step:
+                self._say(f"checkpoint of step {folder.step} is the best so far: {best['metric']} {best['value']:.4f}")
+            try:
+                write_best(folder.output, best)
+            except OSError as error:
+                self._say(f"WARNING: {error}, so it does not say that the best checkpoint is that of {best['step']}")
+        keep, keep_every = self.settings.keep, self.settings.keep_every
+        for line in remove_old(folder.output, keep=keep, keep_every=keep_every, best=best["step"] if best else None):
             self._say(line)
 
     def _keep_local(self, folder: CheckpointFolder, digests: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 
 from ..megatron_optimizer import finish_gathers
-from ..resume import STATE
+from ..resume import BEST, STATE
 from .contents import StoredRange, stored_ranges
 from .random_state import rank_layout
 
@@ -37,6 +37,13 @@ class CheckpointFolder:
     def step(self) -> int:
         step: int = self.state["step"]
         return step
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The best checkpoint of the run, this one included: metric, step and value; None: none is kept as such."""
+        evaluation = self.state.get("evaluation") or {}
+        checkpoint: dict[str, Any] | None = evaluation.get("checkpoint")
+        return {"metric": evaluation["metric"], **checkpoint} if checkpoint else None
 
     @property
     def final(self) -> Path:
@@ -86,12 +93,13 @@ def write_checkpoint(
         raise
 
 
-def remove_old(output: str | Path, *, keep: int, keep_every: int) -> list[str]:
-    """Remove all but the newest `keep` checkpoints (0: none is removed), those of every `keep_every` steps, and what is
-    being exported -> a line for each that is no longer needed and stays. On rank 0, when a newer one is published."""
+def remove_old(output: str | Path, *, keep: int, keep_every: int, best: int | None = None) -> list[str]:
+    """Remove all but the newest `keep` checkpoints (0: none is removed), those of every `keep_every` steps, that of the
+    step `best`, and what is being exported -> a line for each that is no longer needed and stays. On rank 0, when a
+    newer one is published."""
     lines = []
     for old in checkpoints(output)[:-keep] if keep else []:
-        if keep_every and step_of(old.name) % keep_every == 0:
+        if step_of(old.name) == best or keep_every and step_of(old.name) % keep_every == 0:
             continue
         try:
             if is_read(old):
@@ -101,6 +109,16 @@ def remove_old(output: str | Path, *, keep: int, keep_every: int) -> list[str]:
         except OSError as error:
             lines.append(f"{old.name} is no longer needed and could not be removed: {error}")
     return lines
+
+
+def write_best(output: Path, best: dict[str, Any] | None) -> None:
+    """Say in best.json which checkpoint is the best; no file where none is. Raises OSError."""
+    path = output / BEST
+    if best is None:
+        path.unlink(missing_ok=True)
+        return
+    folder = checkpoint_folder(output, best["step"]).relative_to(output)
+    write_atomically(path, json.dumps({**best, "checkpoint": str(folder)}, indent=2) + "\n")
 
 
 def _rename(partial: Path, final: Path) -> None:
