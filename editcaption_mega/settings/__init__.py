@@ -23,6 +23,7 @@ from .load import load_settings, save_settings
 from .loggers import LOGGERS, OPTIONAL_LOGGERS, RUN_IDS, MlflowSettings, WandbSettings, check_installed
 from .paths import check_paths
 from .pictures import PixelLimits
+from .sampled_texts import SampleSettings
 from .shipped import find_config, shipped_folder
 from .small_model import SmallModel
 from .training_evaluation import TrainingEvaluationSettings
@@ -53,6 +54,7 @@ __all__ = [
     "RUN_IDS",
     "ReferenceSettings",
     "ReportSettings",
+    "SampleSettings",
     "ScoreSettings",
     "ServerSettings",
     "SettingsError",

@@ -16,6 +16,7 @@ from .job_optimizer import OptimizerSettings
 from .job_parallel import ParallelSettings
 from .loggers import MlflowSettings, WandbSettings, check_loggers
 from .pictures import PixelLimits
+from .sampled_texts import SampleSettings, check_sampling
 from .training_evaluation import TrainingEvaluationSettings, check_evaluation
 
 # What layers are built of; model/layers.py has the modules of each.
@@ -204,6 +205,7 @@ class JobSettings:
     watchdog: WatchdogSettings = field(default_factory=WatchdogSettings)
     bad_steps: BadStepSettings = field(default_factory=BadStepSettings)
     evaluation: TrainingEvaluationSettings = field(default_factory=TrainingEvaluationSettings)
+    samples: SampleSettings = field(default_factory=SampleSettings)
     wandb: WandbSettings = field(default_factory=WandbSettings)
     mlflow: MlflowSettings = field(default_factory=MlflowSettings)
 
@@ -211,7 +213,7 @@ class JobSettings:
         """Raise SettingsError for the first setting that cannot work, before anything is read or built."""
         for part in (
             self.model, self.data, self.parallel, self.optimizer, self.checkpoint, self.training, self.watchdog,
-            self.bad_steps, self.evaluation,
+            self.bad_steps, self.evaluation, self.samples,
         ):  # fmt: skip
             part.validate()
         check_loggers(self.training.loggers, self.wandb, self.mlflow)
@@ -221,6 +223,7 @@ class JobSettings:
             self.evaluation, holds_out=self.data.holds_out, keep_best=self.checkpoint.keep_best,
             checkpoint_every=self.checkpoint.every,
         )  # fmt: skip
+        check_sampling(self.samples, evaluates=bool(self.evaluation.every))
         delayed = self.parallel.delayed_weight_gradients
         if delayed and (self.model.backend != "torch" or not self.model.fused_weight_gradients):
             raise SettingsError(

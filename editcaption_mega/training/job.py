@@ -17,6 +17,7 @@ from .evaluations import Evaluation, Evaluations
 from .experts import ExpertLoad
 from .first_lines import first_lines
 from .held_out import HeldOut
+from .held_out_texts import sampling
 from .identity import check_identity, flat, thawed
 from .improvement import PREFIX, Improvement
 from .inputs import on_device, reading_ahead
@@ -144,6 +145,10 @@ def _evaluations(
         if prepared.held_out is not None and improvement is not None:
             held_out = HeldOut(state.chunks, objective, prepared.held_out, improvement, recorder.say)
             parts.append(stack.enter_context(held_out.open(reading_ahead(settings.data))))
+            if settings.samples.pairs:
+                ends, first = prepared.side_files.end_ids(), prepared.resumed.step
+                texts = sampling(state.chunks, prepared.held_out, settings.samples, ends, recorder.log, first)
+                parts.append(stack.enter_context(texts))
         yield Evaluations(
             settings.evaluation.every, prepared.total_steps, state.chunks, parts,
             enough=lambda: improvement is not None and improvement.exhausted,

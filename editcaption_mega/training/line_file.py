@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from editcaption_mega.files import naming
+from editcaption_mega.files import naming, parse_json, write_atomically
 
 
 class LineFile:
@@ -40,3 +40,27 @@ class LineFile:
             written = self._file.write(self._waiting)
             self._waiting = self._waiting[written:]
         self._failing = False
+
+
+def drop_after(path: Path, step: int) -> tuple[int, int]:
+    """Drop the lines of later steps from a file of objects that have a `step` -> how many others were damaged, and
+    dropped too; and the last step that it had.
+
+    The last line does not count: a run that was killed may have left half of it."""
+    if not path.is_file():
+        return 0, 0
+    earlier, damaged, last = [], [], 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        try:
+            numbers = parse_json(line)
+            if not isinstance(numbers, dict) or type(numbers.get("step")) is not int:
+                raise ValueError("no object with a step")
+        except ValueError:
+            damaged.append(number)
+            continue
+        last = max(last, numbers["step"])
+        if numbers["step"] <= step:
+            earlier.append(line.rstrip(b"\n") + b"\n")
+    write_atomically(path, b"".join(earlier))
+    return len([number for number in damaged if number < len(lines) - 1]), last

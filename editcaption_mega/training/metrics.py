@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.files import parse_json, write_atomically
 from editcaption_mega.settings import JobSettings
 
-from .line_file import LineFile
+from .line_file import LineFile, drop_after
 from .loggers import Loggers, grouped, open_chosen
 
 
@@ -35,7 +34,7 @@ class RunLog:
         self.output, self.total_steps, self.log_every = Path(output), total_steps, log_every
         self.shown, self.blank_with = shown or {}, blank_with or {}
         self.output.mkdir(parents=True, exist_ok=True)
-        damaged, known = _drop_after(self.output / "metrics.jsonl", first_step)
+        damaged, known = drop_after(self.output / "metrics.jsonl", first_step)
         self._metrics, self._text = LineFile(self.output / "metrics.jsonl"), LineFile(self.output / "log.txt")
         self.loggers = (
             Loggers([], self.say)
@@ -81,30 +80,6 @@ class RunLog:
         self.loggers.close(failed)
         self._text.close()
         self._metrics.close()
-
-
-def _drop_after(path: Path, step: int) -> tuple[int, int]:
-    """Drop the lines of later steps from a file of metrics -> how many others were damaged, and dropped too; and the
-    last step that it had.
-
-    The last line does not count: a run that was killed may have left half of it."""
-    if not path.is_file():
-        return 0, 0
-    earlier, damaged, last = [], [], 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines):
-        try:
-            numbers = parse_json(line)
-            if not isinstance(numbers, dict) or type(numbers.get("step")) is not int:
-                raise ValueError("no object with a step")
-        except ValueError:
-            damaged.append(number)
-            continue
-        last = max(last, numbers["step"])
-        if numbers["step"] <= step:
-            earlier.append(line.rstrip(b"\n") + b"\n")
-    write_atomically(path, b"".join(earlier))
-    return len([number for number in damaged if number < len(lines) - 1]), last
 
 
 def _duration(seconds: float) -> str:

@@ -23,6 +23,7 @@ from .held_out_shards import HeldOutShards
 from .identity import identity
 from .improvement import check_metric
 from .run_folder import Resumed, where_to_start
+from .sampled_pairs import check_samples_fit
 from .session import Session, stop_if_asked
 from .setup import measure_samples, open_architecture, open_dataset, open_reader
 
@@ -124,6 +125,9 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     }
     lengths = measure_samples(dataset, settings.data.sequence_length, job.tables)
     of_held_out = None if held_out is None else held_out.measured(dataset, settings.data.sequence_length)
+    if of_held_out is not None and settings.evaluation.every:
+        with before_work(), platform.together():
+            check_samples_fit(of_held_out[0], settings.samples, settings.data.sequence_length)
     stop_if_asked(resumed.step, "while the samples were checked")
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
     reader = open_reader(settings, dataset, lengths, architecture)

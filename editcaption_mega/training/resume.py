@@ -24,6 +24,8 @@ from editcaption_mega.settings import RUN_IDS
 STATE = "state.json"
 BAD_STEPS = "bad_steps.json"
 BEST = "best.json"
+SAMPLES = "samples.jsonl"
+SAMPLE_PICTURES = "samples"  # a folder
 # What every job writes into its folder. Beside each there may be what a killed one left: NAME.*.partial.
 RUN_FILES = (
     "config.yaml",
@@ -41,10 +43,12 @@ RUN_FILES = (
     OUTCOME,
     BAD_STEPS,
     BEST,
+    SAMPLES,
+    SAMPLE_PICTURES,
 )
 _EARLIER_SETTINGS = re.compile(r"config\.step-\d{8,}\.yaml")
 # Of a lock there may be the rest of a try to take it; those who try hold no lock, and live with its being removed.
-_WHOLE = ("config.yaml", "metrics.jsonl", RUN_IDS, BEST, LOCK)  # files that are written anew as a whole
+_WHOLE = ("config.yaml", "metrics.jsonl", SAMPLES, RUN_IDS, BEST, LOCK)  # files that are written anew as a whole
 _LEFTOVER = re.compile(rf"metrics\.tmp|({'|'.join(map(re.escape, _WHOLE))})(\..*)?{re.escape(PARTIAL)}")
 
 
@@ -152,17 +156,15 @@ def tidy(output: Path) -> list[str]:
             path = output / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             removed.append(name)
-    if (output / "checkpoints").is_dir():
-        removed += [f"checkpoints/{name}" for name in remove_partial(output / "checkpoints")]
-    for tables in (TABLES, f"{TABLES}/held_out"):
-        if (output / tables).is_dir():
-            removed += [f"{tables}/{name}" for name in remove_partial(output / tables)]
+    for folder in ("checkpoints", TABLES, f"{TABLES}/held_out", SAMPLE_PICTURES):
+        if (output / folder).is_dir():
+            removed += [f"{folder}/{name}" for name in remove_partial(output / folder)]
     if removed:
         lines.append(f"removed what a killed job left half-written: {', '.join(removed)}")
     complete = checkpoints(output)
-    for folder in (folder for folder in step_folders(output) if folder not in complete):
+    for part in (folder for folder in step_folders(output) if folder not in complete):
         lines.append(
-            f"checkpoints/{folder.name} has no {MANIFEST}, so it is only part of a checkpoint: it is kept as "
-            f"{set_aside(folder).name}"
+            f"checkpoints/{part.name} has no {MANIFEST}, so it is only part of a checkpoint: it is kept as "
+            f"{set_aside(part).name}"
         )
     return lines

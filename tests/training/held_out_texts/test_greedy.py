@@ -12,7 +12,7 @@ from editcaption_mega.inference.local import instructions
 from editcaption_mega.inference.local.generator import Generator
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.settings import DataSettings, JobSettings, ModelSettings, ParallelSettings
-from editcaption_mega.training import greedy
+from editcaption_mega.training.held_out_texts import greedy
 from editcaption_mega.training.setup import layout_of, measure_samples, open_dataset, open_reader
 from tests.helpers import ranks, small_job, small_pairs
 

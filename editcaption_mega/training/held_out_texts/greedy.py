@@ -16,13 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from editcaption_mega import platform
+from editcaption_mega import phases, platform
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.packing import Packer
 from editcaption_mega.data.batching.sample import EncodedSample
 from editcaption_mega.kernels import linear_log_probs
 
-from .pipeline import run_pipeline
+from ..pipeline import run_pipeline
+from ..sampled_pairs import check_room
 
 
 class Greedy(NamedTuple):
@@ -70,16 +71,12 @@ def greedy_answers(
 
     packer: of this rank. guesses: what the answers may be, each to save passes. The chunks are in evaluation mode, and
     gradients are off. Collective; raises ValueError, alike on every rank, for a prompt whose answer has no room."""
-    for prompt in prompts:
-        if len(prompt.prompt_ids) + max_new_tokens > packer.sequence_length:
-            raise ValueError(
-                f"sample {prompt.id}: its prompt of {len(prompt.prompt_ids)} tokens and {max_new_tokens} new ones are "
-                f"more than data.sequence_length={packer.sequence_length}: raise it, or write fewer tokens"
-            )
+    check_room(prompts, packer.sequence_length, max_new_tokens)
     packer = dataclasses.replace(packer, packing=True)  # any number of prompts can be divided among the ranks
     answers = [_Answer([], list(guess[: max_new_tokens - 1])) for guess in guesses or [()] * len(prompts)]
     passes = 0
     while unfinished := [k for k, answer in enumerate(answers) if not answer.complete]:
+        phases.enter(phases.SCORING)
         candidates = [_with_answer(prompts[k], answers[k].candidate, packer.pad_token_id) for k in unfinished]
         likeliest = _likeliest_tokens(chunks, packer, candidates, max_new_tokens)
         for k, tokens in zip(unfinished, likeliest, strict=True):
