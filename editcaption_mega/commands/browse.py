@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega.cli import argument_parser, check_output_file, positive
 from editcaption_mega.progress_display import progress
+from editcaption_mega.settings import before_work
 
 EXAMPLE = """
 editcaption browse data/train --output train.html
@@ -22,7 +23,8 @@ def main(argv: Sequence[str]) -> None:
     check_output_file("--output", args.output)
     from editcaption_mega.evaluation.report.page.browse import open_sets, write_browser
 
-    sets = open_sets(args.shards, args.limit, args.seed)
+    with before_work():
+        sets = open_sets(args.shards, args.limit, args.seed)
     write_browser(args.output, sets, progress)
     for shown in sets:
         print(f"{shown.benchmark.name}: {len(shown.benchmark):,} of {shown.total:,} pairs")

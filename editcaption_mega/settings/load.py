@@ -28,6 +28,7 @@ _WEIGHTS = "did you mean 'data.weights' (one for each folder of data.shards)?"
 _ADAPTERS = (
     "there is none: every weight is trained whose module has a multiplier above 0 (optimizer.vision and the like)"
 )
+_HELD_OUT = "did you mean 'data.held_out' (folders of shards) or 'data.held_out_share', with evaluation.every?"
 _LOGGERS = "did you mean 'training.loggers' (of tensorboard, wandb, mlflow)?"
 _KEY = "there is none: settings are kept in config.yaml, and keys must not be; use `wandb login` or WANDB_API_KEY"
 # Other programs' names: what the setting is called here, or why there is none.
@@ -37,13 +38,18 @@ ELSEWHERE = {
     "batch_size": "did you mean 'training.global_batch_size' (samples per optimizer step, over all ranks)?",
     "cutoff_len": "did you mean 'data.sequence_length'?",
     "data_parallel_size": "there is none: it is the number of ranks divided by the other sizes",
+    "early_stopping_patience": "did you mean 'evaluation.patience'?",
     "ep": "did you mean 'parallel.expert_model_parallel_size'?",
+    "eval_dataset": _HELD_OUT,
+    "eval_shards": _HELD_OUT,
+    "eval_steps": "did you mean 'evaluation.every'?",
     "expert_parallel_size": "did you mean 'parallel.expert_model_parallel_size'?",
     "fp16": "did you mean 'training.precision' (bf16 or fp32)?",
     "gradient_accumulation_steps": _ROWS,
     "gradient_checkpointing": "did you mean 'model.recompute' (none, selective or full)?",
     "grad_clip": "did you mean 'optimizer.clip_grad'?",
     "interleave_probs": _WEIGHTS,
+    "load_best_model_at_end": "did you mean 'checkpoint.keep_best'?",
     "lora_alpha": _ADAPTERS,
     "lora_rank": _ADAPTERS,
     "lr": "did you mean 'optimizer.learning_rate'?",
@@ -60,6 +66,7 @@ ELSEWHERE = {
     "max_train_samples": "did you mean 'data.max_samples'?",
     "max_steps": "did you mean 'training.steps'?",
     "max_seq_length": "did you mean 'data.sequence_length'?",
+    "metric_for_best_model": "did you mean 'evaluation.metric'?",
     "micro_batch_size": _ROWS,
     "min_lr": "did you mean 'optimizer.min_learning_rate'?",
     "model_name_or_path": "did you mean 'model.folder'?",
@@ -78,6 +85,9 @@ ELSEWHERE = {
     "scheduler": _SCHEDULE,
     "tensor_parallel_size": "did you mean 'parallel.tensor_model_parallel_size'?",
     "tp": "did you mean 'parallel.tensor_model_parallel_size'?",
+    "val_size": _HELD_OUT,
+    "validation_shards": _HELD_OUT,
+    "validation_split": _HELD_OUT,
     "warmup_ratio": _WARMUP,
     "wandb_project": "did you mean 'wandb.project', with training.loggers=[tensorboard,wandb]?",
 }

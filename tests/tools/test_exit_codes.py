@@ -154,6 +154,8 @@ CASES = [
     (PLAN + "--picture {root}/nowhere/plan.png", "nowhere is no folder: make it"),
     (PLAN + "--picture {root}/plan.txt", "plan.txt is of no known kind: name a file that ends with .png"),
     (PLAN + "--picture {root}/plan.png --json {root}/plan.png", "name two files"),
+    ("browse {root}/nowhere --output {root}/page.html", "no such folder"),
+    ("browse {root} --output {root}/used", "is a folder: name a file"),
     ("plan {root}/job.yaml model.folder={root}/nowhere --gpus 8", "nowhere"),
     ("make_small_model expert=0 --output {root}/new", "did you mean 'experts'"),
     ("make_small_model --output {root}/used", "is there already"),
@@ -208,7 +210,7 @@ def test_what_cannot_work_ends_with_2_before_any_work(root, capsys, command, wor
 def test_a_launch_script_without_arguments_says_how_it_is_used(script):
     environment = dict(os.environ, PYTHONPATH=str(ROOT), NPROC_PER_NODE="1")
     done = subprocess.run(["bash", ROOT / "launch" / script], env=environment, capture_output=True, text=True)
-    usage, *_, last = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and usage.startswith(f"usage: {script}") and "key=value" in usage
+    *usage, last = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and usage[0].startswith(f"usage: {script}") and "key=value" in " ".join(usage)
     assert last.startswith(f"{script}: error: give a file of settings, such as configs/")
     assert (ROOT / last.split("such as ")[1]).is_file()

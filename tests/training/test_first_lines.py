@@ -89,7 +89,7 @@ def test_a_mixture_goes_on_at_another_number_of_ranks(base, whole, tmp_path):
     "change, words",
     [
         ({"weights": [0.5, 0.5]}, r"data.weights=\[0.75, 0.25\], this job has data.weights=\[0.5, 0.5\]"),
-        ({"id_prefixes": ["a-", "few-"]}, "shards comes from data.shards, data.id_prefixes and data.max_samples"),
+        ({"id_prefixes": ["a-", "few-"]}, "shards comes from data.shards, data.id_prefixes, .* and data.max_samples"),
         ({"max_samples": 20}, "data.max_samples=0, this job has .*data.max_samples=20"),
     ],
 )

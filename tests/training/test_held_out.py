@@ -88,7 +88,7 @@ def write_configs(base, name):
         job = settings_of(base, name, output)
         if kind == "looked":
             job.data.held_out = [str(base / f"{name.split('/')[0]}-held-out")]
-            job.evaluation.every = EVERY
+            job.evaluation.every, job.samples.pairs = EVERY, 0
         output.parent.mkdir(exist_ok=True)
         configs.append(output.with_suffix(".yaml"))
         save_settings(job, configs[-1])

@@ -31,7 +31,8 @@ MULTIPLIERS = ("optimizer.vision", "optimizer.merger", "optimizer.language", "op
 MAY_CHANGE = {
     "bad_steps.most_in_a_row", "bad_steps.policy", "bad_steps.rewind_steps", "bad_steps.spike_factor",
     "checkpoint.asynchronous", "checkpoint.every", "checkpoint.fallback", "checkpoint.keep", "checkpoint.keep_every",
-    "checkpoint.keep_best", "checkpoint.local_folder", "data.held_out",
+    "checkpoint.keep_best", "checkpoint.local_folder", "data.held_out", "samples.max_new_tokens", "samples.pairs",
+    "samples.seed",
     "checkpoint.resume", "checkpoint.retries", "checkpoint.retry_seconds", "checkpoint.verify",
     "data.id_prefixes", "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",

@@ -98,8 +98,8 @@ def _likeliest_tokens(
     most: tokens of any answer."""
     share = packer.share
     rows = share.data_parallel_size * share.sequence_multiple
-    # Too few samples to give each rank a row: some are computed twice.
-    places = list(islice(cycle(range(len(samples))), max(len(samples), rows)))
+    # Each fits into a row, and where each has its own the rows must divide among the ranks: some are computed twice.
+    places = list(islice(cycle(range(len(samples))), -(-len(samples) // rows) * rows))
     plan = packer.plan([samples[place].num_tokens for place in places])
     own = [[places[k] for k in sequence] for sequence in plan.sequences]
     device = platform.device()

@@ -62,10 +62,10 @@ def _to_end(tokens, ends):
     return tokens[: at + 1]
 
 
-def settings(base, kind, **parallel):
+def settings(base, kind, sequence_length=512, **parallel):
     return JobSettings(
         model=ModelSettings(folder=str(base / kind)),
-        data=DataSettings(shards=[str(base / "shards")], sequence_length=512, min_pixels=1024),
+        data=DataSettings(shards=[str(base / "shards")], sequence_length=sequence_length, min_pixels=1024),
         parallel=ParallelSettings(**parallel),
     )
 
@@ -95,6 +95,13 @@ def test_each_layout_gives_the_texts_of_transformers(base, tmp_path, expected, n
     for made, passes in ranks.on_ranks(answers, tmp_path, base, kind, (LAYOUTS | MORE_LAYOUTS)[name], ends):
         assert made == tokens
         assert passes <= NEW_TOKENS
+
+
+def test_prompts_that_each_fill_a_row_are_divided_among_any_ranks(base, tmp_path, expected):
+    """Five rows for two ranks: none of the prompts fits beside another, so one of them is computed twice."""
+    tokens, ends = expected["moe"]
+    for made, _ in ranks.on_ranks(answers, tmp_path, base, "moe", {"sequence_length": 170}, ends):
+        assert made == tokens
 
 
 def test_no_guess_changes_a_text_and_a_right_one_saves_passes(base, tmp_path, expected):
