@@ -295,7 +295,8 @@ def test_delayed_weight_gradients_need_products_that_add_up(good, other):
 
 def test_every_setting_that_another_programs_name_leads_to_exists():
     for name, mend in ELSEWHERE.items():
-        named = re.findall(r"\b(?:training|data|optimizer|checkpoint|parallel|model|wandb|mlflow|evaluation)\.[a-z_]+", mend)
+        sections = "training|data|optimizer|checkpoint|parallel|model|wandb|mlflow|evaluation"
+        named = re.findall(rf"\b(?:{sections})\.[a-z_]+", mend)
         assert named or name in ("data_parallel_size", "api_key"), name
         for setting in named:
             section, field = setting.split(".")
