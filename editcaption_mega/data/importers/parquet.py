@@ -16,9 +16,8 @@ from editcaption_mega.data.importers.candidates import (
     input_file,
 )
 from editcaption_mega.data.importers.table_columns import Columns, candidate_of
-from editcaption_mega.data.importers.table_files import ROWS_AT_ONCE, arrow_row
+from editcaption_mega.data.importers.table_files import Lost, open_parquet, parquet_rows
 from editcaption_mega.records import shown
-from editcaption_mega.words import one_line
 
 BYTEMORPH = Columns(
     "bytemorph", "src_img", "tgt_img", ("edit_prompt_rewrite_instruction", "edit_prompt"), "edit_type", "structural",
@@ -77,15 +76,8 @@ def _paths(path: str, columns: Columns) -> list[Path]:
 
 def _open(path: Path, columns: Columns) -> Any:
     """The open parquet file. Raises InputError."""
-    import pyarrow.parquet as parquet
-    from pyarrow import ArrowException
-
-    try:
-        file = parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-    except (ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        reason = one_line(str(error)) or type(error).__name__
-        raise InputError(f"{path} is not a readable parquet file: {reason}") from None
+    file = open_parquet(path)
+    names = file.schema_arrow.names
     if missing := sorted(columns.needed() - set(names)):
         file.close()
         raise InputError(
@@ -100,23 +92,15 @@ def _open(path: Path, columns: Columns) -> Any:
 
 def _rows(file: Any, path: Path, first: int, columns: Columns, category: str) -> Iterator[Candidate | Rejected]:
     """The rows of one file, numbered from `first`. What a damaged row group does not give is one rejection."""
-    from pyarrow import ArrowException
-
     names = [name for name in columns.read() if name in file.schema_arrow.names]
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        done = 0
-        try:
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=names):
-                for i in range(batch.num_rows):
-                    done += 1
-                    yield candidate_of(first + done - 1, arrow_row(batch, i), columns, category)
-        except (ArrowException, OSError, MemoryError) as error:
-            reason = one_line(str(error)) or type(error).__name__
-            lost = max(1, rows - done)
-            where = f"{lost} row(s) of {path.name} can't be read (row group {group} is damaged: {reason})"
-            yield Rejected(first + done, None, where, lost)
-        first += rows
+    number = first
+    for row in parquet_rows(file, path, names):
+        if isinstance(row, Lost):
+            yield Rejected(number, None, row.reason, row.rows)
+            number += row.rows
+            continue
+        yield candidate_of(number, row, columns, category)
+        number += 1
 
 
 IMPORTERS = tuple(_importer(columns) for columns in (BYTEMORPH, HQ_EDIT, MAGICBRUSH, EXPORTED))

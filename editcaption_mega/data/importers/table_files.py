@@ -85,41 +85,48 @@ def arrow_row(batch: Any, i: int) -> Row:
     return Row(batch.schema.names, value)
 
 
-def _open_parquet(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
+    """The open file, whose columns can be read. Raises InputError."""
     import pyarrow.parquet as parquet
     from pyarrow import ArrowException
 
     try:
-        return parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
+        file.schema_arrow  # noqa: B018  a damaged one is found when it is asked for
+        return file
     except (ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
         raise InputError(f"{path} is not a readable parquet file: {_words(error)}") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[Row | Lost]:
+def parquet_rows(file: Any, path: Path, names: list[str] | None = None) -> Iterator[Row | Lost]:
+    """The rows of an open file, with these columns (None: all). What a damaged row group does not give is lost."""
     from pyarrow import ArrowException
 
-    with _open_parquet(path) as file:
-        for group in range(file.num_row_groups):
-            rows, done = file.metadata.row_group(group).num_rows, 0
-            try:
-                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
-                    for i in range(batch.num_rows):
-                        done += 1
-                        yield arrow_row(batch, i)
-            except (ArrowException, OSError, MemoryError) as error:
-                lost = max(1, rows - done)
-                yield Lost(
-                    f"{lost} row(s) of {path.name} can't be read (row group {group} is damaged: {_words(error)})", lost
-                )
+    for group in range(file.num_row_groups):
+        rows, done = file.metadata.row_group(group).num_rows, 0
+        try:
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=names):
+                for i in range(batch.num_rows):
+                    done += 1
+                    yield arrow_row(batch, i)
+        except (ArrowException, OSError, MemoryError) as error:
+            lost = max(1, rows - done)
+            where = f"row group {group} is damaged: {_words(error)}"
+            yield Lost(f"{lost} row(s) of {path.name} can't be read ({where})", lost)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row | Lost]:
+    with open_parquet(path) as file:
+        yield from parquet_rows(file, path)
 
 
 def _parquet_count(path: Path) -> int:
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
 
 def _parquet_columns(path: Path) -> list[str]:
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         return list(file.schema_arrow.names)
 
 
