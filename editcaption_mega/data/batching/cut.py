@@ -31,8 +31,8 @@ class Cut:
         held_out = self.rows(columns.pictures[:, 0])
         if held_out.all():
             raise SettingsError(
-                f"data.held_out_share={self.share} would hold out all {len(held_out)} pairs of data.shards, whose "
-                "source pictures are the same: hold out pairs of other folders (data.held_out)"
+                f"data.held_out_share={self.share} would hold out all {len(held_out)} pairs of data.shards (pairs "
+                "with one source picture stay together): lower it, or hold out pairs of other folders (data.held_out)"
             )
         return columns.take(np.flatnonzero(held_out == self.held_out))
 
