@@ -12,7 +12,7 @@ import numpy as np
 
 from editcaption_mega import platform
 from editcaption_mega.data.shards.reader import ShardReader
-from editcaption_mega.data.shards.shard_columns import ShardColumns
+from editcaption_mega.data.shards.shard_columns import MappedFrom, ShardColumns
 
 from .array_file import is_made_from, map_arrays, write_arrays
 
@@ -51,35 +51,37 @@ class SamplesOfFolders(Protocol):
 
 
 class JobShards:
-    """The samples of a job: index.json of its folders is read by one rank at the first start and by none later.
-    Collective.
+    """The samples of a job, mapped by all ranks. One folder is mapped from its own index, which one rank has checked;
+    a choice of several is made by one rank at the first start, and kept as a table. Collective.
 
     Raises ShardError and SettingsError, alike on every rank, as `samples.read`."""
 
     def __init__(self, samples: SamplesOfFolders, tables: Path):
         self._samples, self._directories, self._path = samples, samples.directories, tables / "index.safetensors"
-        self._key, self._kept, arrays = platform.from_rank_zero(self._look)
-        if self._kept:
+        self._key, source, arrays = platform.from_rank_zero(self._look)
+        if source is not None:
             with platform.together():
-                columns = ShardColumns.map(self._directories, self._path, self._key)
+                columns = source.columns(self._directories)
         else:
             columns = ShardColumns.from_arrays(self._directories, arrays)
         self.reader = ShardReader(self._directories, columns)
 
     def keep(self) -> None:
         """Keep what was found out for later starts, in the folder that is the job's by now. Collective."""
-        if not self._kept:
+        if self.reader.columns.source is None:
             arrays = table(self._path, self._key, self.reader.columns.to_arrays)
-            more = {"table": (self._path, self._key)}
-            self.reader.use(ShardColumns.from_arrays(self._directories, arrays, **more))
+            kept = MappedFrom(self._key, self._path)
+            self.reader.use(ShardColumns.from_arrays(self._directories, arrays, kept))
 
-    def _look(self) -> tuple[dict[str, Any], bool, Arrays]:
-        """Rank 0: the key, whether the table has it, and otherwise the arrays."""
+    def _look(self) -> tuple[dict[str, Any], MappedFrom | None, Arrays]:
+        """Rank 0: the key, what the columns can be mapped from, and otherwise their arrays."""
         try:
             key = self._samples.key()
         except OSError:  # reading says why
             key = {}
         if key and is_made_from(self._path, key):
-            ShardColumns.map(self._directories, self._path, key).check_files()
-            return key, True, {}
-        return key, False, self._samples.read().to_arrays()
+            kept = MappedFrom(key, self._path)
+            kept.columns(self._directories).check_files()
+            return key, kept, {}
+        columns = self._samples.read()
+        return key, columns.source, {} if columns.source else columns.to_arrays()

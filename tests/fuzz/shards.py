@@ -9,15 +9,19 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from editcaption_mega.data.array_file import write_arrays
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.shards.index import columns_key, load_index
 from editcaption_mega.data.shards.reader import ShardWriter, open_shards, rebuild_index, verify
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair
 from tests.helpers.image_bytes import encoded, photo
+from tests.helpers.old_index import write_old_index
 
 from .driver import Attempt, Reader
 from .mutate import mutated, mutated_json
@@ -108,22 +112,51 @@ def _tars(random: Random, folder: Path, attempt: Attempt) -> None:
 
 
 @cache
-def _set() -> tuple[dict, bytes]:
-    """The index and the tar of a whole set."""
-    with tempfile.TemporaryDirectory() as folder:
-        with ShardWriter(Path(folder) / "s") as writer:
-            for number, name in enumerate(("a", "b")):
+def _set() -> tuple[dict[str, bytes], dict, dict, dict[str, np.ndarray], dict]:
+    """The files of a whole set; its index.json, as it is and as earlier versions wrote it; the arrays beside it with
+    what they are made from."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "s"
+        with ShardWriter(folder) as writer:
+            for number, key in enumerate(("a", "b")):
                 images = encoded(photo(8, 6 + number)), "png", encoded(photo(9, 7), "JPEG"), "jpg"
-                writer.add(_pair(name), *images)
-        index = json.loads((Path(folder) / "s/index.json").read_bytes())
-        return index, (Path(folder) / "s" / index["shards"][0]["name"]).read_bytes()
+                writer.add(_pair(key), *images)
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        loaded = load_index(folder)
+        arrays = {name: np.array(values) for name, values in loaded.samples.arrays.items()}
+        key = columns_key(loaded.fingerprint, loaded.shards)
+        old = json.loads((write_old_index(folder) / "index.json").read_bytes())
+        return files, json.loads(files["index.json"]), old, arrays, key
 
 
 def _index(random: Random, folder: Path, attempt: Attempt) -> None:
-    index, tar = _set()
-    (folder / index["shards"][0]["name"]).write_bytes(tar)
-    (folder / "index.json").write_bytes(mutated_json(random, index))
+    files, index, old, arrays, key = _set()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    columns = folder / index["columns"]
+    which = random.choice(("old", "json", "bytes", "arrays", "arrays"))
+    if which == "old":
+        (folder / "index.json").write_bytes(mutated_json(random, old))
+    elif which == "json":
+        (folder / "index.json").write_bytes(mutated_json(random, index))
+    elif which == "bytes":
+        columns.write_bytes(mutated(random, files[columns.name], files[columns.name]))
+    else:  # with a checksum that is right
+        write_arrays(columns, key, {name: _changed(random, values) for name, values in arrays.items()})
     _read_folder(folder, attempt)
+
+
+def _changed(random: Random, values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    if random.random() < 0.8:
+        return values
+    if random.random() < 0.2:
+        dtype = random.choice((np.uint8, np.int32, np.int64, np.float32))
+        return random.choice((values[:-1], values[..., :1], values.astype(dtype), values.reshape(-1), values[:0]))
+    limits = np.iinfo(values.dtype)
+    flat = values.reshape(-1)
+    flat[random.randrange(len(flat))] = random.choice((0, 1, 255, limits.min, limits.max, limits.max // 2))
+    return values
 
 
 # ---- records and imports ---------------------------------------------------------------------------------------------

@@ -47,13 +47,18 @@ def dataset(root, shards):
 
 
 class Work:
-    """What is counted while it is open: indices, records and lines that were read."""
+    """What is counted while it is open: indices that were checked, records and lines that were read."""
 
     def __enter__(self):
         self.indices, self.records, self.lines = [], [], []
         self._old = shard_columns.load_index, reader.ShardReader.pair, reference_table._Lines._checked
         load_index, pair, checked = self._old
-        shard_columns.load_index = lambda folder: self.indices.append(folder) or load_index(folder)
+
+        def counted(folder, check=True):
+            self.indices += [folder] * check
+            return load_index(folder, check=check)
+
+        shard_columns.load_index = counted
         reader.ShardReader.pair = lambda shards, i: self.records.append(i) or pair(shards, i)
         reference_table._Lines._checked = lambda lines, i, *rest: self.lines.append(i) or checked(lines, i, *rest)
         return self
@@ -81,19 +86,19 @@ def on_a_rank(rank, base, run):
     return start(base, run)
 
 
-def test_ranks_share_the_first_start_and_the_next_reads_nothing(base, tmp_path):
+def test_ranks_share_the_first_start_and_the_next_reads_no_record(base, tmp_path):
     _, expected = start(base, tmp_path / "alone")
     first = on_ranks(on_a_rank, tmp_path, base, tmp_path / "run")
     assert all(known == expected for _, known in first)
     indices, records, lines = zip(*(work for work, _ in first), strict=True)
-    assert indices == (1, 0), "rank 0 reads the index for all"
+    assert indices == (1, 0), "rank 0 checks the index for all"
     assert sorted(records[0] + records[1]) == sorted([*range(PAIRS)] * 2), "once for lengths and once for tags"
     assert len(records[0]) < 2 * PAIRS > len(records[1]) and lines[0] + lines[1] == list(range(PAIRS)) and all(lines)
     following = on_ranks(on_a_rank, tmp_path, base, tmp_path / "run")
-    assert [work for work, _ in following] == [(0, [], [])] * 2
+    assert [work for work, _ in following] == [(1, [], []), (0, [], [])]
     assert all(known == expected for _, known in following)
     work, known = start(base, tmp_path / "run")
-    assert work == (0, [], []) and known == expected, "also with another number of ranks"
+    assert work == (1, [], []) and known == expected, "also with another number of ranks"
 
 
 def test_what_changed_is_read_again(base, tmp_path):
@@ -101,7 +106,7 @@ def test_what_changed_is_read_again(base, tmp_path):
     content = (base / "reference.jsonl").read_text()
     (tmp_path / "other.jsonl").write_text(content)
     work, _ = start(base, tmp_path / "run", tmp_path / "other.jsonl")
-    assert work == (0, [], list(range(PAIRS))), "another file of log-probs"
+    assert work == (1, [], list(range(PAIRS))), "another file of log-probs"
     shutil.copytree(base, tmp_path / "moved", ignore=shutil.ignore_patterns("reference.jsonl"))
     work, _ = start(tmp_path / "moved", tmp_path / "run", tmp_path / "other.jsonl")
     assert work == (1, [], []), "another folder with the same pairs"

@@ -5,7 +5,6 @@ read and tokenized as in a job, and a million pairs need no terabyte. Each start
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -14,13 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from editcaption_mega.data.batching.dataset import PairDataset, open_pairs
 from editcaption_mega.data.batching.job_samples import JobSamples
-from editcaption_mega.data.batching.loader import SequenceReader
-from editcaption_mega.data.batching.packing import Packer
+from editcaption_mega.data.batching.loader import SequenceReader, StepStream
+from editcaption_mega.data.batching.order import SampleOrder
+from editcaption_mega.data.batching.packing import Packer, RankShare
 from editcaption_mega.data.images.decode import encode_png
-from editcaption_mega.data.shards.index import INDEX_NAME
+from editcaption_mega.data.shards.index import load_index, write_index
+from editcaption_mega.data.shards.index_columns import IndexColumns
 from editcaption_mega.data.shards.reader import ShardWriter
+from editcaption_mega.data.shards.text_arrays import Texts
 from editcaption_mega.data.start_tables import JobShards
 from editcaption_mega.data.synthetic import WorldSettings, corpus_texts, render_pair
 from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
@@ -83,6 +87,14 @@ def start(root: str, folders: list[str]) -> None:
     with phase("reference"):
         reader = SequenceReader(dataset, lengths, Packer(dataset.images, 1, 2, 48, _LONGEST))
         log_probs = read_reference(base / "reference.jsonl", reader, {}, tables)
+    with phase("an epoch planned, steps of 256 pairs on 64 ranks"):
+        tokens = dataset.encoder.image_token_id, dataset.encoder.pad_token_id
+        packer = Packer(dataset.images, *tokens, 48, _LONGEST, share=RankShare(data_parallel_size=64))
+        stream = StepStream(SequenceReader(dataset, lengths, packer), SampleOrder(len(dataset)), 256)
+        for number in range(len(dataset) // 256):
+            stream.reader.plan(stream.samples(number))
+    with phase("the first batch of a rank"):
+        next(iter(stream.steps(0, 1)))
     with phase("what a step of 256 pairs needs"):
         for sample in range(0, len(dataset), max(1, len(dataset) // 256)):
             assert len(log_probs[sample]) == lengths.answers[sample].sum() and facts[sample].margin == 0
@@ -100,22 +112,18 @@ def _write_pairs(folder: Path) -> None:
 
 def _write_indices(root: Path, pairs: int) -> list[Path]:
     """Folders with the tars of the real pairs, whose samples are listed under other ids."""
-    lines = (root / "real" / INDEX_NAME).read_text().splitlines()
-    begin = lines.index('"samples": [') + 1
-    samples = [line.rstrip(",") for line in lines[begin : begin + REAL]]
-    ids = [json.loads(line)["id"] for line in samples]
-    parts = [re.split(re.escape(name), line) for name, line in zip(ids, samples, strict=True)]
+    real = load_index(root / "real")
     folders = []
     for number, first in enumerate(range(0, pairs, _IN_A_FOLDER)):
         folder = root / f"pairs-{number}"
         folder.mkdir()
         for tar in (root / "real").glob("*.tar"):
             (folder / tar.name).symlink_to(tar)
-        with open(folder / INDEX_NAME, "w") as file:
-            file.write(lines[0].replace(lines[0].split('"')[-2], f"{number:064x}") + "\n")
-            file.write("\n".join(lines[1:begin]) + "\n")
-            of_folder = range(first, min(first + _IN_A_FOLDER, pairs))
-            file.write(",\n".join(_id(i).join(parts[i % REAL]) for i in of_folder) + "\n]}\n")
+        of_folder = np.arange(first, min(first + _IN_A_FOLDER, pairs))
+        ids = Texts.of(_id(i) for i in of_folder)
+        arrays = {name: values[of_folder % REAL] for name, values in real.samples.arrays.items() if name != "ids"}
+        arrays |= {"ids": ids.content, "id_ends": ids.ends}
+        write_index(folder, real.shards, IndexColumns(arrays))
         folders.append(folder)
     return folders
 

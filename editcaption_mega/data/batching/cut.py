@@ -69,8 +69,7 @@ def compared_with_training(held_out: ShardColumns, training: ShardColumns) -> li
             f"note: the source pictures of {sources:,} of {len(held_out.ids):,} held-out pairs are in data.shards, "
             "too, with other edits"
         )
-    names = set(held_out.ids)
-    shared = sum(name in names for name in training.ids)
+    shared = int(np.isin(training.ids.hashes(), held_out.ids.hashes()).sum())
     if shared:
         lines.append(
             f"note: {shared:,} ids of held-out pairs are those of other pairs in data.shards: messages that name them "

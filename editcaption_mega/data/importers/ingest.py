@@ -9,7 +9,7 @@ from typing import Any
 
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, ImageError, read_picture
 from editcaption_mega.data.importers import Candidate, Rejected
-from editcaption_mega.data.shards.index import ShardError
+from editcaption_mega.data.shards.layout import ShardError
 from editcaption_mega.data.shards.pair_checks import Look, PairChecks, Remark
 from editcaption_mega.data.shards.writer import (
     BYTES_PER_SHARD,

@@ -12,21 +12,12 @@ from typing import BinaryIO, NamedTuple
 from editcaption_mega.data.images.decode import LARGEST_MAX_PIXELS, ImageError, decode_image
 from editcaption_mega.records import EditPair, RecordError, shown
 
-from .index import (
-    INDEX_NAME,
-    MEMBERS,
-    Index,
-    IndexedSample,
-    Member,
-    ShardError,
-    ShardFile,
-    content_fingerprint,
-    load_index,
-    size_problem,
-    write_index,
-)
+from .index import INDEX_NAME, Index, load_index, size_problem, write_index
+from .index_columns import ColumnsBuilder
+from .layout import MEMBERS, IndexedSample, Member, ShardError, ShardFile
 from .pair_checks import Look, PairChecks, Remark
 from .tar import member_extents, parse_pair, read_tar
+from .text_arrays import repeated
 
 _CHUNK = 1 << 20
 
@@ -88,7 +79,7 @@ def rebuild_index(directory: str | os.PathLike[str], *, progress: Callable[[str]
     paths = sorted(directory.glob("*.tar"))
     if not paths:
         raise ShardError(f"{directory}: no *.tar files to index: make the folder with tools/make_shards.py")
-    shards, samples, ids = [], [], set()
+    shards, samples, ids = [], ColumnsBuilder(), set()
     for number, path in enumerate(paths):
         if progress:
             progress(path.name)
@@ -97,20 +88,19 @@ def rebuild_index(directory: str | os.PathLike[str], *, progress: Callable[[str]
             if sample.id in ids:
                 raise ShardError(f"{path}: id {sample.id!r} is already in the set: ids must be unique")
             ids.add(sample.id)
-        samples += in_tar
+            samples.add(sample)
         shards.append(ShardFile(path.name, path.stat().st_size, _file_sha256(path), len(in_tar)))
-    if not samples:
+    if not len(samples):
         raise ShardError(f"{directory}: the tar files hold no samples")
-    return write_index(directory, shards, samples)
+    return write_index(directory, shards, samples.columns())
 
 
 def _index_problems(directory: Path, index: Index) -> Iterator[str]:
-    if index.fingerprint != content_fingerprint(index.samples):
+    if index.fingerprint != index.samples.fingerprint():
         yield "the fingerprint doesn't match the samples listed: the index was edited; rebuild it"
-    ids = [sample.id for sample in index.samples]
-    if len(set(ids)) != len(ids):
-        yield "an id occurs twice"
-    counts = Counter(sample.shard for sample in index.samples)
+    if rows := repeated(index.samples.ids):
+        yield f"id {index.samples.ids[rows[0]]!r} occurs twice"
+    counts = Counter(index.samples.shard.tolist())
     for number, shard in enumerate(index.shards):
         if counts[number] != shard.samples:
             yield f"{shard.name} holds {shard.samples} samples, but {counts[number]} are listed"

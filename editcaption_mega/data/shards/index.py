@@ -1,146 +1,86 @@
-"""`index.json`, the table of contents of one folder of shards: its form, its fingerprint, reading and writing it."""
+"""The index of a folder of shards: `index.json` says which tars there are, and an array file beside it which samples
+they hold, so that it is opened in no time and shared by all processes of a machine."""
 
 import hashlib
 import json
 import os
-import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.images.decode import LARGEST_FILE, LARGEST_MAX_PIXELS
+from editcaption_mega.data.array_file import is_made_from, map_arrays, write_arrays
 from editcaption_mega.files import parse_json, plain_file, replacing
-from editcaption_mega.records import LARGEST_RECORD, shown
+from editcaption_mega.records import shown
+
+from . import index_json
+from .index_columns import IndexColumns
+from .layout import HOW_TO_MAKE, IndexedSample, ShardError, ShardFile
+from .text_arrays import repeated
 
 INDEX_NAME = "index.json"
-INDEX_SCHEMA = 1
-MEMBERS = ("source", "target", "json")
-# Bytes that a member may have: nothing larger is read, so a tar cannot claim the memory of the machine.
-LARGEST_MEMBER = {"source": LARGEST_FILE, "target": LARGEST_FILE, "json": LARGEST_RECORD}
+INDEX_SCHEMA = 2
+COLUMNS_GLOB = "index-*.safetensors"
 
-_LARGEST_INDEX = 512 << 20  # bytes: nearly a million samples
-_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-_MEMBER_NAME = re.compile(
-    rf"(?:\./)?(?P<key>{_ID.pattern})\.(?P<part>src|tgt|json)(?P<extension>\.(?:jpe?g|png|webp))?"
-)
-_PARTS = {"src": "source", "tgt": "target", "json": "json"}
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHARD_NAME = re.compile(r"[^/\\\x00-\x1f\x7f-\x9f]{1,200}\.tar")
-
-_HOW_TO_MAKE = (
-    "make the folder with tools/make_shards.py, or, if its tar files are whole, run tools/validate_shards.py "
-    "--rebuild-index on it"
-)
-
-
-class ShardError(ValueError):
-    """A folder of shards that can't be used; the message is one sentence with the file and the mend."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file inside a tar. `offset` and `bytes` locate its content; images also have their size in pixels."""
-
-    name: str
-    offset: int
-    bytes: int
-    sha256: str
-    width: int | None = None
-    height: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IndexedSample:
-    """One sample: its id, the number of its shard in `Index.shards`, and its three members."""
-
-    id: str
-    shard: int
-    source: Member
-    target: Member
-    json: Member
-
-
-@dataclass(frozen=True, slots=True)
-class ShardFile:
-    """One tar file: its bare name, its size in bytes, the sha256 of all of it, and how many samples it holds."""
-
-    name: str
-    bytes: int
-    sha256: str
-    samples: int
+_LARGEST_INDEX = 512 << 20  # bytes: nearly a million samples, as schema 1 has them
 
 
 @dataclass(frozen=True)
 class Index:
-    """What `index.json` says: the shards, the samples in their order, and the fingerprint of the content."""
+    """What the index of a folder says: the shards, the samples in their order, and the fingerprint of the content."""
 
     shards: list[ShardFile]
-    samples: list[IndexedSample]
+    samples: IndexColumns
     fingerprint: str
 
 
-def content_fingerprint(samples: list[IndexedSample]) -> str:
-    """sha256 (hex) over id and content of every sample, in order.
-
-    Splitting the same samples into other shards leaves it unchanged; changing, adding or reordering samples doesn't:
-    sample indices, and so a resumed run, depend on the order.
-    """
-    digest = hashlib.sha256()
-    for sample in samples:
-        parts = (sample.id, sample.source.sha256, sample.target.sha256, sample.json.sha256)
-        digest.update(("\t".join(parts) + "\n").encode())
-    return digest.hexdigest()
-
-
-def write_index(directory: Path, shards: list[ShardFile], samples: list[IndexedSample]) -> Index:
-    """Write `index.json` atomically (whole or not at all), one sample a line. Raises OSError."""
-    index = Index(shards, samples, content_fingerprint(samples))
+def write_index(directory: Path, shards: list[ShardFile], samples: Iterable[IndexedSample]) -> Index:
+    """Write the index: what was there stays whole until all of the new one is on the disk. Raises OSError."""
+    columns = IndexColumns.of(samples)
+    index = Index(shards, columns, columns.fingerprint())
+    key = columns_key(index.fingerprint, shards)
+    name = f"index-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.safetensors"
+    write_arrays(directory / name, key, columns.arrays)
     with replacing(directory / INDEX_NAME) as file:
-        file.write(f'{{"schema": {INDEX_SCHEMA}, "fingerprint": "{index.fingerprint}",\n"shards": [\n')
-        file.write(",\n".join(json.dumps(_fields(shard)) for shard in shards))
-        file.write('\n],\n"samples": [\n')
-        file.write(",\n".join(json.dumps(_sample_fields(sample)) for sample in samples))
+        file.write(f'{{"schema": {INDEX_SCHEMA}, "fingerprint": "{index.fingerprint}",\n')
+        file.write(f'"samples": {len(columns)}, "columns": "{name}",\n"shards": [\n')
+        file.write(",\n".join(json.dumps(index_json.fields(shard)) for shard in shards))
         file.write("\n]}\n")
+    for path in directory.glob(COLUMNS_GLOB):
+        if path.name != name:
+            path.unlink(missing_ok=True)
     return index
 
 
-def load_index(directory: str | os.PathLike[str]) -> Index:
-    """Read `index.json` of a folder. Raises ShardError where it is missing, damaged or of another schema version."""
+def load_index(directory: str | os.PathLike[str], *, check: bool = True) -> Index:
+    """Read the index of a folder, of this schema or the one before. Raises ShardError where it is missing, damaged or
+    of another schema. check: whether each sample's entry is looked at, as some process of a job must."""
     directory = Path(directory)
-    path = directory / INDEX_NAME
-    if not directory.is_dir():
-        raise ShardError(f"{directory}: no such folder of shards")
+    path, content = directory / INDEX_NAME, _content(directory)
+    schema = content.get("schema")
     try:
-        size = plain_file(path).stat().st_size
-        if size > _LARGEST_INDEX:
-            raise ShardError(
-                f"{path}: {size} bytes, more than the {_LARGEST_INDEX} that an index may have: {_HOW_TO_MAKE}"
-            )
-        content = parse_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ShardError(f"{directory}: no {INDEX_NAME}: {_HOW_TO_MAKE}") from None
+        shards, fingerprint = index_json.shards_of(content), index_json.content_fingerprint(content)
+        if schema == 1:
+            columns = IndexColumns.of(index_json.samples_of(content, shards))
+        else:
+            columns = _mapped(directory, *index_json.columns_of(content), columns_key(fingerprint, shards), check)
+        if problem := check and columns.problem(shards):
+            raise ValueError(problem)
+        if twice := schema == 1 and repeated(columns.ids):
+            raise ValueError(f"sample {shown(columns.ids[twice[0]])} is listed twice")
     except ShardError:
         raise
-    except ValueError as error:
-        reason = str(error) if str(error).startswith("not valid JSON") else f"not valid JSON ({error})"
-        raise ShardError(f"{path}: {reason}: {_HOW_TO_MAKE}") from None
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != INDEX_SCHEMA or isinstance(schema, bool):
-        raise ShardError(
-            f"{path}: index schema is {shown(schema)}, this version reads {INDEX_SCHEMA}: run "
-            "tools/validate_shards.py --rebuild-index on the folder"
-        )
-    try:
-        shards = [_shard(entry) for entry in _value(content, "shards", list)]
-        samples = [_sample(entry, shards) for entry in _value(content, "samples", list)]
-        fingerprint = _text(content, "fingerprint", _SHA256, "64 hexadecimal digits")
-    except (KeyError, TypeError, ValueError) as error:
-        raise ShardError(f"{path}: damaged ({type(error).__name__}: {error}): {_HOW_TO_MAKE}") from None
-    if len({shard.name for shard in shards}) != len(shards):
-        raise ShardError(f"{path}: damaged (one shard is listed twice): {_HOW_TO_MAKE}")
-    if not samples:
-        raise ShardError(f"{path}: the index lists no samples: {_HOW_TO_MAKE}")
-    return Index(shards, samples, fingerprint)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ShardError(f"{path}: damaged ({type(error).__name__}: {error}): {HOW_TO_MAKE}") from None
+    if not len(columns):
+        raise ShardError(f"{path}: the index lists no samples: {HOW_TO_MAKE}")
+    return Index(shards, columns, fingerprint)
+
+
+def columns_key(fingerprint: str, shards: Sequence[ShardFile]) -> dict[str, Any]:
+    """What the file of the samples is made from."""
+    digest = hashlib.sha256(json.dumps([index_json.fields(shard) for shard in shards]).encode())
+    return {"format": 1, "fingerprint": fingerprint, "shards": digest.hexdigest()}
 
 
 def size_problem(directory: Path, shard: ShardFile) -> str | None:
@@ -160,89 +100,42 @@ def size_problem(directory: Path, shard: ShardFile) -> str | None:
     return None
 
 
-def member_part(name: str) -> tuple[str, str] | None:
-    """(key, which of MEMBERS) of a name in a tar; None for one that is not part of the layout."""
-    match = _MEMBER_NAME.fullmatch(name)
-    if not match or (match["part"] == "json") != (match["extension"] is None):
-        return None
-    return match["key"], _PARTS[match["part"]]
+def _content(directory: Path) -> dict[str, Any]:
+    """The object in index.json, of a schema that is read. Raises ShardError."""
+    path = directory / INDEX_NAME
+    if not directory.is_dir():
+        raise ShardError(f"{directory}: no such folder of shards")
+    try:
+        size = plain_file(path).stat().st_size
+        if size > _LARGEST_INDEX:
+            raise ShardError(
+                f"{path}: {size} bytes, more than the {_LARGEST_INDEX} that an index may have: {HOW_TO_MAKE}"
+            )
+        content: dict[str, Any] = parse_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ShardError(f"{directory}: no {INDEX_NAME}: {HOW_TO_MAKE}") from None
+    except ShardError:
+        raise
+    except ValueError as error:
+        reason = str(error) if str(error).startswith("not valid JSON") else f"not valid JSON ({error})"
+        raise ShardError(f"{path}: {reason}: {HOW_TO_MAKE}") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is not int or not 1 <= schema <= INDEX_SCHEMA:
+        raise ShardError(
+            f"{path}: index schema is {shown(schema)}, this version reads 1 and {INDEX_SCHEMA}: run "
+            "tools/validate_shards.py --rebuild-index on the folder"
+        )
+    return content
 
 
-def _shard(entry: Any) -> ShardFile:
-    _fields_are(entry, ShardFile, ())
-    return ShardFile(
-        _text(entry, "name", _SHARD_NAME, "a bare file name, NAME.tar"),
-        _integer(entry, "bytes"),
-        _text(entry, "sha256", _SHA256, "64 hexadecimal digits"),
-        _integer(entry, "samples"),
-    )
-
-
-def _sample(entry: Any, shards: list[ShardFile]) -> IndexedSample:
-    _fields_are(entry, IndexedSample, ())
-    identity, shard = _text(entry, "id", _ID, "an id of letters, digits, '-' and '_'"), _integer(entry, "shard")
-    if shard >= len(shards):
-        raise ValueError(f"sample {shown(identity)} lies in shard {shard} of {len(shards)}")
-    members = {part: _member(entry[part], identity, part, shards[shard].bytes) for part in MEMBERS}
-    return IndexedSample(identity, shard, **members)
-
-
-def _member(entry: Any, identity: str, part: str, end: int) -> Member:
-    if part != "json" and isinstance(entry, dict) and not {"width", "height"} <= set(entry):
-        raise ValueError(f"{shown(entry.get('name'))} has no width and height")
-    _fields_are(entry, Member, () if part != "json" else ("width", "height"))
-    name = _value(entry, "name", str)
-    if member_part(name) != (identity, part):
-        raise ValueError(f"{shown(name)} is not the name of a {part} member of sample {shown(identity)}")
-    offset, size = _integer(entry, "offset"), _integer(entry, "bytes")
-    if offset + size > end:
-        raise ValueError(f"{shown(name)} lies outside its shard")
-    if size > LARGEST_MEMBER[part]:
-        raise ValueError(f"{shown(name)} has {size} bytes, more than the {LARGEST_MEMBER[part]} that it may have")
-    digest = _text(entry, "sha256", _SHA256, "64 hexadecimal digits")
-    if part == "json":
-        return Member(name, offset, size, digest, None, None)
-    width, height = _integer(entry, "width", 1), _integer(entry, "height", 1)
-    if width * height > LARGEST_MAX_PIXELS:
-        raise ValueError(f"{shown(name)} has {width} x {height} pixels, more than {LARGEST_MAX_PIXELS}")
-    return Member(name, offset, size, digest, width, height)
-
-
-def _fields_are(entry: Any, kind: Any, absent: tuple[str, ...]) -> None:
-    if not isinstance(entry, dict):
-        raise TypeError(f"expected an object, found {type(entry).__name__}")
-    expected = [name for name in kind.__slots__ if name not in absent]
-    if unknown := sorted(set(entry) - set(expected)):
-        raise ValueError(f"unknown field {shown(unknown[0])}")
-    if missing := [name for name in expected if name not in entry]:
-        raise KeyError(missing[0])
-
-
-def _value[Kind](entry: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
-    value = entry[name]
-    if type(value) is not kind:  # exactly: true is no number
-        raise TypeError(f"{name} is {shown(value)}, expected {kind.__name__}")
-    return value
-
-
-def _integer(entry: dict[str, Any], name: str, least: int = 0) -> int:
-    value = _value(entry, name, int)
-    if not least <= value < 1 << 63:
-        raise ValueError(f"{name} is {shown(value)}, expected a whole number from {least}")
-    return value
-
-
-def _text(entry: dict[str, Any], name: str, form: re.Pattern[str], expected: str) -> str:
-    value = _value(entry, name, str)
-    if not form.fullmatch(value):
-        raise ValueError(f"{name} {shown(value)} is not {expected}")
-    return value
-
-
-def _fields(entry: Member | ShardFile) -> dict[str, Any]:
-    values = {name: getattr(entry, name) for name in entry.__slots__}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _sample_fields(sample: IndexedSample) -> dict[str, Any]:
-    return {"id": sample.id, "shard": sample.shard} | {name: _fields(getattr(sample, name)) for name in MEMBERS}
+def _mapped(directory: Path, name: str, count: int, key: dict[str, Any], check: bool) -> IndexColumns:
+    """The samples that are in a file. Raises ShardError, KeyError, ValueError."""
+    path = directory / name
+    if not path.is_file():
+        raise ShardError(f"{path}: missing, though {INDEX_NAME} names it: copy it too, or {HOW_TO_MAKE}")
+    if check and not is_made_from(path, key):
+        raise ShardError(f"{path}: damaged, or of another {INDEX_NAME} than the one beside it: {HOW_TO_MAKE}")
+    columns = IndexColumns(map_arrays(path, key))
+    if len(columns) != count:
+        raise ValueError(f"{name} holds {len(columns)} samples, expected {count}")
+    return columns

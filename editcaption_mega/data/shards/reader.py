@@ -10,7 +10,7 @@ from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair
 
 from .check import CheckedFile, rebuild_index, verify
-from .index import MEMBERS, ShardError
+from .layout import MEMBERS, ShardError
 from .shard_columns import ShardColumns
 from .writer import DuplicateIdError, ShardWriter
 

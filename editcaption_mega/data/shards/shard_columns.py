@@ -2,53 +2,18 @@
 file that was made of them."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from editcaption_mega.data.array_file import map_arrays
 
-from .index import INDEX_NAME, MEMBERS, ShardError, ShardFile, load_index, size_problem
-
-
-class Texts(Sequence[str]):
-    """Texts that stand one after another in an array of UTF-8 [bytes] uint8; text i ends before ends[i] [N] int64."""
-
-    def __init__(self, content: np.ndarray, ends: np.ndarray):
-        self.content, self.ends = content, ends
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        encoded = [text.encode() for text in texts]
-        ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[str]: ...
-    def __getitem__(self, i: int | slice) -> str | list[str]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"text {i} of {len(self)}")
-        i %= len(self)
-        return self.content[self.ends[i - 1] if i else 0 : self.ends[i]].tobytes().decode()
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.__getitem__, range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
+from .index import INDEX_NAME, load_index, size_problem
+from .layout import ShardError, ShardFile
+from .text_arrays import Texts, repeated
 
 
 @dataclass(frozen=True)
@@ -56,48 +21,55 @@ class ShardColumns:
     """N samples in the tar files of some folders.
 
     shard [N]: its tar, as a place in `files`; offset, bytes [N, 3]: of source, target and json in it; pixels [N, 2, 2]:
-    source, target; width, height; pictures [N, 2]: of the same, 8 bytes of their sha256; all int64"""
+    source, target; width, height; pictures [N, 2] int64: of the same, 8 bytes of their sha256. The others are int32 or
+    int64, so arithmetic with them begins with `astype(np.int64)`."""
 
     directories: list[Path]
     files: list[tuple[int, ShardFile]]  # each tar with its folder, as a place in `directories`
-    ids: Sequence[str]
+    ids: Texts
     shard: np.ndarray
     offset: np.ndarray
     bytes: np.ndarray
     pixels: np.ndarray
     pictures: np.ndarray
     fingerprint: str
-    table: tuple[Path, Mapping[str, Any]] | None = None  # the file that they are mapped from, and its key
+    source: "MappedFrom | None" = None  # the file that they are mapped from
 
     @classmethod
     def read(cls, directories: list[Path], id_prefixes: Sequence[str] = ()) -> "ShardColumns":
-        """From their index.json. Raises ShardError as `open_shards`. id_prefixes: what stands before the ids of each
+        """From the index of each. Raises ShardError as `open_shards`. id_prefixes: what stands before the ids of each
         folder; () for none."""
         prefixes = id_prefixes or [""] * len(directories)
-        ids: list[str] = []
-        files: list[tuple[int, ShardFile]] = []
-        shards, offsets, sizes, pixels, pictures, fingerprints = [], [], [], [], [], []
-        for folder, (directory, prefix) in enumerate(zip(directories, prefixes, strict=True)):
-            index = load_index(directory)
-            _refuse_other_sizes(directory, index.shards)
-            for sample in index.samples:
-                members = [getattr(sample, name) for name in MEMBERS]
-                shards.append(len(files) + sample.shard)
-                offsets.append([member.offset for member in members])
-                sizes.append([member.bytes for member in members])
-                pixels.append([(member.width, member.height) for member in members[:2]])
-                pictures.append([_beginning(member.sha256) for member in members[:2]])
-            ids += [prefix + sample.id for sample in index.samples]
-            files += [(folder, shard) for shard in index.shards]
-            fingerprints.append(index.fingerprint)
+        parts = [cls.of_folder(directory) for directory in directories]
+        if len(parts) == 1 and not prefixes[0]:
+            return parts[0]
+        files = [(folder, file) for folder, part in enumerate(parts) for _, file in part.files]
+        starts = np.cumsum([0, *(len(part.files) for part in parts)])
+        shard = np.concatenate([part.shard + start for part, start in zip(parts, starts, strict=False)])
+        named = [part.ids.with_prefix(prefix) for part, prefix in zip(parts, prefixes, strict=True)]
+        ids = Texts.joined(named)
         _refuse_shared_ids(directories, ids)
-        lists = (shards, offsets, sizes, pixels, pictures)
-        shard, offset, size, pixel, picture = (np.array(values, np.int64) for values in lists)
         # One folder keeps the fingerprint of its index; several are hashed together, in order.
-        fingerprint = fingerprints[0] if len(fingerprints) == 1 else _joint(fingerprints)
+        fingerprint = parts[0].fingerprint if len(parts) == 1 else _joint([part.fingerprint for part in parts])
         if any(prefixes):
             fingerprint = _joint([fingerprint, *prefixes])
-        return cls(directories, files, ids, shard, offset, size, pixel, picture, fingerprint)
+        names = ("offset", "bytes", "pixels", "pictures")
+        offset, size, pixels, pictures = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return cls(directories, files, ids, shard, offset, size, pixels, pictures, fingerprint)
+
+    @classmethod
+    def of_folder(cls, directory: Path, *, check: bool = True) -> "ShardColumns":
+        """check: False where another process of the job has looked at the entries and the tars. Raises ShardError."""
+        index = load_index(directory, check=check)
+        if check:
+            _refuse_other_sizes(directory, index.shards)
+        files, samples = [(0, shard) for shard in index.shards], index.samples
+        pictures = samples.sha256.view(np.int64)[:, :2, 0]
+        source = MappedFrom({"fingerprint": index.fingerprint}) if samples.is_mapped else None
+        return cls(
+            [directory], files, samples.ids, samples.shard, samples.offset, samples.bytes, samples.pixels, pictures,
+            index.fingerprint, source,
+        )  # fmt: skip
 
     @property
     def paths(self) -> list[Path]:
@@ -118,24 +90,25 @@ class ShardColumns:
     def take(self, rows: np.ndarray) -> "ShardColumns":
         """A part of the samples, in their order; its fingerprint is its own. rows [n] int64, ascending."""
         fingerprint = _joint([self.fingerprint, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()])
-        ids = [self.ids[row] for row in rows]
+        ids = self.ids.take(rows)
         columns = (self.shard, self.offset, self.bytes, self.pixels, self.pictures)
         shard, offset, size, pixels, pictures = (values[rows] for values in columns)
         return ShardColumns(self.directories, self.files, ids, shard, offset, size, pixels, pictures, fingerprint)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All but the folders, as `from_arrays` takes it."""
-        ids = self.ids if isinstance(self.ids, Texts) else Texts.of(self.ids)
         texts = Texts.of([self.fingerprint, *(text for _, file in self.files for text in (file.name, file.sha256))])
         numbers = [(folder, file.bytes, file.samples) for folder, file in self.files]
         return {
-            "ids": ids.content, "id_ends": ids.ends, "shard": self.shard, "offset": self.offset, "bytes": self.bytes,
-            "pixels": self.pixels, "pictures": self.pictures, "texts": texts.content, "text_ends": texts.ends,
-            "files": np.array(numbers, np.int64),
+            "id_ends": self.ids.ends, "offset": self.offset, "pictures": self.pictures, "shard": self.shard,
+            "bytes": self.bytes, "pixels": self.pixels, "files": np.array(numbers, np.int64),
+            "text_ends": texts.ends, "texts": texts.content, "ids": self.ids.content,
         }  # fmt: skip
 
     @classmethod
-    def from_arrays(cls, directories: list[Path], arrays: Mapping[str, np.ndarray], **more: Any) -> "ShardColumns":
+    def from_arrays(
+        cls, directories: list[Path], arrays: Mapping[str, np.ndarray], source: "MappedFrom | None" = None
+    ) -> "ShardColumns":
         fingerprint, *texts = Texts(arrays["texts"], arrays["text_ends"])
         files = [
             (folder, ShardFile(texts[2 * k], size, texts[2 * k + 1], samples))
@@ -144,12 +117,7 @@ class ShardColumns:
         ids = Texts(arrays["ids"], arrays["id_ends"])
         names = ("shard", "offset", "bytes", "pixels", "pictures")
         shard, offset, size, pixels, pictures = (arrays[name] for name in names)
-        return cls(directories, files, ids, shard, offset, size, pixels, pictures, fingerprint, **more)
-
-    @classmethod
-    def map(cls, directories: list[Path], path: Path, key: Mapping[str, Any]) -> "ShardColumns":
-        """From a file of their arrays. Raises ValueError as `map_arrays`."""
-        return cls.from_arrays(directories, map_arrays(path, key), table=(path, key))
+        return cls(directories, files, ids, shard, offset, size, pixels, pictures, fingerprint, source)
 
     def check_files(self) -> None:
         """Raises ShardError for a tar that is missing or of another size, as opening the folders does."""
@@ -158,13 +126,27 @@ class ShardColumns:
 
     def __reduce__(self) -> Any:
         """What is mapped is mapped again by the process that gets it."""
-        if self.table is not None:
-            return ShardColumns.map, (self.directories, *self.table)
+        if self.source is not None:
+            return MappedFrom.columns, (self.source, self.directories)
         return super().__reduce__()
 
 
-def _beginning(sha256: str) -> int:
-    return int.from_bytes(bytes.fromhex(sha256[:16]), "little", signed=True)
+@dataclass(frozen=True)
+class MappedFrom:
+    """What columns are mapped from: a file of their arrays with this key; or, without one, the index of their one
+    folder, with its fingerprint as the key."""
+
+    key: Mapping[str, Any]
+    table: Path | None = None
+
+    def columns(self, directories: list[Path]) -> ShardColumns:
+        """Raises ValueError where it is no longer what it was."""
+        if self.table is not None:
+            return ShardColumns.from_arrays(directories, map_arrays(self.table, self.key), self)
+        columns = ShardColumns.of_folder(directories[0], check=False)
+        if columns.fingerprint != self.key["fingerprint"]:
+            raise ShardError(f"{directories[0]} was changed while it was in use: start the same command again")
+        return columns
 
 
 def state_of(directories: list[Path]) -> list[list[Any]]:
@@ -179,15 +161,13 @@ def _refuse_other_sizes(directory: Path, shards: Iterable[ShardFile]) -> None:
             raise ShardError(problem)
 
 
-def _refuse_shared_ids(directories: list[Path], ids: list[str]) -> None:
-    if len(set(ids)) == len(ids):
-        return
-    twice = next(name for name, count in Counter(ids).items() if count > 1)
-    folders = ", ".join(map(str, directories))
-    raise ShardError(
-        f"id {twice!r} occurs twice in {folders}: results are joined by id, so ids must be unique; a "
-        "training job can put something else before those of each folder (data.id_prefixes)"
-    )
+def _refuse_shared_ids(directories: list[Path], ids: Texts) -> None:
+    if rows := repeated(ids):
+        folders = ", ".join(map(str, directories))
+        raise ShardError(
+            f"id {ids[rows[0]]!r} occurs twice in {folders}: results are joined by id, so ids must be unique; a "
+            "training job can put something else before those of each folder (data.id_prefixes)"
+        )
 
 
 def _joint(fingerprints: list[str]) -> str:

@@ -13,7 +13,7 @@ from editcaption_mega.files import parse_json, plain_file
 from editcaption_mega.records import EditPair, RecordError, shown
 from editcaption_mega.words import one_line
 
-from .index import LARGEST_MEMBER, MEMBERS, IndexedSample, Member, ShardError, member_part
+from .layout import LARGEST_MEMBER, MEMBERS, IndexedSample, Member, ShardError, member_part
 
 _LARGEST_HEADER = 1 << 16  # bytes; a long name or extended attributes
 _MOST_PADDING = 1 << 20  # bytes of zeros behind the end mark

@@ -15,7 +15,9 @@ from editcaption_mega.data.images.decode import image_size
 from editcaption_mega.files import PARTIAL, naming, rename_whole
 from editcaption_mega.records import EditPair, RecordError
 
-from .index import INDEX_NAME, LARGEST_MEMBER, Index, IndexedSample, Member, ShardError, ShardFile, write_index
+from .index import COLUMNS_GLOB, INDEX_NAME, Index, write_index
+from .index_columns import ColumnsBuilder
+from .layout import LARGEST_MEMBER, IndexedSample, Member, ShardError, ShardFile
 
 SAMPLES_PER_SHARD = 1000
 BYTES_PER_SHARD = 1 << 30
@@ -26,8 +28,9 @@ EXTENSIONS = ("jpg", "png", "webp")
 _LISTS = {REJECTED_NAME, WARNINGS_NAME}
 _BLOCK = tarfile.BLOCKSIZE
 # What a killed writer leaves; its finished tars as well, while its lock shows that their index was not yet written.
-_UNFINISHED = re.compile(rf"(?:shard-\d{{6}}\.tar|{re.escape(INDEX_NAME)}\..*){re.escape(PARTIAL)}")
-_FINISHED = re.compile(r"shard-\d{6}\.tar")
+_COLUMNS = r"index-[0-9a-f]{12}\.safetensors"
+_UNFINISHED = re.compile(rf"(?:shard-\d{{6}}\.tar|{_COLUMNS}|{re.escape(INDEX_NAME)}\..*){re.escape(PARTIAL)}")
+_FINISHED = re.compile(rf"shard-\d{{6}}\.tar|{_COLUMNS}")
 
 
 class OutputError(ShardError):
@@ -78,7 +81,7 @@ class ShardWriter:
             raise
         self.samples_per_shard, self.bytes_per_shard = samples_per_shard, bytes_per_shard
         self._shards: list[ShardFile] = []
-        self._samples: list[IndexedSample] = []
+        self._samples = ColumnsBuilder()
         self._ids: set[str] = set()
         self._tar: tarfile.TarFile | None = None
         self._file: _HashingFile | None = None
@@ -122,7 +125,7 @@ class ShardWriter:
             self._add_member(f"{pair.id}.json", record, (None, None)),
         )
         self._ids.add(pair.id)
-        self._samples.append(sample)
+        self._samples.add(sample)
         self._in_shard += 1
         self._bytes_in_shard += length
         return sample
@@ -131,7 +134,7 @@ class ShardWriter:
         """Finish the shards and write the index. Raises ShardError, leaving no shards, if no sample was added."""
         if self._index is not None:
             return self._index
-        if not self._samples:
+        if not len(self._samples):
             self.abort()
             raise ShardError(f"{self.directory}: no sample was added, so no set was written")
         try:
@@ -139,7 +142,7 @@ class ShardWriter:
             self._lock.check()
             for shard in self._shards:
                 rename_whole(self.directory / (shard.name + PARTIAL), self.directory / shard.name)
-            self._index = write_index(self.directory, self._shards, self._samples)
+            self._index = write_index(self.directory, self._shards, self._samples.columns())
         except BaseException:
             self.abort()
             raise
@@ -156,6 +159,8 @@ class ShardWriter:
         if self._lock.is_lost or (self.directory / INDEX_NAME).exists():
             self._lock.release()
             return
+        for path in self.directory.glob(COLUMNS_GLOB + "*"):
+            path.unlink(missing_ok=True)
         for number in range(len(self._shards) + 1):
             for name in (_shard_name(number), _shard_name(number) + PARTIAL):
                 (self.directory / name).unlink(missing_ok=True)

@@ -7,7 +7,8 @@ import pytest
 
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.loader import StepStream
-from editcaption_mega.data.shards.index import MEMBERS, load_index
+from editcaption_mega.data.shards.index import load_index
+from editcaption_mega.data.shards.layout import MEMBERS
 from tests.helpers.small_pairs import ANSWERS, opened, reader_of, write_pairs
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -21,10 +22,11 @@ from PIL import Image
 
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.images.decode import ImageError, encode_png
-from editcaption_mega.data.shards.index import content_fingerprint, load_index
+from editcaption_mega.data.shards.index import load_index
 from editcaption_mega.data.shards.reader import DuplicateIdError, ShardError, ShardWriter, rebuild_index, verify
 from editcaption_mega.records import EditPair, RecordError
 from tests.helpers import ROOT
+from tests.helpers.old_index import write_old_index
 
 
 def pair(identity, **more):
@@ -52,7 +54,7 @@ def problems(folder):
 
 
 def edit_index(folder, change):
-    path = folder / "index.json"
+    path = write_old_index(folder) / "index.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -60,6 +62,7 @@ def edit_index(folder, change):
 
 def test_round_trip(folder):
     names = sorted(path.name for path in folder.iterdir())
+    assert re.fullmatch(r"index-[0-9a-f]{12}\.safetensors", names.pop(0))
     assert names == ["index.json", "shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]
     reader = open_shards(folder)
     assert len(reader) == 5 and reader.ids == ["a", "b", "c-1", "d_2", "e"]
@@ -155,7 +158,7 @@ def test_threads_forks_and_spawned_copies_read_the_same(folder, monkeypatch):
 
 def test_a_folder_that_holds_something_is_refused(folder, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ShardError, match="not empty .it holds index.json and more., and nothing is overwritten"):
+    with pytest.raises(ShardError, match="not empty .it holds index-.* and more., and nothing is overwritten"):
         ShardWriter(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "file").write_text("")
@@ -310,7 +313,7 @@ def test_make_shards_killed_at_any_moment_ends_with_the_same_set(tmp_path):
             break
         assert list((tmp_path / "out").glob("*")) or number < 3
     done = run([*command, tmp_path / "out"])
-    assert done.returncode == 0 or "not empty (it holds index.json" in done.stderr
+    assert done.returncode == 0 or "not empty (it holds index" in done.stderr
     assert open_shards(tmp_path / "out").fingerprint == open_shards(tmp_path / "whole").fingerprint
     assert problems(tmp_path / "out") == [] and not list((tmp_path / "out").glob("*.partial"))
     both = [subprocess.Popen([*command, tmp_path / "both"], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
@@ -333,7 +336,7 @@ def test_missing_index(folder):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda index: index.update(schema=2), "index schema is 2, this version reads 1: run .*--rebuild-index"),
+        (lambda index: index.update(schema=3), "index schema is 3, this version reads 1 and 2: run .*--rebuild-index"),
         (lambda index: index.pop("samples"), "damaged .KeyError: 'samples'"),
         (lambda index: index.update(samples=[]), "lists no samples"),
         (lambda index: index["samples"][0].update(shard=9), "sample 'a' lies in shard 9 of 3"),
@@ -414,7 +417,7 @@ def changed(value, path, new):
 
 def test_each_field_of_the_index_may_hold_anything(tmp_path):
     folder = write(tmp_path / "set", ["a"])
-    index = json.loads((folder / "index.json").read_text())
+    index = json.loads((write_old_index(folder) / "index.json").read_text())
     ours = (ShardError, RecordError, ImageError)
     for path in places(index):
         for value in ODD_VALUES:
@@ -470,7 +473,7 @@ def test_a_member_larger_than_any_is_refused_before_it_is_read(tmp_path):
     tar = folder / "shard-000000.tar"
     os.truncate(tar, 6 << 30)  # a hole: no disk is used
     for part, message in (("source", "more than the 536870912"), ("json", "more than the 4194304")):
-        index = json.loads((folder / "index.json").read_text())
+        index = json.loads((write_old_index(folder) / "index.json").read_text())
         index["shards"][0]["bytes"] = 6 << 30
         index["samples"][0][part]["bytes"] = 5 << 30
         (folder / "index.json").write_text(json.dumps(index))
@@ -484,7 +487,7 @@ def test_a_member_larger_than_any_is_refused_before_it_is_read(tmp_path):
 
 
 def test_verify_finds_one_flipped_byte_in_each_member(folder):
-    index = json.loads((folder / "index.json").read_text())
+    index = json.loads((write_old_index(folder) / "index.json").read_text())
     sample = index["samples"][2]
     tar = folder / index["shards"][sample["shard"]]["name"]
     whole = tar.read_bytes()
@@ -670,7 +673,7 @@ def test_a_mutated_tar_is_read_or_refused_in_one_sentence(data):
 
 @pytest.mark.parametrize("part", ["header", "content", "between", "end"])
 def test_rebuilding_refuses_truncated_tars(folder, part):
-    index = json.loads((folder / "index.json").read_text())
+    index = json.loads((write_old_index(folder) / "index.json").read_text())
     tar, last = folder / "shard-000001.tar", index["samples"][3]["json"]
     end = last["offset"] + -(-last["bytes"] // 512) * 512
     length = {
@@ -705,17 +708,17 @@ def _exchange(index, members):
     ],
 )
 def test_an_edited_index_is_told_though_its_fingerprint_is_right(folder, edit):
-    path = folder / "index.json"
+    path = write_old_index(folder) / "index.json"
     index = json.loads(path.read_text())
     edit(index)
     path.write_text(json.dumps(index))
-    index["fingerprint"] = content_fingerprint(load_index(folder).samples)
+    index["fingerprint"] = load_index(folder).samples.fingerprint()
     path.write_text(json.dumps(index))
     assert any("the index does not list the members as the tar holds them ('" in line for line in problems(folder))
 
 
 def test_members_of_another_sample_are_refused(folder):
-    path = folder / "index.json"
+    path = write_old_index(folder) / "index.json"
     index = json.loads(path.read_text())
     first, second = index["samples"][:2]
     first["target"], second["target"] = second["target"], first["target"]
