@@ -49,3 +49,8 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
 def _spelled(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def words_of_error(error: BaseException) -> str:
+    """What an exception says in one line, or what it is where it says nothing."""
+    return one_line(str(error)) or type(error).__name__

@@ -8,8 +8,10 @@ from editcaption_mega.cli import ArgumentError, argument_parser, print_counts
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
 from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.importers.languages import LANGUAGES
 from editcaption_mega.data.importers.quota import quota_lines
 from editcaption_mega.data.importers.table import MAPPED
+from editcaption_mega.data.importers.turns import TURNS
 from editcaption_mega.data.shards.writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
 from editcaption_mega.progress_display import progress
 from editcaption_mega.records import CATEGORIES
@@ -28,7 +30,8 @@ def main(argv: Sequence[str]) -> None:
     importer = FORMATS[args.format]
     options = ImportOptions(
         args.count, args.seed, args.first_index, args.category,
-        columns=args.map, images=args.images, name=args.name, license=args.license,
+        columns=args.map, images=args.images, name=args.name, license=args.license, language=args.language,
+        turns=args.turns, answers=args.answers,
     )  # fmt: skip
     report = ingest(
         progress(importer.read(args.input, options), importer.count(args.input, options), "rows"),
@@ -56,7 +59,10 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         "and listed in OUTPUT/warnings.jsonl. A killed run begins again with the same command.",
         EXAMPLE,
     )
-    inputs = "; ".join(f"{name}: {importer.input}" for name, importer in FORMATS.items())
+    by_input: dict[str, list[str]] = {}
+    for name, importer in FORMATS.items():
+        by_input.setdefault(importer.input, []).append(name)
+    inputs = "; ".join(f"{', '.join(names)}: {described}" for described, names in by_input.items())
     parser.add_argument("--format", required=True, choices=FORMATS, help="form of the input")
     parser.add_argument("--input", required=True, metavar="PATH", help=inputs)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make; must be empty or not exist")
@@ -88,6 +94,12 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         help="exit code 1 and no set if more of the rows are rejected: 5%% or 0.05",
     )
     parser.add_argument("--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, help="(default %(default)s)")
+    _add_options_of_formats(parser)
+    return parser.parse_args(argv)
+
+
+def _add_options_of_formats(parser: argparse.ArgumentParser) -> None:
+    """The options that some formats take."""
     parser.add_argument("--count", type=int, help="synthetic: number of pairs (default 64)")
     parser.add_argument("--seed", type=int, help="synthetic: seed of the world (default 0)")
     parser.add_argument("--first-index", type=int, help="synthetic: index of the first pair (default 0)")
@@ -104,7 +116,15 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--name", help="table: begins the ids, and is in the provenance (default: that of the input)")
     parser.add_argument("--license", help="tables: of all pairs, for their provenance")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--language", choices=LANGUAGES, help="tables: of the texts of a row, take that in English or Chinese script"
+    )
+    sessions = ", ".join(name for name, importer in FORMATS.items() if importer.takes_turns)
+    parser.add_argument(
+        "--turns", choices=TURNS, help=f"{sessions}: a pair of each turn (the default), of first and last picture, both"
+    )
+    benchmarks = ", ".join(name for name, importer in FORMATS.items() if importer.takes_answers)
+    parser.add_argument("--answers", metavar="DIR", help=f"{benchmarks}: an editor's pictures, which are the targets")
 
 
 def column_map(text: str) -> dict[str, str]:
@@ -124,11 +144,15 @@ def check(args: argparse.Namespace) -> None:
     """Raises ArgumentError for arguments that do not fit together, before anything is read."""
     importer = FORMATS[args.format]
     tables = {"--map": args.map, "--name": args.name} if not importer.takes_map else {}
-    tables |= {"--images": args.images, "--license": args.license} if not importer.takes_category else {}
+    if not importer.takes_category:
+        tables |= {"--images": args.images, "--license": args.license, "--language": args.language}
+    tables |= {"--turns": args.turns} if not importer.takes_turns else {}
+    tables |= {"--answers": args.answers} if not importer.takes_answers else {}
     if given := [option for option, value in tables.items() if value is not None]:
         raise ArgumentError(f"{given[0]} is not for --format {args.format}: leave it out")
-    if args.images is not None and not Path(args.images).is_dir():
-        raise ArgumentError(f"--images {args.images}: no such folder")
+    for name, value in (("--images", args.images), ("--answers", args.answers)):
+        if value is not None and not Path(value).is_dir():
+            raise ArgumentError(f"{name} {value}: no such folder")
     if args.category and not (importer.needs_category or importer.takes_category):
         raise ArgumentError(f"--category is not for --format {args.format}, which says it for each pair: leave it out")
     if (args.count, args.seed, args.first_index) != (None, None, None) and not FORMATS[args.format].takes_options:

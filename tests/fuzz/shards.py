@@ -172,6 +172,7 @@ def _records(random: Random, folder: Path, attempt: Attempt) -> None:
 def _import(kind: str, path: Path, folder: Path, attempt: Attempt) -> None:
     options = ImportOptions(
         category=None if kind == "jsonl" else "semantic",
+        turns="both" if FORMATS[kind].takes_turns else None,
         columns={"source": "before", "target": "after[0]", "instruction": "json.en|text"} if kind == "table" else None,
     )
     attempt(FORMATS[kind].count, str(path), options)
@@ -264,6 +265,41 @@ def _tables(random: Random, folder: Path, attempt: Attempt) -> None:
     _import("table", folder / f"x.{kind}", folder, attempt)
 
 
+def _folders(random: Random, folder: Path, attempt: Attempt) -> None:
+    """Sets that are folders with a list of their own: InstructPix2Pix's seeds, and what `datasets` saves."""
+    picture, other = random.choice(pictures()), random.choice(pictures())
+    (folder / "set/a").mkdir(parents=True)
+    (folder / "set/a/1_0.jpg").write_bytes(picture)
+    (folder / "set/a/1_1.jpg").write_bytes(other)
+    files = {
+        "set/a/prompt.json": {"edit": "Make it blue.", "input": "a cup", "output": "a blue cup"},
+        "set/seeds.json": [["a", ["1", 1]], ["b", [2]]],
+    }
+    if random.random() < 0.5:
+        files = {"set/state.json": {"_data_files": [{"filename": "x.arrow"}], "_split": "train"}}
+        files |= {"set/dataset_dict.json": {"splits": ["."]}} if random.random() < 0.3 else {}
+        out, row = io.BytesIO(), {"original_image": {"bytes": picture, "path": None}, "edit_prompt": "Make it blue."}
+        table = pyarrow.Table.from_pylist([row | {"edited_image": {"bytes": other, "path": None}}])
+        with pyarrow.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+        (folder / "set/x.arrow").write_bytes(out.getvalue())
+    damaged = random.choice(list(files))
+    for name, content in files.items():
+        data = json.dumps(content).encode()
+        (folder / name).write_bytes(mutated_json(random, content) if name == damaged else data)
+    _import("instructpix2pix", folder / "set", folder, attempt)
+
+
+def _sessions(random: Random, folder: Path, attempt: Attempt) -> None:
+    """Rows of several turns."""
+    for name, data in zip("abc", random.choices(pictures(), k=3), strict=True):
+        (folder / f"{name}.png").write_bytes(data)
+    files = [{"id": "edit_turn1", "url": "b.png"}, {"id": "final_image", "url": "c.png"}]
+    row = {"local_input_image": "a.png", "files": files, "metadata_edit_turn_prompts": ["Make it blue.", "把它变红"]}
+    (folder / "x.jsonl").write_bytes(mutated_json(random, row) + b"\n" + json.dumps(row).encode())
+    _import("pico-banana-multi-turn", folder / "x.jsonl", folder, attempt)
+
+
 SHARD_READERS = [
     Reader("tars", _tars, 3),
     Reader("index", _index, 2),
@@ -271,4 +307,6 @@ SHARD_READERS = [
     Reader("jsonl", _jsonl, 2),
     Reader("parquet", _parquet, 2),
     Reader("tables", _tables, 2),
+    Reader("set folders", _folders, 1),
+    Reader("sessions", _sessions, 1),
 ]

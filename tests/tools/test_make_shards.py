@@ -92,6 +92,11 @@ def test_bad_arguments(tmp_path):
         (["--format", "jsonl", *base, "--count", 3], "are not for --format jsonl"),
         (["--format", "jsonl", *base, "--samples-per-shard", 0], "--samples-per-shard is 0: expected 1 or more"),
         (["--format", "jsonl", "--input", "no.jsonl", "--output", tmp_path / "out"], "no.jsonl: no such file"),
+        (["--format", "unicedit", *base, "--turns", "both"], "--turns is not for --format unicedit"),
+        (["--format", "jsonl", *base, "--language", "en"], "--language is not for --format jsonl"),
+        (["--format", "unicbench", *base, "--answers", "nowhere"], "--answers nowhere: no such folder"),
+        (["--format", "unicbench", *base], "whose rows have no target picture"),
+        (["--format", "x2edit", "--input", "pipe:true", "--output", tmp_path / "out"], "a command is never run"),
     ):
         done = tool("make_shards.py", *arguments)
         assert done.returncode == 2 and message in one_error_line(done)

@@ -41,8 +41,9 @@ class Rejected(NamedTuple):
 @dataclass(frozen=True)
 class ImportOptions:
     """Options of formats that generate their rows (the others read all they are given); `category`, for sets that do
-    not say what kind of edits they hold; of tables, what each column is, where paths of pictures begin, and the name
-    and the license of the set."""
+    not say what kind of edits they hold; of tables, what each column is, where paths of pictures begin, the name and
+    the license of the set, which language of an instruction counts, which pairs of a session (each turn, the first to
+    the last picture, both), and the folder of an editor's answers to a benchmark."""
 
     count: int | None = None
     seed: int | None = None
@@ -52,13 +53,17 @@ class ImportOptions:
     images: str | None = None
     name: str | None = None
     license: str | None = None
+    language: str | None = None
+    turns: str | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True)
 class Importer:
     """One format: its name, what its --input is, how to read it, how many rows to expect (None: unknown), whether it
-    takes the synthetic `ImportOptions`, whether the user must say the kind of edits, or can, and whether the user says
-    which column is what. Both functions raise InputError where the input as a whole can't be used."""
+    takes the synthetic `ImportOptions`, whether the user must say the kind of edits, or can, whether the user says
+    which column is what, whether its rows are sessions, and whether its targets are an editor's answers. Both
+    functions raise InputError where the input as a whole can't be used."""
 
     name: str
     input: str
@@ -68,6 +73,8 @@ class Importer:
     needs_category: bool = False
     takes_category: bool = False
     takes_map: bool = False
+    takes_turns: bool = False
+    takes_answers: bool = False
 
 
 def input_file(path: str) -> Path:

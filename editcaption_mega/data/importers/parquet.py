@@ -15,8 +15,10 @@ from editcaption_mega.data.importers.candidates import (
     Rejected,
     input_file,
 )
-from editcaption_mega.data.importers.table_columns import Columns, candidate_of
-from editcaption_mega.data.importers.table_files import Lost, open_parquet, parquet_rows
+from editcaption_mega.data.importers.table_arrow import open_parquet, parquet_rows
+from editcaption_mega.data.importers.table_candidates import candidate_of
+from editcaption_mega.data.importers.table_cells import Lost
+from editcaption_mega.data.importers.table_columns import Columns
 from editcaption_mega.records import shown
 
 BYTEMORPH = Columns(
@@ -78,7 +80,7 @@ def _open(path: Path, columns: Columns) -> Any:
     """The open parquet file. Raises InputError."""
     file = open_parquet(path)
     names = file.schema_arrow.names
-    if missing := sorted(columns.needed() - set(names)):
+    if missing := sorted(" or ".join(sorted(either)) for either in columns.needed() if not either & set(names)):
         file.close()
         raise InputError(
             f"{path} has no column {', '.join(missing)}: expected those of {columns.name}, found "

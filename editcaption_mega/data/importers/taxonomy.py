@@ -11,8 +11,14 @@ from editcaption_mega.records import CATEGORIES, shown
 
 
 def category_of(edit_type: object) -> str:
-    """semantic, stylistic or structural. Raises ValueError for an edit type that the table does not know."""
-    category = edit_types().get(as_written_here(str(edit_type)))
+    """semantic, stylistic or structural; of several types in one, joined by "and", theirs, or structural if theirs
+    differ. Raises ValueError for an edit type that the table does not know."""
+    name, known = as_written_here(str(edit_type)), edit_types()
+    category = known.get(name)
+    if category is None and "_and_" in name:
+        parts = {known.get(part) for part in name.split("_and_")}
+        if None not in parts:
+            category = parts.pop() if len(parts) == 1 else "structural"
     if category is None:
         raise ValueError(
             f"edit type {shown(str(edit_type))} is in no category that is known here: give --category for all rows, or "
