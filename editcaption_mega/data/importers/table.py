@@ -11,7 +11,7 @@ from editcaption_mega.data.importers.candidates import Candidate, Importer, Impo
 from editcaption_mega.data.importers.remote import Address, here
 from editcaption_mega.data.importers.sets import SETS
 from editcaption_mega.data.importers.table_candidates import Candidates
-from editcaption_mega.data.importers.table_cells import Lost, Row, columns_of
+from editcaption_mega.data.importers.table_cells import Lost, Row, place_columns
 from editcaption_mega.data.importers.table_columns import Columns
 from editcaption_mega.data.importers.table_files import TableKind, table_files
 from editcaption_mega.records import shown
@@ -109,7 +109,7 @@ def _check_columns(file: Path, kind: TableKind, columns: Columns) -> None:
     names = kind.columns(file)
     needed = columns.needed()
     if len(columns.instruction) == 1 and columns.turns is None:
-        needed.append(columns_of(columns.instruction[0]))
+        needed.append(place_columns(columns.instruction[0]))
     if missing := [" or ".join(sorted(either)) for either in needed if not either & set(names)]:
         raise InputError(f"{file} has no column {', '.join(missing)}: found {', '.join(map(shown, names))[:500]}")
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -10,7 +10,7 @@ from typing import Any
 
 from editcaption_mega.data.importers.candidates import Candidate, Rejected, read_image_file
 from editcaption_mega.data.importers.languages import language_of
-from editcaption_mega.data.importers.table_cells import Row, columns_of, inner_key
+from editcaption_mega.data.importers.table_cells import Row, inner_key, place_columns
 from editcaption_mega.data.importers.table_columns import Columns
 from editcaption_mega.data.importers.taxonomy import category_of
 from editcaption_mega.data.importers.turns import turns_of
@@ -191,7 +191,7 @@ def _kept(row: Row, columns: Columns) -> Iterator[tuple[str, Any]]:
     for name in row.names:
         if name in columns.provenance or (name.startswith("__") and name != "__key__"):
             continue
-        used = [place for place in places if name in columns_of(place)]
+        used = [place for place in places if name in place_columns(place)]
         if not used:
             yield name, lambda name=name: row[name]
         elif inner := [key for place in used if (key := inner_key(place, name))]:

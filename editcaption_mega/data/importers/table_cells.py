@@ -31,7 +31,7 @@ class Row:
 
     def has(self, place: str) -> bool:
         """Whether there is such a column."""
-        return place in self.names or bool(columns_of(place) & set(self.names))
+        return place in self.names or bool(place_columns(place) & set(self.names))
 
     def __getitem__(self, place: str) -> Any:
         """What stands there; None where there is nothing. Raises ValueError."""
@@ -66,7 +66,7 @@ def column_of(place: str) -> str:
     return re.split(r"[.\[]", place, maxsplit=1)[0] or place
 
 
-def columns_of(place: str) -> set[str]:
+def place_columns(place: str) -> set[str]:
     """The columns that a place may lie in, and the names that it may be itself."""
     return {*columns_in(place), *place.split("|")}
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from editcaption_mega.data.importers.table_cells import columns_in, columns_of
+from editcaption_mega.data.importers.table_cells import columns_in, place_columns
 from editcaption_mega.data.importers.turns import Turns
 
 
@@ -41,7 +41,7 @@ class Columns:
         if self.turns is not None:
             return [{name} for name in self.turns.columns]
         places = (self.source, None if self.answer else self.target, self.edit_type, self.record, self.id)
-        return [columns_of(place) for place in (*places, self.categories) if place]
+        return [place_columns(place) for place in (*places, self.categories) if place]
 
     def read(self) -> list[str]:
         """Every column that is read, others aside."""

@@ -1,5 +1,6 @@
 """Rows of sets that are folders with a list of their own: InstructPix2Pix's, and those that `datasets` saves."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,15 @@ def _seeds(path: Path) -> list[Any]:
 
 
 def _object(path: Path) -> dict[str, Any]:
+    name = shown(f"{path.parent.name}/{path.name}")
     try:
         value = parse_json(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"{path.parent.name}/{path.name} can't be read: {error.strerror or error}") from None
+        raise ValueError(f"{name} can't be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise ValueError(f"{path.parent.name}/{path.name} is {error}") from None
+        raise ValueError(f"{name} is {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path.parent.name}/{path.name} holds {type(value).__name__}, expected an object")
+        raise ValueError(f"{name} holds {type(value).__name__}, expected an object")
     return value
 
 
@@ -69,11 +71,11 @@ def saved_files(root: Path) -> list[Path] | None:
     if (root / SPLITS).is_file():
         splits = _state(root / SPLITS).get("splits")
         names = [str(name) for name in splits] if isinstance(splits, list) else []
-        if len(names) == 1 and names[0] not in ("", ".", "..") and "/" not in names[0]:
+        if len(names) == 1 and _is_name(names[0]):
             return _listed_files(root / names[0])
         raise InputError(
-            f"{root} holds the splits {', '.join(map(shown, names))[:300] or '(none)'}: name the folder of one, as pairs "
-            "to train on and to evaluate on are never mixed"
+            f"{root} holds the splits {', '.join(map(shown, names))[:300] or '(none)'}: name the folder of one, as "
+            "pairs to train on and to evaluate on are never mixed"
         )
     return _listed_files(root) if (root / STATE).is_file() else None
 
@@ -93,9 +95,14 @@ def _listed_files(root: Path) -> list[Path]:
     if not files:
         raise InputError(f"{root / STATE} lists no files: expected what Dataset.save_to_disk writes")
     for file in files:
-        if file.parent != root or not file.is_file():
+        if not _is_name(file.name) or file.parent != root or not file.is_file():
             raise InputError(f"{root / STATE} lists {shown(file.name)}, which is not beside it: copy the whole folder")
     return files
+
+
+def _is_name(name: str) -> bool:
+    """Whether a file or folder beside may be called that."""
+    return 0 < len(os.fsencode(name)) < 256 and name not in (".", "..") and not {"/", "\0"} & set(name)
 
 
 def _state(path: Path) -> dict[str, Any]:

@@ -363,7 +363,7 @@ def test_instructpix2pix_is_also_the_folders_that_it_was_published_as(tmp_path):
     assert "0000001/222_1.jpg' not found" in rows[1].reason
     assert (rows[2].count, rows[2].reason) == (
         3,
-        "seeds.json: 0000002/prompt.json can't be read: No such file or directory",
+        "seeds.json: '0000002/prompt.json' can't be read: No such file or directory",
     )
     assert "expected [folder, [seed, ..]], found '0000003'" in rows[3].reason and rows[3].number == 6
     assert read(tmp_path / "seeds.json", "instructpix2pix", category="semantic")[0].pair == rows[0].pair
