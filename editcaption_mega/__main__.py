@@ -14,6 +14,7 @@ COMMANDS = {
     "try": (f"{_ROOM}.first_try", "every step of a first fine-tuning on a tiny random model, in a minute"),
     "shards": (f"{_ROOM}.make_shards", "image pairs -> shards: what everything here reads"),
     "validate-shards": (f"{_ROOM}.validate_shards", "check every picture and record of a folder of shards"),
+    "duplicates": (f"{_ROOM}.duplicates", "pairs that are there twice, in a set or across sets"),
     "browse": (f"{_ROOM}.browse", "a page to look through shards"),
     "train-sft": ("editcaption_mega.train", "supervised fine-tuning"),
     "train-dpo": ("editcaption_mega.train", "preference optimization: DPO and its variants"),

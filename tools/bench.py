@@ -25,6 +25,8 @@ SUITES = {
     "start": "what the start of a preference job on --listed-pairs pairs costs a rank before its model is built",
     "best-of": "a model's best of n and its self-check against its greedy captions (--model, --reference, --shards)",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
+    "duplicates": "the search for duplicates where copies are planted among 2,000 pairs, and its time for "
+    "--listed-pairs generated ones (--shards: real pairs, too)",
     "client": "rates of the endpoint client against a local scripted server",
     "captions": "rate, processor and memory of `curate.py caption` against a local server, by number of workers",
 }
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     checkpoint.add_argument(
         "--folder", type=Path, metavar="DIR", help="conversion: where it works (default: temporary)"
     )
-    start = parser.add_argument_group("start (on the CPU)")
+    start = parser.add_argument_group("start, duplicates (on the CPU)")
     start.add_argument("--listed-pairs", type=int, default=20_000, help="pairs of the data (default 20000)")
     scores = parser.add_argument_group("scores, best-of")
     scores.add_argument(
@@ -135,7 +137,7 @@ def main(argv):
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client, "captions": captions}
-    suites |= {"checkpoint": checkpoint, "conversion": conversion, "start": start}
+    suites |= {"checkpoint": checkpoint, "conversion": conversion, "start": start, "duplicates": duplicates}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -260,6 +262,15 @@ def conversion(arguments: argparse.Namespace) -> Measured:
     record = conversions.measure(arguments.gigabytes, workers, arguments.repeats, arguments.folder, say)
     machine = machine_facts(arguments.repeats, "random weights in the expert shapes of 30B-A3B")
     return [record], conversions.markdown(record, machine), machine
+
+
+def duplicates(arguments: argparse.Namespace) -> Measured:
+    from benches import duplicates
+    from benches.measuring import machine_facts
+
+    machine = machine_facts(1, f"{duplicates.PAIRS:,} pairs with copies, {arguments.listed_pairs:,} generated")
+    records = duplicates.measure(arguments.shards, arguments.listed_pairs, say)
+    return records, duplicates.markdown(records), machine
 
 
 def start(arguments: argparse.Namespace) -> Measured:

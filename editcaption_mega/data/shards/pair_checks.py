@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageChops
 
 from editcaption_mega.data.images.look_alikes import LookAlikes, Sizes, thumbnail
+from editcaption_mega.data.images.pixel_digest import pixel_digest
 from editcaption_mega.data.text.checks import doubts
 from editcaption_mega.data.text.refusals import is_refusal
 from editcaption_mega.records import EditPair
@@ -20,7 +21,6 @@ _MOST_STRETCH, _MOST_SCALE = 1.25, 4  # between the pictures of a pair: aspect r
 _BLOCK = 8
 # A JPEG or WebP of quality 60 keeps the means of its blocks to within so many steps of 255: Y, Cb, Cr.
 _SAME_BLOCK = (5, 8, 8)
-_BAND = 1 << 20  # pixels hashed at once
 
 
 class Remark(NamedTuple):
@@ -44,12 +44,8 @@ class Look(NamedTuple):
     @classmethod
     def of(cls, image: Image.Image) -> "Look":
         """`image` is RGB and upright."""
-        digest = blake2b(repr(image.size).encode(), digest_size=16)
-        rows = max(1, _BAND // image.width)
-        for top in range(0, image.height, rows):
-            digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
         blocks = image.reduce(_BLOCK).convert("YCbCr")
-        return cls(image.size, digest.digest(), blocks, thumbnail(image, blocks, _BLOCK))
+        return cls(image.size, pixel_digest(image), blocks, thumbnail(image, blocks, _BLOCK))
 
 
 class PairChecks:
