@@ -1,6 +1,8 @@
 """What training and computing log-probs share before they begin: the sizes of the model, data, rows and ranks."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from editcaption_mega.data.start_tables import table
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.attention import use_flash_attention
 from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.flops import sample_flops
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.model.recompute import check_recompute
 from editcaption_mega.progress import Progress, no_progress
@@ -65,6 +68,21 @@ def _reader(settings: JobSettings) -> ShardReader:
     return ShardReader(samples.directories, samples.read())
 
 
+@dataclass(frozen=True)
+class SampleWork:
+    """FLOPs of samples, by which the ranks share a step. A class, as readers travel to other processes."""
+
+    architecture: Architecture
+    dataset: PairDataset
+    lengths: SampleLengths
+
+    def __call__(self, samples: Sequence[int]) -> list[float]:
+        tokens, answers = self.lengths.num_tokens[samples], self.lengths.answers[samples]
+        patches, shared = self.dataset.patches(samples), self.dataset.shared_prompt
+        flops: list[float] = sample_flops(self.architecture, tokens, answers, patches, shared_prompt=shared).tolist()
+        return flops
+
+
 def open_reader(
     settings: JobSettings, dataset: PairDataset, lengths: SampleLengths, architecture: Architecture
 ) -> SequenceReader[PairDataset]:
@@ -78,7 +96,7 @@ def open_reader(
         packing=settings.data.packing,
         share=rank_share(settings.parallel),
     )
-    return SequenceReader(dataset, lengths, packer)
+    return SequenceReader(dataset, lengths, packer, SampleWork(architecture, dataset, lengths))
 
 
 def range_size(reader: SequenceReader[PairDataset]) -> int:

@@ -25,7 +25,7 @@ class Speed:
     data_seconds: waiting for its inputs, on this rank or any other. save_seconds: the checkpoint before it.
     compute_seconds and update_seconds: see `loop.train_step`. tflops: what a rank computes per second on average, by
     `model.flops`, with the vision tower's vision_tflops in it; mfu, vision_mfu: the same over what the device can.
-    peak_memory_gib: of the rank with the most."""
+    padding, work_imbalance: as `packing.Plan` has them. peak_memory_gib: of the rank with the most."""
 
     def __init__(self, architecture: Architecture | None):
         self.architecture = architecture
@@ -62,6 +62,7 @@ class Speed:
         numbers: dict[str, Any] = {"tokens": round(tokens), "seconds": seconds, "data_seconds": data}
         numbers["save_seconds"] = self._saving
         numbers["tokens_per_second"], numbers["samples_per_second"] = tokens / seconds, step.num_samples / seconds
+        numbers["padding"], numbers["work_imbalance"] = step.padding, step.imbalance
         numbers["peak_memory_gib"] = memory / 2**30
         if self.architecture is not None:
             rates = [flops / seconds / platform.world_size() for flops in (language + vision, vision)]

@@ -1,13 +1,16 @@
 """Operations by formula are those that the planner counts of an executed step."""
 
+import json
+
 import pytest
 import torch
 
 from editcaption_mega.model import Architecture
-from editcaption_mega.model.flops import language_flops, vision_flops
+from editcaption_mega.model.flops import language_flops, sample_flops, vision_flops
 from editcaption_mega.settings import ParallelSettings
-from tests.helpers import tiny
+from tests.helpers import small_job, tiny
 from tests.helpers.fake_ranks import on_fake_ranks
+from tests.helpers.small_pairs import ANSWERS, opened, reader_of, write_pairs
 
 
 def both(experts: bool, pairs: bool) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -39,3 +42,18 @@ def both(experts: bool, pairs: bool) -> tuple[tuple[float, float], tuple[float, 
 def test_the_formula_counts_what_is_executed(experts, pairs):
     ((executed, counted),) = on_fake_ranks(both, ParallelSettings(), 1, experts, pairs)
     assert counted == pytest.approx(executed, rel=1e-6) and min(counted) > 0
+
+
+@pytest.mark.parametrize(("answers", "shared"), [("instruction", True), ("preference", True), ("preference", False)])
+def test_those_of_samples_are_those_of_their_batch(tmp_path, answers, shared):
+    small_job.write_folder(tmp_path / "model", small_job.SIZE)
+    folder = write_pairs(tmp_path / "pairs", ANSWERS)
+    dataset = opened(tmp_path / "model", folder, answers=answers, shared_prompt=shared)
+    reader = reader_of(dataset, 4096)
+    batch = reader.read(range(6), 4096)
+    architecture = Architecture.from_config(json.loads((tmp_path / "model/config.json").read_text()))
+    flops = sample_flops(
+        architecture, reader.lengths.num_tokens, reader.lengths.answers, dataset.patches(range(6)), shared_prompt=shared
+    )
+    whole = language_flops(architecture, batch) + vision_flops(architecture.vision, batch.images)
+    assert len(flops) == 6 and flops.sum() == pytest.approx(whole, rel=1e-12)

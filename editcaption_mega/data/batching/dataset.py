@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from editcaption_mega.data.images.patches import ImageSettings, grid_tokens
+from editcaption_mega.data.images.patches import ImageSettings, grid_tokens, image_grid
 from editcaption_mega.data.shards.reader import SIDES, ShardReader, open_shards
 from editcaption_mega.data.text.prompt import ChatEncoder, Prompt, folder_notes, load_tokenizer
 from editcaption_mega.records import EditPair
@@ -103,6 +104,12 @@ class PairDataset:
 
     def id(self, i: int) -> str:
         return self.shards.meta(i).id
+
+    def patches(self, samples: Sequence[int]) -> np.ndarray:
+        """Of each picture of these samples [n, pictures] int64, as the index says."""
+        sizes = self.shards.columns.pixels[samples].reshape(-1, 2).tolist()
+        patches = [math.prod(image_grid(width, height, self.images)) for width, height in sizes]
+        return np.array(patches, np.int64).reshape(len(samples), -1)
 
     def prompt(self, i: int) -> EncodedSample:
         """Sample i without its answer, for generation."""

@@ -5,7 +5,7 @@ the state of the stream is one integer, and a run resumes exactly at any data-pa
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -28,15 +28,17 @@ class Samples(Protocol):
 @dataclass(frozen=True)
 class SequenceReader[Dataset: Samples]:
     """Reads packed sequences of any samples. Every rank plans for all from `lengths`, which reads nothing, and then
-    reads the samples of its own sequences alone."""
+    reads the samples of its own sequences alone. work: that of samples in any unit, by which ranks share a step."""
 
     dataset: Dataset
     lengths: SampleLengths
     packer: Packer
+    work: Callable[[Sequence[int]], Sequence[float]] | None = None
 
     def plan(self, samples: Sequence[int]) -> Plan:
         """This rank's part of these samples. Raises ValueError, alike on every rank, when they cannot be divided."""
-        return self.packer.plan(self.lengths.num_tokens[samples].tolist())
+        work = None if self.work is None else self.work(samples)
+        return self.packer.plan(self.lengths.num_tokens[samples].tolist(), work)
 
     def read(self, samples: Sequence[int], length: int) -> PackedBatch:
         """One packed sequence of these samples. Raises ValueError, naming the sample, for what cannot be read."""
@@ -108,6 +110,8 @@ class Step:
     length: int  # tokens, the same for every micro-batch of the step on every rank
     response_tokens: int  # of the whole step over all ranks: what its mean loss is over (SFT)
     num_samples: int  # of the whole step over all ranks (preference: its pairs)
+    padding: float = 0.0  # as of a `Plan`
+    imbalance: float = 1.0
 
 
 class StepStream[Dataset: Samples]:
@@ -130,5 +134,6 @@ class StepStream[Dataset: Samples]:
         with closing(read):
             for number, of_step in enumerate(read, first):
                 response_tokens = int(self.reader.lengths.answers[of_step.samples].sum())
-                length, batches = of_step.plan.length, of_step.micro_batches
-                yield Step(number, batches, length, response_tokens, self.global_batch_size)
+                plan, batches = of_step.plan, of_step.micro_batches
+                counts = response_tokens, self.global_batch_size
+                yield Step(number, batches, plan.length, *counts, plan.padding, plan.imbalance)

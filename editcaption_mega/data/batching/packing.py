@@ -10,6 +10,7 @@ from torch import Tensor
 
 from editcaption_mega.data.images.patches import Grid, ImageSettings, grid_tokens
 
+from .balance import dealt, leveled
 from .batch import ImageBatch, PackedBatch
 from .image_batch import build_image_batch
 from .sample import EncodedSample, UnreadImage
@@ -30,10 +31,13 @@ class RankShare:
 
 class Plan(NamedTuple):
     """This rank's packed sequences of a step, each as positions among the samples that were planned, and the length in
-    tokens that all sequences of the step have on every rank."""
+    tokens that all sequences of the step have on every rank. padding: the share of all these tokens that is none of a
+    sample; imbalance: the most work that a data-parallel rank has over the mean (1.0 where it is not known)."""
 
     sequences: list[list[int]]
     length: int
+    padding: float = 0.0
+    imbalance: float = 1.0
 
 
 def plan_sequences(
@@ -70,7 +74,7 @@ def plan_sequences(
             sequences[sequence].append(i)
             bisect.insort(fill, (tokens + lengths[i], sequence))
         else:
-            return [sorted(sequence) for sequence in sequences]
+            return leveled(lengths, sequences)
         count += multiple
     raise ValueError(
         f"the samples of a step do not fit into rows of data.sequence_length={sequence_length} with a row count that "
@@ -120,14 +124,20 @@ class Packer:
     packing: bool = True  # several samples in a sequence
     share: RankShare = RankShare()
 
-    def plan(self, lengths: Sequence[int]) -> Plan:
-        """This rank's part of a step whose samples have `lengths` tokens. Raises ValueError as `plan_sequences`."""
+    def plan(self, lengths: Sequence[int], work: Sequence[float] | None = None) -> Plan:
+        """This rank's part of a step whose samples have `lengths` tokens. Raises ValueError as `plan_sequences`.
+
+        work: that of each sample in any unit, by which rows are dealt out to ranks; None: as they come."""
         share = self.share
         multiple = share.data_parallel_size * share.sequence_multiple
         sequences = plan_sequences(lengths, self.sequence_length, multiple, self.packing)
-        longest = max(sum(lengths[i] for i in sequence) for sequence in sequences)
-        length = -(-longest // share.length_multiple) * share.length_multiple
-        return Plan(sequences[share.data_parallel_rank :: share.data_parallel_size], length)
+        sums = [sum(lengths[i] for i in sequence) for sequence in sequences]
+        length = -(-max(sums) // share.length_multiple) * share.length_multiple
+        imbalance = 1.0
+        if work is not None:
+            sequences, imbalance = dealt(sequences, work, share.data_parallel_size)
+        mine = sequences[share.data_parallel_rank :: share.data_parallel_size]
+        return Plan(mine, length, 1 - sum(sums) / (length * len(sums)), imbalance)
 
     def collate(self, samples: Sequence[EncodedSample], length: int) -> PackedBatch:
         """One packed sequence of `length` tokens. Pictures are read only where `share.with_images`."""

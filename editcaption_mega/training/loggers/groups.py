@@ -7,7 +7,7 @@ from typing import Any
 _GROUPS = {
     "speed": (
         "seconds", "data_seconds", "compute_seconds", "update_seconds", "save_seconds", "evaluation_seconds",
-        "tokens_per_second",
+        "tokens_per_second", "padding", "work_imbalance",
         "samples_per_second", "tflops", "vision_tflops", "mfu", "vision_mfu", "slowest_rank", "slowest_rank_seconds",
         "median_rank_seconds",
     ),
