@@ -43,6 +43,10 @@ class SamplesOfFolders(Protocol):
     @property
     def directories(self) -> list[Path]: ...
 
+    def update(self) -> None:
+        """Have on this machine what the others need of folders elsewhere. Raises ShardError."""
+        ...
+
     def key(self) -> dict[str, Any]:
         """What `read` depends on, in a form for JSON. Raises OSError for a folder without an index."""
         ...
@@ -57,6 +61,8 @@ class JobShards:
     Raises ShardError and SettingsError, alike on every rank, as `samples.read`."""
 
     def __init__(self, samples: SamplesOfFolders, tables: Path):
+        with platform.together():
+            samples.update()
         self._samples, self._directories, self._path = samples, samples.directories, tables / "index.safetensors"
         self._key, source, arrays = platform.from_rank_zero(self._look)
         if source is not None:

@@ -100,7 +100,10 @@ class ModelSettings:
 class DataSettings(PixelLimits, HeldOutPairs):
     """Which shards, and how samples become rows."""
 
-    shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py
+    shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py, or addresses of such
+    # Where each machine keeps shards of an address; "": $EDITCAPTION_CACHE, else ~/.cache/editcaption_mega
+    cache: str = ""
+    cache_gib: float = 100.0  # that the tars of an address take there; those used least lately go
     # How much of the samples each folder gives, to one another: each then has epochs of its own. None: the folders are
     # one set.
     weights: list[float] = field(default_factory=list)
@@ -110,6 +113,8 @@ class DataSettings(PixelLimits, HeldOutPairs):
     packing: bool = True  # several samples in one row; false: one sample per row
     shared_prompt: bool = True  # a preference pair is [prompt | chosen | rejected]; false: two whole sequences
     shuffle: bool = True  # each pass in an order of its own, by training.seed; false: as the shards have the samples
+    # Shuffle blocks of so many samples, 16 at a time, so that a slow disk is read in few places; 0: all at once.
+    shuffle_block: int = 0
     prompt: str = ""  # YAML file with another prompt; "" for the built-in one (editcaption_mega/data/text/prompt.yaml)
     prefetch_steps: int = 2  # steps prepared ahead
     workers: int = 2  # per rank: what reads, tokenizes and decodes ahead
@@ -120,9 +125,13 @@ class DataSettings(PixelLimits, HeldOutPairs):
             raise SettingsError("data.shards is empty: name at least one folder written by tools/make_shards.py")
         self._check_mixture()
         at_least("data.max_samples", self.max_samples, 0)
+        at_least("data.shuffle_block", self.shuffle_block, 0)
+        if self.shuffle_block and not self.shuffle:
+            raise SettingsError("data.shuffle_block does nothing where data.shuffle is false: leave one of them out")
         at_least("data.sequence_length", self.sequence_length, 16)
         self.check_pixels("data")
         self.check_held_out()
+        within("data.cache_gib", self.cache_gib, 0.001, 1e9)
         at_least("data.prefetch_steps", self.prefetch_steps, 1)
         within("data.workers", self.workers, 1, 1024)
 

@@ -49,6 +49,8 @@ def _check_model_folder(name: str) -> None:
 
 
 def _check_shards(setting: str, name: str) -> None:
+    if "://" in name:
+        return  # an address is asked when the job starts
     folder = Path(name)
     if folder.is_file():
         raise SettingsError(

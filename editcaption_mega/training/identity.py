@@ -25,6 +25,7 @@ FIXED = (
     "data.held_out_share",
     "data.max_samples",
     "data.shuffle",
+    "data.shuffle_block",
     "data.weights",
     "model.router_aux_loss",
     "preference.beta",
@@ -50,7 +51,7 @@ FIXED_WITH_ROUTER_LOSS = ("data.packing", "data.sequence_length")
 # What a version that did not have these settings yet did: its checkpoints say nothing of them.
 BEFORE: dict[str, Any] = {
     "data.held_out_seed": 0, "data.held_out_share": 0.0,
-    "data.id_prefixes": [], "data.max_samples": 0, "data.weights": [],
+    "data.id_prefixes": [], "data.max_samples": 0, "data.shuffle_block": 0, "data.weights": [],
     "optimizer.decay_form": "linear", "optimizer.decay_ratio": None, "optimizer.decay_steps": None,
     "optimizer.schedule": "cosine", "optimizer.warmup_ratio": 0.0,
 }  # fmt: skip

@@ -118,6 +118,7 @@ def _held_out(settings: JobSettings, training: PairDataset, progress: Progress) 
     if samples is None:
         return []
     with before_work():
+        samples.update()
         columns = samples.read()
         lines = held_out_lines(settings, columns, training.shards.columns)
     dataset = training.of_shards(ShardReader(samples.directories, columns))

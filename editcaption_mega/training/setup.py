@@ -65,6 +65,7 @@ def open_dataset(
 
 def _reader(settings: JobSettings) -> ShardReader:
     samples = JobSamples.of(settings.data, settings.training.seed)
+    samples.update()
     return ShardReader(samples.directories, samples.read())
 
 

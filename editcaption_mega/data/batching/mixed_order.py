@@ -14,7 +14,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from .order import SampleOrder, splitmix64
+from .block_order import order_of
+from .order import splitmix64
 
 
 class MixedOrder:
@@ -24,9 +25,11 @@ class MixedOrder:
     The values never change between versions or machines: runs resume by them.
     """
 
-    def __init__(self, sizes: Sequence[int], shares: Sequence[int], seed: int = 0, *, shuffle: bool = True):
+    def __init__(
+        self, sizes: Sequence[int], shares: Sequence[int], seed: int = 0, *, shuffle: bool = True, block: int = 0
+    ):
         """sizes [K]: samples of each set. shares [K]: of each set in every sum(shares) samples; the pattern takes 8
-        bytes for each of these.
+        bytes for each of these. shuffle, block: as `order_of`, in each set.
 
         Raises ValueError unless each of them is an integer of at least 1, as many of one as of the other."""
         self.sizes, self.shares = list(map(operator.index, sizes)), list(map(operator.index, shares))
@@ -35,7 +38,7 @@ class MixedOrder:
         self.seed = operator.index(seed)
         self._starts = [0, *accumulate(self.sizes)]
         self._orders = [
-            SampleOrder(size, splitmix64(splitmix64(self.seed) + k), shuffle=shuffle)
+            order_of(size, splitmix64(splitmix64(self.seed) + k), shuffle=shuffle, block=block)
             for k, size in enumerate(self.sizes)
         ]
         self._sets, self._before = _pattern(self.shares)

@@ -11,6 +11,7 @@ from editcaption_mega.records import EditPair
 
 from .check import CheckedFile, rebuild_index, verify
 from .layout import MEMBERS, ShardError
+from .remote import Mirror, ShardCache
 from .shard_columns import ShardColumns
 from .writer import DuplicateIdError, ShardWriter
 
@@ -58,14 +59,16 @@ class ShardSample:
 
 
 def open_shards(directories: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> "ShardReader":
-    """Open one folder of shards, or several as one set, concatenated in the order given.
+    """Open one folder of shards, or several as one set, concatenated in the order given. A folder may be an address
+    (http, s3, hf, ..), whose tars are fetched when they are first read (see `remote`).
 
     Raises ShardError: index.json missing, damaged or of another schema version; a tar missing or of another size than
     the index says; an id that two folders share.
     """
     if isinstance(directories, str | os.PathLike):
         directories = [directories]
-    return ShardReader([Path(directory) for directory in directories])
+    cache = ShardCache.default()
+    return ShardReader([cache.update(directory) for directory in directories])
 
 
 class ShardReader:
@@ -87,6 +90,7 @@ class ShardReader:
         """The same samples, from another place."""
         self.columns, self.ids, self.fingerprint = columns, columns.ids, columns.fingerprint
         self._paths = columns.paths
+        self._mirrors = list(map(Mirror.of, self.directories))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -174,6 +178,8 @@ class ShardReader:
         shared = self._files.get(shard)
         if shared is not None:
             return shared, True
+        if (mirror := self._mirrors[self.columns.files[shard][0]]) is not None:
+            return mirror.open(self.columns.files[shard][1]), False
         descriptor = os.open(self._paths[shard], os.O_RDONLY)
         if len(self._files) >= _MOST_OPEN_FILES:
             return descriptor, False

@@ -13,6 +13,7 @@ from editcaption_mega.data.array_file import map_arrays
 
 from .index import INDEX_NAME, load_index, size_problem
 from .layout import ShardError, ShardFile
+from .remote import Mirror
 from .text_arrays import Texts, repeated
 
 
@@ -61,7 +62,7 @@ class ShardColumns:
     def of_folder(cls, directory: Path, *, check: bool = True) -> "ShardColumns":
         """check: False where another process of the job has looked at the entries and the tars. Raises ShardError."""
         index = load_index(directory, check=check)
-        if check:
+        if check and Mirror.of(directory) is None:
             _refuse_other_sizes(directory, index.shards)
         files, samples = [(0, shard) for shard in index.shards], index.samples
         pictures = samples.sha256.view(np.int64)[:, :2, 0]
@@ -122,6 +123,8 @@ class ShardColumns:
     def check_files(self) -> None:
         """Raises ShardError for a tar that is missing or of another size, as opening the folders does."""
         for folder, directory in enumerate(self.directories):
+            if Mirror.of(directory) is not None:
+                continue  # each tar is checked when it is fetched
             _refuse_other_sizes(directory, [shard for at, shard in self.files if at == folder])
 
     def __reduce__(self) -> Any:
