@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from editcaption_mega.data.shards.remote import ShardCache
+from editcaption_mega.data.shards.mirrors import ShardCache
 from editcaption_mega.data.shards.shard_columns import ShardColumns, state_of
 from editcaption_mega.settings import DataSettings, SettingsError
 

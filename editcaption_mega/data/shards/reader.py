@@ -11,7 +11,7 @@ from editcaption_mega.records import EditPair
 
 from .check import CheckedFile, rebuild_index, verify
 from .layout import MEMBERS, ShardError
-from .remote import Mirror, ShardCache
+from .mirrors import Mirror, ShardCache
 from .shard_columns import ShardColumns
 from .writer import DuplicateIdError, ShardWriter
 
@@ -60,7 +60,7 @@ class ShardSample:
 
 def open_shards(directories: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> "ShardReader":
     """Open one folder of shards, or several as one set, concatenated in the order given. A folder may be an address
-    (http, s3, hf, ..), whose tars are fetched when they are first read (see `remote`).
+    (http, s3, hf, ..), whose tars are fetched when they are first read (see `mirrors`).
 
     Raises ShardError: index.json missing, damaged or of another schema version; a tar missing or of another size than
     the index says; an id that two folders share.

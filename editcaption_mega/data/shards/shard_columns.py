@@ -12,8 +12,7 @@ import numpy as np
 from editcaption_mega.data.array_file import map_arrays
 
 from .index import INDEX_NAME, load_index, size_problem
-from .layout import ShardError, ShardFile
-from .remote import Mirror
+from .layout import ADDRESS_NAME, ShardError, ShardFile
 from .text_arrays import Texts, repeated
 
 
@@ -62,7 +61,7 @@ class ShardColumns:
     def of_folder(cls, directory: Path, *, check: bool = True) -> "ShardColumns":
         """check: False where another process of the job has looked at the entries and the tars. Raises ShardError."""
         index = load_index(directory, check=check)
-        if check and Mirror.of(directory) is None:
+        if check:
             _refuse_other_sizes(directory, index.shards)
         files, samples = [(0, shard) for shard in index.shards], index.samples
         pictures = samples.sha256.view(np.int64)[:, :2, 0]
@@ -123,8 +122,6 @@ class ShardColumns:
     def check_files(self) -> None:
         """Raises ShardError for a tar that is missing or of another size, as opening the folders does."""
         for folder, directory in enumerate(self.directories):
-            if Mirror.of(directory) is not None:
-                continue  # each tar is checked when it is fetched
             _refuse_other_sizes(directory, [shard for at, shard in self.files if at == folder])
 
     def __reduce__(self) -> Any:
@@ -159,6 +156,8 @@ def state_of(directories: list[Path]) -> list[list[Any]]:
 
 
 def _refuse_other_sizes(directory: Path, shards: Iterable[ShardFile]) -> None:
+    if (directory / ADDRESS_NAME).exists():
+        return  # of shards at an address each tar is checked when it is fetched
     for shard in shards:
         if problem := size_problem(directory, shard):
             raise ShardError(problem)

@@ -22,9 +22,8 @@ from editcaption_mega.words import one_line
 
 from .index import COLUMNS_GLOB, INDEX_NAME, load_index
 from .index_json import COLUMNS_NAME
-from .layout import ShardError, ShardFile
+from .layout import ADDRESS_NAME, ShardError, ShardFile
 
-ADDRESS_NAME = "address.json"
 ATTEMPTS = 12  # of each file, with longer and longer pauses between: two minutes in all
 _LONGEST_PAUSE = 20.0  # seconds
 _CHUNK = 1 << 20

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from editcaption_mega.data import open_shards
-from editcaption_mega.data.shards import remote
+from editcaption_mega.data.shards import mirrors
 from editcaption_mega.data.shards.index import load_index
+from editcaption_mega.data.shards.mirrors import ShardCache, is_address
 from editcaption_mega.data.shards.reader import ShardError, ShardReader
-from editcaption_mega.data.shards.remote import ShardCache, is_address
 from tests.data.shards.test_shards import write
 from tests.helpers.old_index import write_old_index
 
@@ -74,7 +74,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(remote, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(mirrors, "_LONGEST_PAUSE", 0.02)
     monkeypatch.setenv("EDITCAPTION_CACHE", str(tmp_path / "cache"))
 
 
