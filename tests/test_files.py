@@ -25,6 +25,13 @@ VALUES = st.recursive(
 )
 
 
+def test_an_error_names_the_file_that_was_meant(tmp_path):
+    path = tmp_path / "absent" / "page.html"
+    with pytest.raises(FileNotFoundError) as error, replacing(path):
+        pass
+    assert error.value.filename == str(path)
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.json"
     write_atomically(path, "old")
