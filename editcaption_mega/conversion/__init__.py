@@ -1,6 +1,8 @@
 """Weights between Hugging Face folders, sharded checkpoints and model chunks, by one table of rules."""
 
 from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
+from .adapter_table import AdapterChoice
+from .adapter_values import begin_adapters, load_adapters
 from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader
 from .local_copies import LocalCopies
@@ -13,6 +15,7 @@ from .weights import WeightSource, load_weights
 
 __all__ = [
     "WEIGHTS",
+    "AdapterChoice",
     "Box",
     "DamagedCheckpointError",
     "FolderReader",
@@ -22,8 +25,10 @@ __all__ = [
     "StoreReader",
     "StoreWriter",
     "WeightSource",
+    "begin_adapters",
     "check_same_model",
     "find_checkpoint",
+    "load_adapters",
     "load_weights",
     "local_param_shards",
     "rules_for",

@@ -5,8 +5,8 @@ files that are missing (`partial_folder.py`)."""
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,25 @@ from .jobs import (
     PartialFolder,
     Read,
     canonical_parts,
+    digest_of,
     drop_cached,
+    file_identity,
     folder_parts,
     joined_ranks,
     level_files,
     piece_names,
+    plan_of,
+    values_of,
 )
 from .manifest import MANIFEST, StoredBox, StoredFile, StoredTensor
+from .peft_folder import is_peft_folder, write_peft_folder
 from .rules import Box, Rule, rules_for, unique_rules
 from .store import MASTERS, WEIGHTS, StoreReader, write_manifest
 from .tensor_file import TensorForm
+from .trained_adapter import TrainedAdapter, merged
 from .verify import check_same_model, verify_checkpoint
 
 STORE_FILE_BYTES = 1 << 30  # of a converted checkpoint: what a killed process makes again at the most
-_VERSION = 1  # of a plan: what was begun by a version that makes other files is begun anew
 
 
 def refuse_existing(output: Path) -> None:
@@ -106,8 +111,65 @@ def megatron_to_hf(
         folder = platform.from_rank_zero(lambda: find_checkpoint(checkpoint))
         with held_checkpoint(folder):
             store = verify_checkpoint(folder, tensors=prefixes, progress=progress)
-            conversion = _to_folder(store, prefixes, dtype, max_file_bytes)
+            conversion = to_folder(store_source(store, prefixes), dtype, max_file_bytes)
             conversion.run(output, workers=workers, verify=verify, progress=progress)
+
+
+def export_adapter(adapter: Path, output: Path, *, base: Path | None = None, dtype: torch.dtype | None = None) -> None:
+    """Write adapters, of a run, checkpoint or PEFT folder, as a PEFT folder. base: the weights that they are on, which
+    adapter_config.json names; None: as the run had them. dtype: of its tensors; None: as they are. Raises ValueError,
+    OSError."""
+    refuse_existing(output)
+    opened = _open_adapter(adapter, base)
+    values = {name: value.to(dtype or value.dtype) for name, value in opened.values.items()}
+    write_peft_folder(output, opened.choice, values, str(base or opened.base))
+
+
+def merge_adapter(
+    adapter: Path,
+    output: Path,
+    *,
+    base: Path | None = None,
+    max_file_bytes: int = FOLDER_FILE_BYTES,
+    dtype: torch.dtype | None = None,
+    workers: int = 1,
+    verify: bool = False,
+    progress: Progress = no_progress,
+) -> None:
+    """Write weights with adapters in them as a Hugging Face folder. base: folder, checkpoint or run of the weights;
+    None: as the run of the adapters had them. The other parameters as in `megatron_to_hf`. Raises ValueError, for
+    weights too that the adapters were not trained on, and OSError."""
+    if not (verify and (output / CONFIG).is_file()):
+        refuse_existing(output)
+    with joined_ranks():
+        opened = platform.from_rank_zero(lambda: _open_adapter(adapter, base))
+        where = _weights_at(base or Path(opened.base))
+        platform.from_rank_zero(lambda: opened.check_base(where))
+        weights = folder_source(where) if (where / CONFIG).is_file() else store_source(StoreReader(where))
+
+        def identity() -> dict[str, Any]:
+            return {**weights.identity(), "adapter": opened.digest()}
+
+        source = replace(weights, conversion="merge_adapter", read=merged(weights.read, opened), identity=identity)
+        to_folder(source, dtype, max_file_bytes).run(output, workers=workers, verify=verify, progress=progress)
+
+
+def _weights_at(base: Path) -> Path:
+    """A Hugging Face folder or a checkpoint."""
+    return base if (base / CONFIG).is_file() else find_checkpoint(base)
+
+
+def _open_adapter(adapter: Path, base: Path | None) -> TrainedAdapter:
+    if not is_peft_folder(adapter):
+        verify_checkpoint(find_checkpoint(adapter), tensors=WEIGHTS)
+    where = None if base is None else _weights_at(base)
+    architecture = None
+    if where is not None:
+        architecture = Architecture.from_folder(where if (where / CONFIG).is_file() else where / "hf")
+    opened = TrainedAdapter.open(adapter, architecture)
+    if where is not None:
+        opened.check_base(where)
+    return opened
 
 
 def export_host_bytes(architecture: Architecture, *, item_size: int = 2) -> int:
@@ -133,13 +195,13 @@ def _to_store(folder: Path, dtype: torch.dtype | None) -> Conversion:
     ]
 
     def source() -> dict[str, Any]:
-        weights = {path.name: _identity(path) for path in reader.weight_files}
-        return {"files": weights, "beside": _digest(SideFiles.read(folder).contents)}
+        weights = {path.name: file_identity(path) for path in reader.weight_files}
+        return {"files": weights, "beside": digest_of(SideFiles.read(folder).contents)}
 
-    plan = _plan("hf_to_megatron", files, source(), dtype)
+    plan = plan_of("hf_to_megatron", files, source(), dtype)
     if dtype is not None or without_quantization(config) != config:
         side_files = side_files.with_json(CONFIG, without_quantization(config))
-        side_files = with_dtype(side_files, _values(files))
+        side_files = with_dtype(side_files, values_of(files))
 
     def parts(inside: str) -> Iterator[Tensor]:
         rule, form = rules[inside], forms[inside]
@@ -187,31 +249,54 @@ def _stored(rule: Rule, form: TensorForm, inside: str, file: str) -> StoredTenso
 # ---- checkpoint -> folder --------------------------------------------------------------------------------------------
 
 
-def _to_folder(
-    store: StoreReader, prefixes: tuple[str, ...], dtype: torch.dtype | None, max_file_bytes: int
-) -> Conversion:
+@dataclass(frozen=True)
+class FolderSource:
+    """Weights of which a Hugging Face folder is made."""
+
+    conversion: str  # its name in plans
+    side_files: SideFiles
+    architecture: Architecture
+    in_out: bool  # how the folder stores experts, see `rules_for`
+    dtype: Callable[[Rule], torch.dtype]
+    read: Read
+    identity: Callable[[], dict[str, Any]]  # changes when the weights do
+
+
+def store_source(store: StoreReader, prefixes: tuple[str, ...] = (WEIGHTS,)) -> FolderSource:
+    """A checkpoint. Raises ValueError for one that is not of the model beside it."""
     side_files = SideFiles.read(store.folder / "hf").require(CONFIG, "the model's configuration")
     architecture = Architecture.from_config(side_files.json(CONFIG), where=str(store.folder / "hf" / CONFIG))
     check_same_model(store, architecture)
-    in_out = bool(store.metadata.get("experts_in_out", False))
-    rules = unique_rules(rules_for(architecture, experts_in_out=in_out))
+    return FolderSource(
+        "megatron_to_hf", side_files, architecture, bool(store.metadata.get("experts_in_out", False)),
+        lambda rule: store.dtype(WEIGHTS + rule.name), _read_store(store, prefixes),
+        lambda: {"manifest": hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest()},
+    )  # fmt: skip
+
+
+def folder_source(folder: Path) -> FolderSource:
+    """A Hugging Face folder. Raises ValueError for one that is not whole."""
+    reader = FolderReader(folder)
+    return FolderSource(
+        "hf_to_hf", SideFiles.read(folder), reader.architecture, reader.experts_in_out, reader.dtype, reader.view,
+        lambda: {"files": {path.name: file_identity(path) for path in reader.weight_files}},
+    )  # fmt: skip
+
+
+def to_folder(source: FolderSource, dtype: torch.dtype | None, max_file_bytes: int) -> Conversion:
+    """dtype: of all weights; None: as the source has them."""
+    side_files, in_out, read = source.side_files, source.in_out, source.read
+    rules = unique_rules(rules_for(source.architecture, experts_in_out=in_out))
     pieces = {name: (rule, piece) for rule in rules for name, piece in piece_names(rule).items()}
-    read = _read_store(store, prefixes)
-    forms = {
-        name: TensorForm(dtype or store.dtype(WEIGHTS + rule.name), piece.hf_shape)
-        for name, (rule, piece) in pieces.items()
-    }
+    forms = {name: TensorForm(dtype or source.dtype(rule), piece.hf_shape) for name, (rule, piece) in pieces.items()}
     shares = level_files(forms, max_file_bytes)
     names = [f"model-{number:05d}-of-{len(shares):05d}.safetensors" for number in range(1, len(shares) + 1)]
     if len(shares) == 1:
         names = [SINGLE_WEIGHTS]
     files = [OutputFile(name, share, {"format": "pt"}) for name, share in zip(names, shares, strict=True)]
 
-    def source() -> dict[str, Any]:
-        return {"manifest": hashlib.sha256((store.folder / MANIFEST).read_bytes()).hexdigest()}
-
-    plan = _plan("megatron_to_hf", files, source(), dtype)
-    side_files = with_dtype(side_files, _values(files))
+    plan = plan_of(source.conversion, files, source.identity(), dtype)
+    side_files = with_dtype(side_files, values_of(files))
 
     def parts(name: str) -> Iterator[Tensor]:
         return folder_parts(pieces[name][0], name, forms[name], read)
@@ -225,7 +310,7 @@ def _to_folder(
         drop_cached(content.glob("*.safetensors"))
         written = FolderReader(content)
         if written.experts_in_out != in_out:
-            raise ValueError(f"{content} stores its experts in another order than the checkpoint asks for")
+            raise ValueError(f"{content} stores its experts in another order than its source asks for")
         beside = [ComparedBytes(content / name, text) for name, text in side_files.contents.items()]
         if {path.name for path in written.weight_files} == set(names) and len(files) > 1:
             beside.append(ComparedBytes(content / WEIGHT_INDEX, _index(files)))
@@ -235,7 +320,7 @@ def _to_folder(
         ]
         return [*beside, *compared]
 
-    return Conversion(plan, files, source, parts, finish, compare, digest=False)
+    return Conversion(plan, files, source.identity, parts, finish, compare, digest=False)
 
 
 def _index(files: Iterable[OutputFile]) -> bytes:
@@ -243,9 +328,6 @@ def _index(files: Iterable[OutputFile]) -> bytes:
     total = sum(form.nbytes for file in files for form in file.forms.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     return (json.dumps(index, indent=2) + "\n").encode()
-
-
-# ---- both ------------------------------------------------------------------------------------------------------------
 
 
 def _read_store(store: StoreReader, prefixes: tuple[str, ...]) -> Read:
@@ -256,39 +338,3 @@ def _read_store(store: StoreReader, prefixes: tuple[str, ...]) -> Read:
         return store.view(next((key for key in keys if key in store.tensors), keys[-1]), box)
 
     return read
-
-
-def _values(files: Iterable[OutputFile]) -> Counter[torch.dtype]:
-    """How many values of each dtype the files hold."""
-    counts: Counter[torch.dtype] = Counter()
-    for file in files:
-        counts += file.values()
-    return counts
-
-
-def _plan(
-    conversion: str, files: list[OutputFile], source: dict[str, Any], dtype: torch.dtype | None
-) -> dict[str, Any]:
-    layout = [
-        [file.name, [[name, str(form.dtype), list(form.shape)] for name, form in file.forms.items()]] for file in files
-    ]
-    return {
-        "conversion": conversion, "version": _VERSION, "source": source, "dtype": str(dtype) if dtype else None,
-        "files": hashlib.sha256(json.dumps(layout).encode()).hexdigest(),
-    }  # fmt: skip
-
-
-def _identity(path: Path) -> list[Any]:
-    """Changes when a weight file does: its size, its time, and its header."""
-    stat = path.stat()
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = hashlib.sha256(file.read(length)).hexdigest()
-    return [stat.st_size, stat.st_mtime_ns, header]
-
-
-def _digest(contents: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name, content in sorted(contents.items()):
-        digest.update(f"{name}:{len(content)}\n".encode() + content)
-    return digest.hexdigest()

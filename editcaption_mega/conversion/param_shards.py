@@ -1,7 +1,7 @@
 """Which box of which canonical tensor each local parameter is."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from editcaption_mega.model import unwrap
+from editcaption_mega.model import ADAPTERS, unwrap
 
 from .rules import Box, Rule
 
@@ -45,7 +45,9 @@ class ParamShard:
 
 
 def local_param_shards(chunks: list[torch.nn.Module], rules: Mapping[str, Rule]) -> list[ParamShard]:
-    """Every parameter of this rank's chunks, in a fixed order. A parameter without a rule is a broken invariant."""
+    """Every parameter of this rank's chunks, in a fixed order; those of adapters where the rules are theirs, and of
+    nothing else then. A parameter without a rule is a broken invariant."""
+    of_adapters = any(ADAPTERS in name for name in rules)
     tensor = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
     expert = parallel_state.get_expert_model_parallel_rank(), parallel_state.get_expert_model_parallel_world_size()
     expert_tensor = (
@@ -58,6 +60,8 @@ def local_param_shards(chunks: list[torch.nn.Module], rules: Mapping[str, Rule])
         layers = {str(i): layer.layer_number - 1 for i, layer in enumerate(model.language.decoder.layers)}
         for local_name, parameter in model.named_parameters():
             name = _global_name(local_name, layers)
+            if (ADAPTERS in name) != of_adapters:
+                continue
             assert name in rules, f"parameter {name} has no weight rule"
             rule = rules[name]
             box = Box.whole(rule.shape)
@@ -68,7 +72,7 @@ def local_param_shards(chunks: list[torch.nn.Module], rules: Mapping[str, Rule])
             assert box.size == parameter.numel(), f"{name}: {tuple(parameter.shape)} is not the box {box.shape}"
             is_expert = rule.expert_axis is not None
             param_shards.append(ParamShard(parameter, name, rule, box, name == rule.name, is_expert))
-    return _with_owners(_with_writers(param_shards, *tensor))
+    return _with_owners(_with_writers(param_shards, *tensor, expert_tensor[0]))
 
 
 def level_owners(sizes: Sequence[int], count: int) -> list[int]:
@@ -81,14 +85,37 @@ def level_owners(sizes: Sequence[int], count: int) -> list[int]:
     return owners
 
 
-def _with_writers(param_shards: list[ParamShard], rank: int, size: int) -> list[ParamShard]:
-    """What all tensor-parallel ranks hold (vision, norms, routers) is written by one of them, by turns."""
+def owned(param_shards: list[ParamShard]) -> Iterator[ParamShard]:
+    """Those that this rank reads for the others."""
+    return (shard for shard in param_shards if shard.owner == dist.get_rank(shard.group))
+
+
+def fill(shard: ParamShard, values: Tensor) -> None:
+    """values: the box of the shard."""
+    with torch.no_grad():
+        shard.view(shard.parameter.data).copy_(values)
+
+
+def send(shard: ParamShard) -> None:
+    """From the owner to the others of its group, where there are others. Collective."""
+    if dist.get_world_size(shard.group) > 1:
+        content = shard.parameter.data.view(-1).view(torch.uint8)  # gloo does not know every dtype
+        dist.broadcast(content, dist.get_global_rank(shard.group, shard.owner), shard.group)
+
+
+def _with_writers(param_shards: list[ParamShard], rank: int, size: int, expert_rank: int) -> list[ParamShard]:
+    """What all tensor-parallel ranks hold (vision, norms, routers) is written by one of them, by turns. Of experts,
+    what all expert-tensor-parallel ranks hold by the first; expert_rank: the number of this one."""
     replicated = [
         i for i, shard in enumerate(param_shards)
         if shard.writer and not shard.is_expert and shard.rule.tensor_axis is None
     ]  # fmt: skip
     writers = level_owners([param_shards[i].box.size for i in replicated], size)
     elsewhere = {i for i, writer in zip(replicated, writers, strict=True) if writer != rank}
+    if expert_rank:
+        elsewhere |= {
+            i for i, shard in enumerate(param_shards) if shard.is_expert and shard.rule.expert_tensor_axis is None
+        }
     return [replace(shard, writer=shard.writer and i not in elsewhere) for i, shard in enumerate(param_shards)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from editcaption_mega import platform
-from editcaption_mega.model import Architecture
+from editcaption_mega.model import ADAPTERS, Architecture
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import SettingsError
 
@@ -156,6 +156,11 @@ def check_files(files: Iterable[tuple[Path, str, StoredFile]]) -> Iterator[tuple
 
 def check_same_model(store: StoreReader, architecture: Architecture) -> None:
     """Raise ValueError when the store's weights are not those of `architecture`, naming the first difference."""
+    if any(ADAPTERS in key for key in store.tensors):
+        raise ValueError(
+            f"{store.folder} holds adapters and not the weights that they are on: add them first (editcaption convert "
+            "megatron-to-hf --checkpoint .. --output ..) and name the folder that this writes"
+        )
     for rule in rules_for(architecture).values():
         key = WEIGHTS + rule.name
         if key not in store.tensors:

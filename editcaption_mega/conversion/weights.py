@@ -1,12 +1,9 @@
 """Weights into the model chunks of this rank, from either kind of source."""
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from editcaption_mega import platform
 from editcaption_mega.model import Architecture
@@ -14,13 +11,11 @@ from editcaption_mega.model import Architecture
 from .checkpoint_folders import find_checkpoint
 from .hugging_face import FolderReader
 from .local_copies import LocalCopies
-from .manifest import MANIFEST
-from .param_shards import ParamShard, local_param_shards
+from .param_shards import fill, local_param_shards, owned, send
 from .rules import rules_for
 from .store import WEIGHTS, StoreReader
 from .verify import check_same_model, verify_checkpoint, verify_side_files
-
-DIGEST_WHOLE, DIGEST_EVERY, DIGEST_BLOCK = 64 << 20, 16 << 20, 64 << 10  # bytes
+from .weights_digest import weights_digest
 
 
 @dataclass(frozen=True)
@@ -51,22 +46,8 @@ class WeightSource:
         return FolderReader(self.folder).experts_in_out
 
     def digest(self) -> str:
-        """Changes when the weights do: names and sizes of the files, and 64 KiB out of every 16 MiB of them (a small
-        model is read whole). Any training changes every tensor, and 470 GB need not be read to see it."""
-        where = self.checkpoint or self.folder
-        names = sorted(path for path in where.iterdir() if path.suffix == ".safetensors" or path.name == MANIFEST)
-        digest = hashlib.sha256()
-        for path in names:
-            size = path.stat().st_size
-            digest.update(f"{path.name}:{size}\n".encode())
-            with open(path, "rb") as file:
-                if size <= DIGEST_WHOLE:
-                    digest.update(file.read())
-                    continue
-                for start in range(0, size, DIGEST_EVERY):
-                    file.seek(start)
-                    digest.update(file.read(DIGEST_BLOCK))
-        return digest.hexdigest()[:32]
+        """Changes when the weights do."""
+        return weights_digest(self.checkpoint or self.folder)
 
 
 def load_weights(
@@ -92,27 +73,11 @@ def load_weights(
         if checkpoint:
             store = StoreReader(checkpoint, local)
             check_same_model(store, architecture)
-            for shard in _owned(param_shards):
-                _fill(shard, store.view(WEIGHTS + shard.rule.name, shard.box))
+            for shard in owned(param_shards):
+                fill(shard, store.view(WEIGHTS + shard.rule.name, shard.box))
         else:
             reader = FolderReader(folder, architecture, experts_in_out=in_out)
-            for shard in _owned(param_shards):
-                _fill(shard, reader.view(shard.rule, shard.box))
+            for shard in owned(param_shards):
+                fill(shard, reader.view(shard.rule, shard.box))
     for shard in param_shards:
-        _send(shard)
-
-
-def _owned(param_shards: list[ParamShard]) -> Iterator[ParamShard]:
-    return (shard for shard in param_shards if shard.owner == dist.get_rank(shard.group))
-
-
-def _fill(shard: ParamShard, values: torch.Tensor) -> None:
-    with torch.no_grad():
-        shard.view(shard.parameter.data).copy_(values)
-
-
-def _send(shard: ParamShard) -> None:
-    """From the owner to the others of its group, where there are others. Collective."""
-    if dist.get_world_size(shard.group) > 1:
-        content = shard.parameter.data.view(-1).view(torch.uint8)  # gloo does not know every dtype
-        dist.broadcast(content, dist.get_global_rank(shard.group, shard.owner), shard.group)
+        send(shard)

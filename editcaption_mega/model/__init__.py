@@ -3,9 +3,13 @@
 from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from .architecture import Architecture, ExpertArchitecture, VisionArchitecture
 from .build import build_model, transformer_config, unwrap
+from .parallel.adapter_plan import ADAPTERS, AdapterPart, AdapterPlan
 from .qwen3_vl import Qwen3VLModel
 
 __all__ = [
+    "ADAPTERS",
+    "AdapterPart",
+    "AdapterPlan",
     "Architecture",
     "ExpertArchitecture",
     "Qwen3VLModel",

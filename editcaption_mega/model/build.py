@@ -12,6 +12,7 @@ from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
 from .layers import check_backend
+from .parallel.adapter_plan import AdapterPlan
 from .parallel.delayed_gradients import DelayedGradients
 from .parallel.linears import LanguageConfig
 from .parallel.marks import mark
@@ -23,7 +24,11 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def transformer_config(
-    architecture: Architecture, model: ModelSettings, parallel: ParallelSettings, precision: str
+    architecture: Architecture,
+    model: ModelSettings,
+    parallel: ParallelSettings,
+    precision: str,
+    adapters: AdapterPlan | None = None,
 ) -> LanguageConfig:
     """Megatron's config of the language model. Raises ValueError when the layout does not fit the architecture."""
     check_backend(model.backend)
@@ -73,6 +78,7 @@ def transformer_config(
         delayed_gradients=_delayed_gradients(parallel),
         # Transformer Engine's linears divide a row as Megatron does.
         sequence_pieces=parallel.sequence_pieces if model.backend == "torch" else 1,
+        adapters=adapters,
     )
     return LanguageConfig(**options, **_expert_options(architecture, model), **recompute_options(model))
 
@@ -140,11 +146,15 @@ def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None
 
 
 def build_model(
-    architecture: Architecture, model: ModelSettings, parallel: ParallelSettings, precision: str
+    architecture: Architecture,
+    model: ModelSettings,
+    parallel: ParallelSettings,
+    precision: str,
+    adapters: AdapterPlan | None = None,
 ) -> list[torch.nn.Module]:
     """The model chunks of this rank (one, or several under interleaved pipelining), with uninitialized weights."""
     platform.require_prepared()
-    config = transformer_config(architecture, model, parallel, precision)
+    config = transformer_config(architecture, model, parallel, precision, adapters)
     chunks = []
     virtual = parallel.virtual_pipeline_model_parallel_size
     counts = split_layers(architecture.num_layers, parallel)

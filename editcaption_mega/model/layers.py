@@ -16,6 +16,7 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.moe.moe_layer import MoESubmodules
+from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -26,10 +27,11 @@ from editcaption_mega.kernels import rms_norm, swiglu
 from editcaption_mega.settings import ModelSettings
 from editcaption_mega.words import one_line
 
+from .adapters import AdaptedExperts, AdaptedRouter, adapted_column, adapted_row
 from .attention import SegmentCoreAttention
 from .dispatch import SortingMoELayer
 from .parallel.grouped_experts import GroupedExperts
-from .parallel.linears import ColumnLinear, RowLinear
+from .parallel.linears import ColumnLinear, LanguageConfig, RowLinear
 from .parallel.marks import mark
 from .recompute import forget_norm, recomputed, recomputed_norm
 from .transformer_engine import Modules, transformer_engine_modules
@@ -113,16 +115,19 @@ class DeepStackLayer(TransformerLayer):
 
 
 def block_spec(
-    config: TransformerConfig, settings: ModelSettings, vp_stage: int | None = None
+    config: LanguageConfig, settings: ModelSettings, vp_stage: int | None = None
 ) -> TransformerBlockSubmodules:
     """The decoder of one pipeline chunk: its layers and the final norm, from one backend."""
     check_backend(settings.backend)
     column, row, norm, core = MODULES[settings.backend]()
+    experts_class, router = GroupedExperts, TopKRouter
+    if config.adapters is not None:
+        column, row, experts_class, router = adapted_column(column), adapted_row(row), AdaptedExperts, AdaptedRouter
     recompute = settings.recompute_modules if settings.recompute == "selective" else ()
     layer_norm = recomputed_norm(norm) if "layernorm" in recompute else norm
     if config.num_moe_experts:
-        experts = partial(GroupedExperts, recomputed=recomputed if "moe_act" in recompute else None)
-        mlp = partial(SortingMoELayer, submodules=MoESubmodules(experts=experts))
+        experts = partial(experts_class, recomputed=recomputed if "moe_act" in recompute else None)
+        mlp = partial(SortingMoELayer, submodules=MoESubmodules(router=router, experts=experts))
     else:
         mlp = partial(MLP.as_mlp_submodule, submodules=MLPSubmodules(column, row, SwiGLU))
     attention = ModuleSpec(

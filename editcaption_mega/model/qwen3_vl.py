@@ -20,10 +20,11 @@ from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.kernels import linear_log_probs
 from editcaption_mega.settings import ModelSettings
 
+from .adapters import AdaptedVisionLinear, attach_adapters, begin_row
 from .architecture import Architecture
 from .attention import Segments
 from .layers import block_spec
-from .parallel.linears import LanguageConfig
+from .parallel.linears import LanguageConfig, Linear
 from .parallel.marks import mark
 from .pipeline_split import FeatureRoute
 from .recompute import recomputes_vision
@@ -81,12 +82,16 @@ class Qwen3VLModel(MegatronModule):
                     recompute=recomputes_vision(settings),
                     group=self.tensor_group if config.sequence_parallel else None,
                     fused_weight_gradients=config.fused_weight_gradients,
+                    linear=Linear if config.adapters is None else AdaptedVisionLinear,
                 )
             self.vision = vision.to(dtype=config.params_dtype).to_empty(device=platform.device())
-            for parameter in self.vision.parameters():
-                # Each tensor-parallel rank sees its own patches: Megatron sums these gradients over the ranks.
-                mark(parameter, sequence_parallel=config.sequence_parallel)
         self.language = language  # behind the tower: weights are gathered in the order of `parameters()`
+        if config.adapters is not None:
+            layers = {str(i): layer.layer_number - 1 for i, layer in enumerate(language.decoder.layers)}
+            attach_adapters(self, config.adapters, layers)
+        for parameter in self.vision.parameters() if self.vision is not None else ():
+            # Each tensor-parallel rank sees its own patches: Megatron sums these gradients over the ranks.
+            mark(parameter, sequence_parallel=config.sequence_parallel)
 
     def set_input_tensor(self, input_tensor) -> None:
         """Megatron's pipeline schedule hands what the previous chunk returned here."""
@@ -100,6 +105,8 @@ class Qwen3VLModel(MegatronModule):
         """One row -> what `output` says: log-probs [response tokens] fp32, logits [row, vocabulary], or what a head
         returns. Between chunks hidden states, with DeepStack features behind them where they travel."""
         padding_mask, sizes = batch.padding_mask, self.architecture
+        if self.training and self.config.adapters is not None:
+            begin_row(self.config.adapters, " ".join(batch.sample_ids))
         angles = text_angles(batch.position_ids, sizes.head_dim, sizes.rope_theta, sizes.mrope_section)
         decoder_input, features = self._merge(batch) if self.pre_process else (None, self._receive())
         num_layers = len(self.language.decoder.layers)

@@ -44,12 +44,12 @@ class PatchEmbedding(nn.Linear):
 
 
 class VisionAttention(nn.Module):
-    def __init__(self, vision: VisionArchitecture, group: ProcessGroup | None):
+    def __init__(self, vision: VisionArchitecture, group: ProcessGroup | None, linear: type[Linear]):
         super().__init__()
         self.group = group
         self.num_heads, self.scale = vision.num_heads, vision.head_dim**-0.5
-        self.qkv = Linear(vision.hidden_size, 3 * vision.hidden_size)
-        self.proj = Linear(vision.hidden_size, vision.hidden_size)
+        self.qkv = linear(vision.hidden_size, 3 * vision.hidden_size)
+        self.proj = linear(vision.hidden_size, vision.hidden_size)
 
     def forward(self, x: Tensor, angles: Angles, images: ImageBatch) -> Tensor:
         query, key, value = self.qkv(x).view(x.size(0), 3, self.num_heads, -1).unbind(1)
@@ -78,22 +78,22 @@ def all_heads(whole: Tensor, group: ProcessGroup) -> Tensor:
 
 
 class VisionMLP(nn.Module):
-    def __init__(self, vision: VisionArchitecture):
+    def __init__(self, vision: VisionArchitecture, linear: type[Linear]):
         super().__init__()
-        self.linear_fc1 = Linear(vision.hidden_size, vision.intermediate_size)
-        self.linear_fc2 = Linear(vision.intermediate_size, vision.hidden_size)
+        self.linear_fc1 = linear(vision.hidden_size, vision.intermediate_size)
+        self.linear_fc2 = linear(vision.intermediate_size, vision.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
 
 
 class VisionBlock(nn.Module):
-    def __init__(self, vision: VisionArchitecture, group: ProcessGroup | None):
+    def __init__(self, vision: VisionArchitecture, group: ProcessGroup | None, linear: type[Linear]):
         super().__init__()
         self.norm1 = nn.LayerNorm(vision.hidden_size, eps=1e-6)
         self.norm2 = nn.LayerNorm(vision.hidden_size, eps=1e-6)
-        self.attn = VisionAttention(vision, group)
-        self.mlp = VisionMLP(vision)
+        self.attn = VisionAttention(vision, group, linear)
+        self.mlp = VisionMLP(vision, linear)
 
     def forward(self, x: Tensor, angles: Angles, images: ImageBatch) -> Tensor:
         x = x + self.attn(self.norm1(x), angles, images)
@@ -105,12 +105,12 @@ class PatchMerger(nn.Module):
 
     The main merger normalizes each patch before joining, the DeepStack mergers the joined vector after it."""
 
-    def __init__(self, vision: VisionArchitecture, norm_after_join: bool):
+    def __init__(self, vision: VisionArchitecture, norm_after_join: bool, linear: type[Linear]):
         super().__init__()
         self.width, self.norm_after_join = vision.merged_size, norm_after_join
         self.norm = nn.LayerNorm(vision.merged_size if norm_after_join else vision.hidden_size, eps=1e-6)
-        self.linear_fc1 = Linear(vision.merged_size, vision.merged_size)
-        self.linear_fc2 = Linear(vision.merged_size, vision.out_hidden_size)
+        self.linear_fc1 = linear(vision.merged_size, vision.merged_size)
+        self.linear_fc2 = linear(vision.merged_size, vision.out_hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x.view(-1, self.width)) if self.norm_after_join else self.norm(x).view(-1, self.width)
@@ -127,20 +127,20 @@ class VisionTower(nn.Module):
         recompute: bool = False,
         group: ProcessGroup | None = None,
         fused_weight_gradients: bool = True,
+        linear: type[Linear] = Linear,
     ):
-        """group: the ranks that share the pictures of a row; None where each computes all of them."""
+        """group: the ranks that share the pictures of a row; None where each computes all of them. linear: the class of
+        its linear layers."""
         super().__init__()
         self.vision, self.recompute = vision, recompute
         self.patch_embed = PatchEmbedding(vision)
         self.pos_embed = nn.Embedding(vision.num_position_embeddings, vision.hidden_size)
-        self.blocks = nn.ModuleList(VisionBlock(vision, group) for _ in range(vision.depth))
-        self.merger = PatchMerger(vision, norm_after_join=False)
-        self.deepstack_mergers = nn.ModuleList(
-            PatchMerger(vision, norm_after_join=True) for _ in vision.deepstack_layers
-        )
+        self.blocks = nn.ModuleList(VisionBlock(vision, group, linear) for _ in range(vision.depth))
+        self.merger = PatchMerger(vision, False, linear)
+        self.deepstack_mergers = nn.ModuleList(PatchMerger(vision, True, linear) for _ in vision.deepstack_layers)
         for module in self.modules():
             if isinstance(module, Linear):
-                module.fused = fused_weight_gradients
+                module.fused, module.group = fused_weight_gradients, group
 
     def forward(self, images: ImageBatch) -> Tensor:
         """This rank's patches -> [tokens, 1 + DeepStack layers, hidden]: visual embedding, DeepStack features."""

@@ -23,7 +23,7 @@ from .process import (
     use_device,
     world_size,
 )
-from .random_numbers import kept_random_states
+from .random_numbers import kept_random_states, seed_host_generator
 from .together import (
     Group,
     each_together,
@@ -71,4 +71,5 @@ __all__ = [
     "what_computes",
     "wait_for_copies",
     "world_size",
+    "seed_host_generator",
 ]

@@ -1,5 +1,6 @@
 """Typed settings: one dataclass per concern, read from YAML with dotted overrides."""
 
+from .adapters import AdapterSettings
 from .checkpoints import CheckpointSettings
 from .checks import SettingsError, before_work
 from .curation import CaptionSettings, ScoreSettings, ServerSettings
@@ -29,6 +30,7 @@ from .small_model import SmallModel
 from .training_evaluation import TrainingEvaluationSettings
 
 __all__ = [
+    "AdapterSettings",
     "BACKENDS",
     "BadStepSettings",
     "BenchmarkSettings",

@@ -71,18 +71,25 @@ class PreferenceSettings:
 class ReferenceSettings:
     """The model that the policy is compared with. By default it is the one that training starts from."""
 
+    # auto: adapters_off where there are adapters (model.adapters) and neither checkpoint nor file is named, else stored
+    # adapters_off: the policy without its adapters computes them in each step; no second copy, no file
     # stored: its log-probs are computed once, before the first step, and read from a file; half the memory
     # resident: a second, frozen copy of the model in the same layout computes them in each step
     # none: for simpo, which has no reference
-    mode: str = "stored"
+    mode: str = "auto"
     checkpoint: str = ""  # Megatron checkpoint, run folder or Hugging Face folder; "": what the policy starts from
     file: str = ""  # stored: written by tools/log_probs.py; "": training.output/reference.jsonl, written by the job
 
     def validate(self) -> None:
-        choice("reference.mode", self.mode, ("stored", "resident", "none"))
-        if self.file and self.mode != "stored":
+        choice("reference.mode", self.mode, ("auto", "adapters_off", "stored", "resident", "none"))
+        if self.file and self.mode not in ("auto", "stored"):
             raise SettingsError(
                 f"reference.file={self.file} is read with reference.mode=stored only, found {self.mode}"
+            )
+        if self.checkpoint and self.mode == "adapters_off":
+            raise SettingsError(
+                f"reference.checkpoint={self.checkpoint} is set, and reference.mode=adapters_off takes the weights "
+                "that the adapters are on: choose stored or resident, or leave the checkpoint out"
             )
         if self.checkpoint and self.mode == "none":
             raise SettingsError("reference.checkpoint is set and reference.mode is none: choose stored or resident")
@@ -95,10 +102,29 @@ class DPOSettings(JobSettings):
     preference: PreferenceSettings = field(default_factory=PreferenceSettings)
     reference: ReferenceSettings = field(default_factory=ReferenceSettings)
 
+    @property
+    def reference_mode(self) -> str:
+        """What `auto` comes to."""
+        if self.reference.mode != "auto":
+            return self.reference.mode
+        named = self.reference.file or self.reference.checkpoint
+        return "adapters_off" if self.model.adapters.rank and not named else "stored"
+
     def validate(self) -> None:
         super().validate()
         self.preference.validate()
         self.reference.validate()
+        if self.reference.mode == "adapters_off" and not self.model.adapters.rank:
+            raise SettingsError(
+                "reference.mode=adapters_off needs adapters: set model.adapters.rank above 0, or choose stored or "
+                "resident"
+            )
+        if self.reference_mode == "adapters_off" and self.model.adapters.start:
+            raise SettingsError(
+                f"model.adapters.start={self.model.adapters.start} is no reference when adapters are off: add these "
+                "adapters to their weights first (megatron-to-hf --adapter .. --merge) and start from the result, or "
+                "name the reference as reference.checkpoint"
+            )
         if self.reference.file and self.data.max_samples:
             raise SettingsError(
                 f"reference.file={self.reference.file} is of whole folders, of which "
@@ -111,10 +137,10 @@ class DPOSettings(JobSettings):
                 f"data.held_out_share={self.data.held_out_share} takes some of them away: leave reference.file empty, "
                 "and the job writes its own, or hold out pairs of other folders (data.held_out)"
             )
-        if LOSSES[self.preference.loss].reference_free != (self.reference.mode == "none"):
+        if LOSSES[self.preference.loss].reference_free != (self.reference_mode == "none"):
             reference_free = [name for name, form in LOSSES.items() if form.reference_free]
             raise SettingsError(
-                f"preference.loss={self.preference.loss} with reference.mode={self.reference.mode}: "
+                f"preference.loss={self.preference.loss} with reference.mode={self.reference_mode}: "
                 f"{', '.join(reference_free)} has no reference (reference.mode=none) and every other loss needs one "
                 "(stored or resident)"
             )

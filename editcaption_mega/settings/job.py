@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from .adapters import AdapterSettings
 from .checkpoints import CheckpointSettings
 from .checks import SettingsError, at_least, choice, within
 from .endurance import BadStepSettings, WatchdogSettings
@@ -52,6 +53,7 @@ class ModelSettings:
     fused_weight_gradients: bool = True
     max_logits_gib: float = 4.0  # logits of a row's response tokens kept for backward; beyond, they are computed again
     router_aux_loss: float = 0.0  # coefficient of the load-balancing loss; 0 for none (and for dense models)
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
 
     def validate(self) -> None:
         if not self.folder:
@@ -61,6 +63,7 @@ class ModelSettings:
         self._check_flash_attention()
         self._check_recompute()
         at_least("model.router_aux_loss", self.router_aux_loss, 0)
+        self.adapters.validate()
         if self.max_logits_gib <= 0:
             raise SettingsError(f"model.max_logits_gib={self.max_logits_gib} must be above 0")
 

@@ -25,9 +25,7 @@ _ROWS = (
 _SCHEDULE = "did you mean 'optimizer.schedule' (constant, linear, cosine or wsd)?"
 _WARMUP = "did you mean 'optimizer.warmup_ratio' (a share of all steps)?"
 _WEIGHTS = "did you mean 'data.weights' (one for each folder of data.shards)?"
-_ADAPTERS = (
-    "there is none: every weight is trained whose module has a multiplier above 0 (optimizer.vision and the like)"
-)
+_ADAPTERS = "did you mean 'model.adapters.{}'?"
 _HELD_OUT = "did you mean 'data.held_out' (folders of shards) or 'data.held_out_share', with evaluation.every?"
 _LOGGERS = "did you mean 'training.loggers' (of tensorboard, wandb, mlflow)?"
 _KEY = "there is none: settings are kept in config.yaml, and keys must not be; use `wandb login` or WANDB_API_KEY"
@@ -50,8 +48,10 @@ ELSEWHERE = {
     "grad_clip": "did you mean 'optimizer.clip_grad'?",
     "interleave_probs": _WEIGHTS,
     "load_best_model_at_end": "did you mean 'checkpoint.keep_best'?",
-    "lora_alpha": _ADAPTERS,
-    "lora_rank": _ADAPTERS,
+    "lora_alpha": _ADAPTERS.format("alpha"),
+    "lora_dropout": _ADAPTERS.format("dropout"),
+    "lora_r": _ADAPTERS.format("rank"),
+    "lora_rank": _ADAPTERS.format("rank"),
     "lr": "did you mean 'optimizer.learning_rate'?",
     "lr_decay_iters": "there is none: the learning rate falls to the last step (training.steps or training.epochs)",
     "lr_decay_style": _SCHEDULE,
@@ -83,8 +83,11 @@ ELSEWHERE = {
     "save_steps": "did you mean 'checkpoint.every'?",
     "schedule": _SCHEDULE,
     "scheduler": _SCHEDULE,
+    "target_modules": _ADAPTERS.format("modules"),
     "tensor_parallel_size": "did you mean 'parallel.tensor_model_parallel_size'?",
     "tp": "did you mean 'parallel.tensor_model_parallel_size'?",
+    "use_dora": _ADAPTERS.format("dora"),
+    "use_rslora": _ADAPTERS.format("rslora"),
     "val_size": _HELD_OUT,
     "validation_shards": _HELD_OUT,
     "validation_split": _HELD_OUT,

@@ -17,6 +17,7 @@ from editcaption_mega.objectives.dpo import HELD_OUT_REFERENCE_FILE, REFERENCE_F
 from editcaption_mega.progress import Progress
 from editcaption_mega.settings import DPOSettings
 
+from .adapter_state import adapters_off
 from .identity import check_identity, recorded_identity
 from .inputs import reading_ahead
 from .log_probs import data_parts, fingerprint_of, response_log_probs, write_log_probs
@@ -62,6 +63,23 @@ class ResidentReference:
         return self.log_probs[batch.sample_ids]
 
 
+class AdaptersOffReference(ResidentReference):
+    """The policy itself without its adapters: the weights that they are on, which nothing changes."""
+
+    def __init__(self, chunks: list[torch.nn.Module]):
+        self.chunks = chunks
+        self.log_probs = {}
+
+    def prepare(self, micro_batches: list[PackedBatch], length: int) -> None:
+        training = [chunk.training for chunk in self.chunks]
+        for chunk in self.chunks:
+            chunk.eval()  # the router's loss and its counts are those of the policy
+        with adapters_off(self.chunks):
+            super().prepare(micro_batches, length)
+        for chunk, mode in zip(self.chunks, training, strict=True):
+            chunk.train(mode)
+
+
 @dataclass(frozen=True)
 class JobReference:
     """What a job has of its reference."""
@@ -83,10 +101,11 @@ def reference_for(prepared: Prepared, settings: DPOSettings, progress: Progress)
 
     A stored one is read from its file, which the job writes first when it is its own and not there yet. Raises
     ValueError when file or weights are not those of this job, or of the run that it goes on with."""
-    if settings.reference.mode == "none":
+    mode = settings.reference_mode
+    if mode == "none":
         return None
-    make = _stored_reference if settings.reference.mode == "stored" else _resident_reference
-    return make(prepared, settings, progress)
+    make = {"stored": _stored_reference, "resident": _resident_reference, "adapters_off": _adapters_off_reference}
+    return make[mode](prepared, settings, progress)
 
 
 def _source(prepared: Prepared, settings: DPOSettings) -> WeightSource:
@@ -110,6 +129,15 @@ def _resident_reference(prepared: Prepared, settings: DPOSettings, progress: Pro
     load_weights(chunks, prepared.architecture, source.folder, source.checkpoint, verify=settings.checkpoint.verify)
     resident = ResidentReference(chunks)
     return JobReference(resident, weights, _equals_start(prepared, source), resident)
+
+
+def _adapters_off_reference(prepared: Prepared, settings: DPOSettings, progress: Progress) -> JobReference:
+    source = prepared.new_run_source
+    weights = platform.from_rank_zero(source.digest)
+    _check_same_reference(prepared, weights)
+    reference = AdaptersOffReference(prepared.chunks)
+    prepared.notes.append("reference: the model without its adapters, computed in each step; no second copy, no file")
+    return JobReference(reference, weights, _equals_start(prepared, source), reference)
 
 
 def _stored_reference(prepared: Prepared, settings: DPOSettings, progress: Progress) -> JobReference:
@@ -159,7 +187,8 @@ class _ReferenceFiles:
                 prepared.load(source)
                 platform.print_rank_0(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
                 reading = reading_ahead(self.settings.data)
-                write_log_probs(prepared.chunks, reader, path, expected, reading, progress=self.progress)
+                with adapters_off(prepared.chunks):
+                    write_log_probs(prepared.chunks, reader, path, expected, reading, progress=self.progress)
         return StoredReference(read_reference(path, reader, expected, tables, sums=own)), weights, equals_start
 
 
@@ -170,4 +199,6 @@ def _check_same_reference(prepared: Prepared, weights: str) -> None:
 
 
 def _equals_start(prepared: Prepared, source: WeightSource) -> bool:
-    return prepared.resumed.checkpoint is None and source == prepared.new_run_source
+    """Whether the policy has these very weights now; adapters that are new change nothing."""
+    new = prepared.resumed.checkpoint is None and not prepared.settings.model.adapters.start
+    return new and source == prepared.new_run_source

@@ -18,9 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.model import Architecture
-from editcaption_mega.settings import JobSettings
+from editcaption_mega.settings import AdapterSettings, JobSettings
 
 FIXED = (
+    *(f"model.adapters.{field.name}" for field in dataclasses.fields(AdapterSettings) if field.name != "start"),
     "data.held_out_seed",
     "data.held_out_share",
     "data.max_samples",
@@ -52,6 +53,7 @@ FIXED_WITH_ROUTER_LOSS = ("data.packing", "data.sequence_length")
 BEFORE: dict[str, Any] = {
     "data.held_out_seed": 0, "data.held_out_share": 0.0,
     "data.id_prefixes": [], "data.max_samples": 0, "data.shuffle_block": 0, "data.weights": [],
+    **{f"model.adapters.{name}": value for name, value in dataclasses.asdict(AdapterSettings()).items()},
     "optimizer.decay_form": "linear", "optimizer.decay_ratio": None, "optimizer.decay_steps": None,
     "optimizer.schedule": "cosine", "optimizer.warmup_ratio": 0.0,
 }  # fmt: skip
@@ -59,6 +61,7 @@ BEFORE: dict[str, Any] = {
 # The settings behind a part that is a fingerprint of files.
 _FILES = {
     "architecture": "config.json of model.folder",
+    "base_weights": "the weights of model.folder or model.checkpoint",
     "shards": "data.shards, data.id_prefixes, data.held_out_share and data.max_samples",
     "prompt": "data.prompt",
     "tokenizer": "model.folder",
@@ -71,12 +74,16 @@ _FILES = {
 def flat(settings: Any) -> dict[str, Any]:
     """Settings by their dotted names."""
     values = settings if isinstance(settings, dict) else dataclasses.asdict(settings)
-    return {
-        f"{section}.{name}": value
-        for section, part in values.items()
-        if isinstance(part, dict)
-        for name, value in part.items()
-    }
+    names: dict[str, Any] = {}
+    for section, part in values.items():
+        for name, value in part.items() if isinstance(part, dict) else ():
+            inside = {f"{section}.{name}.{inner}": each for inner, each in value.items()} if _is_section(value) else {}
+            names |= inside or {f"{section}.{name}": value}
+    return names
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value)
 
 
 def identity(settings: JobSettings, dataset: PairDataset, architecture: Architecture, objective: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
+from .adapter_state import train_adapters_alone
 from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies, write_best
 from .evaluations import Evaluation, Evaluations
@@ -165,8 +166,13 @@ def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list
     lines for the log. Collective."""
     settings, resumed = prepared.settings, prepared.resumed
     prepared.load(prepared.start_source)
-    param_shards = local_param_shards(prepared.chunks, rules_for(prepared.architecture))
-    freeze_modules(param_shards, settings.optimizer)
+    if prepared.adapters is not None:
+        param_shards = train_adapters_alone(
+            prepared.chunks, prepared.adapters, seed=settings.training.seed, checkpoint=resumed.checkpoint
+        )
+    else:
+        param_shards = local_param_shards(prepared.chunks, rules_for(prepared.architecture))
+        freeze_modules(param_shards, settings.optimizer)
     state = build_train_state(
         prepared.chunks, param_shards, settings.optimizer,
         precision=settings.training.precision, total_steps=prepared.total_steps,
@@ -202,7 +208,8 @@ def _open_log(
         log_every=settings.training.log_every, shown=objective.shown_metrics,
         blank_with=objective.blank_with, settings=settings,
     )  # fmt: skip
-    table = trainable_table(rules_for(prepared.architecture), settings.optimizer)
+    adapters = prepared.adapters
+    table = adapters.lines() if adapters else trainable_table(rules_for(prepared.architecture), settings.optimizer)
     starts = first_lines(settings, prepared.stream, prepared.total_steps, resumed)
     split = split_notes(prepared.architecture.num_layers, settings.parallel)
     for line in [*facts, *prepared.dataset.notes, *table, *split, *starts, *prepared.notes, *notes]:

@@ -3,7 +3,7 @@
 One process does it for any number of ranks: samples are counted and packed by the loader's own code."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from editcaption_mega.conversion import FolderReader, StoreReader, check_same_model, find_checkpoint, rules_for
 from editcaption_mega.conversion.checkpoint_folders import checkpoints
-from editcaption_mega.conversion.rules import unique_rules
+from editcaption_mega.conversion.rules import Rule, unique_rules
 from editcaption_mega.data.batching.dataset import PairDataset, SampleLengths
 from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.order import Order
@@ -22,12 +22,13 @@ from editcaption_mega.objectives import DPOObjective, SFTObjective
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import DPOSettings, JobSettings, before_work
 
+from .adapter_state import base_identity, chosen_adapters
 from .held_out_shards import held_out_lines
 from .identity import changes, check_identity, identity
 from .improvement import check_metric
 from .optimizer import trainable_table
 from .pair_facts import pair_facts
-from .prepare import total_steps
+from .prepare import new_run_source, total_steps
 from .resume import read_state
 from .run_folder import check_run_folder
 from .setup import measure_samples, open_architecture, open_dataset
@@ -56,6 +57,7 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
     architecture = open_architecture(settings, world_size)
     with before_work():
         check_metric(settings.evaluation.metric, objective.better)
+        adapters = chosen_adapters(settings, architecture)
         source = _weights(settings, architecture)
         check_run_folder(Path(settings.training.output), settings.checkpoint.resume, objective.files)
     dataset = open_dataset(settings, objective.answers)
@@ -64,10 +66,13 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
         order = JobSamples.of(settings.data, settings.training.seed).order(dataset.shards.columns)
         settings.optimizer.check_steps(steps)
     parts = identity(settings, dataset, architecture, objective.name)
+    if adapters:
+        parts |= base_identity(new_run_source(settings))
     with before_work():
         earlier = _resume_lines(settings, parts)
     lengths = measure_samples(dataset, settings.data.sequence_length, progress=progress)
-    lines = [*dataset.notes, source, *trainable_table(rules_for(architecture), settings.optimizer)]
+    table = adapters.lines() if adapters else trainable_table(rules_for(architecture), settings.optimizer)
+    lines = [*dataset.notes, source, *table]
     lines += _sample_lines(dataset, lengths)
     lines += _held_out(settings, dataset, progress)
     if isinstance(settings, DPOSettings):
@@ -75,7 +80,7 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
         lines.append(_reference_line(settings, len(dataset)))
     with before_work():
         lines += _step_lines(settings, lengths, (order, steps), world_size)
-    lines += [*earlier, _disk_line(settings, architecture)]
+    lines += [*earlier, _disk_line(settings, adapters.rules if adapters else rules_for(architecture))]
     return JobCheck(lines, architecture, dataset, lengths)
 
 
@@ -129,10 +134,12 @@ def _held_out(settings: JobSettings, training: PairDataset, progress: Progress) 
 
 
 def _reference_line(settings: DPOSettings, count: int) -> str:
-    reference = settings.reference
-    if reference.mode == "none":
+    reference, mode = settings.reference, settings.reference_mode
+    if mode == "none":
         return f"reference: none, which {settings.preference.loss} does without"
-    if reference.mode == "resident":
+    if mode == "adapters_off":
+        return "reference: the model without its adapters, computed in each step; no second copy, no file"
+    if mode == "resident":
         return "reference: a second copy of the model, in memory beside the first"
     if reference.file:
         return f"reference: the log-probs of {reference.file}"
@@ -168,9 +175,9 @@ def _step_lines(
     )
 
 
-def _disk_line(settings: JobSettings, architecture: Architecture) -> str:
-    """What checkpoints take, and what is free where they go."""
-    values = sum(rule.size for rule in unique_rules(rules_for(architecture)))
+def _disk_line(settings: JobSettings, rules: Mapping[str, Rule]) -> str:
+    """What checkpoints take, and what is free where they go. rules: of what they hold."""
+    values = sum(rule.size for rule in unique_rules(rules))
     each = values * _BYTES_OF_VALUE[settings.training.precision]
     folder = Path(settings.training.output).absolute()
     while not folder.exists():

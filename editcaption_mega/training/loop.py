@@ -18,6 +18,7 @@ from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import Objective, RowLoss
 
+from .adapter_state import begin_step
 from .bad_steps import FILE, BadStepError, BadSteps
 from .evaluations import Evaluations
 from .experts import ExpertLoad
@@ -44,6 +45,7 @@ def train_step(
         chunk.zero_grad_buffer()
     state.optimizer.zero_grad()
     micro_batches = step.micro_batches
+    begin_step(state.chunks, step.number)
     learning_rate = max(group["lr"] for group in state.optimizer.param_groups)
     objective.prepare(micro_batches, step.length)
     count = objective.count(step.response_tokens, step.num_samples)

@@ -22,7 +22,16 @@ def next_commands(settings: JobSettings, step: int, answers: Answers) -> list[st
         f"the checkpoint is {checkpoint_folder(output, step)}",
         f"next, as a Hugging Face folder: {convert} {arguments}",
     ]
-    if answers == "instruction":
+    if settings.model.adapters.rank:
+        adapter = shlex.quote(str(output.with_name(f"{output.name}-adapter")))
+        lines[-1] = lines[-1].replace("folder:", "folder with the adapters in its weights:")
+        lines.append(
+            f"or the adapters alone, as peft and vLLM load them: {convert} --checkpoint {shlex.quote(str(output))} "
+            f"--output {adapter} --adapter"
+        )
+    if answers == "instruction" and settings.model.adapters.rank:
+        lines.append(f"preference training goes on from {folder}, as model.folder")
+    elif answers == "instruction":
         train = "editcaption train-dpo" if installed else "bash launch/train_dpo.sh"
         model = shlex.join([f"model.folder={settings.model.folder}", f"model.checkpoint={output}"])
         lines.append(f"or preference training from it: {train} CONFIG {model} data.shards=[SHARDS] training.output=DIR")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import WeightSource, find_checkpoint, load_weights
+from editcaption_mega.conversion import AdapterChoice, WeightSource, find_checkpoint, load_weights
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import SequenceReader, StepStream
@@ -18,6 +18,7 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Objective
 from editcaption_mega.settings import JobSettings, TrainingSettings, before_work
 
+from .adapter_state import adapter_metadata, base_identity, chosen_adapters
 from .checkpoint import local_copies
 from .held_out_shards import HeldOutShards
 from .identity import identity
@@ -42,6 +43,7 @@ class Prepared:
     metadata: dict[str, Any]  # of its checkpoints
     held_out: SequenceReader[PairDataset] | None = None  # of pairs that are never trained on
     notes: list[str] = field(default_factory=list)  # of this start, for the log
+    adapters: AdapterChoice | None = None  # which alone are trained then
     loaded: WeightSource | None = None  # whose weights are in the chunks
 
     @property
@@ -60,11 +62,11 @@ class Prepared:
     def new_run_source(self) -> WeightSource:
         """The weights that a new run starts from, which a resumed one may no longer have. Raises ValueError for a
         checkpoint that is none; `load_weights` checks that it is of this model."""
-        return _new_run_source(self.settings)
+        return new_run_source(self.settings)
 
     @property
     def start_source(self) -> WeightSource:
-        """The weights before the first step: of the run's own checkpoint, if it goes on from one."""
+        """The weights before the first step: of the run's own checkpoint, if it goes on from one that holds them."""
         return _start_source(self.settings, self.resumed)
 
     def load(self, source: WeightSource) -> None:
@@ -85,15 +87,16 @@ def total_steps(training: TrainingSettings, num_samples: int) -> int:
     return training.steps or max(1, round(training.epochs * num_samples / training.global_batch_size))
 
 
-def _new_run_source(settings: JobSettings) -> WeightSource:
+def new_run_source(settings: JobSettings) -> WeightSource:
+    """See `Prepared.new_run_source`."""
     checkpoint = find_checkpoint(settings.model.checkpoint) if settings.model.checkpoint else None
     return WeightSource(Path(settings.model.folder), checkpoint)
 
 
 def _start_source(settings: JobSettings, resumed: Resumed) -> WeightSource:
-    if resumed.checkpoint:
+    if resumed.checkpoint and not settings.model.adapters.rank:
         return WeightSource(Path(settings.model.folder), resumed.checkpoint)
-    return _new_run_source(settings)
+    return new_run_source(settings)
 
 
 def prepare(job: Session, objective: type[Objective]) -> Prepared:
@@ -104,6 +107,7 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     architecture = open_architecture(settings)
     with before_work():
         check_metric(settings.evaluation.metric, objective.better)
+        adapters = chosen_adapters(settings, architecture)
     job.begin()
     samples = JobSamples.of(settings.data, settings.training.seed)
     with before_work():
@@ -114,6 +118,8 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     with platform.together():
         dataset = open_dataset(settings, objective.answers, shards.reader)
     parts = identity(settings, dataset, architecture, objective.name)
+    base = base_identity(new_run_source(settings)) if adapters else {}
+    parts |= base
     resumed = where_to_start(settings, parts, objective.files, local_copies(settings))
     job.own_folder()
     shards.keep()
@@ -122,6 +128,7 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     metadata = {
         "fingerprint": dataset.fingerprint,
         "experts_in_out": platform.from_rank_zero(source.experts_in_out),
+        **(adapter_metadata(settings, base) if adapters else {}),
     }
     lengths = measure_samples(dataset, settings.data.sequence_length, job.tables)
     of_held_out = None if held_out is None else held_out.measured(dataset, settings.data.sequence_length)
@@ -129,11 +136,14 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
         with before_work(), platform.together():
             check_samples_fit(of_held_out[0], settings.samples, settings.data.sequence_length)
     stop_if_asked(resumed.step, "while the samples were checked")
-    chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
+    chunks = build_model(
+        architecture, settings.model, settings.parallel, settings.training.precision,
+        adapters.plan(settings.training.seed) if adapters else None,
+    )  # fmt: skip
     reader = open_reader(settings, dataset, lengths, architecture)
     stream = StepStream(reader, order, settings.training.global_batch_size)
     return Prepared(
         job, architecture, stream, chunks, resumed, parts, side_files, metadata,
         held_out=None if of_held_out is None else SequenceReader(*of_held_out, reader.packer),
-        notes=[] if held_out is None else held_out.notes,
+        notes=[] if held_out is None else held_out.notes, adapters=adapters,
     )  # fmt: skip

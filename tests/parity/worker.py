@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from editcaption_mega import platform
 from editcaption_mega.conversion import (
     WEIGHTS,
+    AdapterChoice,
     FolderReader,
     StoreWriter,
     load_weights,
@@ -29,7 +30,8 @@ from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import SFTObjective
-from editcaption_mega.settings import ModelSettings, OptimizerSettings, ParallelSettings
+from editcaption_mega.settings import AdapterSettings, ModelSettings, OptimizerSettings, ParallelSettings
+from editcaption_mega.training.adapter_state import train_adapters_alone
 from editcaption_mega.training.checkpoint import (
     CheckpointFolder,
     load_optimizer,
@@ -143,6 +145,7 @@ LAYOUTS = {
 STEPS, ROWS_PER_STEP, SAMPLES_PER_STEP = 20, 4, 8
 OPTIMIZER = OptimizerSettings(learning_rate=2e-4, warmup_steps=2, weight_decay=0.1)
 ROW = 160  # tokens
+SEED = 7  # of new adapters
 
 
 def step_samples(step: int):
@@ -176,14 +179,26 @@ def make_step(number: int, parallel: ParallelSettings) -> Step:
 class Case:
     """One model folder under one layout."""
 
+    optimizer = OPTIMIZER
+
     def __init__(
-        self, folder: Path, layout: str, name: str, *, steps: int = STEPS, aux: float = 0.0, start: Path | None = None
+        self,
+        folder: Path,
+        layout: str,
+        name: str,
+        *,
+        steps: int = STEPS,
+        aux: float = 0.0,
+        start: Path | None = None,
+        adapters: AdapterSettings | None = None,
     ):
         options = dict(LAYOUTS[layout])
         self.steps = steps
         self.folder = folder
         of_model = {name: options.pop(name) for name in LAYOUTS[layout] if name.startswith(("recompute", "fused"))}
-        self.model = ModelSettings(folder=str(folder), router_aux_loss=aux, **of_model)
+        self.model = ModelSettings(
+            folder=str(folder), router_aux_loss=aux, adapters=adapters or AdapterSettings(), **of_model
+        )
         self.parallel = ParallelSettings(**options)
         self.model.validate()
         self.parallel.validate()
@@ -205,11 +220,15 @@ class Case:
             ),
             seed=7,
         )
-        self.rules = rules_for(self.architecture)
-        self.chunks = build_model(self.architecture, self.model, self.parallel, "fp32")
-        load_weights(self.chunks, self.architecture, folder, start)
-        self.param_shards = local_param_shards(self.chunks, self.rules)
         self.trainer = None
+        self.choice = AdapterChoice.of(self.architecture, self.model.adapters)
+        plan = self.choice.plan(SEED) if self.choice else None
+        self.chunks = build_model(self.architecture, self.model, self.parallel, "fp32", plan)
+        load_weights(self.chunks, self.architecture, folder, None if self.choice else start)
+        if self.choice is None:
+            self.param_shards = local_param_shards(self.chunks, rules_for(self.architecture))
+        else:
+            self.param_shards = train_adapters_alone(self.chunks, self.choice, seed=SEED, checkpoint=start)
 
     def logits_error(self, reference: dict[str, torch.Tensor]) -> float:
         """Largest difference of any logit of step 0's rows from transformers', over all ranks."""
@@ -234,8 +253,10 @@ class Case:
     def train(self, first: int, last: int) -> list[float]:
         if self.trainer is None:
             self.trainer = build_train_state(
-                self.chunks, self.param_shards, OPTIMIZER, precision="fp32", total_steps=self.steps
+                self.chunks, self.param_shards, self.optimizer, precision="fp32", total_steps=self.steps
             )
+            for chunk in self.trainer.chunks:
+                chunk.train()
         return [
             train_step(self.trainer, SFTObjective(), make_step(number, self.parallel))["loss"]
             for number in range(first, last)

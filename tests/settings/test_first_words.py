@@ -34,7 +34,7 @@ ROWS = (
     ([JOB, "training.gradient_accumulation_steps=4"], "there is none: samples are packed into rows"),
     ([JOB, "data.validation_shards=x"], "did you mean 'data.held_out' (folders of shards) or 'data.held_out_share'"),
     ([JOB, "training.eval_steps=50"], "did you mean 'evaluation.every'?"),
-    ([JOB, "model.lora_rank=8"], "there is none: every weight is trained whose module has a multiplier above 0"),
+    ([JOB, "model.lora_rank=8"], "did you mean 'model.adapters.rank'?"),
     ([JOB, "training.wandb_project=mine"], "did you mean 'wandb.project', with training.loggers=[tensorboard,wandb]?"),
     ([JOB, "learning_rate=3"], "did you mean 'optimizer.learning_rate'?"),
     ([JOB, "training.steps=ten"], "training.steps is 'ten', expected a whole number"),

@@ -101,7 +101,7 @@ def test_nothing_is_frozen_by_default(good):
         ("learning_rate=3", ["did you mean 'optimizer.learning_rate'"]),
         ("optimizer.lr=3", ["did you mean 'optimizer.learning_rate'"]),
         ("optimizer.max_grad_norm=1", ["did you mean 'optimizer.clip_grad'"]),
-        ("model.lora_rank=8", ["every weight is trained", "multiplier above 0"]),
+        ("model.lora_rank=8", ["did you mean 'model.adapters.rank'?"]),
         ("parallel.tp=2", ["did you mean 'parallel.tensor_model_parallel_size'"]),
         ("training.lr_scheduler_type=linear", ["did you mean 'optimizer.schedule' (constant, linear, cosine or wsd)"]),
         ("optimizer.scheduler=linear", ["did you mean 'optimizer.schedule'"]),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import secrets
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ MAY_CHANGE = {
     "data.id_prefixes", "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
     "evaluation.every", "evaluation.metric", "evaluation.patience",
-    "model.backend", "model.checkpoint", "model.flash_attention",
+    "model.adapters.start", "model.backend", "model.checkpoint", "model.flash_attention",
     "model.folder", "model.fused_weight_gradients", "model.kernels", "model.max_logits_gib", "model.recompute",
     "model.recompute_method", "model.recompute_modules", "model.recompute_num_layers", "model.recompute_vision",
     "optimizer.beta1", "optimizer.beta2",
@@ -70,8 +71,8 @@ def parts(settings: JobSettings, **files) -> dict:
 
 def changed(name: str, value) -> DPOSettings:
     settings = DPOSettings()
-    section, field = name.split(".")
-    setattr(getattr(settings, section), field, value)
+    *sections, field = name.split(".")
+    setattr(reduce(getattr, sections, settings), field, value)
     return settings
 
 
@@ -152,8 +153,9 @@ def test_rows_are_part_of_a_load_balancing_loss():
 def test_all_that_changed_is_named_at_once(names, files):
     now = DPOSettings()
     for name in names:
-        section, field = name.split(".")
-        setattr(getattr(now, section), field, other(flat(now)[name]))
+        *sections, field = name.split(".")
+        part = reduce(getattr, sections, now)
+        setattr(part, field, other(flat(now)[name]))
     with pytest.raises(ValueError) as error:
         check_identity(Path("x"), state(DPOSettings()), parts(now, **dict.fromkeys(files, "e" * 64)))
     told = {part.split("=")[0] for part in str(error.value).split("this job has ")[1].split(":")[0].split(", ")}

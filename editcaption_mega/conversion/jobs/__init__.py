@@ -4,6 +4,7 @@ from .compare import Compared, ComparedBytes, ComparedFile, ComparedRule, drop_c
 from .conversion_job import Conversion, joined_ranks
 from .output_files import PART_BYTES, OutputFile, Read, canonical_parts, folder_parts, level_files, piece_names
 from .partial_folder import PartialFolder
+from .plans import digest_of, file_identity, plan_of, values_of
 
 __all__ = [
     "PART_BYTES",
@@ -16,9 +17,13 @@ __all__ = [
     "PartialFolder",
     "Read",
     "canonical_parts",
+    "digest_of",
     "drop_cached",
+    "file_identity",
     "folder_parts",
     "joined_ranks",
     "level_files",
     "piece_names",
+    "plan_of",
+    "values_of",
 ]

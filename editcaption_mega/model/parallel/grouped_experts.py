@@ -65,6 +65,12 @@ def _add(weight: Tensor, grad: Tensor, x: Tensor, ends: Tensor, rows: ExpertRows
     return grouped_weight_gradient(weight, grad, x, ends, counts, fused=fused, experts=rows.experts)
 
 
+def grouped_product(x: Tensor, weight: Tensor, ends: Tensor, rows: ExpertRows, rule: GradientRule) -> Tensor:
+    """Rows [T, in] sorted by expert x weight [experts, .., in] -> [T, out]."""
+    result: Tensor = _GroupedProduct.apply(x, weight, ends, rows, rule)
+    return result
+
+
 class GroupedExperts(MakesGradientsLater, MegatronModule):
     """All experts of this rank in two 3-D products (`torch.nn.functional.grouped_mm`).
 
@@ -106,23 +112,22 @@ class GroupedExperts(MakesGradientsLater, MegatronModule):
     def forward(self, x: Tensor, rows: ExpertRows, probs: Tensor) -> tuple[Tensor, None]:
         """x [tokens, hidden] sorted by expert, how many each expert has, probs [tokens] -> [tokens, hidden]."""
         ends = rows.counts.cumsum(0).to(torch.int32)
-
-        def product(x: Tensor, weight: Tensor) -> Tensor:
-            # Of both weights and all pieces, the first product of the first experts is the last that is made later.
-            last = weight is self.gate_up and not rows.experts.start
-            config = self.config
-            rule = GradientRule(
-                config.fused_weight_gradients, config.delayed_gradients, self.gradients_added if last else None
-            )
-            result: Tensor = _GroupedProduct.apply(x, weight, ends, rows, rule)
-            return result
-
-        gate_up = product(x, self.gate_up)
+        gate_up = self.product(x, self.gate_up, ends, rows)
         if self.recomputed is not None and torch.is_grad_enabled():
             h, forgotten = self.recomputed(self.activation, gate_up, probs)
             with forgotten:
-                return product(h, self.down), None
-        return product(self.activation(gate_up, probs), self.down), None
+                return self.product(h, self.down, ends, rows), None
+        return self.product(self.activation(gate_up, probs), self.down, ends, rows), None
+
+    def product(self, x: Tensor, weight: Tensor, ends: Tensor, rows: ExpertRows) -> Tensor:
+        """Rows sorted by expert x one of the two weights. ends: where each expert's rows end."""
+        # Of both weights and all pieces, the first product of the first experts is the last that is made later.
+        last = weight is self.gate_up and not rows.experts.start
+        config = self.config
+        added = self.gradients_added if last else None
+        return grouped_product(
+            x, weight, ends, rows, GradientRule(config.fused_weight_gradients, config.delayed_gradients, added)
+        )
 
     def backward_dw(self) -> None:
         """Of Megatron's own way to delay weight gradients, which is not used."""

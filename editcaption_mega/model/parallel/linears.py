@@ -27,6 +27,7 @@ from torch.distributed import ProcessGroup
 
 from editcaption_mega.kernels import weight_gradient
 
+from .adapter_plan import AdapterPlan
 from .delayed_gradients import DelayedGradients, Finish, GradientRule, MakesGradientsLater
 from .row_parts import RowParts
 
@@ -41,6 +42,7 @@ class LanguageConfig(TransformerConfig):
     delayed_gradients: DelayedGradients | None = (
         None  # of a pipeline stage, see setting parallel.delayed_weight_gradients
     )
+    adapters: AdapterPlan | None = None  # which layers have adapters; None where weights are trained
 
     def row_parts(self, length: int) -> RowParts:
         """How a row of so many tokens is divided over tensor-parallel ranks."""
@@ -86,6 +88,12 @@ class _Product(torch.autograd.Function):
         if reduced is not None:
             reduced.wait()
         return by_x, by_weight, by_bias, None, None
+
+
+def multiply(x: Tensor, weight: Tensor, rule: GradientRule) -> Tensor:
+    """x [.., in] @ weight.T -> [.., out], of a weight that is whole on this rank or needs no communication."""
+    result: Tensor = _Product.apply(x, weight, None, None, rule)
+    return result
 
 
 class _ColumnProduct(torch.autograd.Function):
@@ -226,9 +234,11 @@ def _scatter(
 
 
 class Linear(nn.Linear):
-    """Of the vision tower, whole on each rank. fused: add the weight's gradient in the product."""
+    """Of the vision tower, whole on each rank. fused: add the weight's gradient in the product. group: ranks that share
+    the patches."""
 
     fused = True
+    group: ProcessGroup | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x [.., in] -> [.., out]."""

@@ -8,7 +8,7 @@ several ranks in turn.
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import batched, pairwise
@@ -28,9 +28,15 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import unwrap
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import DPOSettings, JobSettings, ParallelSettings
+from editcaption_mega.training.adapter_state import chosen_adapters, freeze_weights
 from editcaption_mega.training.checkpoint import tensors_of_rank
 from editcaption_mega.training.dpo import dpo_objective
-from editcaption_mega.training.dpo_reference import JobReference, ResidentReference, StoredReference
+from editcaption_mega.training.dpo_reference import (
+    AdaptersOffReference,
+    JobReference,
+    ResidentReference,
+    StoredReference,
+)
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.megatron_optimizer import begin_state, expect_gradients, start_gathers
 from editcaption_mega.training.optimizer import TrainState, build_train_state, freeze_modules
@@ -115,13 +121,13 @@ def execute_step(
     executed = micro_batches if all_micro_batches else _enough(settings.parallel, micro_batches)
     with recorder:
         with recorder.allocating(WEIGHTS):
-            chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
+            chunks = _model(settings, architecture)
         state = _train_state(settings, architecture, chunks, recorder)
         states = {kind: recorder.memory.by_kind[kind] for kind in (WEIGHTS, GRADIENTS, OPTIMIZER)}
         with recorder.allocating(REFERENCE):
-            objective, _ = job_objective(settings, architecture, step)
+            objective, _ = job_objective(settings, architecture, step, state.chunks)
         start_peak = recorder.memory.peak.total
-        checkpoint_peak, checkpoint_bytes = _checkpoint(architecture, state, recorder)
+        checkpoint_peak, checkpoint_bytes = _checkpoint(settings, architecture, state, recorder)
         # Copied while the step before was computed; those of the next step are while this one is.
         batches, coming = _on_device(step, recorder), _on_device(step, recorder)
         inputs = recorder.memory.by_kind[INPUTS]
@@ -156,10 +162,19 @@ def execute_step(
     )
 
 
-def _checkpoint(architecture: Architecture, state: TrainState, recorder: StepRecorder) -> tuple[int, int]:
+def _model(settings: JobSettings, architecture: Architecture) -> list[nn.Module]:
+    adapters = chosen_adapters(settings, architecture)
+    plan = adapters.plan(settings.training.seed) if adapters else None
+    return build_model(architecture, settings.model, settings.parallel, settings.training.precision, plan)
+
+
+def _checkpoint(
+    settings: JobSettings, architecture: Architecture, state: TrainState, recorder: StepRecorder
+) -> tuple[int, int]:
     """Go over what a checkpoint takes from the device -> (the most bytes there meanwhile, bytes that are written)."""
     recorder.memory.start()
-    param_shards = local_param_shards(state.chunks, rules_for(architecture))
+    adapters = chosen_adapters(settings, architecture)
+    param_shards = local_param_shards(state.chunks, adapters.rules if adapters else rules_for(architecture))
     written = sum(values.nbytes for _, _, _, values in tensors_of_rank(param_shards, state.optimizer))
     return recorder.memory.peak.total, written
 
@@ -183,16 +198,20 @@ def _enough(parallel: ParallelSettings, micro_batches: int) -> int:
     return min(micro_batches, stages * -(-(warm_up + 2) // (virtual * stages)))
 
 
-def job_objective(settings: JobSettings, architecture: Architecture, step: Step) -> tuple[Objective, list[nn.Module]]:
+def job_objective(
+    settings: JobSettings, architecture: Architecture, step: Step, policy: Sequence[nn.Module] = ()
+) -> tuple[Objective, list[nn.Module]]:
     """The job's objective between its first step and its last, and the chunks of its resident reference, without
-    weights. A stored reference holds zeros for the samples of this step."""
+    weights. A stored reference holds zeros for the samples of this step. policy: its chunks, of a job with adapters."""
     if not isinstance(settings, DPOSettings):
         return SFTObjective(), []
     chunks: list[nn.Module] = []
     reference: StoredReference | ResidentReference | None = None
-    if settings.reference.mode == "stored":
+    if settings.reference_mode == "stored":
         reference = StoredReference(_stored_log_probs(step))
-    elif settings.reference.mode == "resident":
+    elif settings.reference_mode == "adapters_off":
+        reference = AdaptersOffReference(list(policy))
+    elif settings.reference_mode == "resident":
         chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
         reference = ResidentReference(chunks)
     of_job = None if reference is None else JobReference(reference, "", equals_start=False)
@@ -225,8 +244,12 @@ def _train_state(
     settings: JobSettings, architecture: Architecture, chunks: list[nn.Module], recorder: StepRecorder
 ) -> TrainState:
     """Model and optimizer as they are between two steps, their memory under its names."""
-    shards = local_param_shards(chunks, rules_for(architecture))
-    freeze_modules(shards, settings.optimizer)
+    adapters = chosen_adapters(settings, architecture)
+    if adapters is not None:
+        shards = freeze_weights(chunks, adapters)
+    else:
+        shards = local_param_shards(chunks, rules_for(architecture))
+        freeze_modules(shards, settings.optimizer)
     with recorder.allocating(OPTIMIZER):
         state = build_train_state(
             chunks, shards, settings.optimizer, precision=settings.training.precision, total_steps=2,

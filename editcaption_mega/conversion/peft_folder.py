@@ -1,0 +1,200 @@
+"""Adapters in PEFT's form: adapter_config.json and adapter_model.safetensors, which `peft` and vLLM load.
+
+Linear layers are PEFT's `target_modules`; experts and routers, which are parameters in transformers, its
+`target_parameters`. A parameter with experts has A as [experts r, in] and B as [out, r experts]. Of two on one module
+PEFT wraps the first around the module and the second around that, and names of the first say `base_layer`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from editcaption_mega.files import parse_json, write_atomically
+from editcaption_mega.model import Architecture
+from editcaption_mega.settings import AdapterSettings
+from editcaption_mega.words import one_line
+
+from .adapter_table import AdapterChoice, AdapterTarget, adapter_table
+from .rules import Rule, Shape
+from .tensor_file import write_tensors
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_PARTS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+# What would change an adapter's result and has no place here: it must be this, or not be there.
+_PLAIN: dict[str, Any] = {
+    "bias": "none", "fan_in_fan_out": False, "lora_bias": False, "modules_to_save": None, "rank_pattern": {},
+    "alpha_pattern": {}, "layer_replication": None, "use_qalora": False, "trainable_token_indices": None,
+}  # fmt: skip
+
+
+def is_peft_folder(path: str | Path) -> bool:
+    return (Path(path) / CONFIG_FILE).is_file()
+
+
+def write_peft_folder(output: Path, choice: AdapterChoice, values: dict[str, Tensor], base: str) -> None:
+    """values: whole parameters by name, in the canonical form. base: name or path of the base model. Raises OSError."""
+    output.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        _tensor_name(target, rule, choice): _to_peft(target, rule, values[rule.name], choice.settings).contiguous()
+        for target in choice.targets
+        for rule in target.rules(choice.settings)
+    }
+    write_tensors(output / WEIGHTS_FILE, tensors, {"format": "pt"})
+    write_atomically(output / CONFIG_FILE, json.dumps(_config(choice, base), indent=2) + "\n")
+
+
+def read_peft_settings(folder: Path, architecture: Architecture) -> tuple[AdapterSettings, str]:
+    """Under which settings the adapters of a folder are read, and its name of the base model. Raises ValueError.
+
+    Experts count as having an adapter each; those that share one have equal ones."""
+    config, names = _read_config(folder), set(_load(folder))
+    parameters = config.get("target_parameters") or []
+    modules = []
+    for target in adapter_table(architecture):
+        module = target.name.rpartition(".")[0]
+        if target.of_experts:
+            there = any(target.name.endswith(parameter) for parameter in parameters)
+            there = there and any(name.startswith(f"{_PREFIX}{module}.") for name in names)
+        else:
+            there = f"{_PREFIX}{target.name}.{_PARTS['lora_A']}" in names
+        if there:
+            modules.append(target.name)
+    if not modules:
+        raise ValueError(f"{folder} has no adapter on a module of this model: it is of another model")
+    settings = AdapterSettings(
+        rank=config["r"], alpha=float(config["lora_alpha"]), rslora=bool(config.get("use_rslora")),
+        dropout=float(config.get("lora_dropout") or 0), dora=bool(config.get("use_dora")), modules=modules,
+    )  # fmt: skip
+    return settings, str(config.get("base_model_name_or_path") or "")
+
+
+def read_peft_folder(folder: Path, choice: AdapterChoice) -> dict[str, Tensor]:
+    """Whole parameters by name, in the canonical form. Raises ValueError for adapters other than those of `choice`."""
+    config, tensors, settings = _read_config(folder), _load(folder), choice.settings
+    there = [config["r"], float(config["lora_alpha"]), bool(config.get("use_rslora")), bool(config.get("use_dora"))]
+    asked = [settings.rank, settings.alpha, settings.rslora, settings.dora]
+    if there != asked:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} has r, lora_alpha, use_rslora, use_dora = {there}, and model.adapters.rank, "
+            f"alpha, rslora, dora are {asked}: set these alike"
+        )
+    values: dict[str, Tensor] = {}
+    for target in choice.targets:
+        for rule in target.rules(settings):
+            name = _tensor_name(target, rule, choice)
+            if name not in tensors:
+                raise ValueError(
+                    f"{folder} has no adapter on {target.name} (it lacks {name}): let model.adapters.modules match "
+                    "what it has"
+                )
+            values[rule.name] = _from_peft(target, rule, tensors.pop(name), settings, folder)
+    if tensors:
+        raise ValueError(
+            f"{folder} has {len(tensors)} tensors that model.adapters.modules does not match, first {min(tensors)}: "
+            "let it match them"
+        )
+    return values
+
+
+def _config(choice: AdapterChoice, base: str) -> dict[str, Any]:
+    """What adapter_config.json says."""
+    settings = choice.settings
+    of_parameters = [target for target in choice.targets if target.of_experts or target.of_router]
+    alpha = settings.alpha
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": settings.rank,
+        "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
+        "lora_dropout": settings.dropout,
+        "use_rslora": settings.rslora,
+        "use_dora": settings.dora,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "target_modules": [target.name for target in choice.targets if target not in of_parameters],
+        "target_parameters": [f"{t.name}.weight" if t.of_router else t.name for t in of_parameters] or None,
+    }
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {one_line(str(error))}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("r"), int) or config.get("peft_type") != "LORA":
+        raise ValueError(f"{path} is not of LoRA (peft_type LORA, and a rank r): other adapters cannot be used here")
+    if not isinstance(config.get("lora_alpha"), int | float):
+        raise ValueError(f"{path} has no number as lora_alpha")
+    for name, plain in _PLAIN.items():
+        if (config.get(name) or None) != (plain or None):
+            raise ValueError(f"{path} has {name}={config.get(name)!r}, which cannot be used here: expected {plain!r}")
+    checked: dict[str, Any] = config
+    return checked
+
+
+def _load(folder: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged or cannot be read: {one_line(str(error))}") from None
+
+
+def _tensor_name(target: AdapterTarget, rule: Rule, choice: AdapterChoice) -> str:
+    part = _PARTS[rule.name.rpartition(".")[2]]
+    if not target.of_experts:
+        return f"{_PREFIX}{target.name}.{part}"
+    module = target.name.rpartition(".")[0]
+    on_module = [other for other in choice.targets if other.of_experts and other.name.rpartition(".")[0] == module]
+    inner = ".base_layer" if len(on_module) > 1 and target == on_module[0] else ""
+    return f"{_PREFIX}{module}{inner}.{part}"
+
+
+def _of_each(target: AdapterTarget, rule: Rule, settings: AdapterSettings) -> Shape:
+    """The shape of a parameter where each expert has its own."""
+    return (target.rule.shape[0], *rule.shape) if target.of_experts and settings.experts == "shared" else rule.shape
+
+
+def _to_peft(target: AdapterTarget, rule: Rule, values: Tensor, settings: AdapterSettings) -> Tensor:
+    """A whole parameter in PEFT's form; experts that share one have copies."""
+    if target.of_experts:
+        values = values.expand(_of_each(target, rule, settings))
+        if rule.name.endswith("lora_A"):
+            return values.flatten(0, 1)
+        return values.flatten(1, -2).permute(1, 2, 0).flatten(1)
+    if rule.name.endswith("magnitude"):
+        return values.flatten()
+    return values if rule.name.endswith("lora_A") else values.flatten(0, -2)
+
+
+def _from_peft(target: AdapterTarget, rule: Rule, values: Tensor, settings: AdapterSettings, folder: Path) -> Tensor:
+    """The inverse. Raises ValueError for another shape, and for experts that are to share one and have others."""
+    expected = _to_peft(target, rule, torch.empty(rule.shape, device="meta"), settings).shape
+    if values.shape != expected:
+        raise ValueError(
+            f"{folder}: the adapter on {target.name} has a tensor of shape {list(values.shape)}, and this model asks "
+            f"for {list(expected)}: it is of another model, or of experts that are stored in another form"
+        )
+    if not target.of_experts:
+        return values.reshape(rule.shape)
+    each, experts = _of_each(target, rule, settings), target.rule.shape[0]
+    if not rule.name.endswith("lora_A"):
+        values = values.unflatten(1, (settings.rank, experts)).permute(2, 0, 1)
+    values = values.reshape(each).contiguous()
+    if settings.experts == "each":
+        return values
+    if not all(torch.equal(values[0], other) for other in values[1:]):
+        raise ValueError(
+            f"{folder}: the experts of {target.name} have different adapters, and model.adapters.experts=shared asks "
+            "for one: set it to each"
+        )
+    return values[0].clone()

@@ -1,0 +1,134 @@
+"""Trained adapters, of a checkpoint or a PEFT folder, whole, and the weights that they are on with them in it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editcaption_mega.model import ADAPTERS, Architecture
+from editcaption_mega.settings import AdapterSettings, SettingsError
+
+from .adapter_table import AdapterChoice, AdapterTarget
+from .checkpoint_folders import checkpoints, find_checkpoint
+from .jobs import Read
+from .manifest import MANIFEST, read_manifest
+from .peft_folder import WEIGHTS_FILE, is_peft_folder, read_peft_folder, read_peft_settings
+from .rules import Box, Rule
+from .store import WEIGHTS, StoreReader
+from .weights_digest import weights_digest
+
+
+def has_adapters(path: Path) -> bool:
+    """Whether it is a PEFT folder, or a checkpoint or run whose newest one has adapters and not weights."""
+    if is_peft_folder(path):
+        return True
+    newest = [path] if (path / MANIFEST).is_file() else checkpoints(path)[-1:]
+    return any(ADAPTERS in key for checkpoint in newest for key in read_manifest(checkpoint).tensors)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedAdapter:
+    """Adapters with their parameters whole."""
+
+    path: Path  # the checkpoint or PEFT folder
+    choice: AdapterChoice
+    values: Mapping[str, Tensor]  # by name, in the canonical form
+    base: str  # name or path of the model that they are on, as far as they say it
+    base_weights: str = ""  # its digest (`WeightSource.digest`); "": not known
+
+    @classmethod
+    def open(cls, path: Path, architecture: Architecture | None = None) -> "TrainedAdapter":
+        """architecture: of the base; None: the one beside a checkpoint. Raises ValueError."""
+        if is_peft_folder(path):
+            if architecture is None:
+                raise SettingsError(f"{path} is a PEFT folder: name the model that its adapters are on with --base")
+            settings, base = read_peft_settings(path, architecture)
+            choice = AdapterChoice.of(architecture, settings)
+            assert choice is not None
+            return cls(path, choice, read_peft_folder(path, choice), base)
+        checkpoint = find_checkpoint(path)
+        if not has_adapters(checkpoint):
+            raise SettingsError(
+                f"{checkpoint} holds weights and no adapters: convert it without --adapter and --base, or name a run "
+                "with model.adapters.rank above 0"
+            )
+        store = StoreReader(checkpoint)
+        if architecture is None:
+            architecture = Architecture.from_folder(checkpoint / "hf")
+        of_run: dict[str, Any] = dict(store.metadata)["adapters"]  # type: ignore[assignment]
+        names = {field.name for field in dataclasses.fields(AdapterSettings)}
+        settings = AdapterSettings(**{name: value for name, value in of_run.items() if name in names})
+        choice = AdapterChoice.of(architecture, settings)
+        assert choice is not None
+        values = {rule.name: _whole(store, rule, checkpoint) for rule in choice.rules.values()}
+        return cls(checkpoint, choice, values, of_run["base"], of_run["base_weights"])
+
+    def check_base(self, base: Path) -> None:
+        """Raises ValueError for a folder or checkpoint of other weights than those they were trained on."""
+        if self.base_weights and (digest := weights_digest(base)) != self.base_weights:
+            raise ValueError(
+                f"{self.path} was trained on the weights of {self.base} ({self.base_weights[:12]}), and {base} has "
+                f"others ({digest[:12]}): name the model that it was trained on"
+            )
+
+    def digest(self) -> str:
+        """Of the file that changes with the adapters."""
+        name = WEIGHTS_FILE if is_peft_folder(self.path) else MANIFEST
+        return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+
+
+def _whole(store: StoreReader, rule: Rule, checkpoint: Path) -> Tensor:
+    key = WEIGHTS + rule.name
+    if key not in store.tensors or store.shape(key) != rule.shape:
+        raise ValueError(f"{checkpoint} lacks {rule.name} of shape {list(rule.shape)}: it is of another model")
+    return store.read(key)
+
+
+def merged(read: Read, adapter: TrainedAdapter) -> Read:
+    """Reads weights with the adapters in them, added in fp32 and rounded once. read: of the weights alone."""
+    by_rule: dict[str, list[AdapterTarget]] = {}
+    for target in adapter.choice.targets:
+        by_rule.setdefault(target.rule.name, []).append(target)
+
+    def read_merged(rule: Rule, box: Box) -> Tensor:
+        weights = read(rule, box)
+        if rule.name not in by_rule:
+            return weights
+        sums = weights.float().clone()
+        for target in by_rule[rule.name]:
+            part = Box.whole(rule.shape) if target.of_experts else target.piece.box
+            common = part.intersect(box)
+            if common is not None:
+                region = common.within(box)
+                own = Box(tuple(s - o for s, o in zip(common.start, part.start, strict=True)), common.shape)
+                sums[region] = adapted_rows(target, adapter, sums[region], own)
+        return sums.to(weights.dtype)
+
+    return read_merged
+
+
+def adapted_rows(target: AdapterTarget, adapter: TrainedAdapter, weights: Tensor, box: Box) -> Tensor:
+    """Rows of a module's weight with its adapter in them. box: of the module's weight, with all columns."""
+    settings = adapter.choice.settings
+    a, b = (adapter.values[f"{target.prefix}lora_{which}"].float() for which in "AB")
+    assert box.start[-1] == 0 and box.shape[-1] == a.size(-1), "rows are never divided"
+    *rows, _ = (slice(s, s + n) for s, n in zip(box.start, box.shape, strict=True))
+    if target.of_experts and settings.experts == "shared":
+        added = (b[tuple(rows[1:])] @ a).expand(weights.shape)
+    elif target.of_experts:
+        of_experts = a[rows[0]]
+        while of_experts.dim() < b.dim():
+            of_experts = of_experts.unsqueeze(1)
+        added = b[tuple(rows)] @ of_experts
+    else:
+        added = b[tuple(rows)] @ a
+    total: Tensor = weights + settings.scale * added
+    if not settings.dora:
+        return total
+    magnitude = adapter.values[f"{target.prefix}magnitude"].float()[tuple(rows)]
+    directed: Tensor = total * (magnitude / torch.linalg.norm(total, dim=-1))[..., None]
+    return directed

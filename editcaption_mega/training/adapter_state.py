@@ -1,0 +1,90 @@
+"""What a job with adapters trains: these alone, on weights that stay as they are."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.utils import get_model_config
+
+from editcaption_mega import platform
+from editcaption_mega.conversion import (
+    AdapterChoice,
+    ParamShard,
+    WeightSource,
+    begin_adapters,
+    find_checkpoint,
+    load_adapters,
+    local_param_shards,
+)
+from editcaption_mega.conversion.adapter_values import place_adapters
+from editcaption_mega.conversion.peft_folder import is_peft_folder, read_peft_folder
+from editcaption_mega.model import Architecture
+from editcaption_mega.settings import JobSettings
+
+
+def chosen_adapters(settings: JobSettings, architecture: Architecture) -> AdapterChoice | None:
+    """The adapters that the settings ask for. Raises SettingsError."""
+    frozen = tuple(module for module, factor in settings.optimizer.multipliers().items() if not factor)
+    return AdapterChoice.of(architecture, settings.model.adapters, frozen=frozen, precision=settings.training.precision)
+
+
+def base_identity(base: WeightSource) -> dict[str, str]:
+    """What a resumed run of adapters must find as it was besides: the weights that they are on. Collective."""
+    return {"base_weights": platform.from_rank_zero(base.digest)}
+
+
+def adapter_metadata(settings: JobSettings, base: dict[str, str]) -> dict[str, Any]:
+    """What a checkpoint of adapters says of them, for who exports it."""
+    adapters, model = settings.model.adapters, settings.model
+    return {
+        "adapters": {
+            "rank": adapters.rank, "alpha": adapters.alpha, "rslora": adapters.rslora, "dropout": adapters.dropout,
+            "dora": adapters.dora, "modules": adapters.modules, "experts": adapters.experts,
+            "base": model.checkpoint or model.folder, **base,
+        }
+    }  # fmt: skip
+
+
+def begin_step(chunks: Sequence[torch.nn.Module], step: int) -> None:
+    """Before a step: what dropout draws depends on its number."""
+    plan = get_model_config(chunks[0]).adapters
+    if plan is not None:
+        plan.switch.step = step
+
+
+def adapters_off(chunks: Sequence[torch.nn.Module]) -> AbstractContextManager[None]:
+    """A block in which the model is the base alone."""
+    plan = get_model_config(chunks[0]).adapters
+    off: AbstractContextManager[None] = nullcontext() if plan is None else plan.switch.off()
+    return off
+
+
+def freeze_weights(chunks: Sequence[torch.nn.Module], choice: AdapterChoice) -> list[ParamShard]:
+    """Give no gradient to anything but the adapters -> their shards."""
+    shards = local_param_shards(list(chunks), choice.rules)
+    for chunk in chunks:
+        chunk.requires_grad_(False)
+    for shard in shards:
+        shard.parameter.requires_grad_(True)
+    return shards
+
+
+def train_adapters_alone(
+    chunks: list[torch.nn.Module], choice: AdapterChoice, *, seed: int, checkpoint: Path | None
+) -> list[ParamShard]:
+    """Freeze the weights, and begin the adapters: those of the run's checkpoint, of `model.adapters.start`, or new ones
+    -> their shards. Collective; before data-parallel wrapping, after the weights have been read. Raises ValueError."""
+    shards, start = freeze_weights(chunks, choice), choice.settings.start
+    if checkpoint is not None:
+        load_adapters(shards, choice, checkpoint)
+    elif not start:
+        begin_adapters(chunks, shards, seed)
+    elif is_peft_folder(start):
+        with platform.together():
+            values = read_peft_folder(Path(start), choice)
+        place_adapters(shards, values)
+    else:
+        load_adapters(shards, choice, platform.from_rank_zero(lambda: find_checkpoint(start)))
+    return shards

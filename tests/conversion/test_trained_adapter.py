@@ -1,0 +1,145 @@
+"""Adapters of a run as a PEFT folder and in the weights: what `peft` and transformers compute with them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from editcaption_mega.commands import megatron_to_hf
+from editcaption_mega.conversion.convert import export_adapter, merge_adapter
+from editcaption_mega.conversion.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from editcaption_mega.conversion.trained_adapter import TrainedAdapter
+from editcaption_mega.settings import AdapterSettings
+from editcaption_mega.training import run_sft
+from tests.helpers import small_job
+from tests.parity.matrix import LOGITS_BAR
+
+FORMS = {
+    "experts": AdapterSettings(rank=4, alpha=8.0, modules=["self_attn.*", "mlp.*", "visual.*"]),
+    "shared": AdapterSettings(rank=4, experts="shared"),
+    "down": AdapterSettings(rank=4, modules=["mlp.experts.down_proj"]),
+    "dora": AdapterSettings(rank=4, alpha=8.0, dora=True, rslora=True, modules=["self_attn.*", "visual.*"]),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("trained")
+    small_job.write_folder(root / "model")
+    small_job.write_folder(root / "other", small_job.SIZE)
+    weights = load_file(root / "other/model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, root / "other/model.safetensors")
+    small_job.write_shards(root / "shards", count=8)
+    for form, settings in FORMS.items():
+        job = small_job.job(root / "model", root / "shards", root / form, steps=3)
+        job.optimizer.learning_rate = 1e-2
+        job.model.adapters = settings
+        job.validate()
+        run_sft(job)
+        export_adapter(root / form, root / f"{form}-peft")
+    return root
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return request.param
+
+
+def logits(model) -> torch.Tensor:
+    ids = torch.randint(0, 400, (1, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model(input_ids=ids).logits
+
+
+def transformers_model(folder):
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def test_peft_and_the_merged_folder_have_the_same_logits(root, form):
+    base = transformers_model(root / "model")
+    before = logits(base)
+    adapted = logits(PeftModel.from_pretrained(base, root / f"{form}-peft").eval())
+    merge_adapter(root / form, root / f"{form}-merged", verify=True)
+    merged = logits(transformers_model(root / f"{form}-merged"))
+    assert (adapted - before).abs().max() > 100 * LOGITS_BAR, "the adapters must change something"
+    assert (adapted - merged).abs().max() <= LOGITS_BAR
+
+
+def test_what_is_read_is_written_again_bit_for_bit(root, form):
+    folder = root / f"{form}-peft"
+    export_adapter(folder, root / f"{form}-again", base=root / "model")
+    assert (root / f"{form}-again" / WEIGHTS_FILE).read_bytes() == (folder / WEIGHTS_FILE).read_bytes()
+    first, again = (json.loads((path / CONFIG_FILE).read_text()) for path in (folder, root / f"{form}-again"))
+    assert first == again
+
+
+def test_a_peft_folder_starts_a_run(root, form):
+    """As it is: before the first step the run has the folder's adapters, of one rank's checkpoint to the last bit."""
+    settings = FORMS[form]
+    opened = TrainedAdapter.open(root / form)
+    for kind, start in (("run", root / form), ("peft", root / f"{form}-peft")):
+        output = root / f"{form}-from-{kind}"
+        job = small_job.job(root / "model", root / "shards", output, steps=1)
+        job.optimizer.learning_rate, job.optimizer.weight_decay = 1e-30, 0.0
+        job.model.adapters = AdapterSettings(**{**vars(settings), "start": str(start)})
+        job.validate()
+        run_sft(job)
+        values = TrainedAdapter.open(output).values
+        assert values.keys() == opened.values.keys()
+        assert all(torch.equal(values[name], opened.values[name]) for name in values)
+
+
+def test_other_weights_are_refused(root):
+    words = r"experts.* was trained on the weights of .*model \(\w{12}\), and .*other has others"
+    with pytest.raises(ValueError, match=words):
+        merge_adapter(root / "experts", root / "wrong", base=root / "other")
+    with pytest.raises(ValueError, match=words):
+        export_adapter(root / "experts", root / "wrong", base=root / "other")
+    assert not (root / "wrong").exists()
+
+
+def test_adapters_are_no_weights(root):
+    """Where weights are asked for, a sentence says how to make some of them."""
+    job = small_job.job(root / "model", root / "shards", root / "unmade", steps=1)
+    job.model.checkpoint = str(root / "experts")
+    with pytest.raises(ValueError, match="holds adapters and not the weights that they are on: add them first"):
+        run_sft(job)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"peft_type": "LOHA"}, "is not of LoRA"),
+        ({"lora_alpha": None}, "no number as lora_alpha"),
+        ({"bias": "all"}, "has bias='all', which cannot be used here: expected 'none'"),
+        ({"rank_pattern": {"q_proj": 2}}, "has rank_pattern="),
+        ({"r": 8}, "rank=8 is more than the 4 that the smaller side of"),
+        ({"r": 2}, "has a tensor of shape"),
+    ],
+)
+def test_a_folder_of_another_form_is_refused(root, tmp_path, change, words):
+    shutil.copytree(root / "experts-peft", tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / CONFIG_FILE).read_text())
+    (tmp_path / "adapter" / CONFIG_FILE).write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=words):
+        export_adapter(tmp_path / "adapter", tmp_path / "out", base=root / "model")
+
+
+def test_a_damaged_folder_is_refused(root, tmp_path):
+    shutil.copytree(root / "experts-peft", tmp_path / "adapter")
+    path = tmp_path / "adapter" / WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"{WEIGHTS_FILE} is damaged or cannot be read"):
+        export_adapter(tmp_path / "adapter", tmp_path / "out", base=root / "model")
+
+
+def test_the_command_writes_either(root, tmp_path):
+    arguments = ["--checkpoint", str(root / "dora"), "--output"]
+    megatron_to_hf.main([*arguments, str(tmp_path / "adapter"), "--adapter"])
+    megatron_to_hf.main([*arguments, str(tmp_path / "model")])
+    assert (tmp_path / "adapter" / WEIGHTS_FILE).read_bytes() == (root / "dora-peft" / WEIGHTS_FILE).read_bytes()
+    assert (tmp_path / "model/config.json").is_file()
