@@ -19,9 +19,8 @@ class AdapterSettings:
     # Patterns of Hugging Face names, whole or from any dot on: self_attn.*, layers.1?.mlp.*_proj, visual.*, mlp.gate
     modules: list[str] = field(default_factory=lambda: ["language_model.layers.*_proj"])
     experts: Literal["each", "shared"] = "each"  # an adapter for each expert | one for all experts of a layer
-    start: str = (
-        ""  # a run, checkpoint or PEFT folder of adapters to start from; "": new ones, which change nothing yet
-    )
+    # A run, checkpoint or PEFT folder whose adapters to start from; "": new ones, which change nothing
+    start: str = ""
 
     @property
     def scale(self) -> float:

@@ -156,6 +156,8 @@ class RowDropout(torch.nn.Module):
         self.share, self.key, self.seed, self.first = share, key, 0, 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return x
         rows = x.flatten(0, -2)
         shape = self.first + len(rows), x.size(-1)
         mask = dropout_mask(self.share, shape, self.seed, self.key, x)[self.first :]
