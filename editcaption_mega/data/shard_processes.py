@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 _SAMPLES_PER_TASK = 16
 _TASKS_PER_WORKER = 4  # on their way
+_FEWEST = 64  # for which starting processes pays
 
 
 class Countable(Protocol):
@@ -24,11 +25,12 @@ class Countable(Protocol):
 def over_samples[S: Countable, Result](
     samples: S, function: Callable[[S, int], Result], workers: int = 0
 ) -> Iterator[tuple[int, Result]]:
-    """(i, function(samples, i)) for every i, in order. workers: processes; 0: one for each core; 1: in this one.
+    """(i, function(samples, i)) for every i, in order. workers: processes; 0: one for each core, unless there
+    are few samples; 1: this one.
 
     function: a name at the top of a module; what it raises is raised here. A few tasks are on their way at a time, so
     memory does not grow with the set. Raises ChildProcessError where a process is ended from outside."""
-    workers = workers or cores()
+    workers = workers or (cores() if len(samples) > _FEWEST else 1)
     if workers == 1 or len(samples) <= _SAMPLES_PER_TASK:
         yield from ((i, function(samples, i)) for i in range(len(samples)))
         return

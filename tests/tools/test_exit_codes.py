@@ -84,6 +84,8 @@ CASES = [
     ("duplicates {root}/shards --similarity 2", "--similarity"),
     ("validate_shards {root}/used/file", "used/file"),
     ("validate_shards {root}/nowhere --rebuild-index", "nowhere"),
+    ("validate_shards {root}/shards --contact-sheet {root}/nowhere/page.html", "nowhere"),
+    ("validate_shards {root}/shards --tokenizer {root}/nowhere", "nowhere"),
     ("verify_checkpoint {root}/nowhere", "nowhere"),
     ("verify_checkpoint {root}/used", "neither a checkpoint"),
     (HF + "--hf {root}/nowhere", "nowhere"),

@@ -4,19 +4,22 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from itertools import groupby
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from editcaption_mega.data.images.decode import LARGEST_MAX_PIXELS, ImageError, decode_image
-from editcaption_mega.records import EditPair, RecordError, shown
+from editcaption_mega.data.images.decode import LARGEST_MAX_PIXELS
+from editcaption_mega.data.shard_processes import over_samples
+from editcaption_mega.data.text.prompt import load_tokenizer
+from editcaption_mega.data.text.tokens import TextEncoder
+from editcaption_mega.records import shown
 
 from .index import INDEX_NAME, Index, load_index, size_problem, write_index
 from .index_columns import ColumnsBuilder
-from .layout import MEMBERS, IndexedSample, Member, ShardError, ShardFile
-from .pair_checks import Look, PairChecks, Remark
-from .tar import member_extents, parse_pair, read_tar
+from .layout import MEMBERS, ShardError, ShardFile
+from .pair_checks import PairChecks, Remark, refused_first
+from .sample_check import SampleCheck, SampleReading, check_sample
+from .tar import member_extents, read_tar
 from .text_arrays import repeated
 
 _CHUNK = 1 << 20
@@ -34,14 +37,17 @@ def verify(
     *,
     max_pixels: int = LARGEST_MAX_PIXELS,
     doubt: Callable[[str, Remark], None] = lambda identity, remark: None,
+    tokenizer: Path | None = None,
+    learn: Callable[[SampleCheck], None] = lambda sample: None,
+    workers: int = 1,
 ) -> Iterator[CheckedFile]:
     """Check everything that can be checked, one `CheckedFile` at a time: the index, each tar, each sample.
 
-    Tars: size and sha256. Samples: sha256 of each member, json against the schema and its id against the key, both
-    images decoded in full, sizes against the index, and the checks of an import (pair_checks): what an import would
-    refuse is a problem, what it would warn of is given to `doubt` with the sample's id. Damage is yielded, not raised;
-    only an index that can't be read raises ShardError. There are `1 + len(index.shards) + len(index.samples)` steps.
-    """
+    Tars: size and sha256. Samples: what `check_sample` says of each, and repeats among them (pair_checks): what an
+    import would refuse is a problem, what it would warn of is given to `doubt` with the sample's id. `learn` is given
+    each sample's check, with token counts if there is a tokenizer's folder. workers: processes that read samples; 0:
+    one for each core. Damage is yielded, not raised; only an index that can't be read raises ShardError. There are
+    `1 + len(index.shards) + len(index.samples)` steps."""
     directory = Path(directory)
     index = load_index(directory)
     yield CheckedFile(INDEX_NAME, list(_index_problems(directory, index)))
@@ -52,18 +58,18 @@ def verify(
     for shard, listed in zip(index.shards, members, strict=True):
         yield CheckedFile(shard.name, list(_shard_problems(directory, shard, Counter(listed))))
     checks = PairChecks()
-    for number, samples in groupby(index.samples, key=lambda sample: sample.shard):
-        path = directory / index.shards[number].name
-        with open(path, "rb") if path.is_file() else nullcontext() as file:
-            for sample in samples:
-                content = _Content(file, path, sample, max_pixels)
-                problems = list(content.problems())
-                for remark in content.remarks(checks):
-                    if remark.refused:
-                        problems.append(remark.text)
-                    else:
-                        doubt(sample.id, remark)
-                yield CheckedFile(sample.id, problems)
+    with closing(_CheckedFolder(directory, max_pixels, tokenizer)) as folder:
+        for _, checked in over_samples(folder, _check, workers):
+            learn(checked)
+            repeats = [] if checked.look is None else checks.repeats(checked.look)
+            remarks = refused_first([*checked.remarks, *repeats])
+            if checked.look is not None and not any(remark.refused for remark in remarks):
+                checks.keep_look(checked.look)
+            for remark in remarks:
+                if not remark.refused:
+                    doubt(checked.id, remark)
+            refused = [remark.text for remark in remarks if remark.refused]
+            yield CheckedFile(checked.id, [*checked.problems, *refused])
 
 
 def rebuild_index(directory: str | os.PathLike[str], *, progress: Callable[[str], None] | None = None) -> Index:
@@ -128,52 +134,47 @@ def _shard_problems(directory: Path, shard: ShardFile, listed: Counter[tuple[str
             yield f"the index does not list the members as the tar holds them ({names}): it was edited; rebuild it"
 
 
-class _Content:
-    """What a sample's members hold, as far as they can be read: `pair`, and `looks` of its pictures."""
+class _CheckedFolder:
+    """The samples of a folder, to be sent to processes, each of which opens it by itself. tokenizer: a folder, whose
+    token counts of the texts are wanted."""
 
-    def __init__(self, file: BinaryIO | None, path: Path, sample: IndexedSample, max_pixels: int):
-        self.file, self.path, self.sample, self.max_pixels = file, path, sample, max_pixels
-        self.pair: EditPair | None = None
-        self.looks: list[Look] = []
+    def __init__(self, directory: Path, max_pixels: int, tokenizer: Path | None = None):
+        self.directory, self.max_pixels, self.tokenizer = directory, max_pixels, tokenizer
+        self._open()
 
-    def problems(self) -> Iterator[str]:
-        """What differs from the index or cannot be read."""
-        if self.file is None:
-            yield f"{self.path.name} is missing"
-            return
-        for part in MEMBERS:
-            member = getattr(self.sample, part)
-            content = os.pread(self.file.fileno(), member.bytes, member.offset)
-            if len(content) != member.bytes:
-                yield f"{member.name}: ends past the end of {self.path.name}, which was truncated"
-                continue
-            if hashlib.sha256(content).hexdigest() != member.sha256:
-                yield f"{member.name}: sha256 differs from the index: damaged or changed"
-            try:
-                yield from self._read_pair(content) if part == "json" else self._read_picture(content, member)
-            except (ImageError, RecordError) as error:
-                yield str(error)
+    def _open(self) -> None:
+        self.index = load_index(self.directory, check=False)
+        self.encoder = None if self.tokenizer is None else TextEncoder(load_tokenizer(self.tokenizer))
+        self._shard, self._descriptor = -1, -1
 
-    def remarks(self, checks: PairChecks) -> list[Remark]:
-        """What an import would say of the pair; nothing of one that cannot be read."""
-        if self.pair is None or len(self.looks) != 2:
-            return []
-        remarks = checks.check(self.pair, *self.looks)
-        if not any(remark.refused for remark in remarks):
-            checks.keep(self.pair, *self.looks)
-        return remarks
+    def __len__(self) -> int:
+        return len(self.index.samples)
 
-    def _read_pair(self, content: bytes) -> Iterator[str]:
-        self.pair = parse_pair(content, self.sample.json.name)
-        if self.pair.id != self.sample.id:
-            yield f"{self.sample.json.name}: its id is {self.pair.id!r}, the index says {self.sample.id!r}"
+    def __getstate__(self) -> tuple[Path, int, Path | None]:
+        return self.directory, self.max_pixels, self.tokenizer
 
-    def _read_picture(self, content: bytes, member: Member) -> Iterator[str]:
-        picture = decode_image(content, max_pixels=self.max_pixels, where=member.name)
-        self.looks.append(Look.of(picture))
-        if picture.size != (member.width, member.height):
-            size = f"{picture.width} x {picture.height}"
-            yield f"{member.name}: {size}, the index says {member.width} x {member.height}"
+    def __setstate__(self, state: tuple[Path, int, Path | None]) -> None:
+        self.directory, self.max_pixels, self.tokenizer = state
+        self._open()
+
+    def descriptor(self, shard: int) -> int:
+        """Of the tar; -1 where it is missing. The one before is closed."""
+        if shard != self._shard:
+            self.close()
+            path = self.directory / self.index.shards[shard].name
+            self._shard, self._descriptor = shard, os.open(path, os.O_RDONLY) if path.is_file() else -1
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._shard, self._descriptor = -1, -1
+
+
+def _check(folder: _CheckedFolder, i: int) -> SampleCheck:
+    sample = folder.index.samples[i]
+    tar, descriptor = folder.index.shards[sample.shard].name, folder.descriptor(sample.shard)
+    return check_sample(sample, SampleReading(tar, descriptor, folder.max_pixels, folder.encoder))
 
 
 def _file_sha256(path: Path) -> str:

@@ -48,6 +48,33 @@ class Look(NamedTuple):
         return cls(image.size, pixel_digest(image), blocks, thumbnail(image, blocks, _BLOCK))
 
 
+class PairLook(NamedTuple):
+    """What later pairs are compared with: the id, the sizes and hashes of both pictures, a hash of the texts, and both
+    thumbnails, one after the other."""
+
+    id: str
+    sizes: Sizes
+    source: bytes
+    target: bytes
+    texts: bytes
+    thumbnails: bytes
+
+    @classmethod
+    def of(cls, pair: EditPair, source: Look, target: Look) -> "PairLook":
+        thumbnails = source.thumbnail + target.thumbnail
+        return cls(pair.id, (source.size, target.size), source.pixels, target.pixels, _texts_hash(pair), thumbnails)
+
+    def swapped(self) -> "PairLook":
+        half = len(self.thumbnails) // 2
+        thumbnails = self.thumbnails[half:] + self.thumbnails[:half]
+        return PairLook(self.id, (self.sizes[1], self.sizes[0]), self.target, self.source, self.texts, thumbnails)
+
+    @property
+    def content(self) -> bytes:
+        """A hash of both pictures and the texts."""
+        return blake2b(self.source + self.target + self.texts, digest_size=16).digest()
+
+
 class PairChecks:
     """`check` each pair of a set in turn, and `keep` those that are accepted: later ones are compared with them."""
 
@@ -58,38 +85,50 @@ class PairChecks:
 
     def check(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
         """What there is to say of a pair, the reasons to refuse it first."""
-        remarks = [*_pictures(source, target), *_texts(pair), *self._repeats(pair, source, target)]
-        return sorted(remarks, key=lambda remark: not remark.refused)
+        return refused_first([*own_remarks(pair, source, target), *self.repeats(PairLook.of(pair, source, target))])
 
     def keep(self, pair: EditPair, source: Look, target: Look) -> None:
-        self._by_pictures.setdefault(source.pixels + target.pixels, pair.id)
-        self._by_content.setdefault(_content(pair, source, target), pair.id)
-        self._look_alikes.keep(pair.id, *_looks(source, target), _texts_hash(pair))
+        self.keep_look(PairLook.of(pair, source, target))
 
-    def _repeats(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
-        if other := self._by_content.get(_content(pair, source, target)):
+    def keep_look(self, look: PairLook) -> None:
+        self._by_pictures.setdefault(look.source + look.target, look.id)
+        self._by_content.setdefault(look.content, look.id)
+        self._look_alikes.keep(look.id, look.sizes, look.thumbnails, look.texts)
+
+    def repeats(self, look: PairLook) -> list[Remark]:
+        """What there is to say of a pair beside those before."""
+        if other := self._by_content.get(look.content):
             kind = "the same pictures and texts as another pair"
             return [Remark(kind, f"{kind}, {other!r}", refused=True)]
         remarks = []
-        if other := self._by_pictures.get(source.pixels + target.pixels):
+        if other := self._by_pictures.get(look.source + look.target):
             kind = "the same pictures as another pair, with another text"
             remarks.append(Remark(kind, f"{kind}: {other!r}"))
-        if other := self._by_pictures.get(target.pixels + source.pixels):
+        if other := self._by_pictures.get(look.target + look.source):
             kind = "source and target of another pair, swapped"
             remarks.append(Remark(kind, f"{kind}: {other!r}"))
-        return remarks or self._look_alike(pair, source, target)
+        return remarks or self._look_alike(look)
 
-    def _look_alike(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
-        hashed = _texts_hash(pair)
-        if alike := self._look_alikes.find(*_looks(source, target), hashed):
+    def _look_alike(self, look: PairLook) -> list[Remark]:
+        if alike := self._look_alikes.find(look.sizes, look.thumbnails, look.texts):
             identity, same_texts = alike
             texts = "the same text" if same_texts else "another text"
             kind = f"pictures that look like those of another pair, with {texts}"
             return [Remark(kind, f"{kind}: {identity!r}")]
-        if alike := self._look_alikes.find(*_looks(target, source), hashed):
+        swapped = look.swapped()
+        if alike := self._look_alikes.find(swapped.sizes, swapped.thumbnails, swapped.texts):
             kind = "pictures that look like those of another pair, swapped"
             return [Remark(kind, f"{kind}: {alike[0]!r}")]
         return []
+
+
+def own_remarks(pair: EditPair, source: Look, target: Look) -> list[Remark]:
+    """What there is to say of a pair whatever the others are."""
+    return [*_pictures(source, target), *_texts(pair)]
+
+
+def refused_first(remarks: list[Remark]) -> list[Remark]:
+    return sorted(remarks, key=lambda remark: not remark.refused)
 
 
 def _pictures(source: Look, target: Look) -> list[Remark]:
@@ -132,14 +171,6 @@ def _texts(pair: EditPair) -> list[Remark]:
             kind = f"the {name} holds {doubt}" if doubt != "mostly repetitions" else f"the {name} repeats itself"
             remarks.append(Remark(kind, f"{kind}: {text[:80]!r}"))
     return remarks
-
-
-def _content(pair: EditPair, source: Look, target: Look) -> bytes:
-    return blake2b(source.pixels + target.pixels + _texts_hash(pair), digest_size=16).digest()
-
-
-def _looks(source: Look, target: Look) -> tuple[Sizes, bytes]:
-    return (source.size, target.size), source.thumbnail + target.thumbnail
 
 
 def _texts_hash(pair: EditPair) -> bytes:
