@@ -20,6 +20,7 @@ SUITES = {
     "dpo-rows": "a shared-prompt row against two plain packed sequences",
     "dpo-step": "whole DPO steps of small pairs against TRL's DPOTrainer, the same model and pairs",
     "loader": "reading pairs of pictures against webdataset + transformers' processor, and what a step waits for it",
+    "import": "an import of --pairs pairs by one process and by --workers, with their memory",
     "checkpoint": "how long training stands still for a checkpoint written beside it, against one that it waits for",
     "conversion": "both conversions of a model with real expert shapes against cp + fsync, and their memory",
     "start": "what the start of a preference job on --listed-pairs pairs costs a rank before its model is built",
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     dpo = parser.add_argument_group("sft, dpo, dpo-rows, dpo-step (on the CPU)")
     dpo.add_argument("--prompt", type=int, default=2500, help="dpo-rows: tokens of the prompt (default 2500)")
     dpo.add_argument("--response", type=int, default=100, help="dpo-rows: tokens of each answer (default 100)")
-    dpo.add_argument("--pairs", type=int, help="sft, dpo, dpo-step: pairs in a step (default 32; dpo: 2)")
+    dpo.add_argument("--pairs", type=int, help="of a step (default 32; dpo: 2); import: of all (default 8000)")
     layer = parser.add_argument_group("layer (on the CPU)")
     layer.add_argument("--layer-tokens", type=int, default=1024, help="tokens or patches (default 1024)")
     layer.add_argument("--layer-hidden", type=int, default=512, help="a multiple of 64 (default 512)")
@@ -83,14 +84,9 @@ def parser() -> argparse.ArgumentParser:
     client.add_argument("--requests", type=int, default=10_000, help="a multiple of 10 (default 10000)")
     client.add_argument("--concurrency", type=int, default=128)
     client.add_argument("--latency", type=float, default=0.05, help="seconds per reply (default 0.05)")
-    client.add_argument(
-        "--workers",
-        type=int,
-        nargs="+",
-        default=[1, 2],
-        help="captions: processes (default 1 and 2); conversion: the largest counts",
-    )
-    client.add_argument("--side", type=int, default=96, help="captions: pixels of the pictures (default 96)")
+    processes = "captions, import: processes (default 1 and 2); conversion: the largest counts"
+    client.add_argument("--workers", type=int, nargs="+", default=[1, 2], help=processes)
+    client.add_argument("--side", type=int, default=96, help="captions, import: pixels of pictures (default 96)")
     client.add_argument("--faults", action="store_true", help="also with one call in five faulty")
     return parser
 
@@ -133,11 +129,12 @@ def check(arguments: argparse.Namespace) -> None:
 def main(argv):
     arguments = parser().parse_args(argv)
     if arguments.pairs is None:
-        arguments.pairs = 2 if arguments.suite == "dpo" else 32
+        arguments.pairs = {"dpo": 2, "import": 8000}.get(arguments.suite, 32)
     check(arguments)
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client, "captions": captions}
     suites |= {"checkpoint": checkpoint, "conversion": conversion, "start": start, "duplicates": duplicates}
+    suites |= {"import": imports}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -280,6 +277,12 @@ def start(arguments: argparse.Namespace) -> Measured:
     records = start.measure(arguments.listed_pairs, say)
     machine = machine_facts(1, f"start of a preference job on {arguments.listed_pairs:,} pairs, without its model")
     return records, start.markdown(records, machine), machine
+
+
+def imports(arguments: argparse.Namespace) -> Measured:
+    from benches import imports
+
+    return imports.measured(arguments, say)
 
 
 def best_of(arguments: argparse.Namespace) -> Measured:

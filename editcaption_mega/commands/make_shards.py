@@ -1,14 +1,18 @@
 """Make a folder of shards from image pairs."""
 
 import argparse
+import dataclasses
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from editcaption_mega.cli import ArgumentError, argument_parser, print_counts
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from editcaption_mega.data.importers import FORMATS, ImportOptions
-from editcaption_mega.data.importers.ingest import ingest
+from editcaption_mega.data.importers.ingest import ImportRun, ingest
 from editcaption_mega.data.importers.languages import LANGUAGES
+from editcaption_mega.data.importers.prepared_rows import most_workers
 from editcaption_mega.data.importers.quota import quota_lines
 from editcaption_mega.data.importers.table import MAPPED
 from editcaption_mega.data.importers.turns import TURNS
@@ -41,6 +45,10 @@ def main(argv: Sequence[str]) -> None:
         samples_per_shard=args.samples_per_shard,
         strict=args.strict,
         most_rejected=args.most_rejected,
+        run=ImportRun(
+            args.workers or most_workers(),
+            json.dumps([args.format, os.path.abspath(args.input), dataclasses.asdict(options)], sort_keys=True),
+        ),
     )
     print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
     for line in quota_lines(report.categories):
@@ -56,7 +64,7 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = argument_parser(
         "Make a folder of shards (tar files and index.json) from image pairs. Rows that can't be used are listed in "
         "OUTPUT/rejected.jsonl with their line number, id and reason, and the work goes on; doubtful ones are accepted "
-        "and listed in OUTPUT/warnings.jsonl. A killed run begins again with the same command.",
+        "and listed in OUTPUT/warnings.jsonl. After a kill the same command goes on behind the last whole shard.",
         EXAMPLE,
     )
     by_input: dict[str, list[str]] = {}
@@ -92,6 +100,9 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
         type=share,
         default=1.0,
         help="exit code 1 and no set if more of the rows are rejected: 5%% or 0.05",
+    )
+    parser.add_argument(
+        "--workers", type=int, help="processes that decode and check pictures (default: one for each core, at most 16)"
     )
     parser.add_argument("--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, help="(default %(default)s)")
     _add_options_of_formats(parser)
@@ -163,6 +174,7 @@ def check(args: argparse.Namespace) -> None:
     for name, value, least in (
         ("--samples-per-shard", args.samples_per_shard, 1),
         ("--max-pixels", args.max_pixels, 1),
+        ("--workers", args.workers, 1),
         ("--count", args.count, 1),
         ("--seed", args.seed, 0),
         ("--first-index", args.first_index, 0),

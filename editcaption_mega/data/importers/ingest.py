@@ -3,28 +3,45 @@
 import json
 import os
 from collections.abc import Iterable
-from hashlib import sha256
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, ImageError, read_picture
+from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, decode_image
 from editcaption_mega.data.importers import Candidate, Rejected
-from editcaption_mega.data.shards.layout import ShardError
+from editcaption_mega.data.shards.layout import IndexedSample, ShardError, ShardFile
 from editcaption_mega.data.shards.pair_checks import Look, PairChecks, Remark
+from editcaption_mega.data.shards.tar import parse_pair
 from editcaption_mega.data.shards.writer import (
-    BYTES_PER_SHARD,
     REJECTED_NAME,
     SAMPLES_PER_SHARD,
     WARNINGS_NAME,
     DuplicateIdError,
     ShardWriter,
+    shard_name,
 )
-from editcaption_mega.files import naming
-from editcaption_mega.records import EditPair, RecordError
+from editcaption_mega.files import PARTIAL, naming
+from editcaption_mega.records import EditPair
 
+from .journal import Journal
+from .prepared_rows import PreparedRow, prepared_rows
+from .remote import FetchError
 from .report import ImportReport, kind_of
 
 NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"
+# What is no fault of a row: the shards that are finished wait for the same command.
+_GOES_ON_AFTER = (ChildProcessError, FetchError)
+
+
+@dataclass(frozen=True)
+class ImportRun:
+    """How an import is run: `workers` processes share the work on pictures, and the shards are the same for any number;
+    identity: whatever the rows depend on, as text, so that an import of the same that was killed there goes on behind
+    its last finished shard (None: it begins again)."""
+
+    workers: int = 1
+    identity: str | None = None
 
 
 def ingest(
@@ -34,9 +51,9 @@ def ingest(
     require_instruction: bool = True,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     samples_per_shard: int = SAMPLES_PER_SHARD,
-    bytes_per_shard: int = BYTES_PER_SHARD,
     strict: bool = False,
     most_rejected: float = 1.0,
+    run: ImportRun = ImportRun(),  # noqa: B008 (cannot change)
 ) -> ImportReport:
     """Check every row, bake its images and write the accepted ones as shards to `output`.
 
@@ -47,19 +64,22 @@ def ingest(
     Raises ShardError if `output` isn't empty; if no row was accepted, or a larger share rejected than `most_rejected`
     (0 .. 1), or `strict` and any row rejected or warned of: then only the two lists are left there.
     """
-    report = ImportReport()
-    with ShardWriter(output, samples_per_shard=samples_per_shard, bytes_per_shard=bytes_per_shard) as writer:
-        with _Listed(Path(output)) as listed:
-            importing = _Import(writer, require_instruction, max_pixels, report)
-            for row in rows:
-                if isinstance(row, Candidate):
-                    row = importing.add(row, listed)
-                if row is not None:
-                    report.rejected += row.count
-                    report.reasons[row.kind or kind_of(row.reason)] += row.count
-                    listed.add(REJECTED_NAME, {"line": row.number, "id": row.id, "reason": row.reason})
+    folder, identity = Path(output), None
+    if run.identity is not None:
+        identity = json.dumps([run.identity, require_instruction, max_pixels, samples_per_shard])
+    journal = Journal(folder, identity)
+    goes_on_after = _GOES_ON_AFTER if identity else ()
+    with ShardWriter(
+        output, samples_per_shard=samples_per_shard, kept=journal.kept, goes_on_after=goes_on_after
+    ) as writer:
+        report = journal.report()
+        journal.begin()
+        with _Listed(folder, writer) as listed:
+            importing = _Import(writer, require_instruction, report, listed, journal)
+            importing.remember(folder)
+            importing.add_all(rows, max_pixels, run.workers)
             report.accepted = len(writer)
-            if problem := report.refusal(Path(output), strict, most_rejected):
+            if problem := report.refusal(folder, strict, most_rejected):
                 raise ShardError(problem)
         index = writer.close()
     report.shards, report.fingerprint = len(index.shards), index.fingerprint
@@ -69,59 +89,88 @@ def ingest(
 class _Import:
     """Adds rows to a set, one at a time."""
 
-    def __init__(self, writer: ShardWriter, require_instruction: bool, max_pixels: int, report: ImportReport):
-        self.writer, self.require_instruction, self.max_pixels = writer, require_instruction, max_pixels
-        self.report, self.checks = report, PairChecks()
+    def __init__(
+        self,
+        writer: ShardWriter,
+        require_instruction: bool,
+        report: ImportReport,
+        listed: "_Listed",
+        journal: Journal,
+    ):
+        self.writer, self.require_instruction, self.listed = writer, require_instruction, listed
+        self.report, self.journal, self.checks = report, journal, PairChecks()
 
-    def add(self, row: Candidate, listed: "_Listed") -> Rejected | None:
+    def add_all(self, rows: Iterable[Candidate | Rejected], max_pixels: int, workers: int) -> None:
+        """Add the rows behind those of the shards that are kept; each shard that is finished is noted."""
+        self.writer.on_shard = self._note
+        for row, prepared in prepared_rows(self.journal.rest(iter(rows)), max_pixels, workers):
+            rejected = self.add(row, prepared) if isinstance(row, Candidate) and prepared else row
+            if isinstance(rejected, Rejected):
+                self.report.rejected += rejected.count
+                self.report.reasons[rejected.kind or kind_of(rejected.reason)] += rejected.count
+                line = {"line": rejected.number, "id": rejected.id, "reason": rejected.reason}
+                self.listed.add(REJECTED_NAME, line)
+            self.journal.passed(row)
+        self.writer.on_shard = lambda shard: None  # the last one is whole with the set
+
+    def _note(self, shard: ShardFile) -> None:
+        self.listed.flush()
+        self.journal.shard(shard, self.report)
+
+    def remember(self, folder: Path) -> None:
+        """What later pairs are compared with, of those in the shards that are kept."""
+        for number, samples in groupby(self.writer.kept, key=lambda sample: sample.shard):
+            with open(folder / (shard_name(number) + PARTIAL), "rb") as file:
+                for sample in samples:
+                    self.checks.keep(*_kept_pair(file.fileno(), sample))
+
+    def add(self, row: Candidate, prepared: PreparedRow) -> Rejected | None:
         """Write the row's pair, or say why not."""
-        pair: EditPair = row.pair
         try:
-            self.writer.check_id(pair.id)
-            if self.require_instruction and pair.instruction is None and pair.chosen is None:
-                raise RecordError(NO_INSTRUCTION)
-            changed, baked, looks = {}, [], []
-            for i, (side, data) in enumerate((("source", row.source), ("target", row.target))):
-                try:
-                    picture = read_picture(data, max_pixels=self.max_pixels, where=f"{side} image")
-                except ImageError as error:
-                    raise ImageError(f"{error} ({row.paths[i]})" if row.paths else str(error)) from None
-                looks.append(Look.of(picture.rgb))
-                baked.append(picture.baked())
-                if picture.notes:
-                    changed[side] = {"notes": baked[-1].notes, "original_sha256": sha256(data).hexdigest()}
-            remarks = self.checks.check(pair, *looks)
-            if remarks and remarks[0].refused:
-                return Rejected(row.number, pair.id, remarks[0].text, kind=remarks[0].kind)
-            if changed:
-                provenance, renamed = _with_images(pair.provenance, changed)
-                pair = pair.model_copy(update={"provenance": provenance})
-                remarks += renamed
-            (source, source_extension, _), (target, target_extension, _) = baked
-            self.writer.add(pair, source, source_extension, target, target_extension)
-        except (ImageError, DuplicateIdError, RecordError) as error:
-            return Rejected(row.number, pair.id, str(error))
-        self.checks.keep(pair, *looks)
-        self._count(row, pair, remarks, len(changed), listed)
+            self.writer.check_id(row.pair.id)
+        except DuplicateIdError as error:
+            return Rejected(row.number, row.pair.id, str(error))
+        if self.require_instruction and row.pair.instruction is None and row.pair.chosen is None:
+            return Rejected(row.number, row.pair.id, NO_INSTRUCTION)
+        if prepared.problem is not None:
+            return Rejected(row.number, row.pair.id, prepared.problem)
+        source, target = prepared.looks
+        remarks = self.checks.check(row.pair, source, target)
+        if remarks and remarks[0].refused:
+            return Rejected(row.number, row.pair.id, remarks[0].text, kind=remarks[0].kind)
+        if prepared.sample is None or prepared.pair is None:
+            return Rejected(row.number, row.pair.id, prepared.late or "")
+        self.writer.add_encoded(prepared.sample)
+        self.checks.keep(prepared.pair, source, target)
+        self._count(row, prepared, [*remarks, *prepared.remarks])
         return None
 
-    def _count(self, row: Candidate, pair: EditPair, remarks: list[Remark], changed: int, listed: "_Listed") -> None:
-        self.report.categories[pair.category] += 1
-        self.report.re_encoded += changed
+    def _count(self, row: Candidate, prepared: PreparedRow, remarks: list[Remark]) -> None:
+        self.report.categories[row.pair.category] += 1
+        self.report.re_encoded += prepared.changed
         self.report.warned += bool(remarks)
         for remark in remarks:
             self.report.warnings[remark.kind] += 1
-            listed.add(WARNINGS_NAME, {"line": row.number, "id": pair.id, "warning": remark.text})
+            self.listed.add(WARNINGS_NAME, {"line": row.number, "id": row.pair.id, "warning": remark.text})
+
+
+def _kept_pair(file: int, sample: IndexedSample) -> tuple[EditPair, Look, Look]:
+    source, target, record = (
+        os.pread(file, member.bytes, member.offset) for member in (sample.source, sample.target, sample.json)
+    )
+    before, after = (Look.of(decode_image(data, where=sample.id)) for data in (source, target))
+    return parse_pair(record, sample.id), before, after
 
 
 class _Listed:
     """The files beside the shards that list rows. Empty ones go, but for that of the rejected rows of a set."""
 
-    def __init__(self, folder: Path):
-        self._files = {}
+    def __init__(self, folder: Path, writer: ShardWriter):
+        self._files, self._writer = {}, writer
+        mode = "a" if writer.kept else "w"
         for name in (REJECTED_NAME, WARNINGS_NAME):
             # A path may hold half a character, as bytes that are no UTF-8 come out of the file system.
-            self._files[name] = open(folder / name, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            self._files[name] = open(folder / name, mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
 
     def __enter__(self) -> "_Listed":
         return self
@@ -134,21 +183,15 @@ class _Listed:
                     empty.append(file.name)
                 file.close()
         for path in map(Path, empty):
-            if kind is not None or path.name != REJECTED_NAME:
+            if not self._writer.waits_after(kind) and (kind is not None or path.name != REJECTED_NAME):
                 path.unlink()
+
+    def flush(self) -> None:
+        for file in self._files.values():
+            with naming(file.name):
+                file.flush()
+                os.fsync(file.fileno())
 
     def add(self, name: str, line: dict[str, Any]) -> None:
         with naming(self._files[name].name):
             self._files[name].write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _with_images(provenance: dict[str, Any], images: dict[str, Any]) -> tuple[dict[str, Any], list[Remark]]:
-    """The provenance with what was done to the images; what the user keeps under that name gets another."""
-    if "images" not in provenance:
-        return provenance | {"images": images}, []
-    name = "images_before"
-    while name in provenance:
-        name += "_before"
-    kind = "provenance.images is needed for what an import does to pictures"
-    remark = Remark(kind, f"{kind}: what it held is now provenance.{name}")
-    return provenance | {name: provenance["images"], "images": images}, [remark]

@@ -1,35 +1,34 @@
 """Writing a folder of shards: deterministic tar files, then their index, and nothing at all if the work fails."""
 
 import hashlib
-import io
-import json
 import os
 import re
-import tarfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO
 
 from editcaption_mega import lock
-from editcaption_mega.data.images.decode import image_size
 from editcaption_mega.files import PARTIAL, naming, rename_whole
-from editcaption_mega.records import EditPair, RecordError
+from editcaption_mega.records import EditPair
 
 from .index import COLUMNS_GLOB, INDEX_NAME, Index, write_index
 from .index_columns import ColumnsBuilder
-from .layout import LARGEST_MEMBER, IndexedSample, Member, ShardError, ShardFile
+from .layout import IndexedSample, ShardError, ShardFile
+from .sample_bytes import TarSample, encoded_sample, tar_end
+from .tar import read_tar
 
 SAMPLES_PER_SHARD = 1000
 BYTES_PER_SHARD = 1 << 30
 REJECTED_NAME = "rejected.jsonl"
 WARNINGS_NAME = "warnings.jsonl"
-EXTENSIONS = ("jpg", "png", "webp")
+JOURNAL_NAME = "import.jsonl" + PARTIAL  # how far an import is
 
 _LISTS = {REJECTED_NAME, WARNINGS_NAME}
-_BLOCK = tarfile.BLOCKSIZE
 # What a killed writer leaves; its finished tars as well, while its lock shows that their index was not yet written.
 _COLUMNS = r"index-[0-9a-f]{12}\.safetensors"
-_UNFINISHED = re.compile(rf"(?:shard-\d{{6}}\.tar|{_COLUMNS}|{re.escape(INDEX_NAME)}\..*){re.escape(PARTIAL)}")
+_WHOLE_NAMES = rf"shard-\d{{6}}\.tar|{_COLUMNS}|import\.jsonl|{re.escape(INDEX_NAME)}\..*"
+_UNFINISHED = re.compile(rf"(?:{_WHOLE_NAMES}){re.escape(PARTIAL)}")
 _FINISHED = re.compile(rf"shard-\d{{6}}\.tar|{_COLUMNS}")
 
 
@@ -47,9 +46,10 @@ class ShardWriter:
     """Writes `shard-000000.tar`, ... with KEY.src.EXT, KEY.tgt.EXT, KEY.json, and `index.json` last of all.
 
     Equal samples give equal bytes. Until `close`, the tars carry the ending `.partial` and the folder is locked;
-    leaving the `with` block by an exception removes them, so a folder either holds a whole set or none. What a killed
-    writer left is removed, and the work begins again. A new shard starts after `samples_per_shard` samples or
-    `bytes_per_shard` bytes of content, whichever comes first.
+    leaving the `with` block by an exception removes them, so a folder either holds a whole set or none (but for those
+    of `goes_on_after`, which leave what is finished). What a killed writer left is removed, and the work begins again,
+    but for the shards that `kept` names. A new shard starts after `samples_per_shard` samples or `bytes_per_shard`
+    bytes of content, whichever comes first.
 
         with ShardWriter("shards") as writer:
             writer.add(pair, source_bytes, "jpg", target_bytes, "png")
@@ -61,8 +61,12 @@ class ShardWriter:
         *,
         samples_per_shard: int = SAMPLES_PER_SHARD,
         bytes_per_shard: int = BYTES_PER_SHARD,
+        kept: Callable[[Path], Sequence[ShardFile]] = lambda folder: (),
+        goes_on_after: tuple[type[BaseException], ...] = (),
     ):
-        """Raises ShardError if the folder holds anything but the lists of a failed run or what a killed writer left;
+        """kept: the finished shards of a killed writer that this one goes on behind, asked while the folder is locked.
+
+        Raises ShardError if the folder holds anything but the lists of a failed run or what a killed writer left;
         lock.HeldError if another process writes there."""
         if samples_per_shard < 1 or bytes_per_shard < 1:
             raise ValueError(
@@ -73,24 +77,44 @@ class ShardWriter:
         was_killed = (self.directory / lock.NAME).exists()
         self._lock = lock.FolderLock(self.directory, "making shards", patience=0)
         self._lock.acquire()
-        try:
-            for name in refuse_used(self.directory, was_killed):
-                (self.directory / name).unlink()
-        except BaseException:
-            self._lock.release()
-            raise
         self.samples_per_shard, self.bytes_per_shard = samples_per_shard, bytes_per_shard
+        self.on_shard: Callable[[ShardFile], None] = lambda shard: None  # told of each shard that is on the disk
+        self.kept: list[IndexedSample] = []
+        self._goes_on_after = goes_on_after
         self._shards: list[ShardFile] = []
         self._samples = ColumnsBuilder()
         self._ids: set[str] = set()
-        self._tar: tarfile.TarFile | None = None
         self._file: _HashingFile | None = None
         self._in_shard = self._bytes_in_shard = 0
         self._index: Index | None = None
+        try:
+            self._take_over(kept(self.directory), was_killed)
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __len__(self) -> int:
         """How many samples were added."""
         return len(self._samples)
+
+    def _take_over(self, kept: Sequence[ShardFile], was_killed: bool) -> None:
+        """Remove what a killed writer left, but for those shards. Raises ShardError for one that is not as it was."""
+        for shard in kept:
+            path, whole = self.directory / (shard.name + PARTIAL), self.directory / shard.name
+            if whole.exists():  # it was killed while it gave them their names
+                rename_whole(whole, path)
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                    raise ShardError(f"{path} is damaged: remove {self.directory}, and import again")
+            for sample in read_tar(path, len(self._shards)):
+                self.kept.append(sample)
+                self._ids.add(sample.id)
+                self._samples.add(sample)
+            self._shards.append(shard)
+        names = {shard.name + PARTIAL for shard in kept} | ({JOURNAL_NAME} if kept else set())
+        for name in refuse_used(self.directory, was_killed or bool(kept)):
+            if name not in names:
+                (self.directory / name).unlink()
 
     def check_id(self, identity: str) -> None:
         """Raises DuplicateIdError for an id that is already in the set."""
@@ -105,30 +129,26 @@ class ShardWriter:
         Raises DuplicateIdError, ImageError (unreadable header), RecordError (a pair that is no JSON, or a megabyte of
         it), ValueError (extension not jpg, png or webp)."""
         self.check_id(pair.id)
-        for extension in (source_extension, target_extension):
-            if extension not in EXTENSIONS:
-                raise ValueError(f"{pair.id}: image extension {extension!r}: expected one of {', '.join(EXTENSIONS)}")
-        source_size = image_size(source, where=f"{pair.id} source")
-        target_size = image_size(target, where=f"{pair.id} target")
-        record = _record(pair)
-        length = len(source) + len(target) + len(record)
-        full = self._in_shard >= self.samples_per_shard or self._bytes_in_shard + length > self.bytes_per_shard
-        if self._tar is not None and full:
-            self._finish_shard()
-        if self._tar is None:
-            self._start_shard()
-        sample = IndexedSample(
-            pair.id,
-            len(self._shards),
-            self._add_member(f"{pair.id}.src.{source_extension}", source, source_size),
-            self._add_member(f"{pair.id}.tgt.{target_extension}", target, target_size),
-            self._add_member(f"{pair.id}.json", record, (None, None)),
+        return self.add_encoded(encoded_sample(pair, source, source_extension, target, target_extension))
+
+    def add_encoded(self, sample: TarSample) -> IndexedSample:
+        """Append a sample that is in its form already. Raises DuplicateIdError."""
+        self.check_id(sample.id)
+        full = (
+            self._in_shard >= self.samples_per_shard
+            or self._bytes_in_shard + sample.content_bytes > self.bytes_per_shard
         )
-        self._ids.add(pair.id)
-        self._samples.add(sample)
+        if self._file is not None and full:
+            self._finish_shard()
+        if self._file is None:
+            self._file = self._new_shard()
+        indexed = sample.at(len(self._shards), self._file.bytes)
+        self._file.write(sample.blocks)
+        self._ids.add(sample.id)
+        self._samples.add(indexed)
         self._in_shard += 1
-        self._bytes_in_shard += length
-        return sample
+        self._bytes_in_shard += sample.content_bytes
+        return indexed
 
     def close(self) -> Index:
         """Finish the shards and write the index. Raises ShardError, leaving no shards, if no sample was added."""
@@ -138,7 +158,8 @@ class ShardWriter:
             self.abort()
             raise ShardError(f"{self.directory}: no sample was added, so no set was written")
         try:
-            self._finish_shard()
+            if self._file is not None:
+                self._finish_shard()
             self._lock.check()
             for shard in self._shards:
                 rename_whole(self.directory / (shard.name + PARTIAL), self.directory / shard.name)
@@ -146,8 +167,21 @@ class ShardWriter:
         except BaseException:
             self.abort()
             raise
+        (self.directory / JOURNAL_NAME).unlink(missing_ok=True)
         self._lock.release()
         return self._index
+
+    def waits_after(self, kind: type[BaseException] | None) -> bool:
+        """Whether the shards that are finished stay, when an exception of that type ends the work."""
+        return kind is not None and bool(self._shards) and issubclass(kind, self._goes_on_after)
+
+    def suspend(self) -> None:
+        """Leave the finished shards to a writer that goes on behind them; the one that is open is lost."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.raw.close()
+        self._file = None
+        self._lock.release()
 
     def abort(self) -> None:
         """Remove what was written so far, and the folder if nothing else is in it. A finished set stays, and so does
@@ -155,14 +189,14 @@ class ShardWriter:
         if self._file is not None:
             with suppress(OSError):  # what a full disk did not take is to go anyway
                 self._file.raw.close()
-        self._tar = self._file = None
+        self._file = None
         if self._lock.is_lost or (self.directory / INDEX_NAME).exists():
             self._lock.release()
             return
-        for path in self.directory.glob(COLUMNS_GLOB + "*"):
+        for path in (*self.directory.glob(COLUMNS_GLOB + "*"), self.directory / JOURNAL_NAME):
             path.unlink(missing_ok=True)
         for number in range(len(self._shards) + 1):
-            for name in (_shard_name(number), _shard_name(number) + PARTIAL):
+            for name in (shard_name(number), shard_name(number) + PARTIAL):
                 (self.directory / name).unlink(missing_ok=True)
         self._lock.release()
         if self.directory.exists() and not any(self.directory.iterdir()):
@@ -174,37 +208,27 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
+        elif self.waits_after(kind):
+            self.suspend()
         else:
             self.abort()
 
-    def _start_shard(self) -> None:
+    def _new_shard(self) -> "_HashingFile":
         self._lock.check()
-        path = self.directory / (_shard_name(len(self._shards)) + PARTIAL)
-        self._file = _HashingFile(open(path, "xb"))  # noqa: SIM115 (closed with its shard)
-        # GNU format: ids longer than a tar header's 100 characters get a header of their own.
-        self._tar = tarfile.open(fileobj=cast(IO[bytes], self._file), mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         self._in_shard = self._bytes_in_shard = 0
+        return _HashingFile(open(self.directory / (shard_name(len(self._shards)) + PARTIAL), "xb"))
 
     def _finish_shard(self) -> None:
-        file, tar = self._file, self._tar
-        assert file is not None and tar is not None, "a shard is open"
+        file = self._file
+        assert file is not None, "a shard is open"
+        file.write(tar_end(file.bytes))
         with naming(file.raw.name):
-            tar.close()
             file.raw.flush()
             os.fsync(file.raw.fileno())
             file.raw.close()
-        self._shards.append(
-            ShardFile(_shard_name(len(self._shards)), file.bytes, file.hash.hexdigest(), self._in_shard)
-        )
-        self._tar = self._file = None
-
-    def _add_member(self, name: str, content: bytes, size: tuple[int | None, int | None]) -> Member:
-        info = tarfile.TarInfo(name)  # mtime, uid and gid are 0, user and group names empty
-        info.size, info.mode = len(content), 0o644
-        assert self._tar is not None, "a shard is open"
-        self._tar.addfile(info, io.BytesIO(content))
-        offset = self._tar.offset - -(-len(content) // _BLOCK) * _BLOCK
-        return Member(name, offset, len(content), hashlib.sha256(content).hexdigest(), *size)
+        self._shards.append(ShardFile(shard_name(len(self._shards)), file.bytes, file.hash.hexdigest(), self._in_shard))
+        self._file = None
+        self.on_shard(self._shards[-1])
 
 
 class _HashingFile:
@@ -218,9 +242,6 @@ class _HashingFile:
         self.bytes += len(data)
         with naming(self.raw.name):
             return self.raw.write(data)
-
-    def tell(self) -> int:
-        return self.bytes
 
 
 def refuse_used(directory: Path, was_killed: bool = True) -> list[str]:
@@ -244,17 +265,6 @@ def refuse_used(directory: Path, was_killed: bool = True) -> list[str]:
     return sorted(left)
 
 
-def _record(pair: EditPair) -> bytes:
-    row = pair.to_json()
-    EditPair.from_json(row, where=pair.id)  # a copy that was changed is not checked where it is made
-    try:
-        record = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RecordError(f"{pair.id}: has no JSON form ({error})") from None
-    if len(record) > LARGEST_MEMBER["json"]:
-        raise RecordError(f"{len(record)} bytes of JSON, more than the {LARGEST_MEMBER['json']} that a pair may have")
-    return record
-
-
-def _shard_name(number: int) -> str:
+def shard_name(number: int) -> str:
+    """Of a whole shard."""
     return f"shard-{number:06d}.tar"
