@@ -52,7 +52,8 @@ class Cut:
 def compared_with_training(held_out: ShardColumns, training: ShardColumns) -> list[str]:
     """Lines that say what the pairs of data.held_out have in common with those that are trained on. Raises
     SettingsError where some are the same pair."""
-    same = np.flatnonzero(np.isin(_pairs(held_out.pictures), _pairs(training.pictures)))
+    trained = _pairs(training.pictures)
+    same = np.flatnonzero(_among(_pairs(held_out.pictures), trained))
     if len(same):
         first = int(same[0])
         other = int(np.flatnonzero((training.pictures == held_out.pictures[first]).all(1))[0])
@@ -63,7 +64,13 @@ def compared_with_training(held_out: ShardColumns, training: ShardColumns) -> li
             "them, or leave data.held_out empty and set data.held_out_share"
         )
     lines = []
-    sources = int(np.isin(held_out.pictures[:, 0], training.pictures).sum())
+    swapped = int(_among(_pairs(held_out.pictures[:, ::-1]), trained).sum())
+    if swapped:
+        lines.append(
+            f"note: {swapped:,} of {len(held_out.ids):,} held-out pairs are in data.shards, too, with source and "
+            "target swapped"
+        )
+    sources = int(_among(held_out.pictures[:, 0], training.pictures.reshape(-1)).sum())
     if sources:
         lines.append(
             f"note: the source pictures of {sources:,} of {len(held_out.ids):,} held-out pairs are in data.shards, "
@@ -76,6 +83,14 @@ def compared_with_training(held_out: ShardColumns, training: ShardColumns) -> li
             "may mean either"
         )
     return lines
+
+
+def _among(few: np.ndarray, many: np.ndarray) -> np.ndarray:
+    """[n] bool: which of the few are among the many, without sorting those."""
+    ordered = np.sort(few)
+    at = np.searchsorted(ordered, many).clip(max=len(few) - 1)
+    among: np.ndarray = np.isin(few, many[ordered[at] == many])
+    return among
 
 
 def _pairs(pictures: np.ndarray) -> np.ndarray:

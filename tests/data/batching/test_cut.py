@@ -104,3 +104,12 @@ def test_shared_sources_and_ids_are_said(tmp_path):
     source, ids = compared(tmp_path, [("a", 3, 3), ("y", 1, 4)])
     assert "the source pictures of 1 of 2 held-out pairs are in data.shards, too" in source
     assert "1 ids of held-out pairs" in ids
+
+
+def test_swapped_pairs_are_said(tmp_path):
+    with ShardWriter(tmp_path / "swapped") as writer:
+        made = render_pair(WorldSettings(), 5, 2)
+        writer.add(made.pair, encode_png(made.target), "png", encode_png(made.source), "png")
+    training = write(tmp_path / "training", [("a", 0, 0), ("c", 2, 2)])
+    lines = compared_with_training(open_shards(tmp_path / "swapped").columns, open_shards(training).columns)
+    assert "1 of 1 held-out pairs are in data.shards, too, with source and target swapped" in lines[0]
