@@ -6,6 +6,7 @@ file that says something else, or that is not as it was written, is made again.
 
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ class ArrayFile:
     key: Mapping[str, Any]
     arrays: Mapping[str, tuple[Any, tuple[int, ...]]]  # dtype and shape, in the order of the file
     checksum: int | None = None  # CRC-32 of all else, where the values are known before the file is made
+    writer: str = ""  # in the name while it is written, where others may write the same file
 
     def checksum_begun(self) -> int:
         """The checksum before the values."""
@@ -53,7 +55,7 @@ class ArrayFile:
 
     @property
     def partial(self) -> Path:
-        return self.path.with_name(self.path.name + PARTIAL)
+        return self.path.with_name(self.path.name + self.writer + PARTIAL)
 
     def begin(self) -> None:
         """Make the file under its name of one that is being written, without values. Raises OSError."""
@@ -78,9 +80,11 @@ class ArrayFile:
         rename_whole(self.partial, self.path)
 
 
-def write_arrays(path: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """A whole file at once. Raises OSError."""
-    file = ArrayFile(path, key, {name: (values.dtype, values.shape) for name, values in arrays.items()})
+def write_arrays(path: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, alone: bool = True) -> None:
+    """A whole file at once. alone: no other process writes it at the same time. Raises OSError."""
+    writer = "" if alone else f".{os.getpid()}-{secrets.token_hex(4)}"
+    kinds = {name: (values.dtype, values.shape) for name, values in arrays.items()}
+    file = ArrayFile(path, key, kinds, writer=writer)
     checksum = file.checksum_begun()
     for values in arrays.values():
         checksum = zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8), checksum)

@@ -5,6 +5,7 @@ thousand samples as for millions.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,18 +22,34 @@ TABLES = "tables"  # the folder, in that of the run
 Arrays = dict[str, np.ndarray]
 
 
-def table(path: Path | None, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
+def table(
+    path: Path | None, key: Mapping[str, Any], make: Callable[[], Arrays], *, shared: Path | None = None
+) -> Arrays:
     """The arrays that the file has of `key`, else those that `make` returns alike on all ranks, which it has from then
-    on. Collective, as `make` may be. path: None where there is no folder for it. Raises OSError."""
-    if path is None:
-        return make()
+    on. Collective, as `make` may be. path: None where there is no folder for it. shared: a file of the same for all
+    jobs, taken where it is there, and made where its folder can be written. Raises OSError."""
     file = path
-    if not platform.from_rank_zero(lambda: is_made_from(file, key)):
-        arrays = make()
+    if file is None or not platform.from_rank_zero(lambda: is_made_from(file, key)):
+        arrays = _shared(shared, key, make)
+        if file is None:
+            return arrays
         with platform.together():
             if platform.is_rank_zero():
                 write_arrays(file, key, arrays)
         del arrays
+    with platform.together():
+        return map_arrays(file, key)
+
+
+def _shared(file: Path | None, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
+    if file is None:
+        return make()
+    if not platform.from_rank_zero(lambda: is_made_from(file, key)):
+        arrays = make()
+        if platform.is_rank_zero():
+            with suppress(OSError):  # a folder that nobody may write: each job makes its own
+                write_arrays(file, key, arrays, alone=False)
+        return arrays
     with platform.together():
         return map_arrays(file, key)
 

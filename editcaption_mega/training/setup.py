@@ -1,5 +1,7 @@
 """What training and computing log-probs share before they begin: the sizes of the model, data, rows and ranks."""
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,13 +148,18 @@ def measure_samples(
 ) -> SampleLengths:
     """The lengths of all samples, each of which can be used and fits: known before any work.
 
-    Collective: the ranks share the reading, once for the folder `tables`, and all raise alike: ValueError for samples
-    that cannot be used, OSError for files that cannot be read."""
+    Collective: the ranks share the reading, once for the folder `tables`; and once for all jobs on the whole of one
+    folder of shards, which keeps the lengths for each tokenizer, prompt and limits of pictures. All raise alike:
+    ValueError for samples that cannot be used, OSError for files that cannot be read."""
     key = {
         "format": 1, "data": dataset.fingerprint, "answers": dataset.answers, "shared_prompt": dataset.shared_prompt,
     }  # fmt: skip
     path = tables / "lengths.safetensors" if tables else None
-    made = table(path, key, lambda: {"lengths": _measured(dataset, sequence_length, progress)})
+    shared = dataset.shards.folder
+    if shared is not None:
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+        shared = shared / f"lengths-{digest}.safetensors"
+    made = table(path, key, lambda: {"lengths": _measured(dataset, sequence_length, progress)}, shared=shared)
     lengths = SampleLengths(made["lengths"])
     too_long = np.flatnonzero(lengths.num_tokens > sequence_length)  # of a table that was made for longer rows
     if len(too_long):

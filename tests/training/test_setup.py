@@ -42,6 +42,51 @@ def test_each_record_is_read_by_one_rank_and_all_know_every_length(folder, tmp_p
     assert all(np.array_equal(lengths.table, alone.table) for lengths in (first, second))
 
 
+def kept(shards):
+    return sorted(path.name for path in shards.glob("lengths-*"))
+
+
+def test_the_folder_keeps_them_for_all_jobs_with_the_same_tokens(folder, tmp_path):
+    shards = small_job.write_shards(tmp_path / "pairs", 5)
+    first, reads = lengths_and_reads(0, folder, shards)
+    assert reads == [0, 1, 2, 3, 4] and len(kept(shards)) == 1
+    later = [*on_ranks(lengths_and_reads, tmp_path, folder, shards), lengths_and_reads(0, folder, shards)]
+    for again, no_reads in later:
+        assert no_reads == [] and np.array_equal(again.table, first.table)
+    smaller = open_pairs([str(shards)], folder, min_pixels=1024, max_pixels=4096)
+    assert not np.array_equal(measure_samples(smaller, 4096).table, first.table)
+    assert len(kept(shards)) == 2, "other limits of pictures"
+    with pytest.raises(ValueError, match="more than data.sequence_length=64"):
+        measure_samples(dataset(folder, shards), 64)
+
+
+def test_lengths_that_were_damaged_or_cannot_be_kept_are_made_anew(folder, tmp_path, monkeypatch):
+    shards = small_job.write_shards(tmp_path / "pairs", 5)
+    first, _ = lengths_and_reads(0, folder, shards)
+    (path,) = shards.glob("lengths-*")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    again, reads = lengths_and_reads(0, folder, shards)
+    assert reads == [0, 1, 2, 3, 4] and np.array_equal(again.table, first.table)
+    path.unlink()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("editcaption_mega.data.start_tables.write_arrays", refuse)
+    again, _ = lengths_and_reads(0, folder, shards)
+    assert np.array_equal(again.table, first.table) and kept(shards) == []
+
+
+def test_several_folders_and_a_choice_keep_none(folder, tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        small_job.write_shards(tmp_path / name, 3, seed=seed)
+    both = open_pairs([str(tmp_path / "a"), str(tmp_path / "b")], folder, min_pixels=1024, max_pixels=1 << 20)
+    assert len(measure_samples(both, 4096).table) == 6
+    assert kept(tmp_path / "a") == kept(tmp_path / "b") == []
+
+
 def test_lengths_of_rows_are_level_on_gpus_and_divide_over_tensor_parallel_ranks():
     for tensor, on_gpu, expected in ((1, False, 1), (3, False, 3), (1, True, 128), (8, True, 128), (3, True, 384)):
         parallel = ParallelSettings(tensor_model_parallel_size=tensor)

@@ -88,6 +88,8 @@ def on_a_rank(rank, base, run):
 
 def test_ranks_share_the_first_start_and_the_next_reads_no_record(base, tmp_path):
     _, expected = start(base, tmp_path / "alone")
+    for path in (base / "pairs").glob("lengths-*"):
+        path.unlink()  # as if no job had been there
     first = on_ranks(on_a_rank, tmp_path, base, tmp_path / "run")
     assert all(known == expected for _, known in first)
     indices, records, lines = zip(*(work for work, _ in first), strict=True)

@@ -128,6 +128,11 @@ class ShardReader:
         source, target = self.columns.pixels[i].tolist()
         return SampleMeta(self.ids[i], tuple(source), tuple(target))
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder whose samples these are, all of them as its index has them; None for a choice, or of several."""
+        return self.columns.folder
+
     def close(self) -> None:
         """Close the files that reading opened. Call it when no thread reads any more; reading opens them again."""
         while self._files:

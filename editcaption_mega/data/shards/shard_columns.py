@@ -76,6 +76,12 @@ class ShardColumns:
         return [self.directories[folder] / shard.name for folder, shard in self.files]
 
     @property
+    def folder(self) -> Path | None:
+        """The one folder whose samples these are, all of them and as its index has them."""
+        whole = self.source is not None and self.source.table is None
+        return self.directories[0] if whole else None
+
+    @property
     def sizes(self) -> list[int]:
         """Samples of each folder, which stand one after another."""
         folders = np.array([folder for folder, _ in self.files], np.int64)
