@@ -21,7 +21,8 @@ EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values
 PACKAGE_OF = {"megatron": "megatron-core", "PIL": "pillow", "yaml": "pyyaml"}
 # Imported, and brought by one that is a dependency: transformers, pydantic, jinja2, aiohttp (whose addresses it makes).
 BROUGHT = {"tokenizers", "pydantic_core", "markupsafe", "yarl"}
-OPTIONAL = {"vllm", "lpips", "wandb", "mlflow", "faiss"}  # the user's own choice, asked for by name where they are missing
+# The user's own choice: asked for by name where they are missing, or done without.
+OPTIONAL = {"vllm", "lpips", "wandb", "mlflow", "faiss"}
 NOT_IMPORTED = {
     "tensorboard": "torch.utils.tensorboard imports it",
     "webdataset": "the form of the shards; foreign sets are read with it",
