@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editcaption_mega.files import PARTIAL, parse_json, write_atomically
-from editcaption_mega.words import one_line
+from editcaption_mega.words import one_line, without_credentials
 
 from .index import COLUMNS_GLOB, INDEX_NAME, load_index
 from .index_json import COLUMNS_NAME
@@ -52,7 +52,7 @@ class ShardCache:
         """Where this folder is seen on this machine: itself, or for an address its folder in the cache."""
         if not is_address(folder):
             return Path(folder)
-        name = re.sub(r"[^A-Za-z0-9]+", "-", str(folder).rstrip("/"))[-60:].strip("-")
+        name = re.sub(r"[^A-Za-z0-9]+", "-", without_credentials(str(folder)).rstrip("/"))[-60:].strip("-")
         return self.folder / f"{name}-{hashlib.sha256(str(folder).rstrip('/').encode()).hexdigest()[:12]}"
 
     def update(self, folder: str | os.PathLike[str]) -> Path:
@@ -95,6 +95,7 @@ class Mirror:
         path = self.folder / INDEX_NAME
         about = json.dumps({"address": self.address, "most_bytes": self.most_bytes})
         write_atomically(self.folder / ADDRESS_NAME, about + "\n")
+        (self.folder / ADDRESS_NAME).chmod(0o600)  # it may hold a password
         with suppress(ShardError):
             if path.is_file() and path.read_bytes() == content:
                 load_index(self.folder)
@@ -163,8 +164,9 @@ class Mirror:
             finally:
                 partial.unlink(missing_ok=True)
         reason = "no such file" if isinstance(last, FileNotFoundError) else f"{type(last).__name__}: {last}"
-        reason = one_line(reason)
-        raise ShardError(f"{address} could not be fetched ({reason[:300]}), tried {attempt + 1} times")
+        reason = without_credentials(one_line(reason))[:300]
+        shown = without_credentials(address)
+        raise ShardError(f"{shown} could not be fetched ({reason}), tried {attempt + 1} times")
 
 
 def _root(error: BaseException) -> BaseException:
@@ -187,8 +189,8 @@ def _check_kind(address: str) -> None:
         fsspec.get_filesystem_class(address.partition("://")[0])
     except (ValueError, ImportError) as error:
         raise ShardError(
-            f"{address}: {one_line(str(error))}: expected an address such as https://.., s3://.. (pip install s3fs) or "
-            "hf://datasets/.."
+            f"{without_credentials(address)}: {one_line(str(error))}: expected an address such as https://.., s3://.. "
+            "(pip install s3fs) or hf://datasets/.."
         ) from None
 
 
@@ -206,10 +208,9 @@ def _keep(fetched: Path, path: Path, shard: ShardFile) -> None:
     with open(fetched, "rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    if digest.hexdigest() != shard.sha256:
-        raise ValueError(
-            f"{fetched.stat().st_size} bytes came, whose sha256 is not that of the {shard.bytes} in the index"
-        )
+    size = fetched.stat().st_size
+    if size != shard.bytes or digest.hexdigest() != shard.sha256:
+        raise ValueError(f"{size} bytes came, whose sha256 is not that of the {shard.bytes} in the index")
     os.replace(fetched, path)
 
 

@@ -166,6 +166,22 @@ def test_a_tar_that_is_not_what_the_index_says(folder, server):
     assert reader[4].pair.id == "pair-4", "it is tried again"
 
 
+def test_an_index_with_another_size_than_the_tar_ends(folder, server):
+    path = folder / "index.json"
+    content = json.loads(write_old_index(folder).joinpath("index.json").read_text())
+    content["shards"][0]["bytes"] += 512
+    path.write_text(json.dumps(content))
+    with pytest.raises(ShardError, match="shard-000000.tar could not be fetched"):
+        open_shards(server().address)[0]
+
+
+def test_a_password_is_in_no_message_and_no_name():
+    with pytest.raises(ShardError) as error:
+        open_shards("http://someone:hunter2@127.0.0.1:9/set")
+    assert "hunter2" not in str(error.value) and "127.0.0.1:9/set/index.json" in str(error.value)
+    assert "hunter2" not in str(ShardCache(Path("/c")).local("http://someone:hunter2@host/set"))
+
+
 @pytest.mark.parametrize(
     "address, message",
     [
