@@ -4,6 +4,7 @@ SIGTERM, SIGINT (Ctrl-C), SIGHUP (a closed terminal) and SIGUSR1 (what Slurm sen
 same: save, leave, and let the same command go on later. The end of the launcher asks for it too.
 """
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -118,3 +119,15 @@ def _remember(number: int, frame: object) -> None:
     if number == signal.SIGINT == _State.asked and not _State.answering:
         raise KeyboardInterrupt
     _State.asked = number
+
+
+def end_with_parent() -> None:
+    """In a worker process: it ends when the one that made it is gone, so that nobody is left who goes on working."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has the process that made it"
+    parent.join()
+    os._exit(1)

@@ -3,13 +3,14 @@
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import batched
 from typing import Any, Protocol
+
+from editcaption_mega import signals
 
 _SAMPLES_PER_TASK = 16
 _TASKS_PER_WORKER = 4  # on their way
@@ -67,14 +68,7 @@ def _start(samples: Any, function: Callable[[Any, int], Any]) -> None:
     global _samples, _function
     _samples, _function = samples, function
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_caller, daemon=True).start()
-
-
-def _end_with_caller() -> None:
-    caller = multiprocessing.parent_process()
-    assert caller is not None, "a worker has the process that asked for it"
-    caller.join()
-    os._exit(1)
+    signals.end_with_parent()
 
 
 def _results(task: Sequence[int]) -> list[tuple[int, Any]]:

@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import forkserver
 
+from editcaption_mega import signals
+
 
 def worker_pool(module: str, most: int | None = None, *, tasks_each: int | None = None) -> ProcessPoolExecutor:
     """As many workers as there are processors, `most` at the most. module: what the server imports before its first
@@ -42,11 +44,4 @@ def _start_server() -> None:
 
 def _end_with_caller() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_watch_caller, daemon=True).start()
-
-
-def _watch_caller() -> None:
-    caller = multiprocessing.parent_process()
-    assert caller is not None, "a worker has the process that asked for it"
-    caller.join()
-    os._exit(1)
+    signals.end_with_parent()

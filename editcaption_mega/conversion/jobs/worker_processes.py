@@ -5,15 +5,15 @@ threads before; the processes compute in one thread each, as the workers of PyTo
 """
 
 import multiprocessing
-import os
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Generator
 from multiprocessing import connection
 from typing import Any
 
 import torch
+
+from editcaption_mega import signals
 
 Steps = Generator[int, None, Any]  # of one item: yields how much more of it is done, returns its result
 
@@ -87,7 +87,7 @@ def _serve[Item](items: list[Item], work: Callable[[Item], Steps], end: connecti
     """In the forked process. A Ctrl-C reaches it too: it ends without a word, so the parent's is the only one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signals.end_with_parent()
     torch.set_num_threads(1)
     while True:
         try:
@@ -102,11 +102,3 @@ def _serve[Item](items: list[Item], work: Callable[[Item], Steps], end: connecti
             end.send(("done", number, stop.value))
         except Exception as error:
             end.send(("failed", number, error))
-
-
-def _end_with_parent() -> None:
-    """A killed parent leaves nobody behind who goes on writing."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has the process that made it"
-    parent.join()
-    os._exit(1)
