@@ -8,12 +8,15 @@ import io
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -26,6 +29,11 @@ from editcaption_mega import signals
 from .batch import PackedBatch
 
 _ALIGNMENT = 64  # bytes, of each tensor in the shared memory
+_LAST_SECONDS = 5.0  # that a process may take to end behind its socket
+_MEND = (
+    "The system does that to processes when memory is short (-9): lower data.workers or data.prefetch_steps, or set "
+    "data.worker_processes=false"
+)
 
 
 class Reader(Protocol):
@@ -47,10 +55,21 @@ class RowProcesses:
             self._idle.put(process)
 
     def read(self, samples: Sequence[int], length: int) -> PackedBatch:
-        """As the reader's. Raises ChildProcessError, too, where the process is gone."""
+        """As the reader's. A process that ended is replaced, and its row read again: a row is a pure function.
+
+        Raises ChildProcessError where two processes in a row ended with this one, and OSError where none can be
+        started."""
         process = self._idle.get()
         try:
-            return process.read(samples, length)
+            try:
+                return process.read(samples, length)
+            except ChildProcessError as error:
+                print(f"{error}; a new one reads its row of {len(samples)} samples again", flush=True)
+            process.start_again()
+            try:
+                return process.read(samples, length)
+            except ChildProcessError as error:
+                raise ChildProcessError(f"{error}, and so did the one before, with the same row. {_MEND}") from None
         finally:
             self._idle.put(process)
 
@@ -64,6 +83,15 @@ class _RowProcess:
     """The rank's side of one process."""
 
     def __init__(self, spec: bytes):
+        self._spec = spec
+        self._start()
+
+    def start_again(self) -> None:
+        """In place of the process that ended."""
+        self.close()
+        self._start()
+
+    def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
@@ -72,23 +100,33 @@ class _RowProcess:
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
         self._socket, self._connection = ours, Connection(os.dup(ours.fileno()))
-        self._connection.send_bytes(spec)
+        self._is_new = True
 
     def read(self, samples: Sequence[int], length: int) -> PackedBatch:
+        """Raises ChildProcessError where the process is gone, wherever in its answer it went: the socket is of the two
+        alone, so its end is seen at once."""
         try:
+            if self._is_new:
+                self._connection.send_bytes(self._spec)
             self._connection.send((list(samples), length))
             reply = self._connection.recv()
+            self._is_new = False
             descriptors = [] if isinstance(reply, Exception) else socket.recv_fds(self._socket, 1, 1)[1]
+            if not descriptors and not isinstance(reply, Exception):
+                raise EOFError
         except (EOFError, OSError):
-            raise ChildProcessError(
-                f"a process that reads rows ended with code {self._process.wait()}, which the system does to a process "
-                "when memory is short (-9): lower data.workers or data.prefetch_steps, or set "
-                "data.worker_processes=false"
-            ) from None
+            raise ChildProcessError(f"a process that reads rows ended with code {self._code()}") from None
         if isinstance(reply, Exception):
             raise reply
         structure, places = reply
         return _from_shared(structure, places, descriptors[0])
+
+    def _code(self) -> int:
+        """Its exit code; one that lives on without its socket is of no use."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_LAST_SECONDS)
+        self._process.kill()
+        return self._process.wait()
 
     def close(self) -> None:
         self._process.kill()
@@ -105,21 +143,44 @@ def serve(descriptor: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     own, connection = socket.socket(fileno=descriptor), Connection(os.dup(descriptor))
+    threading.Thread(target=_end_with_rank, args=(own,), daemon=True).start()
     try:
-        reader: Reader = pickle.loads(connection.recv_bytes())
+        reader = _Reading(connection.recv_bytes())
         while True:
             samples, length = connection.recv()
             try:
-                batch = reader.read(samples, length)
+                structure, places, shared = _to_shared(reader.read(samples, length))
             except Exception as error:
                 connection.send(_portable(error))
                 continue
-            structure, places, shared = _to_shared(batch)
             connection.send((structure, places))
             socket.send_fds(own, [b" "], [shared])
             os.close(shared)
     except (EOFError, OSError):  # the rank has ended, or wants no more
         return
+
+
+def _end_with_rank(own: socket.socket) -> None:
+    """Not only when the row at hand is read: a killed rank leaves nobody behind who goes on."""
+    hung_up = select.poll()
+    hung_up.register(own, 0)  # which leaves the end of the connection
+    hung_up.poll()
+    os._exit(1)
+
+
+class _Reading:
+    """The reader in its process, made when it is first asked: what it cannot be made of is an answer, too."""
+
+    def __init__(self, spec: bytes):
+        self._spec = spec
+        self._reader: Reader | None = None
+
+    def read(self, samples: Sequence[int], length: int) -> PackedBatch:
+        if self._reader is None:
+            self._reader = pickle.loads(self._spec)
+            self._spec = b""
+        assert self._reader is not None
+        return self._reader.read(samples, length)
 
 
 def _portable(error: Exception) -> Exception:

@@ -1,8 +1,13 @@
 """Packed sequences read by processes are those that threads read, and what happens to a process is told."""
 
 import os
+import random
 import signal
-from dataclasses import fields
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
@@ -76,11 +81,116 @@ def test_steps_in_their_order_and_processes_that_end_with_them(reader):
     assert process._process.poll() is not None
 
 
-def test_a_process_that_was_killed_is_told(reader):
-    processes = RowProcesses(reader, 1)
+class Dying:
+    """A reader whose process is killed at a moment of its choice, once for each file that can be made."""
+
+    def __init__(self, reader, marks, moment, times=1):
+        self.reader, self.marks, self.moment, self.times = reader, marks, moment, times
+
+    def read(self, samples, length):
+        died = len(list(self.marks.iterdir()))
+        batch = self.reader.read(samples, length)
+        if died < self.times:
+            (self.marks / str(died)).touch()
+            if self.moment == "before its answer":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif self.moment == "before the memory of its answer":
+                sys.addaudithook(lambda event, _: event == "socket.sendmsg" and os.kill(os.getpid(), signal.SIGKILL))
+            else:  # amid its answer, which is larger than what a socket holds
+                batch.sample_ids = (*batch.sample_ids, "x" * 300_000_000)
+                threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGKILL]).start()
+        return batch
+
+
+MOMENTS = ["before its answer", "amid its answer", "before the memory of its answer"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_process_that_is_killed_is_replaced_and_its_row_is_read_again(reader, tmp_path, capsys, moment):
+    processes = RowProcesses(Dying(reader, tmp_path, moment), 1)
     try:
-        processes._processes[0]._process.kill()
-        with pytest.raises(ChildProcessError, match=r"ended with code -9, .*lower data.workers"):
+        length = int(reader.lengths.num_tokens[:2].sum())
+        assert_equal(processes.read([0, 1], length), reader.read([0, 1], length))
+        said = capsys.readouterr().out
+        assert said == "a process that reads rows ended with code -9; a new one reads its row of 2 samples again\n"
+        assert processes.read([3], 4096).sample_ids == (reader.dataset.id(3),)
+        assert len(list(tmp_path.iterdir())) == 1, "it was killed"
+    finally:
+        processes.close()
+
+
+def test_a_row_that_kills_two_processes_is_an_error(reader, tmp_path):
+    processes = RowProcesses(Dying(reader, tmp_path, "before its answer", times=2), 1)
+    try:
+        with pytest.raises(
+            ChildProcessError, match=r"code -9, and so did the one before, with the same .*data.workers"
+        ):
             processes.read([0], 4096)
+        assert processes.read([0], 4096).sample_ids == (reader.dataset.id(0),), "the next one is asked anew"
+    finally:
+        processes.close()
+
+
+def test_kills_from_outside_at_any_moment_lose_nothing(reader):
+    """Two processes of one rank, of which one is killed again and again while both read."""
+    rng, rows = random.Random(5), [[k % 6, (k + 1) % 6] for k in range(60)]
+    expected = {tuple(row): reader.read(row, 4096).sample_ids for row in rows}
+    processes = RowProcesses(reader, 2)
+    killed, ended = 0, threading.Event()
+
+    def kill():
+        nonlocal killed
+        while killed < 3 and not ended.wait(rng.uniform(0.2, 1.5)):
+            process = rng.choice(processes._processes)
+            if not process._is_new:  # so that no row meets two kills, which is an error
+                process._process.kill()
+                killed += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            while killer.is_alive():
+                batches = list(pool.map(lambda row: processes.read(row, 4096), rows))
+                assert [batch.sample_ids for batch in batches] == [expected[tuple(row)] for row in rows]
+    finally:
+        ended.set()
+        killer.join()
+        processes.close()
+    assert killed == 3
+
+
+@dataclass(frozen=True)
+class Unmade:
+    """A reader that no other process can make."""
+
+    def __reduce__(self):
+        return open, ("/nowhere/at/all",)
+
+
+@dataclass(frozen=True)
+class Slow:
+    def read(self, samples, length):
+        time.sleep(600)
+
+
+def test_a_process_ends_with_its_rank_even_amid_a_row():
+    processes = RowProcesses(Slow(), 1)
+    (process,) = processes._processes
+    try:
+        process._connection.send_bytes(process._spec)
+        process._connection.send(([0], 8))
+        process._connection.close()
+        process._socket.close()
+        assert process._process.wait(60) == 1
+    finally:
+        process._process.kill()
+
+
+def test_a_reader_that_cannot_be_made_says_why():
+    processes = RowProcesses(Unmade(), 1)
+    try:
+        with pytest.raises(FileNotFoundError, match="/nowhere/at/all"):
+            processes.read([0], 8)
     finally:
         processes.close()
