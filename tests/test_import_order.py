@@ -62,6 +62,7 @@ ROOT_MODULES = {
     "interface": False,
     "job_outcome": True,
     "phases": True,
+    "process_pool": True,
     "progress": True,
     "progress_display": False,
     "rank_log": True,

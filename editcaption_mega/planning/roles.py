@@ -5,11 +5,11 @@ from concurrent.futures import as_completed
 from typing import NamedTuple
 
 from editcaption_mega.model import Architecture
+from editcaption_mega.process_pool import ProcessPool, cores
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
 from .dry_run.rank_step import RankRecord, execute_step, join_alone
-from .workers import worker_pool
 from .workload import Workload, planned_step
 
 
@@ -45,16 +45,12 @@ def execute_roles(
 
     Raises what the execution raised: ValueError for settings that cannot run."""
     arguments = (settings, architecture, workload, world_size)
-    with worker_pool(__name__, len(roles), tasks_each=1) as pool:
+    with ProcessPool(min(len(roles), cores()), "executes a rank", preload=__name__, tasks_each=1) as pool:
         # The longest first, which are the early stages.
         futures = {pool.submit(_execute, *arguments, role.rank, imbalance): i for i, role in enumerate(roles)}
         records: dict[int, RankRecord] = {}
-        try:
-            for future in progress(as_completed(futures), len(futures), "rank roles"):
-                records[futures[future]] = future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in progress(as_completed(futures), len(futures), "rank roles"):
+            records[futures[future]] = future.result()
     return [records[i] for i in range(len(roles))]
 
 

@@ -1,12 +1,7 @@
 """The measures of a whole set as columns, by processes in parallel; a killed run goes on."""
 
 import hashlib
-import multiprocessing
-import os
-import signal
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -15,6 +10,7 @@ from editcaption_mega.curation.columns import ColumnFile, ColumnWork
 from editcaption_mega.data.images.decode import ImageError, decode_image
 from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.evaluation.generate import Part
+from editcaption_mega.process_pool import ProcessPool, cores
 from editcaption_mega.progress import Progress, no_progress
 
 from . import picture_changes
@@ -32,9 +28,9 @@ def measure_pairs(
     """The columns of `measure_pictures` for every pair of a part; `reason` where a picture cannot be read -> whether
     the whole file is written now.
 
-    workers: processes; 0: as many as there are processors; 1: none but this one."""
+    workers: processes; 0: one for each core; 1: none but this one."""
     settings = {"version": VERSION, "side": picture_changes.SIDE, "tolerance": picture_changes.TOLERANCE}
-    workers = workers or os.cpu_count() or 1
+    workers = workers or cores()
     with ColumnWork(output, shards, "measure", settings, part=part) as work:
         tasks = batched((at for at, _ in work.missing()), PAIRS_PER_TASK)
         rows = _here(shards, tasks) if workers == 1 else _in_processes(shards, tasks, workers)
@@ -147,19 +143,9 @@ def _measured(shards: ShardReader, places: Sequence[int]) -> list[tuple[int, dic
 def _in_processes(
     shards: ShardReader, tasks: Iterator[Sequence[int]], workers: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """In order; a few tasks per worker are on their way at a time."""
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(shards,)) as pool:
-        waiting: deque[Future[list[tuple[int, dict[str, Any]]]]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(_task, task))
-                if len(waiting) >= 4 * workers:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with ProcessPool(workers, "measures pictures", start=_start, arguments=(shards,)) as pool:
+        for _, rows in pool.in_order(_task, tasks):
+            yield from rows
 
 
 def _start(shards: ShardReader) -> None:
@@ -168,7 +154,6 @@ def _start(shards: ShardReader) -> None:
     global _shards
     _shards = shards
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C reaches everyone; the caller says so
 
 
 def _task(places: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:

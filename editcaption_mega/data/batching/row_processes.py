@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from editcaption_mega import signals
+from editcaption_mega.process_pool import portable
 
 from .batch import PackedBatch
 
@@ -151,7 +151,7 @@ def serve(descriptor: int) -> None:
             try:
                 structure, places, shared = _to_shared(reader.read(samples, length))
             except Exception as error:
-                connection.send(_portable(error))
+                connection.send(portable(error))
                 continue
             connection.send((structure, places))
             socket.send_fds(own, [b" "], [shared])
@@ -181,19 +181,6 @@ class _Reading:
             self._spec = b""
         assert self._reader is not None
         return self._reader.read(samples, length)
-
-
-def _portable(error: Exception) -> Exception:
-    """The error as it can travel: of its own class where that can be made again, with its traceback as a note for
-    whoever meets a defect."""
-    try:
-        twin: Exception = pickle.loads(pickle.dumps(error))
-        if str(twin) == str(error):
-            return twin
-    except Exception:  # whatever a class's own pickling raises
-        pass
-    kind = ValueError if isinstance(error, ValueError) else RuntimeError
-    return kind(str(error) if kind is ValueError else "".join(traceback.format_exception(error)))
 
 
 class _Pickler(pickle.Pickler):

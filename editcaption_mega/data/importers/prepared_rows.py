@@ -1,26 +1,21 @@
 """What can be done with a row apart from all others, in processes of their own: pictures decoded, checked and baked,
 the sample in the form that it has in a tar. Rows come back in their order, so shards do not depend on the processes."""
 
-import os
-import signal
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from hashlib import sha256
 from itertools import islice
-from multiprocessing import get_all_start_methods, get_context
 from typing import Any, NamedTuple
 
 from editcaption_mega.data.images.decode import ImageError, read_picture
 from editcaption_mega.data.importers.candidates import Candidate, Rejected
 from editcaption_mega.data.shards.pair_checks import Look, Remark
 from editcaption_mega.data.shards.sample_bytes import TarSample, encoded_sample
+from editcaption_mega.process_pool import ProcessPool, cores
 from editcaption_mega.records import EditPair, RecordError
 
 _ROWS_AT_ONCE = 32  # that a process gets
 _BYTES_AT_ONCE = 8 << 20  # of pictures, of which a process gets no more unless one row has them
-_AHEAD = 2  # batches that wait for each process
 
 
 class PreparedRow(NamedTuple):
@@ -68,37 +63,9 @@ def prepared_rows(
     # A process takes longer to start than a few pictures to decode.
     for row in islice(rows, _ROWS_AT_ONCE) if workers > 1 else rows:
         yield row, prepared_row(row, max_pixels) if isinstance(row, Candidate) else None
-    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_signals)
-    waiting: deque[tuple[list[Candidate | Rejected], Future[list[PreparedRow | None]]]] = deque()
-    failure: Exception | None = None
-    try:
-        try:
-            for batch in _batches(rows):
-                waiting.append((batch, pool.submit(_prepare, batch, max_pixels)))
-                if len(waiting) > _AHEAD * workers:
-                    yield from _done(*waiting.popleft())
-        except BrokenProcessPool:
-            raise
-        except Exception as error:  # of the input: what was read before it counts
-            failure = error
-        while waiting:
-            yield from _done(*waiting.popleft())
-    except BrokenProcessPool:
-        raise ChildProcessError(
-            "a process that prepares pictures is gone (killed, perhaps for memory): run the same command again, with "
-            "fewer --workers if it happens again"
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    if failure is not None:
-        raise failure
-
-
-def _done(
-    batch: list[Candidate | Rejected], future: "Future[list[PreparedRow | None]]"
-) -> Iterator[tuple[Candidate | Rejected, PreparedRow | None]]:
-    yield from zip(batch, future.result(), strict=True)
+    with ProcessPool(workers, "prepares pictures") as pool:
+        for batch, ready in pool.in_order(partial(_prepare, max_pixels), _batches(rows)):
+            yield from zip(batch, ready, strict=True)
 
 
 def _batches(rows: Iterator[Candidate | Rejected]) -> Iterator[list[Candidate | Rejected]]:
@@ -120,13 +87,8 @@ def _batches(rows: Iterator[Candidate | Rejected]) -> Iterator[list[Candidate | 
         raise failure
 
 
-def _prepare(batch: list[Candidate | Rejected], max_pixels: int) -> list[PreparedRow | None]:
+def _prepare(max_pixels: int, batch: list[Candidate | Rejected]) -> list[PreparedRow | None]:
     return [prepared_row(row, max_pixels) if isinstance(row, Candidate) else None for row in batch]
-
-
-def _leave_signals() -> None:
-    """A terminal's interrupt is for the process that writes, which ends these."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _with_images(provenance: dict[str, Any], images: dict[str, Any]) -> tuple[dict[str, Any], tuple[Remark, ...]]:
@@ -143,4 +105,4 @@ def _with_images(provenance: dict[str, Any], images: dict[str, Any]) -> tuple[di
 
 def most_workers() -> int:
     """As many processes as this one may use cores, beside itself; 1: no other."""
-    return max(1, min(16, len(os.sched_getaffinity(0))))
+    return min(16, cores())

@@ -8,11 +8,12 @@ the vision tower alone, its last the LM head and the loss. Two lengths of the mi
 import gc
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from editcaption_mega.model import Architecture
+from editcaption_mega.process_pool import ProcessPool, cores
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
@@ -20,7 +21,6 @@ from ..dry_run.rank_step import RankRecord, execute_step, forget_layers, join_al
 from ..step_time import passes_of
 from ..timing.cost import Communication, StreamTime, stream_time
 from ..timing.hardware import Hardware
-from ..workers import worker_pool
 from ..workload import Workload, planned_step
 
 Place = Literal["first", "layers", "last"]
@@ -171,7 +171,7 @@ class Pieces:
     imbalance: float = 1.0
     known: dict[StagePiece, Costs] = field(default_factory=dict)
     refused: dict[StagePiece, str] = field(default_factory=dict)  # pieces that cannot run, with the reason
-    _pool: ProcessPoolExecutor | None = None
+    _pool: ProcessPool | None = None
 
     def __getitem__(self, piece: StagePiece) -> Costs:
         """Raises ValueError for a piece that cannot run. It is executed if it was not yet."""
@@ -190,7 +190,7 @@ class Pieces:
             return
         hardware = self.hardware.with_attention(self.settings.model.flash_attention)
         job = (self.settings, self.architecture, self.workload, hardware, self.imbalance)
-        pool = self._pool = self._pool or worker_pool(__name__)
+        pool = self._pool = self._pool or ProcessPool(cores(), "executes pieces of a job", preload=__name__)
         futures = [pool.submit(_execute, *job, group) for group in by_rank.values()]
         try:
             for future in progress(as_completed(futures), len(futures), "pieces"):
@@ -206,7 +206,7 @@ class Pieces:
     def close(self) -> None:
         """End the processes that execute pieces; they start again where more are wanted."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.close()
             self._pool = None
 
     def __enter__(self) -> "Pieces":

@@ -45,7 +45,7 @@ def test_a_process_that_is_killed_ends_the_work_and_the_finished_shards_stay(tmp
                 time.sleep(0.2)
             yield row(number)
 
-    with pytest.raises(ChildProcessError, match="a process that prepares pictures is gone"):
+    with pytest.raises(ChildProcessError, match="a process that prepares pictures ended with code -9"):
         ingest(killing(), tmp_path / "out", samples_per_shard=PER_SHARD, run=ImportRun(2, "set"))
     assert list((tmp_path / "out").glob("shard-*.partial")) and threading.active_count() < 20
     ingest(
