@@ -122,7 +122,7 @@ class DPOSettings(JobSettings):
         if self.reference_mode == "adapters_off" and self.model.adapters.start:
             raise SettingsError(
                 f"model.adapters.start={self.model.adapters.start} is no reference when adapters are off: add these "
-                "adapters to their weights first (megatron-to-hf --adapter .. --merge) and start from the result, or "
+                "adapters to their weights first (editcaption convert megatron-to-hf) and start from the result, or "
                 "name the reference as reference.checkpoint"
             )
         if self.reference.file and self.data.max_samples:

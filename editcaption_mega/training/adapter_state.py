@@ -21,7 +21,7 @@ from editcaption_mega.conversion import (
 from editcaption_mega.conversion.adapter_values import place_adapters
 from editcaption_mega.conversion.peft_folder import is_peft_folder, read_peft_folder
 from editcaption_mega.model import Architecture
-from editcaption_mega.settings import JobSettings
+from editcaption_mega.settings import JobSettings, ModelSettings
 
 
 def chosen_adapters(settings: JobSettings, architecture: Architecture) -> AdapterChoice | None:
@@ -35,9 +35,9 @@ def base_identity(base: WeightSource) -> dict[str, str]:
     return {"base_weights": platform.from_rank_zero(base.digest)}
 
 
-def adapter_metadata(settings: JobSettings, base: dict[str, str]) -> dict[str, Any]:
+def adapter_metadata(model: ModelSettings, base: dict[str, str]) -> dict[str, Any]:
     """What a checkpoint of adapters says of them, for who exports it."""
-    adapters, model = settings.model.adapters, settings.model
+    adapters = model.adapters
     return {
         "adapters": {
             "rank": adapters.rank, "alpha": adapters.alpha, "rslora": adapters.rslora, "dropout": adapters.dropout,

@@ -128,7 +128,7 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     metadata = {
         "fingerprint": dataset.fingerprint,
         "experts_in_out": platform.from_rank_zero(source.experts_in_out),
-        **(adapter_metadata(settings, base) if adapters else {}),
+        **(adapter_metadata(settings.model, base) if adapters else {}),
     }
     lengths = measure_samples(dataset, settings.data.sequence_length, job.tables)
     of_held_out = None if held_out is None else held_out.measured(dataset, settings.data.sequence_length)

@@ -15,7 +15,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.model.adapters import dropout_mask, module_key, row_seed
 from tests.helpers import tiny, warm
 
-from . import adapter_worker, matrix, worker
+from . import adapter_exports, adapter_worker, matrix, worker
 
 ALL = [
     f"{kind}/{layout}/LoRA"
@@ -25,31 +25,48 @@ ALL = [
 ] + [
     f"{kind}/{layout}/{form}"
     for kind, form, layouts in (
-        ("dense", "rsLoRA", ("1 rank",)),
-        ("dense", "DoRA", ("1 rank", "TP2+SP", "TP2, no SP", "TP2 x PP2")),
-        ("moe", "DoRA of attention", ("1 rank", "TP2 x EP2")),
-        ("dense", "dropout", ("1 rank", "TP2+SP", "TP2, no SP", "PP2", "1 rank, full recompute", "TP2+SP in 4 pieces")),
-        ("moe", "router", ("1 rank", "EP2", "TP2 x EP2")),
-        ("moe", "shared", ("1 rank", "EP2", "expert TP2", "TP2 x EP2", "TP2 x EP2 x expert TP2")),
+        ("dense", "rsLoRA", ("1 rank", "TP2+SP")),
+        ("dense", "DoRA", (
+            "1 rank", "1 rank, full recompute", "DP2", "TP2+SP", "TP2, no SP", "TP2+SP in 4 pieces", "TP2 x PP2",
+            "PP2 x VPP2", "TP2 x PP2 of 6+2 layers, delayed weight gradients",
+        )),
+        ("moe", "DoRA of attention", ("1 rank", "TP2 x EP2", "PP2 x VPP2 x EP2")),
+        ("dense", "dropout", (
+            "1 rank", "1 rank, full recompute", "DP2", "TP2+SP", "TP2, no SP", "TP2+SP in 4 pieces", "PP2", "TP2 x PP2",
+            "PP2, delayed weight gradients",
+        )),
+        ("moe", "dropout", ("1 rank", "TP2 x EP2")),
+        ("dense", "DoRA and dropout", ("1 rank", "1 rank, full recompute", "TP2+SP", "TP2, no SP", "TP2 x PP2")),
+        ("dense", "upper layers", (
+            "1 rank", "1 rank, full recompute", "PP2", "PP2 x VPP2", "PP2, delayed weight gradients",
+        )),
+        ("moe", "router", ("1 rank", "EP2", "TP2 x EP2", "PP2 x EP2, delayed weight gradients")),
+        ("moe", "shared", (
+            "1 rank", "EP2", "expert TP2", "TP2 x EP2", "TP2 x EP2 x expert TP2", "PP2 x EP2, delayed weight gradients",
+        )),
     )
     for layout in layouts
 ]  # fmt: skip
-FAST_STEPS = 6
+IDLE = "moe with idle experts"
+# What `make test` measures, with a smaller model; a case whose checkpoints are moved comes with its one rank.
+FAST_STEPS, FAST_LAYERS = 4, 3
 FAST = [
     "dense/1 rank/LoRA", "moe/1 rank/LoRA", "dense/TP2+SP/LoRA", "moe/EP2/LoRA", "moe/expert TP2/LoRA",
-    "dense/1 rank/DoRA", "dense/TP2+SP/DoRA", "dense/1 rank/dropout", "dense/TP2+SP/dropout",
-    "moe/1 rank/router", "moe/1 rank/shared", "moe/EP2/shared", "dense/1 rank/rsLoRA",
+    "dense/1 rank/DoRA and dropout", "dense/TP2+SP/DoRA and dropout", "moe/1 rank/router",
+    "moe/1 rank/shared", "moe/EP2/shared",
 ]  # fmt: skip
 
 
-def measure(work: Path, names: list[str], steps: int = worker.STEPS) -> dict[str, dict]:
-    """Write models and references into `work`, run the cases there, and return numbers per "kind/layout/form"."""
+def measure(work: Path, names: list[str], steps: int = worker.STEPS, layers: int = 8) -> dict[str, dict]:
+    """Write models and references into `work`, run the cases there, and return numbers per "kind/layout/form".
+
+    A reference is computed once for all layouts."""
     torch.set_num_threads(1)
     references: dict[tuple[str, str], list[float]] = {}
     for name in names:
         kind, _, form = name.split("/")
         if (kind, form) not in references:
-            references[kind, form] = reference(work, kind, form, steps)
+            references[kind, form] = reference(work, kind, form, steps, layers)
     launch(work, names, steps)
     results = {}
     for name in names:
@@ -58,6 +75,9 @@ def measure(work: Path, names: list[str], steps: int = worker.STEPS) -> dict[str
         results[name] = {k: v for part in parts for k, v in json.loads(part.read_text()).items()}
     for name, numbers in results.items():
         kind, _, form = name.split("/")
+        slug = adapter_worker.slug_of(name)
+        logits = work / f"{kind}-{form}-logits.safetensors"
+        numbers |= adapter_exports.measure(work / "runs" / slug, work / kind, logits, work / "exports" / slug)
         numbers["loss_error"] = matrix.largest(numbers["losses"], references[kind, form])
         numbers["loss_change"] = abs(references[kind, form][0] - references[kind, form][-1])
         numbers["resume_error"] = matrix.largest(numbers["resumed"], numbers["losses"][steps // 2 :])
@@ -65,8 +85,8 @@ def measure(work: Path, names: list[str], steps: int = worker.STEPS) -> dict[str
             origin = f"{kind}/1 rank/{form}"
             numbers["moved_error"] = matrix.largest(numbers["moved"], results[origin]["losses"][steps // 2 :])
             stores = [
-                worker.checkpoint_in(work / folder / adapter_worker.slug_of(which), steps)
-                for folder, which in (("runs", origin), ("copies", name))
+                worker.checkpoint_in(work / folder / which, steps)
+                for folder, which in (("runs", adapter_worker.slug_of(origin)), ("copies", slug))
             ]
             numbers["copied"] = matrix.same_tensors(*stores)
     return results
@@ -78,12 +98,14 @@ def launch(work: Path, names: list[str], steps: int) -> None:
         chosen = [name for name in names if worker.ranks_of(name.split("/")[1]) == count]
         if chosen:
             command = [sys.executable, "-m", "tests.parity.adapter_worker", work, str(steps), *chosen]
-            warm.run_ranks(command, count, timeout=3000)
+            warm.run_ranks(command, count, timeout=600 + 300 * len(chosen))
 
 
-def reference(work: Path, kind: str, form: str, steps: int) -> list[float]:
+def reference(work: Path, kind: str, form: str, steps: int, layers: int) -> list[float]:
     """A plain loop with `peft` from the same adapters -> its losses; its logits afterwards go into a file."""
-    model = tiny.hf_model(experts=kind == "moe", tied=kind == "dense")
+    model = tiny.hf_model(experts=kind != "dense", tied=kind == "dense", layers=layers)
+    if kind == IDLE:
+        keep_experts_idle(model)
     if not (work / kind).exists():
         model.save_pretrained(work / kind)
     settings = adapter_worker.FORMS[form]
@@ -98,6 +120,17 @@ def reference(work: Path, kind: str, form: str, steps: int) -> list[float]:
             logits[sample.id] = adapted(**tiny.hf_inputs(sample), use_cache=False).logits[0].contiguous()
     save_file(logits, work / f"{kind}-{form}-logits.safetensors")
     return losses
+
+
+def keep_experts_idle(model) -> None:
+    """Let each token choose experts 0 and 1, or 2 and 3, and none the others, all that the second of two ranks has."""
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            weight = layer.mlp.gate.weight
+            first = weight[0].clone()
+            weight.zero_()
+            for row, factor in enumerate((1.0, 2.0, -1.0, -2.0)):
+                weight[row] = factor * first
 
 
 def peft_model(model, choice: AdapterChoice, folder: Path) -> PeftModel:

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from editcaption_mega import platform
+from editcaption_mega.conversion import WeightSource
 from editcaption_mega.settings import AdapterSettings, OptimizerSettings
+from editcaption_mega.training.adapter_state import adapter_metadata
 
 from . import worker
 
@@ -23,6 +25,10 @@ FORMS = {
     "DoRA": AdapterSettings(rank=8, alpha=16.0, dora=True, modules=["self_attn.*", "mlp.[gud]*", "visual.*"]),
     "DoRA of attention": AdapterSettings(rank=8, alpha=16.0, dora=True, modules=["self_attn.*", "visual.*"]),
     "dropout": AdapterSettings(rank=8, alpha=16.0, dropout=0.3, modules=["self_attn.*", "visual.blocks.*"]),
+    "DoRA and dropout": AdapterSettings(
+        rank=8, alpha=8.0, rslora=True, dora=True, dropout=0.3, modules=["self_attn.*", "visual.blocks.*"]
+    ),
+    "upper layers": AdapterSettings(rank=8, alpha=16.0, modules=["layers.[67].*_proj"]),
     "shared": AdapterSettings(rank=8, alpha=16.0, experts="shared"),
 }
 
@@ -31,6 +37,10 @@ class Case(worker.Case):
     """Adapters alone are trained, at a rate at which they change the loss as much as full training does."""
 
     optimizer = OptimizerSettings(learning_rate=5e-3, warmup_steps=2, weight_decay=0.1)
+
+    @property
+    def metadata(self) -> dict:
+        return adapter_metadata(self.model, {"base_weights": WeightSource(self.folder, None).digest()})
 
 
 def slug_of(name: str) -> str:

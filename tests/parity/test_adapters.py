@@ -13,8 +13,9 @@ def measured(tmp_path_factory):
 
     def numbers(name: str, steps: int) -> dict:
         if steps not in known:
-            names = adapter_matrix.FAST if steps == adapter_matrix.FAST_STEPS else adapter_matrix.ALL
-            known[steps] = adapter_matrix.measure(tmp_path_factory.mktemp("adapters"), names, steps)
+            fast = steps == adapter_matrix.FAST_STEPS
+            names, layers = (adapter_matrix.FAST, adapter_matrix.FAST_LAYERS) if fast else (adapter_matrix.ALL, 8)
+            known[steps] = adapter_matrix.measure(tmp_path_factory.mktemp("adapters"), names, steps, layers)
         return known[steps][name]
 
     return numbers
@@ -37,7 +38,15 @@ def test_each_step_equals_peft(measured, name, steps):
 
 @EACH
 def test_trained_adapters_have_the_logits_of_peft(measured, name, steps):
-    assert measured(name, steps)["logits"] <= matrix.LOGITS_BAR
+    numbers = measured(name, steps)
+    assert numbers["logits"] <= matrix.LOGITS_BAR
+    assert numbers["merged"] <= matrix.LOGITS_BAR, "the adapters added to their weights, in transformers"
+    assert numbers["loaded"] <= matrix.LOGITS_BAR, "the PEFT folder, in peft"
+
+
+@EACH
+def test_a_peft_folder_is_written_again_bit_for_bit(measured, name, steps):
+    assert measured(name, steps)["round_trip"]
 
 
 @EACH

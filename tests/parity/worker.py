@@ -180,6 +180,7 @@ class Case:
     """One model folder under one layout."""
 
     optimizer = OPTIMIZER
+    metadata: dict = {}  # of its checkpoints
 
     def __init__(
         self,
@@ -276,7 +277,7 @@ class Case:
         writer.finish()
 
     def save(self, output: Path, step: int) -> None:
-        target = CheckpointFolder(output, {"step": step, "updates": step}, SideFiles.read(self.folder), {})
+        target = CheckpointFolder(output, {"step": step, "updates": step}, SideFiles.read(self.folder), self.metadata)
         save_checkpoint(target, self.param_shards, self.trainer.optimizer)
 
     def resume(self, checkpoint: Path, step: int) -> None:

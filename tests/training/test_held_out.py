@@ -69,7 +69,7 @@ def runs(base, done, name):
         by_ranks = sorted(names, key=ranks_of)
         for count, group in groupby(by_ranks, ranks_of):
             configs = [config for each in group for config in write_configs(base, each)]
-            command = [sys.executable, "-m", "tests.training.held_out_worker", *configs]
+            command = [sys.executable, "-m", "tests.training.jobs_worker", *configs]
             warm.run_ranks(command, count, timeout=3000)
     return [base / "runs" / slug(name, kind) for kind in ("looked", "plain")]
 

@@ -6,7 +6,8 @@ as the weight's rows; of a row-parallel layer A is divided as the weight's colum
 Megatron adds these up (`sequence_parallel`), as for norms.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,14 @@ from ..parallel.delayed_gradients import GradientRule
 from ..parallel.linears import LanguageConfig, Linear, multiply
 from ..parallel.marks import mark
 from .low_rank import LowRank
+
+
+class Output(NamedTuple):
+    """What an adapter makes of the layer's input."""
+
+    adapter: LowRank
+    added: Tensor  # s B A x [.., rows of the part], x after dropout
+    dropped: Tensor | None  # with DoRA and dropout: the layer's own output for that x [.., rows], as PEFT uses it
 
 
 class AdaptedWeight(nn.Module):
@@ -75,37 +84,48 @@ class AdaptedWeight(nn.Module):
         rows = _by_axis(self.weight.detach(), part, 0)
         return rows.narrow(part.axis, part.start, part.length).reshape(-1, self.weight.size(1))
 
-    def combine(self, base: Tensor, outputs: list[tuple[LowRank, Tensor]]) -> Tensor:
-        """The layer's output [.., rows] and what its adapters add to their rows of it [.., rows of the part]."""
-        first = outputs[0][0].part
+    def combine(self, base: Tensor, outputs: list[Output]) -> Tensor:
+        """The layer's output [.., rows], with what its adapters make of their rows of it."""
+        first = outputs[0].adapter.part
         if first.whole:
-            return self._combined(base, *outputs[0])
+            return self._combined(base, outputs[0].dropped, outputs[0])
         divided = _by_axis(base, first, -1)
         at = divided.dim() - 2 + first.axis
         segments, place = [], 0
-        for adapter, output in outputs:
-            part = adapter.part
+        for output in outputs:
+            part = output.adapter.part
             if part.start > place:
                 segments.append(divided.narrow(at, place, part.start - place))
             own = divided.narrow(at, part.start, part.length)
-            segments.append(self._combined(own.flatten(-2), adapter, output).view(own.shape))
+            dropped = output.dropped
+            if dropped is not None:
+                dropped = _by_axis(dropped, part, -1).narrow(at, part.start, part.length).flatten(-2)
+            segments.append(self._combined(own.flatten(-2), dropped, output).view(own.shape))
             place = part.start + part.length
         if place < first.total:
             segments.append(divided.narrow(at, place, first.total - place))
         return torch.cat(segments, at).flatten(-2)
 
-    def _combined(self, base: Tensor, adapter: LowRank, output: Tensor) -> Tensor:
+    def _combined(self, base: Tensor, dropped: Tensor | None, output: Output) -> Tensor:
+        adapter, added = output.adapter, output.added
         if adapter.magnitude is None:
-            return base + output
-        bias = getattr(self, "bias", None)  # with none of these a layer has a bias and several parts
+            return base + added
+        bias = getattr(self, "bias", None)  # no layer has a bias and several parts
         scale = adapter.row_scale(self.norms(adapter))
+        if dropped is not None:
+            return base + (scale - 1) * (dropped if bias is None else dropped - bias) + scale * added
         if bias is None:
-            return scale * (base + output)
-        return scale * (base - bias + output) + bias
+            return scale * (base + added)
+        return scale * (base - bias + added) + bias
 
 
 def _dropped(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x * mask
+
+
+def _again(layer: Callable[[Tensor], Any], adapter: LowRank, dropped: Tensor, x: Tensor) -> Any:
+    """What the layer without adapters makes of the input that dropout left; None where nothing asks for it."""
+    return None if adapter.magnitude is None or dropped is x else layer(dropped)
 
 
 def _by_axis(tensor: Tensor, part: AdapterPart, dim: int) -> Tensor:
@@ -167,7 +187,8 @@ def adapted_column(linear: Any) -> Any:
                     mark(divided, tensor_model_parallel=True, partition_dim=0, partition_stride=1)
 
         def forward(self, x: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-            base, bias = super().forward(x, *args, **options)
+            layer = super().forward
+            base, bias = layer(x, *args, **options)
             parts, rule = self.parts, self.own_rule
             if not parts:
                 return base, bias
@@ -175,8 +196,10 @@ def adapted_column(linear: Any) -> Any:
             inputs = [_dropped(x, self._mask(part, x, column=True)) for part in parts]
             hidden = [multiply(dropped, a, rule) for dropped, (a, _) in zip(inputs, pairs, strict=True)]
             gathered = self._gathered(torch.cat(hidden, -1)).chunk(len(parts), -1)
-            outputs = [multiply(h, b, rule) * self.scale for h, (_, b) in zip(gathered, pairs, strict=True)]
-            return self.combine(base, list(zip(parts, outputs, strict=True))), bias
+            added = [multiply(h, b, rule) * self.scale for h, (_, b) in zip(gathered, pairs, strict=True)]
+            again = [_again(layer, part, dropped, x) for part, dropped in zip(parts, inputs, strict=True)]
+            whole = [each and each[0] for each in again]
+            return self.combine(base, list(map(Output, parts, added, whole))), bias
 
     return AdaptedColumn
 
@@ -202,8 +225,10 @@ def adapted_row(linear: Any) -> Any:
                 return base, bias
             (part,) = parts
             a, b = part()
-            hidden = self._reduced(multiply(_dropped(x, self._mask(part, x, column=False)), a, rule))
-            return self.combine(base, [(part, multiply(hidden, b, rule) * self.scale)]), bias
+            dropped = _dropped(x, self._mask(part, x, column=False))
+            hidden = self._reduced(multiply(dropped, a, rule))
+            again = _again(super().forward, part, dropped, x)
+            return self.combine(base, [Output(part, multiply(hidden, b, rule) * self.scale, again and again[0])]), bias
 
     return AdaptedRow
 
@@ -225,7 +250,9 @@ class AdaptedVisionLinear(AdaptedWeight, Linear):  # type: ignore[misc]
         mask = part.mask(x.size(0) * ranks, x.size(-1), x)
         own = mask if mask is None else mask[rank * x.size(0) :][: x.size(0)]
         a, b = part()
-        return self.combine(base, [(part, multiply(multiply(_dropped(x, own), a, rule), b, rule) * self.scale)])
+        dropped = _dropped(x, own)
+        added = multiply(multiply(dropped, a, rule), b, rule) * self.scale
+        return self.combine(base, [Output(part, added, _again(super().forward, part, dropped, x))])
 
 
 class AdaptedRouter(AdaptedWeight, TopKRouter):

@@ -1,6 +1,6 @@
 """Runs on every rank: one job after another, each of a file of settings.
 
-Usage: -m tests.training.held_out_worker CONFIG.yaml [CONFIG.yaml ...]; test_held_out.py starts it.
+Usage: -m tests.training.jobs_worker CONFIG.yaml [CONFIG.yaml ...].
 """
 
 import os
