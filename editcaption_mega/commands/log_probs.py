@@ -21,7 +21,10 @@ def main(argv: Sequence[str]) -> int | None:
         "--output pool.jsonl --tp 2",
     )
     parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="Megatron checkpoint, run folder, or Hugging Face folder"
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="Megatron checkpoint, run folder or Hugging Face folder; adapters as a run or a PEFT folder",
     )
     parser.add_argument("--shards", required=True, nargs="+", metavar="DIR", help="folders written by make_shards")
     parser.add_argument(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from editcaption_mega import platform
-from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles
+from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles, is_peft_folder
 from editcaption_mega.files import write_atomically
 from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
@@ -45,7 +45,7 @@ from .jobs import (
     values_of,
 )
 from .manifest import MANIFEST, StoredBox, StoredFile, StoredTensor
-from .peft_folder import is_peft_folder, write_peft_folder
+from .peft_folder import write_peft_folder
 from .rules import Box, Rule, rules_for, unique_rules
 from .store import MASTERS, WEIGHTS, StoreReader, write_manifest
 from .tensor_file import TensorForm
@@ -122,7 +122,7 @@ def export_adapter(adapter: Path, output: Path, *, base: Path | None = None, dty
     refuse_existing(output)
     opened = _open_adapter(adapter, base)
     values = {name: value.to(dtype or value.dtype) for name, value in opened.values.items()}
-    write_peft_folder(output, opened.choice, values, str(base or opened.base))
+    write_peft_folder(output, opened.choice, values, str(base or opened.base), opened.base_weights)
 
 
 def merge_adapter(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from editcaption_mega.data.text.side_files import ADAPTER_BASE, ADAPTER_CONFIG
 from editcaption_mega.files import parse_json, write_atomically
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import AdapterSettings
@@ -23,8 +24,9 @@ from .adapter_table import AdapterChoice, AdapterTarget, adapter_table
 from .rules import Rule, Shape
 from .tensor_file import write_tensors
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_BASE_WEIGHTS = "editcaption_base_weights"  # in the header of the tensors
 _PARTS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 # What would change an adapter's result and has no place here: it must be this, or not be there.
 _PLAIN: dict[str, Any] = {
@@ -33,20 +35,29 @@ _PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def is_peft_folder(path: str | Path) -> bool:
-    return (Path(path) / CONFIG_FILE).is_file()
-
-
-def write_peft_folder(output: Path, choice: AdapterChoice, values: dict[str, Tensor], base: str) -> None:
-    """values: whole parameters by name, in the canonical form. base: name or path of the base model. Raises OSError."""
+def write_peft_folder(
+    output: Path, choice: AdapterChoice, values: dict[str, Tensor], base: str, base_weights: str = ""
+) -> None:
+    """values: whole parameters by name, in the canonical form. base: name or path of the base model; base_weights: the
+    digest of its weights. Raises OSError."""
     output.mkdir(parents=True, exist_ok=True)
     tensors = {
         _tensor_name(target, rule, choice): _to_peft(target, rule, values[rule.name], choice.settings).contiguous()
         for target in choice.targets
         for rule in target.rules(choice.settings)
     }
-    write_tensors(output / WEIGHTS_FILE, tensors, {"format": "pt"})
-    write_atomically(output / CONFIG_FILE, json.dumps(_config(choice, base), indent=2) + "\n")
+    about = {_BASE_WEIGHTS: base_weights} if base_weights else {}
+    write_tensors(output / WEIGHTS_FILE, tensors, {"format": "pt"} | about)
+    write_atomically(output / ADAPTER_CONFIG, json.dumps(_config(choice, base), indent=2) + "\n")
+
+
+def base_weights_of(folder: Path) -> str:
+    """The digest of the weights that the adapters of a folder were trained on; "" where it does not say that."""
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+            return str((file.metadata() or {}).get(_BASE_WEIGHTS, ""))
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(folder, error) from None
 
 
 def read_peft_settings(folder: Path, architecture: Architecture) -> tuple[AdapterSettings, str]:
@@ -71,7 +82,7 @@ def read_peft_settings(folder: Path, architecture: Architecture) -> tuple[Adapte
         rank=config["r"], alpha=float(config["lora_alpha"]), rslora=bool(config.get("use_rslora")),
         dropout=float(config.get("lora_dropout") or 0), dora=bool(config.get("use_dora")), modules=modules,
     )  # fmt: skip
-    return settings, str(config.get("base_model_name_or_path") or "")
+    return settings, str(config.get(ADAPTER_BASE) or "")
 
 
 def read_peft_folder(folder: Path, choice: AdapterChoice) -> dict[str, Tensor]:
@@ -81,7 +92,7 @@ def read_peft_folder(folder: Path, choice: AdapterChoice) -> dict[str, Tensor]:
     asked = [settings.rank, settings.alpha, settings.rslora, settings.dora]
     if there != asked:
         raise ValueError(
-            f"{folder / CONFIG_FILE} has r, lora_alpha, use_rslora, use_dora = {there}, and model.adapters.rank, "
+            f"{folder / ADAPTER_CONFIG} has r, lora_alpha, use_rslora, use_dora = {there}, and model.adapters.rank, "
             f"alpha, rslora, dora are {asked}: set these alike"
         )
     values: dict[str, Tensor] = {}
@@ -110,7 +121,7 @@ def _config(choice: AdapterChoice, base: str) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": base,
+        ADAPTER_BASE: base,
         "inference_mode": True,
         "r": settings.rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
@@ -126,7 +137,7 @@ def _config(choice: AdapterChoice, base: str) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
+    path = folder / ADAPTER_CONFIG
     try:
         config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -146,7 +157,11 @@ def _load(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(folder / WEIGHTS_FILE)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged or cannot be read: {one_line(str(error))}") from None
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder / WEIGHTS_FILE} is damaged or cannot be read: {one_line(str(error))}")
 
 
 def _tensor_name(target: AdapterTarget, rule: Rule, choice: AdapterChoice) -> str:

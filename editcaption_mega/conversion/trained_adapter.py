@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editcaption_mega.data.text.side_files import is_peft_folder
 from editcaption_mega.model import ADAPTERS, Architecture
 from editcaption_mega.settings import AdapterSettings, SettingsError
 
@@ -16,7 +17,7 @@ from .adapter_table import AdapterChoice, AdapterTarget
 from .checkpoint_folders import checkpoints, find_checkpoint
 from .jobs import Read
 from .manifest import MANIFEST, read_manifest
-from .peft_folder import WEIGHTS_FILE, is_peft_folder, read_peft_folder, read_peft_settings
+from .peft_folder import WEIGHTS_FILE, base_weights_of, read_peft_folder, read_peft_settings
 from .rules import Box, Rule
 from .store import WEIGHTS, StoreReader
 from .weights_digest import weights_digest
@@ -30,7 +31,7 @@ def has_adapters(path: Path) -> bool:
     return any(ADAPTERS in key for checkpoint in newest for key in read_manifest(checkpoint).tensors)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # two that were opened are two
 class TrainedAdapter:
     """Adapters with their parameters whole."""
 
@@ -49,7 +50,7 @@ class TrainedAdapter:
             settings, base = read_peft_settings(path, architecture)
             choice = AdapterChoice.of(architecture, settings)
             assert choice is not None
-            return cls(path, choice, read_peft_folder(path, choice), base)
+            return cls(path, choice, read_peft_folder(path, choice), base, base_weights_of(path))
         checkpoint = find_checkpoint(path)
         if not has_adapters(checkpoint):
             raise SettingsError(
@@ -69,16 +70,22 @@ class TrainedAdapter:
 
     def check_base(self, base: Path) -> None:
         """Raises ValueError for a folder or checkpoint of other weights than those they were trained on."""
-        if self.base_weights and (digest := weights_digest(base)) != self.base_weights:
-            raise ValueError(
-                f"{self.path} was trained on the weights of {self.base} ({self.base_weights[:12]}), and {base} has "
-                f"others ({digest[:12]}): name the model that it was trained on"
-            )
+        check_base_weights(self.path, self.base, self.base_weights, base)
 
     def digest(self) -> str:
         """Of the file that changes with the adapters."""
         name = WEIGHTS_FILE if is_peft_folder(self.path) else MANIFEST
         return hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+
+
+def check_base_weights(adapter: Path, trained_on: str, weights: str, base: Path) -> None:
+    """weights: the digest of those that the adapters were trained on; "": not known. Raises ValueError for another
+    base."""
+    if weights and (digest := weights_digest(base)) != weights:
+        raise ValueError(
+            f"{adapter} was trained on the weights of {trained_on} ({weights[:12]}), and {base} has others "
+            f"({digest[:12]}): name the model that it was trained on"
+        )
 
 
 def _whole(store: StoreReader, rule: Rule, checkpoint: Path) -> Tensor:
@@ -94,19 +101,20 @@ def merged(read: Read, adapter: TrainedAdapter) -> Read:
     for target in adapter.choice.targets:
         by_rule.setdefault(target.rule.name, []).append(target)
 
-    def read_merged(rule: Rule, box: Box) -> Tensor:
-        weights = read(rule, box)
+    def read_merged(rule: Rule, part: Box) -> Tensor:
         if rule.name not in by_rule:
-            return weights
+            return read(rule, part)
+        box = Box((*part.start[:-1], 0), (*part.shape[:-1], rule.shape[-1]))  # DoRA's magnitudes are of whole rows
+        weights = read(rule, box)
         sums = weights.float().clone()
         for target in by_rule[rule.name]:
-            part = Box.whole(rule.shape) if target.of_experts else target.piece.box
-            common = part.intersect(box)
+            whole = Box.whole(rule.shape) if target.of_experts else target.piece.box
+            common = whole.intersect(box)
             if common is not None:
                 region = common.within(box)
-                own = Box(tuple(s - o for s, o in zip(common.start, part.start, strict=True)), common.shape)
+                own = Box(tuple(s - o for s, o in zip(common.start, whole.start, strict=True)), common.shape)
                 sums[region] = adapted_rows(target, adapter, sums[region], own)
-        return sums.to(weights.dtype)
+        return sums[part.within(box)].to(weights.dtype)
 
     return read_merged
 

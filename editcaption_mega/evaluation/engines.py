@@ -17,6 +17,7 @@ from editcaption_mega.inference.endpoint.client import Picture, Request, complet
 from editcaption_mega.inference.endpoint.openai_protocol import data_url, messages_json
 from editcaption_mega.inference.endpoint.pair_messages import chat_messages, reply_answer
 from editcaption_mega.inference.endpoint.picture_limits import PictureLimits
+from editcaption_mega.inference.serving.vllm_adapters import VllmAdapter
 from editcaption_mega.progress import Progress
 from editcaption_mega.records import Instruction, RecordError
 from editcaption_mega.settings import CandidateSettings, GenerationSettings
@@ -162,7 +163,16 @@ def in_vllm(
         ) from None
     _take_own_gpu()
     prompt = Prompt.load(settings.prompt)
-    engine = LLM(model=model.vllm, limit_mm_per_prompt={"image": 2}, seed=settings.seed, trust_remote_code=False)
+    adapter = VllmAdapter.of(model.vllm)
+    weights, options, asked_of = model.vllm, {}, {}
+    if adapter is not None:
+        from vllm.lora.request import LoRARequest
+
+        weights, options = str(adapter.base), {"enable_lora": True, "max_lora_rank": adapter.max_rank}
+        asked_of = {"lora_request": LoRARequest(model.name, 1, str(adapter.folder))}
+    engine = LLM(
+        model=weights, limit_mm_per_prompt={"image": 2}, seed=settings.seed, trust_remote_code=False, **options
+    )
     end = engine.get_tokenizer().get_vocab().get(END_OF_TURN)  # of training, whatever the folder's files say
     sampling = SamplingParams(
         temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed,
@@ -180,7 +190,7 @@ def in_vllm(
                 yield row_of(model.name, benchmark.name, item.pair.id, Answer("failed", reason=str(error)), tokens=0)
                 continue
             asked[item.pair.id] = messages_json(messages, data_url)
-        outputs = engine.chat(list(asked.values()), sampling, use_tqdm=False) if asked else []
+        outputs = engine.chat(list(asked.values()), sampling, use_tqdm=False, **asked_of) if asked else []
         for pair_id, output in zip(asked, outputs, strict=True):
             made = output.outputs[0] if output.outputs else None
             answer = read_answer(

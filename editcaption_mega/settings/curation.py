@@ -15,7 +15,7 @@ class ServerSettings:
     """A server that the job starts itself, on its own machine; off while `program` is empty."""
 
     program: ServedBy = ""  # "": no server; custom: `command`
-    model: str = ""  # Hugging Face folder, or a name that the program knows
+    model: str = ""  # Hugging Face folder, PEFT folder (vllm), or a name that the program knows
     arguments: str = ""  # more of the program's own, as in a shell: "--max-model-len 16384"
     # custom: the whole command, as in a shell; {port} and, where it is wanted, {model} and {gpus} are replaced
     command: str = ""
@@ -85,7 +85,7 @@ class _Asking:
 class CaptionSettings(_Asking):
     """Instructions for every pair of some shards, from a model."""
 
-    folder: str = ""  # Hugging Face folder, run in this process
+    folder: str = ""  # Hugging Face folder or PEFT folder, run in this process
     samples: int = 1  # instructions per pair
     # File of captions that the model is shown, to correct each; generation.prompt is then one that shows a draft
     drafts: str = ""

@@ -55,8 +55,8 @@ class CandidateSettings:
     """A model to be judged: one of folder, vllm, endpoint.url and instructions says where its texts come from."""
 
     name: str = ""  # what reports print
-    folder: str = ""  # Hugging Face folder, run in process
-    vllm: str = ""  # Hugging Face folder, run by an installed vLLM
+    folder: str = ""  # Hugging Face folder or PEFT folder, run in process
+    vllm: str = ""  # the same, run by an installed vLLM
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
     instructions: str = ""  # folder with BENCHMARK.jsonl files written before
 

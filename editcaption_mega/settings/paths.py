@@ -37,6 +37,11 @@ def check_paths(settings: JobSettings) -> None:
 def _check_model_folder(name: str) -> None:
     folder = Path(name)
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file():
+            raise SettingsError(
+                f"model.folder={name} is a PEFT folder: name the folder of the weights that its adapters are on, and "
+                f"begin with them by model.adapters.start={name}"
+            )
         if not (folder / "config.json").is_file():
             raise SettingsError(f"model.folder={name} holds no config.json: expected a Hugging Face Qwen3-VL folder")
         return

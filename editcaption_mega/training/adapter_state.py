@@ -19,7 +19,8 @@ from editcaption_mega.conversion import (
     local_param_shards,
 )
 from editcaption_mega.conversion.adapter_values import place_adapters
-from editcaption_mega.conversion.peft_folder import is_peft_folder, read_peft_folder
+from editcaption_mega.conversion.peft_folder import read_peft_folder
+from editcaption_mega.data.text.side_files import is_peft_folder
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings, ModelSettings
 

@@ -126,7 +126,10 @@ def _resident_reference(prepared: Prepared, settings: DPOSettings, progress: Pro
     weights = platform.from_rank_zero(source.digest)
     _check_same_reference(prepared, weights)
     chunks = build_model(prepared.architecture, settings.model, settings.parallel, settings.training.precision)
-    load_weights(chunks, prepared.architecture, source.folder, source.checkpoint, verify=settings.checkpoint.verify)
+    load_weights(
+        chunks, prepared.architecture, source.folder, source.checkpoint,
+        adapter=source.adapter, verify=settings.checkpoint.verify,
+    )  # fmt: skip
     resident = ResidentReference(chunks)
     return JobReference(resident, weights, _equals_start(prepared, source), resident)
 

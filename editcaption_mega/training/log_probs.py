@@ -46,9 +46,9 @@ def log_probs_of_shards(
 
     view: the pictures under which the answers are scored. texts: scored in place of the shards' own answers; a line
     then has the numbers of each text under `answers`.
-    settings.model.checkpoint is a Megatron checkpoint, a run folder, or a Hugging Face folder. Collective; each rank
-    writes its own part. The file appears when it is complete; a signal ends the work before that, as `Ending` says, and
-    the same call goes on from there. Raises ValueError before any work for what has no log-probs."""
+    settings.model.checkpoint is what `WeightSource.of` takes. Collective; each rank writes its own part. The file
+    appears when it is complete; a signal ends the work before that, as `Ending` says, and the same call goes on from
+    there. Raises ValueError before any work for what has no log-probs."""
     if output.exists():
         raise SettingsError(f"{output} exists already: choose another file, nothing was written")
     if problem := place_problem(output):
@@ -65,7 +65,7 @@ def log_probs_of_shards(
         try:
             lengths = measure_samples(dataset, settings.data.sequence_length)
             chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision)
-            load_weights(chunks, architecture, source.folder, source.checkpoint)
+            load_weights(chunks, architecture, source.folder, source.checkpoint, adapter=source.adapter)
             reader = open_reader(settings, dataset, lengths, architecture)
             fingerprint = fingerprint_of(source, dataset, settings.training.precision)
             reading = reading_ahead(settings.data)

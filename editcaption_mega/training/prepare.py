@@ -75,7 +75,7 @@ class Prepared:
             # Every byte of the checkpoint to resume from has been verified when it was chosen.
             verified = source.checkpoint == self.resumed.checkpoint
             load_weights(
-                self.chunks, self.architecture, source.folder, source.checkpoint,
+                self.chunks, self.architecture, source.folder, source.checkpoint, adapter=source.adapter,
                 verify=self.settings.checkpoint.verify and not verified,
                 local=local_copies(self.settings) if verified else None,
             )  # fmt: skip

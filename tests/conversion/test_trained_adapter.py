@@ -11,8 +11,9 @@ from transformers import AutoModelForImageTextToText
 
 from editcaption_mega.commands import megatron_to_hf
 from editcaption_mega.conversion.convert import export_adapter, merge_adapter
-from editcaption_mega.conversion.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from editcaption_mega.conversion.peft_folder import WEIGHTS_FILE
 from editcaption_mega.conversion.trained_adapter import TrainedAdapter
+from editcaption_mega.data.text.side_files import ADAPTER_CONFIG
 from editcaption_mega.settings import AdapterSettings
 from editcaption_mega.training import run_sft
 from tests.helpers import small_job
@@ -73,7 +74,7 @@ def test_what_is_read_is_written_again_bit_for_bit(root, form):
     folder = root / f"{form}-peft"
     export_adapter(folder, root / f"{form}-again", base=root / "model")
     assert (root / f"{form}-again" / WEIGHTS_FILE).read_bytes() == (folder / WEIGHTS_FILE).read_bytes()
-    first, again = (json.loads((path / CONFIG_FILE).read_text()) for path in (folder, root / f"{form}-again"))
+    first, again = (json.loads((path / ADAPTER_CONFIG).read_text()) for path in (folder, root / f"{form}-again"))
     assert first == again
 
 
@@ -123,8 +124,8 @@ def test_adapters_are_no_weights(root):
 )
 def test_a_folder_of_another_form_is_refused(root, tmp_path, change, words):
     shutil.copytree(root / "experts-peft", tmp_path / "adapter")
-    config = json.loads((tmp_path / "adapter" / CONFIG_FILE).read_text())
-    (tmp_path / "adapter" / CONFIG_FILE).write_text(json.dumps(config | change))
+    config = json.loads((tmp_path / "adapter" / ADAPTER_CONFIG).read_text())
+    (tmp_path / "adapter" / ADAPTER_CONFIG).write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=words):
         export_adapter(tmp_path / "adapter", tmp_path / "out", base=root / "model")
 

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from editcaption_mega.conversion.convert import merge_adapter
 from editcaption_mega.data.shards.reader import ShardWriter
 from editcaption_mega.evaluation.benchmarks import Benchmark, BenchmarkPair
 from editcaption_mega.evaluation.generate import Part, collect, generate, instructions_path
 from editcaption_mega.evaluation.run.preparation import check_before_work
 from editcaption_mega.inference.local.generator import own_device
 from editcaption_mega.settings import (
+    AdapterSettings,
     BenchmarkSettings,
     CandidateSettings,
     EndpointSettings,
@@ -21,6 +23,7 @@ from editcaption_mega.settings import (
     JudgeSettings,
 )
 from tests.helpers import small_job
+from tests.helpers.random_adapter import write_random_adapter
 from tests.helpers.scripted_server import ScriptedServer
 
 HOW = GenerationSettings(max_tokens=6, min_pixels=1024, batch_size=2)
@@ -369,6 +372,43 @@ def test_every_ending_of_vllm(root, benchmark, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", thinking)
     rows = rows_of(model, benchmark, tmp_path / "thinking")
     assert all(row.instruction is None and "never ends" in row.reason for row in rows)
+
+
+class VllmWithAdapters(FakeVllm):
+    def LLM(self, **options):  # noqa: N802
+        self.options = options
+        return self
+
+    def chat(self, conversations, sampling, use_tqdm, lora_request):
+        self.lora = lora_request
+        return super().chat(conversations, sampling, use_tqdm)
+
+
+def test_vllm_gets_adapters_beside_the_weights(root, benchmark, tmp_path, monkeypatch):
+    settings = AdapterSettings(rank=4, modules=["self_attn.*"])
+    folder = write_random_adapter(tmp_path / "adapter", root / "model", settings)
+    fake = VllmWithAdapters([made("Add a hat.", "stop")] * 5)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    monkeypatch.setitem(sys.modules, "vllm.lora", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=lambda *about: about))
+    rows = rows_of(CandidateSettings("v", vllm=str(folder)), benchmark, tmp_path)
+    assert [row.instruction for row in rows] == ["Add a hat."] * 5
+    assert fake.options["model"] == str(root / "model") and fake.options["max_lora_rank"] == 8
+    assert fake.options["enable_lora"] and fake.lora == ("v", 1, str(folder))
+
+
+def test_a_peft_folder_is_a_model_in_process(root, benchmark, tmp_path):
+    folder = write_random_adapter(tmp_path / "adapter", root / "model", AdapterSettings(rank=4))
+    merge_adapter(folder, tmp_path / "merged", base=root / "model")
+    adapted, merged, base = (
+        [row.instruction or row.reason for row in rows_of(CandidateSettings("m", folder=str(path)), benchmark, to)]
+        for path, to in (
+            (folder, tmp_path / "a"),
+            (tmp_path / "merged", tmp_path / "b"),
+            (root / "model", tmp_path / "c"),
+        )
+    )
+    assert adapted == merged != base
 
 
 class Damaged(Benchmark):

@@ -117,3 +117,27 @@ def test_errors_are_one_line(base, one_process):
     none = run(base, "nowhere", base / "x.jsonl")
     assert none.returncode == 2 and "nowhere" in none.stderr and "Traceback" not in none.stderr
     assert not (base / "x.jsonl").exists()
+
+
+def test_adapters_have_the_numbers_of_the_folder_with_them_in_its_weights(base, one_process, tmp_path):
+    """Of a PEFT folder and of a run of adapters, over tensor-parallel ranks too."""
+    from editcaption_mega.conversion.convert import export_adapter, merge_adapter
+    from editcaption_mega.settings import AdapterSettings
+    from editcaption_mega.training import run_sft
+
+    job = small_job.job(base / "model", base / "shards", tmp_path / "run", steps=2)
+    job.model.adapters = AdapterSettings(rank=4, modules=["self_attn.*", "mlp.*", "visual.*"])
+    run_sft(job)
+    export_adapter(tmp_path / "run", tmp_path / "peft")
+    merge_adapter(tmp_path / "run", tmp_path / "merged")
+
+    def numbers(model, *extra, ranks=1):
+        output = tmp_path / f"{model}-{ranks}.jsonl"
+        done = run(base, "shards", output, "--checkpoint", str(tmp_path / model), *extra, ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        return [row["log_prob"] for row in read(output)]
+
+    merged = numbers("merged")
+    assert numbers("run") == numbers("peft") == merged
+    assert numbers("peft", "--tp", "2", ranks=2) == pytest.approx(merged, abs=1e-5)
+    assert merged != pytest.approx([row["log_prob"] for row in one_process], abs=1e-3)

@@ -102,7 +102,7 @@ def opened(
             arguments.shards, folder, min_pixels=pixels.min_pixels, max_pixels=pixels.max_pixels,
             prompt=arguments.prompt,
         )  # fmt: skip
-    return dataset, lambda: Generator(folder), settings, WeightSource(Path(folder)).digest()
+    return dataset, lambda: Generator(folder), settings, WeightSource.of(folder).digest()
 
 
 def preference_pairs(arguments: Namespace) -> None:

@@ -30,6 +30,7 @@ SIDE_FILES = (
     "video_preprocessor_config.json",
     "processor_config.json",
 )
+ADAPTER_CONFIG, ADAPTER_BASE = "adapter_config.json", "base_model_name_or_path"  # a PEFT folder's file, and a field
 WEIGHT_INDEX, SINGLE_WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 # Where a chat template may stand; the first that has one is taken (transformers 5: the processor's places, then the
 # tokenizer's). A file of its own, or a field of a JSON object.
@@ -49,8 +50,11 @@ class SideFiles:
 
     @classmethod
     def read(cls, folder: str | Path) -> "SideFiles":
-        """Raises ValueError in one sentence when there is no such folder, or a file cannot be read."""
+        """Of a PEFT folder those of the model that its adapters are on. Raises ValueError in one sentence when there is
+        no such folder, or a file cannot be read."""
         path = model_folder(folder)
+        if is_peft_folder(path):
+            path = named_base(path)
         contents = {}
         for name in SIDE_FILES:
             try:
@@ -222,6 +226,25 @@ def model_folder(folder: str | Path) -> Path:
     if path.exists():
         raise ValueError(f"{path} is a file: expected a Hugging Face Qwen3-VL folder")
     raise ValueError(f"{folder}: found no folder, expected one with a Hugging Face Qwen3-VL model{hub_hint(folder)}")
+
+
+def is_peft_folder(path: str | Path) -> bool:
+    return (Path(path) / ADAPTER_CONFIG).is_file()
+
+
+def named_base(folder: str | Path) -> Path:
+    """The folder of the model that the adapters of a PEFT folder are on. Raises ValueError where that is not here."""
+    path = Path(folder) / ADAPTER_CONFIG
+    name = read_json_object(path).get(ADAPTER_BASE)
+    mend = f"write the folder of the weights that the adapters are on as {ADAPTER_BASE}"
+    if not name or not isinstance(name, str):
+        raise ValueError(f"{path} names no model: {mend}")
+    if not Path(name).is_dir():
+        raise ValueError(f"{path} names {name:.200}, which is no folder here: {mend}")
+    if is_peft_folder(name):
+        first = "put those into their weights first"
+        raise ValueError(f"{path} names {name:.200}, which holds adapters: {first}, and {mend}")
+    return Path(name)
 
 
 def hub_hint(folder: str | Path) -> str:

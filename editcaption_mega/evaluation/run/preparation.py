@@ -10,6 +10,7 @@ from editcaption_mega.evaluation.record_files import read_records
 from editcaption_mega.evaluation.report.training_runs import read_run
 from editcaption_mega.inference.endpoint.address import Endpoint, refuse_mixed
 from editcaption_mega.inference.local.folder import check_folder, check_model
+from editcaption_mega.inference.serving.vllm_adapters import VllmAdapter
 from editcaption_mega.records import HumanVerdict
 from editcaption_mega.settings import BenchmarkSettings, CandidateSettings, EvaluationSettings, JudgeSettings
 
@@ -87,6 +88,7 @@ def _check_model(model: CandidateSettings, settings: EvaluationSettings, benchma
         )
     elif model.origin == "vllm":
         check_folder(model.vllm)
+        VllmAdapter.of(model.vllm)
     elif model.origin == "instructions":
         for benchmark in benchmarks:
             path = Path(model.instructions) / f"{benchmark.name}.jsonl"

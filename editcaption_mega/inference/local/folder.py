@@ -3,14 +3,22 @@
 import hashlib
 from pathlib import Path
 
-from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles, weight_index
+from editcaption_mega.data.text.side_files import (
+    CONFIG,
+    SINGLE_WEIGHTS,
+    WEIGHT_INDEX,
+    SideFiles,
+    is_peft_folder,
+    weight_index,
+)
 
 MODEL_TYPES = ("qwen3_vl", "qwen3_vl_moe")
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 def check_folder(folder: str | Path) -> Path:
-    """The folder as a Path; ValueError in one sentence when it isn't a complete Qwen3-VL folder."""
+    """The folder as a Path; ValueError in one sentence when it isn't a complete Qwen3-VL folder, or a PEFT folder of
+    adapters on one."""
     files = SideFiles.read(folder).require(CONFIG, "the model's configuration")
     path = files.folder
     kind = files.json(CONFIG).get("model_type")
@@ -28,7 +36,11 @@ def check_folder(folder: str | Path) -> Path:
     files.json("tokenizer_config.json")
     files.image_processor()
     files.end_ids()
-    return path
+    if is_peft_folder(folder):
+        from editcaption_mega.conversion import WeightSource
+
+        WeightSource.of(folder)
+    return Path(folder)
 
 
 def check_model(folder: str | Path) -> Path:
@@ -38,7 +50,7 @@ def check_model(folder: str | Path) -> Path:
     from editcaption_mega.conversion.hugging_face import FolderReader
 
     path = check_folder(folder)
-    FolderReader(path)
+    FolderReader(SideFiles.read(path).folder)
     return path
 
 
@@ -48,8 +60,7 @@ def folder_digests(folder: str | Path) -> dict[str, str]:
     Raises ValueError for no folder."""
     from editcaption_mega.conversion import WeightSource
 
-    path = Path(folder)
     digest = hashlib.sha256()
-    for name, content in sorted(SideFiles.read(path).contents.items()):
+    for name, content in sorted(SideFiles.read(folder).contents.items()):
         digest.update(f"{name}:{len(content)}\n".encode() + content)
-    return {"weights": WeightSource(path).digest(), "files": digest.hexdigest()}
+    return {"weights": WeightSource.of(folder).digest(), "files": digest.hexdigest()}

@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from editcaption_mega.conversion import WeightSource
 from editcaption_mega.data.text.prompt import END_OF_TURN
 
+from .adapted import add_adapter
 from .folder import check_model
 from .sampling import RowSampler
 
@@ -42,8 +44,8 @@ class Generation:
 class Generator:
     """A Qwen3-VL model, dense or mixture-of-experts, ready to answer prompts.
 
-    folder: a Hugging Face folder (config.json, safetensors, tokenizer, preprocessor_config.json). Code in it never
-        runs.
+    folder: a Hugging Face folder (config.json, safetensors, tokenizer, preprocessor_config.json), or a PEFT folder of
+        adapters, which are added to the weights that they are on. Code in it never runs.
     device: where the model lives; None is the rank's own CUDA device (the first without torchrun), else the CPU.
     dtype: of weights and arithmetic; None is the one of the folder's config.json.
     ValueError in one sentence when the folder lacks something.
@@ -58,7 +60,10 @@ class Generator:
     ) -> None:
         path = check_model(folder)
         self.device = torch.device(device or own_device())
-        self.tokenizer, self.model = _load(path, dtype)
+        source = WeightSource.of(path)
+        self.tokenizer, self.model = _load(source.folder, dtype)
+        if source.adapter is not None:
+            add_adapter(self.model, source.adapter)
         self.model.to(self.device).eval()
         self.image_token_id = self.model.config.image_token_id
         self.merge_size = self.model.config.vision_config.spatial_merge_size

@@ -9,7 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from editcaption_mega.settings import ServerSettings, SettingsError
+from editcaption_mega.data.text.side_files import is_peft_folder
+from editcaption_mega.settings import ServerSettings, SettingsError, before_work
+
+from .vllm_adapters import VllmAdapter
 
 _PLACE = re.compile(r"\{(model|port|gpus)\}")
 
@@ -50,7 +53,24 @@ def program_of(settings: ServerSettings) -> Program:
             f"server.program={settings.program}: {first} was not found: install it beside {sys.executable} or put it "
             "on PATH, or give the whole command as server.command with server.program=custom"
         )
-    return Program((found, *rest, *_words("server.arguments", settings.arguments)), program.health)
+    words = (found, *rest, *_words("server.arguments", settings.arguments))
+    return Program(_with_adapters(words, settings), program.health)
+
+
+def _with_adapters(words: tuple[str, ...], settings: ServerSettings) -> tuple[str, ...]:
+    """The same, where the model is a PEFT folder: its adapters are served under that name, beside the weights."""
+    if settings.program == "custom" or not is_peft_folder(settings.model):
+        return words
+    if settings.program != "vllm":
+        raise SettingsError(
+            f"server.model={settings.model} is a PEFT folder, which server.program={settings.program} does not serve: "
+            "take vllm, or put the adapters into the weights (editcaption convert megatron-to-hf --base)"
+        )
+    with before_work():
+        adapter = VllmAdapter.of(settings.model)
+    assert adapter is not None
+    of_base = (str(adapter.base) if word == "{model}" else word for word in words)
+    return (*of_base, *adapter.words(settings.model))
 
 
 def command_line(program: Program, model: str, port: int) -> list[str]:
