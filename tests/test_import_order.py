@@ -228,7 +228,7 @@ def test_one_file_speaks_http():
     """Deadlines, limits, redirects and keys are kept in one place; a second client would keep its own."""
     speakers = {"aiohttp", "requests", "httpx", "urllib3", "http", "openai", "anthropic", "websockets"}
     speaking = {("inference", "endpoint", "transport")}
-    speaking.add(("data", "shards", "mirrors"))  # fsspec fetches; it is told how long a server may be silent
+    speaking.add(("data", "remote_files"))  # fsspec fetches; it is told how long a server may be silent
     wrong = []
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         module = path.relative_to(ROOT).with_suffix("").parts

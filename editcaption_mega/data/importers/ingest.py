@@ -10,6 +10,7 @@ from typing import Any
 
 from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, decode_image
 from editcaption_mega.data.importers import Candidate, Rejected
+from editcaption_mega.data.remote_files import FetchError
 from editcaption_mega.data.shards.layout import IndexedSample, ShardError, ShardFile
 from editcaption_mega.data.shards.pair_checks import Look, PairChecks, Remark
 from editcaption_mega.data.shards.tar import parse_pair
@@ -26,7 +27,6 @@ from editcaption_mega.records import EditPair
 
 from .journal import Journal
 from .prepared_rows import PreparedRow, prepared_rows
-from .remote import FetchError
 from .report import ImportReport, kind_of
 
 NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"

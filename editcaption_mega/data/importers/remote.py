@@ -5,22 +5,17 @@ disk space once. No address ever runs a command: WebDataset's `pipe:` is refused
 
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from editcaption_mega.data.importers.candidates import InputError
-from editcaption_mega.words import without_credentials, words_of_error
+from editcaption_mega.data.remote_files import NoFileError, check_kind, fetch
+from editcaption_mega.files import PARTIAL
+from editcaption_mega.words import without_credentials
 
 SCHEMES = ("http", "https", "s3", "gs", "hf")
-_ATTEMPTS = 4
-_FIRST_WAIT = 1.0  # seconds, doubled each time
-
-
-class FetchError(OSError):
-    """A file that could not be fetched: the work failed, and can go on later."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,11 @@ def addresses(path: str) -> list[Address] | None:
         if url.partition("://")[0].lower() not in SCHEMES or "://" not in url:
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise InputError(f"{without_credentials(url)[:200]}: expected a path, or {known}..")
+    for scheme in {url.partition("://")[0].lower() for url in urls}:
+        try:
+            check_kind(f"{scheme}://")
+        except ValueError as error:
+            raise InputError(str(error)) from None
     return [Address(url) for url in urls]
 
 
@@ -62,28 +62,8 @@ def here(file: Path | Address) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="editcaption-") as folder:
         path = Path(folder) / file.name
-        _fetch(file, path)
-        yield path
-
-
-def _fetch(address: Address, path: Path) -> None:
-    import fsspec
-
-    try:
-        system, inner = fsspec.core.url_to_fs(address.url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{address} cannot be read: {words_of_error(error)}") from None
-    for attempt in range(_ATTEMPTS):
         try:
-            size = system.info(inner).get("size")
-            system.get_file(inner, str(path))
-            if size is not None and path.stat().st_size != size:
-                raise OSError(f"{path.stat().st_size} of {size} bytes arrived")
-            return
-        except FileNotFoundError:
-            raise InputError(f"{address}: no such file") from None
-        except Exception as error:  # of any type: each file system has its own
-            if attempt + 1 == _ATTEMPTS:
-                words = without_credentials(words_of_error(error))
-                raise FetchError(f"{address} could not be fetched in {_ATTEMPTS} attempts: {words}") from None
-            time.sleep(_FIRST_WAIT * 2**attempt)
+            fetch(file.url, path.with_name(file.name + PARTIAL), lambda copy: copy.replace(path))
+        except NoFileError as error:
+            raise InputError(str(error)) from None
+        yield path

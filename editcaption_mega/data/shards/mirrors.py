@@ -9,25 +9,21 @@ import fcntl
 import hashlib
 import json
 import os
-import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from editcaption_mega.data.remote_files import FetchError, check_kind, fetch
 from editcaption_mega.files import PARTIAL, parse_json, write_atomically
-from editcaption_mega.words import one_line, without_credentials
+from editcaption_mega.words import without_credentials
 
 from .index import COLUMNS_GLOB, INDEX_NAME, load_index
 from .index_json import COLUMNS_NAME
 from .layout import ADDRESS_NAME, ShardError, ShardFile
 
-ATTEMPTS = 12  # of each file, with longer and longer pauses between: two minutes in all
-_LONGEST_PAUSE = 20.0  # seconds
 _CHUNK = 1 << 20
-_SILENCE = 60.0  # seconds without a byte, after which an http server is asked again
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
 
 
@@ -60,7 +56,10 @@ class ShardCache:
         local = self.local(folder)
         if not is_address(folder):
             return local
-        _check_kind(str(folder))
+        try:
+            check_kind(str(folder))
+        except ValueError as error:
+            raise ShardError(str(error)) from None
         local.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(local, str(folder).rstrip("/"), self.most_bytes)
         with _locked(local / f"{INDEX_NAME}.lock"):
@@ -150,48 +149,10 @@ class Mirror:
 
     def _fetched[Value](self, name: str, use: Callable[[Path], Value]) -> Value:
         """What `use` makes of a file of the address, fetched again where it raises OSError or ValueError."""
-        address, partial = f"{self.address}/{name}", self.folder / f"{name}.{os.getpid()}{PARTIAL}"
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt) * random.uniform(0.5, 1))
-            try:
-                _copy(address, partial)
-                return use(partial)
-            except Exception as error:  # each kind of address has its own
-                last = _root(error)
-                if attempt >= 2 and _is_final(last):  # a server may say so for a moment
-                    break
-            finally:
-                partial.unlink(missing_ok=True)
-        reason = "no such file" if isinstance(last, FileNotFoundError) else f"{type(last).__name__}: {last}"
-        reason = without_credentials(one_line(reason))[:300]
-        shown = without_credentials(address)
-        raise ShardError(f"{shown} could not be fetched ({reason}), tried {attempt + 1} times")
-
-
-def _root(error: BaseException) -> BaseException:
-    """What an error came from: fsspec says that there is no file, too, where nobody answers."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _is_final(error: BaseException) -> bool:
-    """No such file, or not for us."""
-    return isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "status", 0) in (401, 403, 404, 410)
-
-
-def _check_kind(address: str) -> None:
-    """Raises ShardError for an address of a kind that cannot be read here."""
-    import fsspec
-
-    try:
-        fsspec.get_filesystem_class(address.partition("://")[0])
-    except (ValueError, ImportError) as error:
-        raise ShardError(
-            f"{without_credentials(address)}: {one_line(str(error))}: expected an address such as https://.., s3://.. "
-            "(pip install s3fs) or hf://datasets/.."
-        ) from None
+        try:
+            return fetch(f"{self.address}/{name}", self.folder / f"{name}.{os.getpid()}{PARTIAL}", use)
+        except FetchError as error:
+            raise ShardError(str(error)) from None
 
 
 def _index_bytes(fetched: Path) -> bytes:
@@ -212,20 +173,6 @@ def _keep(fetched: Path, path: Path, shard: ShardFile) -> None:
     if size != shard.bytes or digest.hexdigest() != shard.sha256:
         raise ValueError(f"{size} bytes came, whose sha256 is not that of the {shard.bytes} in the index")
     os.replace(fetched, path)
-
-
-def _copy(address: str, path: Path) -> None:
-    import fsspec  # half a second, which folders of this machine need not wait for
-
-    options = {}
-    if address.startswith("http"):
-        import aiohttp
-
-        silence = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-        options = {"client_kwargs": {"timeout": silence}, "block_size": 0, "skip_instance_cache": True}
-    with fsspec.open(address, "rb", **options) as source, open(path, "wb") as target:
-        while chunk := source.read(_CHUNK):
-            target.write(chunk)
 
 
 @contextmanager

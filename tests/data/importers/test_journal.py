@@ -14,7 +14,7 @@ import pytest
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.importers import Candidate, Rejected
 from editcaption_mega.data.importers.ingest import ImportRun, ingest
-from editcaption_mega.data.importers.remote import FetchError
+from editcaption_mega.data.remote_files import FetchError
 from editcaption_mega.data.shards.layout import ShardError
 from editcaption_mega.data.shards.writer import JOURNAL_NAME
 from editcaption_mega.records import EditPair

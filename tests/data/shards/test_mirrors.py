@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from editcaption_mega.data import open_shards
-from editcaption_mega.data.shards import mirrors
+from editcaption_mega.data import open_shards, remote_files
 from editcaption_mega.data.shards.index import load_index
 from editcaption_mega.data.shards.mirrors import ShardCache, is_address
 from editcaption_mega.data.shards.reader import ShardError, ShardReader
@@ -74,7 +73,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(mirrors, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(remote_files, "_LONGEST_PAUSE", 0.02)
     monkeypatch.setenv("EDITCAPTION_CACHE", str(tmp_path / "cache"))
 
 
