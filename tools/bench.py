@@ -4,6 +4,8 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from editcaption_mega import cli
@@ -23,6 +25,7 @@ SUITES = {
     "import": "an import of --pairs pairs by one process and by --workers, with their memory",
     "checkpoint": "how long training stands still for a checkpoint written beside it, against one that it waits for",
     "conversion": "both conversions of a model with real expert shapes against cp + fsync, and their memory",
+    "lora": "memory and time of steps that train adapters, against those that train all weights of the same model",
     "start": "what the start of a preference job on --listed-pairs pairs costs a rank before its model is built",
     "best-of": "a model's best of n and its self-check against its greedy captions (--model, --reference, --shards)",
     "scores": "how well a model's log-probs tell right directions from turned ones, on pairs of known truth",
@@ -63,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     loader = parser.add_argument_group("loader")
     loader.add_argument("--picture-pairs", type=int, default=32, help="pairs of 1024 px JPEG (default 32)")
     loader.add_argument("--samples", type=int, default=256, help="in a step (default 256)")
-    checkpoint = parser.add_argument_group("checkpoint, conversion (on the CPU)")
+    checkpoint = parser.add_argument_group("checkpoint, conversion, lora (on the CPU)")
     checkpoint.add_argument("--gigabytes", type=float, default=1.0, help="of a checkpoint, about (default 1)")
     checkpoint.add_argument(
         "--folder", type=Path, metavar="DIR", help="conversion: where it works (default: temporary)"
@@ -134,7 +137,7 @@ def main(argv):
     suites = {"kernels": kernels, "layer": layer, "sft": sft, "dpo": dpo, "dpo-rows": dpo_rows, "dpo-step": dpo_step}
     suites |= {"loader": loader, "scores": scores, "best-of": best_of, "client": client, "captions": captions}
     suites |= {"checkpoint": checkpoint, "conversion": conversion, "start": start, "duplicates": duplicates}
-    suites |= {"import": imports}
+    suites |= {"import": suite_of("imports"), "lora": suite_of("adapters")}
     measure = suites[arguments.suite]
     records, table, machine = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -279,10 +282,9 @@ def start(arguments: argparse.Namespace) -> Measured:
     return records, start.markdown(records, machine), machine
 
 
-def imports(arguments: argparse.Namespace) -> Measured:
-    from benches import imports
-
-    return imports.measured(arguments, say)
+def suite_of(module: str) -> Callable[[argparse.Namespace], Measured]:
+    """A suite that is a module of its own."""
+    return lambda arguments: import_module(f"benches.{module}").measured(arguments, say)
 
 
 def best_of(arguments: argparse.Namespace) -> Measured:

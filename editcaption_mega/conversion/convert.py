@@ -18,7 +18,7 @@ from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT
 from editcaption_mega.files import write_atomically
 from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.settings import SettingsError
+from editcaption_mega.settings import SettingsError, before_work
 
 from .checkpoint_folders import find_checkpoint, held_checkpoint
 from .fp8 import without_quantization
@@ -144,7 +144,8 @@ def merge_adapter(
     with joined_ranks():
         opened = platform.from_rank_zero(lambda: _open_adapter(adapter, base))
         where = _weights_at(base or Path(opened.base))
-        platform.from_rank_zero(lambda: opened.check_base(where))
+        with before_work():
+            platform.from_rank_zero(lambda: opened.check_base(where))
         weights = folder_source(where) if (where / CONFIG).is_file() else store_source(StoreReader(where))
 
         def identity() -> dict[str, Any]:
@@ -166,9 +167,10 @@ def _open_adapter(adapter: Path, base: Path | None) -> TrainedAdapter:
     architecture = None
     if where is not None:
         architecture = Architecture.from_folder(where if (where / CONFIG).is_file() else where / "hf")
-    opened = TrainedAdapter.open(adapter, architecture)
-    if where is not None:
-        opened.check_base(where)
+    with before_work():
+        opened = TrainedAdapter.open(adapter, architecture)
+        if where is not None:
+            opened.check_base(where)
     return opened
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editcaption_mega.data.text.side_files import is_peft_folder
+from editcaption_mega.data.text.side_files import ADAPTER_BASE, ADAPTER_CONFIG, is_peft_folder
+from editcaption_mega.files import read_json_object
 from editcaption_mega.model import ADAPTERS, Architecture
 from editcaption_mega.settings import AdapterSettings, SettingsError
 
@@ -52,15 +53,10 @@ class TrainedAdapter:
             assert choice is not None
             return cls(path, choice, read_peft_folder(path, choice), base, base_weights_of(path))
         checkpoint = find_checkpoint(path)
-        if not has_adapters(checkpoint):
-            raise SettingsError(
-                f"{checkpoint} holds weights and no adapters: convert it without --adapter and --base, or name a run "
-                "with model.adapters.rank above 0"
-            )
         store = StoreReader(checkpoint)
+        of_run = _of_run(store)
         if architecture is None:
             architecture = Architecture.from_folder(checkpoint / "hf")
-        of_run: dict[str, Any] = dict(store.metadata)["adapters"]  # type: ignore[assignment]
         names = {field.name for field in dataclasses.fields(AdapterSettings)}
         settings = AdapterSettings(**{name: value for name, value in of_run.items() if name in names})
         choice = AdapterChoice.of(architecture, settings)
@@ -86,6 +82,28 @@ def check_base_weights(adapter: Path, trained_on: str, weights: str, base: Path)
             f"{adapter} was trained on the weights of {trained_on} ({weights[:12]}), and {base} has others "
             f"({digest[:12]}): name the model that it was trained on"
         )
+
+
+def adapter_base(path: str | Path) -> tuple[str, str]:
+    """Of a run, checkpoint or PEFT folder with adapters: name and digest of the model that they are on, as far as they
+    are said. Raises ValueError for one without adapters."""
+    if is_peft_folder(path):
+        name = read_json_object(Path(path) / ADAPTER_CONFIG).get(ADAPTER_BASE)
+        return str(name or ""), base_weights_of(Path(path))
+    of_run = _of_run(StoreReader(find_checkpoint(path)))
+    return of_run["base"], of_run["base_weights"]
+
+
+def _of_run(store: StoreReader) -> dict[str, Any]:
+    """What a checkpoint says of its adapters (`training.adapter_state.adapter_metadata`)."""
+    said: Any = store.metadata.get("adapters")
+    if said is None:
+        raise SettingsError(
+            f"{store.folder} holds weights and no adapters: name a run with model.adapters.rank above 0, or convert it "
+            "without --adapter and --base"
+        )
+    checked: dict[str, Any] = said
+    return checked
 
 
 def _whole(store: StoreReader, rule: Rule, checkpoint: Path) -> Tensor:

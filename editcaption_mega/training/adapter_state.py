@@ -20,6 +20,7 @@ from editcaption_mega.conversion import (
 )
 from editcaption_mega.conversion.adapter_values import place_adapters
 from editcaption_mega.conversion.peft_folder import read_peft_folder
+from editcaption_mega.conversion.trained_adapter import adapter_base
 from editcaption_mega.data.text.side_files import is_peft_folder
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings, ModelSettings
@@ -46,6 +47,19 @@ def adapter_metadata(model: ModelSettings, base: dict[str, str]) -> dict[str, An
             "base": model.checkpoint or model.folder, **base,
         }
     }  # fmt: skip
+
+
+def check_start(settings: JobSettings, base: dict[str, str]) -> None:
+    """Raises ValueError for a `model.adapters.start` without adapters, or with those of other weights."""
+    start = settings.model.adapters.start
+    if not start:
+        return
+    name, weights = adapter_base(start)
+    if weights and weights != base["base_weights"]:
+        raise ValueError(
+            f"the adapters of model.adapters.start={start} were trained on the weights of {name} ({weights[:12]}), and "
+            f"this job's are others ({base['base_weights'][:12]}): name those as model.folder or model.checkpoint"
+        )
 
 
 def begin_step(chunks: Sequence[torch.nn.Module], step: int) -> None:

@@ -18,7 +18,7 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Objective
 from editcaption_mega.settings import JobSettings, TrainingSettings, before_work
 
-from .adapter_state import adapter_metadata, base_identity, chosen_adapters
+from .adapter_state import adapter_metadata, base_identity, check_start, chosen_adapters
 from .checkpoint import local_copies
 from .held_out_shards import HeldOutShards
 from .identity import identity
@@ -121,6 +121,9 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     base = base_identity(new_run_source(settings)) if adapters else {}
     parts |= base
     resumed = where_to_start(settings, parts, objective.files, local_copies(settings))
+    if adapters and resumed.checkpoint is None:
+        with before_work(), platform.together():
+            check_start(settings, base)
     job.own_folder()
     shards.keep()
     source = _start_source(settings, resumed)

@@ -14,7 +14,7 @@ from editcaption_mega.conversion.convert import export_adapter, merge_adapter
 from editcaption_mega.conversion.peft_folder import WEIGHTS_FILE
 from editcaption_mega.conversion.trained_adapter import TrainedAdapter
 from editcaption_mega.data.text.side_files import ADAPTER_CONFIG
-from editcaption_mega.settings import AdapterSettings
+from editcaption_mega.settings import AdapterSettings, SettingsError
 from editcaption_mega.training import run_sft
 from tests.helpers import small_job
 from tests.parity.matrix import LOGITS_BAR
@@ -100,6 +100,16 @@ def test_other_weights_are_refused(root):
         merge_adapter(root / "experts", root / "wrong", base=root / "other")
     with pytest.raises(ValueError, match=words):
         export_adapter(root / "experts", root / "wrong", base=root / "other")
+    assert not (root / "wrong").exists()
+
+
+def test_a_run_does_not_start_with_adapters_of_other_weights(root):
+    for start in ("experts", "experts-peft"):
+        job = small_job.job(root / "other", root / "shards", root / "wrong", steps=1)
+        job.model.adapters = AdapterSettings(**{**vars(FORMS["experts"]), "start": str(root / start)})
+        words = rf"start=.*{start} were trained on the weights of .*model \(\w{{12}}\), and this job's are others"
+        with pytest.raises(SettingsError, match=words):
+            run_sft(job)
     assert not (root / "wrong").exists()
 
 

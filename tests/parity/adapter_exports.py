@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from editcaption_mega.conversion.convert import export_adapter, merge_adapter
-from editcaption_mega.conversion.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from editcaption_mega.conversion.peft_folder import WEIGHTS_FILE
+from editcaption_mega.data.text.side_files import ADAPTER_CONFIG
 from tests.helpers import tiny
 
 from . import worker
@@ -24,7 +25,7 @@ def measure(run: Path, base: Path, reference: Path, output: Path) -> dict:
     export_adapter(run, output / "peft")
     export_adapter(output / "peft", output / "again", base=base)
     files = [
-        [(output / name / file).read_bytes() for file in (CONFIG_FILE, WEIGHTS_FILE)] for name in ("peft", "again")
+        [(output / name / file).read_bytes() for file in (ADAPTER_CONFIG, WEIGHTS_FILE)] for name in ("peft", "again")
     ]
     loaded = PeftModel.from_pretrained(transformers_model(base), output / "peft")
     return {

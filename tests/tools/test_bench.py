@@ -49,6 +49,15 @@ def test_conversions_are_measured_against_copying(tmp_path):
 
 
 @pytest.mark.slow
+def test_adapters_take_a_part_of_the_memory(tmp_path):
+    rows = bench(tmp_path, "lora", "--gigabytes", 0.5)
+    assert rows["all weights"]["state_bytes_ratio"] == 1
+    for kind in ("LoRA", "LoRA of attention"):
+        assert rows[kind]["state_bytes_ratio"] <= 0.03 and rows[kind]["peak_bytes_ratio"] <= 0.5
+    assert rows["LoRA"]["state_bytes"] < rows["DoRA"]["state_bytes"] < 0.03 * rows["all weights"]["state_bytes"]
+
+
+@pytest.mark.slow
 def test_captions_are_counted_by_who_was_asked(tmp_path):
     sizes = ["--requests", 200, "--concurrency", 8, "--latency", 0.001, "--workers", 1, 2]
     done = warm.run([sys.executable, str(BENCH), "captions", *map(str, sizes), "--output", str(tmp_path)])

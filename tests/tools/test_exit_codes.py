@@ -5,13 +5,19 @@ import importlib.util
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from editcaption_mega import cli, train
+from editcaption_mega.conversion import AdapterChoice
+from editcaption_mega.conversion.adapter_values import new_values
+from editcaption_mega.conversion.peft_folder import write_peft_folder
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.human.tasks import Key
+from editcaption_mega.model import Architecture
+from editcaption_mega.settings import AdapterSettings
 from tests.helpers import ROOT, small_job
 
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
@@ -25,6 +31,11 @@ def root(tmp_path_factory):
     small_job.write_shards(root / "shards", count=2)
     (root / "used").mkdir()
     (root / "used/file").write_text("something")
+    small_job.write_folder(root / "other", replace(small_job.SIZE, hidden_size=32))
+    for base in ("model", "other"):
+        choice = AdapterChoice.of(Architecture.from_folder(root / base), AdapterSettings(rank=4))
+        values = {rule.name: new_values(rule, 1) for rule in choice.rules.values()}
+        write_peft_folder(root / f"{base}-peft", choice, values, base, "0123456789abcdef")
     (root / "texts").mkdir()
     rows = [{"id": pair_id, "instruction": "Move it."} for pair_id in Benchmark("set", root / "shards").ids]
     (root / "texts/set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -64,6 +75,7 @@ EVALUATE = "evaluate {command} {root}/eval.yaml "
 TASKS = EVALUATE.replace("{command}", "human-export") + "--benchmark set --key {root}/new.key --folder {root}/new "
 VERDICTS = EVALUATE.replace("{command}", "human-import") + "--benchmark set --output {root}/new --key {root}/nowhere "
 TRUTH = EVALUATE.replace("{command}", "ground-truth") + "--benchmark set --proposals {root}/nowhere "
+LORA = "sft {root}/job.yaml training.precision=fp32 model.adapters.rank=4 "
 PLAN = "plan {root}/job.yaml --gpus 2 "
 JUDGE = EVALUATE.replace("{command}", "check-judge")
 
@@ -100,6 +112,16 @@ CASES = [
     (EXPORT + "--max-file-gib -1", "--max-file-gib"),
     (EXPORT + "--max-file-gib nan", "--max-file-gib"),
     (EXPORT + "--max-file-gib inf", "--max-file-gib"),
+    (EXPORT + "--adapter", "neither a checkpoint"),
+    (EXPORT + "--adapter --verify", "--verify"),
+    (EXPORT + "--adapter --checkpoint {root}/model", "neither a checkpoint"),
+    (EXPORT + "--adapter --checkpoint {root}/model-peft --output {root}/used", "already holds something"),
+    (EXPORT + "--adapter --checkpoint {root}/model-peft", "name the model that its adapters are on with --base"),
+    (EXPORT + "--checkpoint {root}/model-peft", "name the model that its adapters are on with --base"),
+    (EXPORT + "--checkpoint {root}/model-peft --base {root}/nowhere", "nowhere"),
+    (EXPORT + "--checkpoint {root}/model-peft --base {root}/used", "neither a checkpoint"),
+    (EXPORT + "--checkpoint {root}/model-peft --base {root}/model", "trained on the weights of model (0123456789ab)"),
+    (EXPORT + "--checkpoint {root}/other-peft --base {root}/model", "it is of another model"),
     (LOG_PROBS + "--checkpoint {root}/nowhere", "nowhere"),
     (LOG_PROBS + "--shards {root}/nowhere", "nowhere"),
     (LOG_PROBS + "--output {root}/used/file", "exists already"),
@@ -190,6 +212,18 @@ CASES = [
     ("sft {root}/job.yaml model.backend=nothing", "backend"),
     ("sft {root}/job.yaml model.flash_attention=3", "needs a Hopper GPU"),
     ("sft {root}/job.yaml data.shards=[{root}/used]", "index.json"),
+    (LORA + "model.adapters.modules=[mlp.no_proj]", "'mlp.no_proj' matches nothing that can have an adapter"),
+    (LORA + "model.adapters.modules=[visual.*] optimizer.vision=0", "optimizer.vision=0 freezes"),
+    (LORA + "model.adapters.rank=64", "model.adapters.rank=64 is more than the 32"),
+    (LORA + "model.adapters.rank=2", "grouped products need a multiple of 4"),
+    (LORA + "model.adapters.dora=true", "model.adapters.dora=True is not possible on experts"),
+    (LORA + "model.adapters.start={root}/nowhere", "nowhere"),
+    (LORA + "model.adapters.start={root}/model", "neither a checkpoint"),
+    (LORA + "model.adapters.start={root}/model-peft", "trained on the weights of model (0123456789ab)"),
+    (LORA + "model.adapters.rank=0 model.adapters.alpha=8", "rank above 0"),
+    ("dpo {root}/job.yaml reference.mode=adapters_off", "needs adapters: set model.adapters.rank above 0"),
+    (LORA.replace("sft", "dpo") + "model.adapters.start={root}/model-peft", "is no reference when adapters are off"),
+    ("bench lora --gigabytes 0", "--gigabytes must be above 0"),
     ("dpo {root}/job.yaml preference.loss=nothing", "preference.loss"),
     ("dpo {root}/job.yaml reference.checkpoint={root}/nowhere", "nowhere"),
 ]

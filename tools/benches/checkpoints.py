@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import local_param_shards, rules_for
 from editcaption_mega.data.synthetic import WorldSettings, corpus_texts
 from editcaption_mega.data.text.side_files import SideFiles
-from editcaption_mega.model import Architecture
 from editcaption_mega.model.random_folder import SmallModel, train_tokenizer, write_random_folder
 from editcaption_mega.settings import CheckpointSettings
 from editcaption_mega.training.checkpoint import CheckpointFolder, CheckpointSaver, stored_ranges
@@ -21,15 +19,20 @@ from .sft_steps import OurSteps, write_pairs
 BYTES_PER_LAYER = 12 * 12_100_000  # fp32 weights and two moments
 
 
-def measure(gigabytes: float, repeats: int, say: Callable[[str], None]) -> dict:
-    """Seconds of both ways, by turns, and of steps alone and beside a checkpoint that is being written."""
-    size = SmallModel(
+def size_of(gigabytes: float) -> SmallModel:
+    """A dense model whose checkpoint has about so many gigabytes."""
+    return SmallModel(
         hidden_size=1024, num_layers=max(1, round(gigabytes * 1e9 / BYTES_PER_LAYER)), num_heads=8, num_kv_heads=4,
         head_dim=128, intermediate_size=2944, experts=0,
     )  # fmt: skip
+
+
+def measure(gigabytes: float, repeats: int, say: Callable[[str], None]) -> dict:
+    """Seconds of both ways, by turns, and of steps alone and beside a checkpoint that is being written."""
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         root = Path(temporary)
-        write_random_folder(root / "model", train_tokenizer(corpus_texts(WorldSettings(), 1, 300), 500), size)
+        tokenizer = train_tokenizer(corpus_texts(WorldSettings(), 1, 300), 500)
+        write_random_folder(root / "model", tokenizer, size_of(gigabytes))
         write_pairs(root / "pairs", 1)
         platform.initialize(platform.Layout(), seed=1)
         try:
@@ -40,7 +43,7 @@ def measure(gigabytes: float, repeats: int, say: Callable[[str], None]) -> dict:
 
 def _measure(root: Path, repeats: int, say: Callable[[str], None]) -> dict:
     step = OurSteps(root, 1)
-    shards = local_param_shards(step.state.chunks, rules_for(Architecture.from_folder(root / "model")))
+    shards = step.shards
     savers = {
         way: CheckpointSaver(
             CheckpointSettings(asynchronous=way == "beside", keep=1), shards, step.state.optimizer,

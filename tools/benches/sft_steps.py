@@ -20,7 +20,15 @@ from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.data.text.prompt import load_tokenizer
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import SFTObjective
-from editcaption_mega.settings import DataSettings, JobSettings, ModelSettings, OptimizerSettings, TrainingSettings
+from editcaption_mega.settings import (
+    AdapterSettings,
+    DataSettings,
+    JobSettings,
+    ModelSettings,
+    OptimizerSettings,
+    TrainingSettings,
+)
+from editcaption_mega.training.adapter_state import chosen_adapters, train_adapters_alone
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.optimizer import build_train_state
 from editcaption_mega.training.setup import measure_samples, open_dataset, open_reader
@@ -69,9 +77,10 @@ def write_pairs(folder: Path, count: int) -> None:
 class OurSteps:
     """The SFT job's own pieces; each call reads its pairs' pictures anew and does one optimizer step -> loss."""
 
-    def __init__(self, root: Path, pairs: int):
+    def __init__(self, root: Path, pairs: int, adapters: AdapterSettings | None = None):
+        """adapters: to be trained alone."""
         self.settings = settings = JobSettings(
-            model=ModelSettings(folder=str(root / "model")),
+            model=ModelSettings(folder=str(root / "model"), adapters=adapters or AdapterSettings()),
             data=DataSettings(shards=[str(root / "pairs")], sequence_length=1024, min_pixels=1024, shuffle=False),
             optimizer=OptimizerSettings(learning_rate=LEARNING_RATE, schedule="constant", weight_decay=0.0),
             training=TrainingSettings(output="-", precision="fp32", global_batch_size=pairs),
@@ -83,10 +92,15 @@ class OurSteps:
         self.stream = StepStream(reader, SampleOrder(pairs, 0, shuffle=False), pairs)
         self.number = 0
         self.tokens = int(lengths.num_tokens.sum())
-        chunks = build_model(architecture, settings.model, settings.parallel, "fp32")
+        choice, seed = chosen_adapters(settings, architecture), settings.training.seed
+        plan = choice.plan(seed) if choice else None
+        chunks = build_model(architecture, settings.model, settings.parallel, "fp32", plan)
         load_weights(chunks, architecture, Path(settings.model.folder))
-        shards = local_param_shards(chunks, rules_for(architecture))
-        self.state = build_train_state(chunks, shards, settings.optimizer, precision="fp32", total_steps=10**6)
+        if choice:
+            self.shards = train_adapters_alone(chunks, choice, seed=seed, checkpoint=None)
+        else:
+            self.shards = local_param_shards(chunks, rules_for(architecture))
+        self.state = build_train_state(chunks, self.shards, settings.optimizer, precision="fp32", total_steps=10**6)
         for chunk in self.state.chunks:
             chunk.train()
 
