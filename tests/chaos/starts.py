@@ -19,6 +19,8 @@ from pathlib import Path
 from tests.helpers import ROOT
 from tests.helpers.warm import RANK
 
+from .stream import note_samples
+
 SCRIPTS = {"sft": ROOT / "launch/pretrain_sft.sh", "dpo": ROOT / "launch/train_dpo.sh"}
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
@@ -50,6 +52,10 @@ class Started:
 
     def ranks(self) -> list[int]:
         return sorted(children(self.pid))
+
+    def workers(self) -> list[int]:
+        """The processes that read rows, of all ranks."""
+        return [pid for rank in self.ranks() for pid in sorted(children(rank)) if b"serve(" in _command(pid)]
 
     def code(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -120,6 +126,8 @@ def _become(how: str, arguments: list[str], values: dict[str, str], log: int) ->
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
         if point := values.get("CHAOS_POINT"):
             die_at(*json.loads(point))
+        if notes := values.get("CHAOS_SAMPLES"):
+            note_samples(notes)
         if how == "torchrun":
             from torch.distributed import run
 
@@ -157,6 +165,12 @@ def die_at(rank: int, number: int, under: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def children(parent: int) -> set[int]:
