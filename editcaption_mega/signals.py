@@ -6,6 +6,7 @@ same: save, leave, and let the same command go on later. The end of the launcher
 
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -131,3 +132,15 @@ def _wait_for_parent() -> None:
     assert parent is not None, "a worker has the process that made it"
     parent.join()
     os._exit(1)
+
+
+def end_with_connection(descriptor: int) -> None:
+    """This process ends as soon as nobody has the other end of this socket, whatever it is at."""
+
+    def watch() -> None:
+        hung_up = select.poll()
+        hung_up.register(descriptor, 0)  # which leaves the end of the connection
+        hung_up.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

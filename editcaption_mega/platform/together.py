@@ -20,6 +20,7 @@ from .process import device, is_rank_zero, rank, world_size
 
 # What an error becomes whose own class cannot travel: the kinds that `cli` shows as one sentence, else our defect.
 _KINDS = (ValueError, OSError, FloatingPointError)
+_FAILED = 2.0  # what a rank says that has an error; 1: a note, 0: neither
 
 
 Group = dist.ProcessGroup | None  # of all ranks; None: the one that `initialize` made
@@ -61,26 +62,25 @@ def gather_shares(part: np.ndarray) -> np.ndarray:
     return whole
 
 
-def raise_together(error: Exception | None, group: Group = None) -> None:
+def raise_together(error: Exception | None, group: Group = None, *, note: bool = False) -> bool:
     """Each rank gives its error or None; when there is any, every rank raises that of the lowest such rank. Collective.
 
-    The class and the sentence are the same everywhere. The sentence names the rank unless all ranks say the same. What
-    this rank had itself is the cause, so that `--debug` shows its traceback."""
+    note: whether this rank has something to tell the others -> whether any rank has. The class and the sentence of the
+    error are the same everywhere. The sentence names the rank unless all ranks say the same. What this rank had itself
+    is the cause, so that `--debug` shows its traceback."""
     if is_dry() or not dist.is_initialized() or world_size() == 1:
         if error is not None:
             raise error
-        return
+        return note
     # One number as a rule; the errors themselves only where there is one.
-    failed = torch.tensor([float(error is not None)])
+    failed = torch.tensor([_FAILED if error is not None else float(note)])
     if group is None:  # a group of its own is one of the hosts
         failed = failed.to(device(), non_blocking=True)
     dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=group)
-    if not failed.item():
-        return
+    if (most := failed.item()) < _FAILED:
+        return bool(most)
     errors = gather(None if error is None else (_portable(error), socket.gethostname()), group)
     raised = [(i, *other) for i, other in enumerate(errors) if other is not None]
-    if not raised:
-        return
     first, chosen, host = raised[0]
     if any(other is None or _text(other[0]) != _text(chosen) for other in errors):
         _name(chosen, f"rank {first} on {host}")
@@ -100,16 +100,28 @@ def together(group: Group = None) -> Iterator[None]:
     raise_together(error, group)
 
 
-def each_together[Item](items: Iterable[Item]) -> Generator[Item, None, None]:
+def each_together[Item](
+    items: Iterable[Item],
+    differs: Callable[[Item], bool] = lambda _: False,
+    settle: Callable[[Item], None] = lambda _: None,
+) -> Generator[Item, None, None]:
     """The items, of which every rank has as many; where one rank cannot make its next one, every rank raises.
 
-    Collective, once for each item and once at the end. Raises as `raise_together`."""
+    differs: whether this rank has something to tell the others of an item; where any has, all call `settle`, which is
+    collective, with theirs before they go on. Collective, once for each item and once at the end. Raises as
+    `raise_together`, and what `settle` raises."""
     source = iter(items)
     end: Any = object()
     try:
         while True:
-            with together():
+            item, error, note = end, None, False
+            try:
                 item = next(source, end)
+                note = item is not end and differs(item)
+            except Exception as caught:
+                error = caught
+            if raise_together(error, note=note):
+                settle(item)
             if item is end:
                 return
             yield item

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from .adapters import AdapterSettings
+from .bad_sample_policy import BadSamplePolicy
 from .checkpoints import CheckpointSettings
 from .checks import SettingsError, at_least, choice, within
 from .endurance import BadStepSettings, WatchdogSettings
@@ -100,7 +101,7 @@ class ModelSettings:
 
 
 @dataclass
-class DataSettings(PixelLimits, HeldOutPairs):
+class DataSettings(PixelLimits, HeldOutPairs, BadSamplePolicy):
     """Which shards, and how samples become rows."""
 
     shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py, or addresses of such
@@ -134,6 +135,7 @@ class DataSettings(PixelLimits, HeldOutPairs):
         at_least("data.sequence_length", self.sequence_length, 16)
         self.check_pixels("data")
         self.check_held_out()
+        self.check_bad_samples()
         within("data.cache_gib", self.cache_gib, 0.001, 1e9)
         at_least("data.prefetch_steps", self.prefetch_steps, 1)
         within("data.workers", self.workers, 1, 1024)

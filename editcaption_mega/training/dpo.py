@@ -21,11 +21,14 @@ def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
     not the same model though they should be. progress: for the reference's log-probs, as in `progress_display`."""
     with session(settings) as job:
         prepared = prepare(job, DPOObjective)
-        pairs = pair_facts(prepared.dataset, settings.preference, prepared.session.tables)
+        skip_bad = settings.data.skips_bad_samples
+        pairs = pair_facts(prepared.dataset, settings.preference, prepared.session.tables, skip_bad=skip_bad)
         reference = reference_for(prepared, settings, progress)
         held_out = None
         if prepared.held_out is not None:
-            facts = pair_facts(prepared.held_out.dataset, settings.preference, prepared.session.held_out_tables)
+            facts = pair_facts(
+                prepared.held_out.dataset, settings.preference, prepared.session.held_out_tables, skip_bad=skip_bad
+            )
             held_out = dpo_objective(settings, None if reference is None else reference.of_held_out, facts)
         job.ending = train(prepared, dpo_objective(settings, reference, pairs), held_out)
     return job.ending

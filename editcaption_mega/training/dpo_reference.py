@@ -42,7 +42,7 @@ class StoredReference:
 
     def tokens(self, batch: PackedBatch) -> Tensor:
         parts = [self.log_probs[sample] for sample in batch.sample_numbers]
-        return torch.cat(parts).to(batch.targets.device, non_blocking=True)
+        return torch.cat([torch.zeros(0), *parts]).to(batch.targets.device, non_blocking=True)
 
 
 class ResidentReference:
@@ -191,7 +191,10 @@ class _ReferenceFiles:
                 platform.print_rank_0(f"reference: log-probs of {len(dataset):,} pairs, written to {path}")
                 reading = reading_ahead(self.settings.data)
                 with adapters_off(prepared.chunks):
-                    write_log_probs(prepared.chunks, reader, path, expected, reading, progress=self.progress)
+                    write_log_probs(
+                        prepared.chunks, reader, path, expected, reading, progress=self.progress,
+                        bad_samples_share=self.settings.data.bad_samples_share,
+                    )  # fmt: skip
         return StoredReference(read_reference(path, reader, expected, tables, sums=own)), weights, equals_start
 
 

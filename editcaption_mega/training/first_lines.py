@@ -5,6 +5,7 @@ from pathlib import Path
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.data.batching.mixed_order import MixedOrder
+from editcaption_mega.data.batching.picture_cost import picture_lines
 from editcaption_mega.data.shards.shard_columns import ShardColumns
 from editcaption_mega.settings import JobSettings
 
@@ -29,6 +30,7 @@ def first_lines(settings: JobSettings, stream: StepStream[PairDataset], steps: i
             f"note: training.global_batch_size={batch} is more than the {size} samples there are, so one step has "
             f"each of them about {batch / size:.1f} times"
         )
+    lines += picture_lines(columns.pixels, stream.reader.dataset.images)
     lines.append(_rows(settings, stream, resumed.step))
     lines += schedule_lines(settings.optimizer, steps)
     profiled = settings.training.profile_steps

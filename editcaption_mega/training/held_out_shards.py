@@ -35,12 +35,14 @@ class HeldOutShards:
         notes = platform.from_rank_zero(lambda: held_out_lines(settings, held_out, training.columns))
         return cls(shards, tables, notes)
 
-    def measured(self, training: PairDataset, sequence_length: int) -> tuple[PairDataset, SampleLengths]:
+    def measured(
+        self, training: PairDataset, sequence_length: int, *, skip_bad: bool = False
+    ) -> tuple[PairDataset, SampleLengths]:
         """The pairs as the model of the training pairs sees them, with their lengths. Once the folder is the job's.
         Collective; raises as `measure_samples`."""
         self.shards.keep()
         dataset = training.of_shards(self.shards.reader)
-        return dataset, measure_samples(dataset, sequence_length, self.tables)
+        return dataset, measure_samples(dataset, sequence_length, self.tables, skip_bad=skip_bad)
 
 
 def held_out_lines(settings: JobSettings, held_out: ShardColumns, training: ShardColumns) -> list[str]:

@@ -12,6 +12,7 @@ from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
 from .adapter_state import train_adapters_alone
+from .bad_samples import BadSamples
 from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies, write_best
 from .evaluations import Evaluation, Evaluations
@@ -73,6 +74,7 @@ def _train(
     stop_if_asked(resumed.step, "while the model was loaded")
     updates = resumed.state.get("updates", 0)
     bad_steps = BadSteps.of_run(settings.bad_steps, prepared.session.output, resumed.step, updates)
+    bad_samples = _bad_samples(prepared)
     improvement = _improvement(prepared, objective, notes)
     log, facts = None, start_facts()
     with platform.together():
@@ -86,7 +88,7 @@ def _train(
     )  # fmt: skip
     recorder = RunRecorder(
         prepared.session, prepared.side_files, prepared.metadata, prepared.identity | objective.identity,
-        saver, bad_steps, log, improvement,
+        saver, bad_steps, log, improvement, bad_samples,
     )  # fmt: skip
     layers, experts = prepared.architecture.num_layers, prepared.architecture.experts
     expert_load = ExpertLoad(state.chunks, layers, experts.num_experts) if experts else None
@@ -102,7 +104,7 @@ def _train(
         stragglers = Stragglers(settings.watchdog.slow_rank, recorder.say)
         evaluating = _evaluations(prepared, held_out, state, recorder)
         with closing(recorder), closing(window), recorder.failing(), evaluating as evaluations:
-            care = Care(stragglers, bad_steps, evaluations, window)
+            care = Care(stragglers, bad_steps, evaluations, window, bad_samples)
             ending = Ending(
                 *run_steps(state, objective, _steps(prepared), span, recorder, expert_load, prepared.architecture, care)
             )
@@ -113,6 +115,13 @@ def _train(
         if log:
             log.close()
     return ending
+
+
+def _bad_samples(prepared: Prepared) -> BadSamples:
+    """Those of the run until now."""
+    settings, resumed = prepared.settings, prepared.resumed
+    count, seen = resumed.state.get("bad_samples", 0), resumed.step * settings.training.global_batch_size
+    return BadSamples(prepared.stream.reader, settings.data.bad_samples_share, count=count, seen=seen)
 
 
 def _improvement(prepared: Prepared, objective: Objective, notes: list[str]) -> Improvement | None:
@@ -144,7 +153,8 @@ def _evaluations(
     parts: list[Evaluation] = []
     with ExitStack() as stack:
         if prepared.held_out is not None and improvement is not None:
-            held_out = HeldOut(state.chunks, objective, prepared.held_out, improvement, recorder.say)
+            share = settings.data.bad_samples_share
+            held_out = HeldOut(state.chunks, objective, prepared.held_out, improvement, recorder.say, share)
             parts.append(stack.enter_context(held_out.open(reading_ahead(settings.data))))
             if settings.samples.pairs:
                 ends, first = prepared.side_files.end_ids(), prepared.resumed.step

@@ -16,6 +16,7 @@ from editcaption_mega.data.batching.dataset import PairDataset, SampleLengths
 from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.order import Order
 from editcaption_mega.data.batching.packing import plan_sequences
+from editcaption_mega.data.batching.picture_cost import picture_lines
 from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import DPOObjective, SFTObjective
@@ -70,13 +71,14 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
         parts |= base_identity(new_run_source(settings))
     with before_work():
         earlier = _resume_lines(settings, parts)
-    lengths = measure_samples(dataset, settings.data.sequence_length, progress=progress)
+    skip_bad = settings.data.skips_bad_samples
+    lengths = measure_samples(dataset, settings.data.sequence_length, progress=progress, skip_bad=skip_bad)
     table = adapters.lines() if adapters else trainable_table(rules_for(architecture), settings.optimizer)
     lines = [*dataset.notes, source, *table]
     lines += _sample_lines(dataset, lengths)
     lines += _held_out(settings, dataset, progress)
     if isinstance(settings, DPOSettings):
-        pair_facts(dataset, settings.preference)
+        pair_facts(dataset, settings.preference, skip_bad=skip_bad)
         lines.append(_reference_line(settings, len(dataset)))
     with before_work():
         lines += _step_lines(settings, lengths, (order, steps), world_size)
@@ -113,6 +115,9 @@ def _sample_lines(dataset: PairDataset, lengths: SampleLengths) -> Iterator[str]
         f"samples: {len(tokens):,} with {total:,} tokens, of which answers {answers:,}; "
         f"{int(tokens.min()):,} to {int(tokens.max()):,} each, {total / len(tokens):,.0f} on average"
     )
+    if bad := int((tokens == 0).sum()):
+        yield f"note: the records of {bad:,} of them cannot be read; they are left out (data.bad_samples=skip)"
+    yield from picture_lines(dataset.shards.columns.pixels, dataset.images)
     longest = np.argsort(-tokens, kind="stable")[:_LONGEST].tolist()
     yield "longest: " + ", ".join(f"{dataset.id(i)} ({int(tokens[i]):,} tokens)" for i in longest)
 
@@ -127,9 +132,10 @@ def _held_out(settings: JobSettings, training: PairDataset, progress: Progress) 
         columns = samples.read()
         lines = held_out_lines(settings, columns, training.shards.columns)
     dataset = training.of_shards(ShardReader(samples.directories, columns))
-    measure_samples(dataset, settings.data.sequence_length, progress=progress)
+    skip_bad = settings.data.skips_bad_samples
+    measure_samples(dataset, settings.data.sequence_length, progress=progress, skip_bad=skip_bad)
     if isinstance(settings, DPOSettings):
-        pair_facts(dataset, settings.preference)
+        pair_facts(dataset, settings.preference, skip_bad=skip_bad)
     return lines
 
 

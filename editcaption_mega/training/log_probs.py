@@ -19,6 +19,7 @@ from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import Round, SequenceReader, read_ahead
 from editcaption_mega.data.batching.ranges import RangeReader
 from editcaption_mega.data.batching.scoring import PairTexts, ScoringDataset, View
+from editcaption_mega.data.shards.unreadable import UNREADABLE
 from editcaption_mega.files import parse_json, place_problem
 from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
@@ -26,6 +27,7 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records.pair import ANSWERS
 from editcaption_mega.settings import JobSettings, SettingsError
 
+from .bad_samples import BadSamples
 from .inputs import ReadingAhead, on_device, reading_ahead
 from .pipeline import head_outputs
 from .range_files import RangeFiles
@@ -90,8 +92,10 @@ def write_log_probs(
     *,
     with_tokens: bool = False,
     progress: Progress = no_progress,
+    bad_samples_share: float = 1.0,
 ) -> None:
-    """The file of log-probs of every sample of the reader's data, under the weights in `chunks`. Collective.
+    """The file of log-probs of every sample of the reader's data, under the weights in `chunks`. Collective. A sample
+    that cannot be read, where the reader leaves such out up to this share, has a line that says so (`unreadable`).
 
     Each data-parallel rank computes and writes ranges of samples of its own (`range_files`). What a killed or stopped
     process wrote is kept in OUTPUT.partial, and the same call goes on from there, with any number of ranks. Raises
@@ -114,15 +118,23 @@ def write_log_probs(
             platform.print_rank_0(f"{files.folder} has {already}: going on from there")
         divided = parallel_state.get_expert_model_parallel_world_size() > 1
         ranges = RangeReader.of(reader, files.size, together=divided)
-        with closing(platform.each_together(on_device(read_ahead(ranges, rounds, **reading)))) as read:
+        arriving = BadSamples(ranges, bad_samples_share).agreed(on_device(read_ahead(ranges, rounds, **reading)))
+        with closing(arriving) as read:
             for samples in progress(rounds, len(rounds), "rounds") if platform.is_rank_zero() else rounds:
                 phases.enter(phases.SCORING)
                 stop_if_asked(0, f"after {complete:,} of {len(dataset):,} samples of {output.name}")
-                values = _log_probs(chunks, ranges, next(read))
+                of_round = next(read)
+                values = _log_probs(chunks, ranges, of_round)
                 with platform.together():
                     own = ranges.own(samples)
-                    if values and own:
-                        lines = (_line(dataset, i, values[i], with_tokens) for i in own)
+                    if values is not None and own:
+                        bad = {sample.number: sample for sample in of_round.left_out}
+                        lines = (
+                            {"id": dataset.id(i), UNREADABLE: bad[i].reason}
+                            if i in bad
+                            else _line(dataset, i, values[i], with_tokens)
+                            for i in own
+                        )
                         files.write(range(own[0], own[-1] + 1), lines)
                 complete += len(samples)
                 if platform.is_rank_zero():
@@ -164,20 +176,21 @@ def response_log_probs(chunks: list[torch.nn.Module], micro_batches: list[Packed
     return head_outputs(chunks, micro_batches, length)
 
 
-def _log_probs(chunks: list[torch.nn.Module], reader: RangeReader, of_round: Round) -> dict[int, list[list[float]]]:
+def _log_probs(
+    chunks: list[torch.nn.Module], reader: RangeReader, of_round: Round
+) -> dict[int, list[list[float]]] | None:
     """Log-probs of the tokens of each answer of this rank's range, by sample: on one rank of the last stage, elsewhere
-    none. Collective."""
+    None. Collective."""
     if not of_round.micro_batches:  # the samples have ended
-        return {}
+        return None
     log_probs = response_log_probs(chunks, of_round.micro_batches, of_round.plan.length)
-    if parallel_state.get_tensor_model_parallel_rank():
-        return {}
+    if parallel_state.get_tensor_model_parallel_rank() or not log_probs:  # none before the last stage
+        return None
     by_sample: dict[int, list[list[float]]] = {}
-    # None before the last stage.
-    for places, batch, tensor in zip(of_round.plan.sequences, of_round.micro_batches, log_probs, strict=False):
+    for batch, tensor in zip(of_round.micro_batches, log_probs, strict=True):
         values = tensor.tolist()
         answers = (values[first:last] for first, last in pairwise(batch.response_bounds))
-        for sample in (of_round.samples[place] for place in places):
+        for sample in batch.sample_numbers:
             by_sample[sample] = [next(answers) for _ in range(reader.lengths.num_answers(sample))]
     return by_sample
 

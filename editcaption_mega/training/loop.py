@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import Objective, RowLoss
 
 from .adapter_state import begin_step
+from .bad_samples import BadSamples
 from .bad_steps import FILE, BadStepError, BadSteps
 from .evaluations import Evaluations
 from .experts import ExpertLoad
@@ -107,6 +108,8 @@ def _forward_backward(
 
 def _not_finite(batch: PackedBatch, row_loss: RowLoss) -> list[str]:
     """Samples of a row with a log-prob that is not finite."""
+    if not batch.sample_ids:  # all of them are left out
+        return []
     bad = ~torch.isfinite(row_loss.log_probs)
     answers = (len(batch.response_bounds) - 1) // len(batch.sample_ids)  # of each sample
     ends = batch.response_bounds[answers::answers]
@@ -151,6 +154,7 @@ class Care(NamedTuple):
     bad_steps: BadSteps
     evaluations: Evaluations | None = None
     profile: ProfileWindow | None = None
+    bad_samples: BadSamples | None = None  # of the steps' reader
 
 
 def run_steps(
@@ -170,7 +174,7 @@ def run_steps(
     finished = span.first
     speed = Speed(architecture)
     # A picture may be broken on one rank alone.
-    with signals.answered(), manual_garbage_collection() as collect, closing(platform.each_together(steps)) as arriving:
+    with signals.answered(), manual_garbage_collection() as collect, closing(_arriving(steps, care)) as arriving:
         for step in arriving:
             speed.data_arrived()
             if finished > span.first:  # the first step is the end of the setup
@@ -191,7 +195,8 @@ def run_steps(
             if care is not None and care.evaluations is not None:
                 with speed.evaluating():
                     numbers |= care.evaluations.after(finished)
-            recorder.record({"step": finished, **numbers, "samples": finished * step.num_samples, **of_step})
+            numbers |= _left_out(step)
+            recorder.record({"step": finished, **numbers, "samples": finished * step.planned, **of_step})
             enough = care is not None and care.evaluations is not None and care.evaluations.enough()
             leave = bool(asked or enough or (span.stop_after and finished - span.first >= span.stop_after))
             if leave:
@@ -210,6 +215,17 @@ def run_steps(
                     )
                 return finished, asked
     return finished, 0
+
+
+def _arriving(steps: Iterable[Step], care: Care | None) -> Generator[Step, None, None]:
+    """The steps, alike on every rank. Collective."""
+    if care is None or care.bad_samples is None:
+        return platform.each_together(steps)
+    return care.bad_samples.agreed(steps)
+
+
+def _left_out(step: Step) -> dict[str, Any]:
+    return {"bad_samples": [sample.to_json() for sample in step.left_out]} if step.left_out else {}
 
 
 def _careful_step(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from editcaption_mega.settings import JobSettings
 
 from .line_file import LineFile, drop_after
 from .loggers import Loggers, grouped, open_chosen
+
+_NAMED = 5  # bad samples of a step, in the log
 
 
 class RunLog:
@@ -55,10 +57,13 @@ class RunLog:
 
     def step(self, numbers: dict[str, Any]) -> None:
         """One optimizer step. `numbers` holds step, loss, grad_norm, learning_rate, tokens, samples, seconds; of a step
-        without an update also why (`skipped`), and None for what is not known or not finite."""
+        without an update also why (`skipped`), and None for what is not known or not finite; `bad_samples` where some
+        are left out."""
         self._metrics.write(json.dumps(numbers))
         step = numbers["step"]
         self.loggers.scalars(step, grouped(numbers))
+        for line in _bad_samples(step, numbers.get("bad_samples", [])):
+            self.say(line)
         if numbers.get("skipped"):
             self.say(f"step {step}/{self.total_steps}  SKIPPED: {numbers['skipped']}")
         elif step % self.log_every == 0 or step == self.total_steps:
@@ -80,6 +85,14 @@ class RunLog:
         self.loggers.close(failed)
         self._text.close()
         self._metrics.close()
+
+
+def _bad_samples(step: int, samples: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """A line for each of the first samples that a step leaves out."""
+    for sample in samples[:_NAMED]:
+        yield f"step {step}: sample {sample['id']} of {sample['shard']} is left out: {sample['reason']}"
+    if len(samples) > _NAMED:
+        yield f"step {step}: {len(samples) - _NAMED} more samples are left out, which metrics.jsonl names"
 
 
 def _duration(seconds: float) -> str:

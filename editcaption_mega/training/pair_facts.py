@@ -7,13 +7,13 @@ import numpy as np
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.shards.unreadable import is_bad_data
 from editcaption_mega.data.start_tables import Arrays, table
 from editcaption_mega.objectives import PairFacts
-from editcaption_mega.records import EditPair
 from editcaption_mega.records.pair import FAILURE_MODES
 from editcaption_mega.settings import PreferenceSettings
 
-_NO_MODE, _UNTAGGED = -1, -2
+_NO_MODE, _UNTAGGED, _UNREAD = -1, -2, -3
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,21 @@ class PairTable:
         return bool(self.margin.any() or self.hardness_margin.any())
 
 
-def pair_facts(dataset: PairDataset, preference: PreferenceSettings, tables: Path | None = None) -> PairTable:
+def pair_facts(
+    dataset: PairDataset, preference: PreferenceSettings, tables: Path | None = None, *, skip_bad: bool = False
+) -> PairTable:
     """What the objective must know of each pair. Collective: the ranks share the reading, once for the folder `tables`.
+    skip_bad: of a pair whose record cannot be read it is nothing.
 
     Raises ValueError, alike on every rank, for a pair that lacks it."""
     path = tables / "pairs.safetensors" if tables else None
-    tags = table(path, {"format": 1, "shards": dataset.shards.fingerprint}, lambda: _read(dataset))
+    tags = table(path, {"format": 1, "shards": dataset.shards.fingerprint}, lambda: _read(dataset, skip_bad))
+    if len(unread := np.flatnonzero(tags["primary"] == _UNREAD)):
+        tags = {name: np.array(values) for name, values in tags.items()}
+        with platform.together():
+            again = [_tags(dataset, i, skip_bad) for i in unread.tolist()]
+        for name, column in zip(("primary", "modes", "severity"), zip(*again, strict=True), strict=True):
+            tags[name][unread] = column
     primary, severity = tags["primary"], tags["severity"]
     _refuse_lacking(dataset, primary == _UNTAGGED, np.isnan(severity), preference)
     weights = np.array([*(preference.failure_mode_weights[mode] for mode in FAILURE_MODES), 1.0])
@@ -61,16 +70,22 @@ def pair_facts(dataset: PairDataset, preference: PreferenceSettings, tables: Pat
     return PairTable(primary, tags["modes"], margin, weight * preference.hardness_margin)
 
 
-def _read(dataset: PairDataset) -> Arrays:
+def _read(dataset: PairDataset, skip_bad: bool) -> Arrays:
     """The tags of all pairs, each read by one rank. Collective."""
     with platform.together():
-        part = [_tags(dataset.shards.pair(i)) for i in platform.share(range(len(dataset)))]
+        part = [_tags(dataset, i, skip_bad) for i in platform.share(range(len(dataset)))]
     primary, modes, severity = platform.gather_shares(np.array(part, np.float64).reshape(-1, 3)).T
     return {"primary": primary.astype(np.int8), "modes": modes.astype(np.uint8), "severity": severity.copy()}
 
 
-def _tags(pair: EditPair) -> tuple[int, int, float]:
+def _tags(dataset: PairDataset, i: int, skip_bad: bool) -> tuple[int, int, float]:
     """primary, modes, severity (NaN: none)"""
+    try:
+        pair = dataset.shards.pair(i)
+    except ValueError as error:
+        if skip_bad and is_bad_data(error):
+            return _UNREAD, 0, 0.0
+        raise
     severity = np.nan if pair.severity is None else pair.severity
     if pair.failure_modes is None:
         return _UNTAGGED, 0, severity

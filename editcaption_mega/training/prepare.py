@@ -8,7 +8,7 @@ import torch
 
 from editcaption_mega import platform
 from editcaption_mega.conversion import AdapterChoice, WeightSource, find_checkpoint, load_weights
-from editcaption_mega.data.batching.dataset import PairDataset
+from editcaption_mega.data.batching.dataset import PairDataset, SampleLengths
 from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import SequenceReader, StepStream
 from editcaption_mega.data.start_tables import JobShards
@@ -82,6 +82,13 @@ class Prepared:
             self.loaded = source
 
 
+def _held_out_reader(
+    of_held_out: tuple[PairDataset, SampleLengths], training: SequenceReader[PairDataset]
+) -> SequenceReader[PairDataset]:
+    dataset, lengths = of_held_out
+    return SequenceReader(dataset, lengths, training.packer, place=dataset.place if training.place else None)
+
+
 def total_steps(training: TrainingSettings, num_samples: int) -> int:
     """Of a run on so many samples."""
     return training.steps or max(1, round(training.epochs * num_samples / training.global_batch_size))
@@ -133,11 +140,12 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
         "experts_in_out": platform.from_rank_zero(source.experts_in_out),
         **(adapter_metadata(settings.model, base) if adapters else {}),
     }
-    lengths = measure_samples(dataset, settings.data.sequence_length, job.tables)
-    of_held_out = None if held_out is None else held_out.measured(dataset, settings.data.sequence_length)
+    length, skip_bad = settings.data.sequence_length, settings.data.skips_bad_samples
+    lengths = measure_samples(dataset, length, job.tables, skip_bad=skip_bad)
+    of_held_out = None if held_out is None else held_out.measured(dataset, length, skip_bad=skip_bad)
     if of_held_out is not None and settings.evaluation.every:
         with before_work(), platform.together():
-            check_samples_fit(of_held_out[0], settings.samples, settings.data.sequence_length)
+            check_samples_fit(of_held_out[0], settings.samples, length)
     stop_if_asked(resumed.step, "while the samples were checked")
     chunks = build_model(
         architecture, settings.model, settings.parallel, settings.training.precision,
@@ -147,6 +155,6 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     stream = StepStream(reader, order, settings.training.global_batch_size)
     return Prepared(
         job, architecture, stream, chunks, resumed, parts, side_files, metadata,
-        held_out=None if of_held_out is None else SequenceReader(*of_held_out, reader.packer),
+        held_out=None if of_held_out is None else _held_out_reader(of_held_out, reader),
         notes=[] if held_out is None else held_out.notes, adapters=adapters,
     )  # fmt: skip

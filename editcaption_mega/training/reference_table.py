@@ -16,6 +16,7 @@ from editcaption_mega import platform
 from editcaption_mega.data.array_file import ArrayFile, is_made_from, map_arrays
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import SequenceReader
+from editcaption_mega.data.shards.unreadable import UNREADABLE
 from editcaption_mega.records.pair import ANSWERS
 
 _COUNTED_AT_ONCE = 16 << 20  # bytes
@@ -44,6 +45,11 @@ class StoredLogProbs:
             raise ValueError(
                 f"{self.path} is damaged: the log-probs of sample number {sample} are not those that were written; "
                 "remove it, and the next start makes it again"
+            )
+        if np.isnan(values).any():
+            raise ValueError(
+                f"{self.path} has no log-probs of sample number {sample}, which could not be read when they were "
+                "computed and can be now: remove it and the reference's file, and the next start makes them again"
             )
         return torch.from_numpy(values)
 
@@ -133,6 +139,13 @@ class _Lines:
         values = _parsed(path, sample + 1, line)
         if sample >= wanted:
             raise ValueError(f"{path} has {lines:,} samples, and data.shards {wanted:,}: write it again")
+        if UNREADABLE in values and values.get("id") == self.reader.dataset.id(sample):
+            if self.reader.place is None:
+                raise ValueError(
+                    f"{path}, line {number}: sample {values['id']} could not be read when its log-probs were computed "
+                    f"({values[UNREADABLE]}): mend the shards and write the file again, or set data.bad_samples=skip"
+                )
+            return np.full(int(self.reader.lengths.answers[sample].sum()), np.nan, np.float32)
         try:
             answers = [values[answer]["token_log_probs"] for answer in ANSWERS]
             log_probs = np.array([float(value) for answer in answers for value in answer], np.float32)

@@ -59,6 +59,7 @@ class CheckpointState(BaseModel):
     step: int = Field(ge=0)
     updates: int = Field(ge=0)
     samples: int = Field(ge=0)
+    bad_samples: int = Field(0, ge=0)  # of them, those that were left out
     identity: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}

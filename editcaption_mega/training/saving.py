@@ -8,6 +8,7 @@ from typing import Any
 from editcaption_mega import platform
 from editcaption_mega.data.text.side_files import SideFiles
 
+from .bad_samples import BadSamples
 from .bad_steps import BadSteps
 from .checkpoint import CheckpointFolder, CheckpointSaver
 from .identity import flat
@@ -29,6 +30,7 @@ class RunRecorder:
     bad_steps: BadSteps
     log: RunLog | None
     improvement: Improvement | None = None  # of the held-out pairs, if they are evaluated
+    bad_samples: BadSamples | None = None
 
     def record(self, numbers: dict[str, Any]) -> None:
         if self.log:
@@ -57,6 +59,7 @@ class RunRecorder:
             "samples": step * settings.training.global_batch_size,
             "identity": self.identity,
             "settings": flat(settings),
+            **({} if self.bad_samples is None else {"bad_samples": self.bad_samples.count}),
             **evaluation,
         }
         folder = CheckpointFolder(

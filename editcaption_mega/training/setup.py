@@ -99,7 +99,8 @@ def open_reader(
         packing=settings.data.packing,
         share=rank_share(settings.parallel),
     )
-    return SequenceReader(dataset, lengths, packer, SampleWork(architecture, dataset, lengths))
+    work = SampleWork(architecture, dataset, lengths)
+    return SequenceReader(dataset, lengths, packer, work, dataset.place if settings.data.skips_bad_samples else None)
 
 
 def range_size(reader: SequenceReader[PairDataset]) -> int:
@@ -144,9 +145,15 @@ def layout_of(parallel: ParallelSettings) -> platform.Layout:
 
 
 def measure_samples(
-    dataset: PairDataset, sequence_length: int, tables: Path | None = None, progress: Progress = no_progress
+    dataset: PairDataset,
+    sequence_length: int,
+    tables: Path | None = None,
+    progress: Progress = no_progress,
+    *,
+    skip_bad: bool = False,
 ) -> SampleLengths:
-    """The lengths of all samples, each of which can be used and fits: known before any work.
+    """The lengths of all samples, each of which can be used and fits: known before any work. skip_bad: those whose
+    records cannot be read have none.
 
     Collective: the ranks share the reading, once for the folder `tables`; and once for all jobs on the whole of one
     folder of shards, which keeps the lengths for each tokenizer, prompt and limits of pictures. All raise alike:
@@ -159,8 +166,17 @@ def measure_samples(
     if shared is not None:
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
         shared = shared / f"lengths-{digest}.safetensors"
-    made = table(path, key, lambda: {"lengths": _measured(dataset, sequence_length, progress)}, shared=shared)
+    made = table(path, key, lambda: {"lengths": _measured(dataset, sequence_length, progress, skip_bad)}, shared=shared)
     lengths = SampleLengths(made["lengths"])
+    unread = np.flatnonzero(lengths.num_tokens == 0)  # when they were measured
+    if len(unread):
+        with platform.together():
+            again, problems = dataset.measure(unread.tolist(), sequence_length, skip_bad=skip_bad)
+        if problems:
+            raise _unusable(problems[0], len(problems), lengths, sequence_length)
+        if again.table.any():
+            lengths = SampleLengths(np.array(lengths.table))
+            lengths.table[unread] = again.table
     too_long = np.flatnonzero(lengths.num_tokens > sequence_length)  # of a table that was made for longer rows
     if len(too_long):
         with platform.together():
@@ -169,13 +185,13 @@ def measure_samples(
     return lengths
 
 
-def _measured(dataset: PairDataset, sequence_length: int, progress: Progress) -> np.ndarray:
+def _measured(dataset: PairDataset, sequence_length: int, progress: Progress, skip_bad: bool) -> np.ndarray:
     problems: list[str] = []
     parts = [np.zeros((0, 1 + dataset.most_answers), np.int32)]
     with platform.together():
         mine = platform.share(range(len(dataset)))
         for some in batched(progress(mine, len(mine), "samples"), _AT_ONCE):
-            part, of_part = dataset.measure(some, sequence_length)
+            part, of_part = dataset.measure(some, sequence_length, skip_bad=skip_bad)
             parts.append(part.table)
             problems += of_part
     problems = [problem for of_rank in platform.gather(problems) for problem in of_rank]

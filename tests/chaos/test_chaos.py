@@ -9,8 +9,15 @@ from tests.helpers import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cases, kinds, hits", [("sft2", "kills", 8), ("sft1", "disk full,two jobs,bit flip", 4)])
-def test_nothing_is_lost(cases, kinds, hits):
+@pytest.mark.parametrize(
+    "cases, kinds, hits, more",
+    [
+        ("sft2", "kills", 8, []),
+        ("sft1", "disk full,two jobs,bit flip", 4, []),
+        ("dpo1", "kill everything,kill a worker", 3, ["--stream"]),
+    ],
+)
+def test_nothing_is_lost(cases, kinds, hits, more):
     command = [
         sys.executable,
         "-m",
@@ -23,6 +30,7 @@ def test_nothing_is_lost(cases, kinds, hits):
         str(hits),
         "--seconds",
         "600",
+        *more,
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -140,3 +140,38 @@ def test_items_of_which_one_rank_cannot_make_its_own(tmp_path):
     """A step whose picture only one rank reads: the others learn of it before they wait in the step's collectives."""
     words = f"sample x: its picture is broken (rank 1 on {HOST})"
     assert on_ranks(take_steps, tmp_path) == [([0], words, [0, 1, 2])] * 2
+
+
+def items_that_differ(rank):
+    """Rank 1 has something to tell of the second item, rank 0 of the third, and nobody of the others."""
+    settled = []
+    items = platform.each_together(
+        range(5),
+        differs=lambda item: item == 2 - rank,
+        settle=lambda item: settled.append((item, platform.gather(rank))),
+    )
+    return list(items), settled
+
+
+def test_all_ranks_settle_what_any_has_to_tell(tmp_path):
+    assert on_ranks(items_that_differ, tmp_path) == [([0, 1, 2, 3, 4], [(1, [0, 1]), (2, [0, 1])])] * 2
+    assert items_that_differ(0) == ([0, 1, 2, 3, 4], [(2, [0])]), "without process groups"
+
+
+def an_error_beside_a_note(rank):
+    def items():
+        yield 0
+        if rank == 0:
+            raise ValueError("x is 3")
+        yield 1
+
+    settled = []
+    try:
+        list(platform.each_together(items(), differs=lambda item: item == 1, settle=settled.append))
+    except ValueError as error:
+        return str(error), settled
+    return None
+
+
+def test_an_error_goes_before_what_others_have_to_tell(tmp_path):
+    assert on_ranks(an_error_beside_a_note, tmp_path) == [(f"x is 3 (rank 0 on {HOST})", [])] * 2

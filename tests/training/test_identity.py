@@ -35,7 +35,7 @@ MAY_CHANGE = {
     "checkpoint.keep_best", "checkpoint.local_folder", "data.held_out", "samples.max_new_tokens", "samples.pairs",
     "samples.seed",
     "checkpoint.resume", "checkpoint.retries", "checkpoint.retry_seconds", "checkpoint.verify",
-    "data.cache", "data.cache_gib",
+    "data.bad_samples", "data.bad_samples_share", "data.cache", "data.cache_gib",
     "data.id_prefixes", "data.max_pixels", "data.min_pixels", "data.packing", "data.prefetch_steps", "data.prompt",
     "data.sequence_length", "data.shards", "data.shared_prompt", "data.worker_processes", "data.workers",
     "evaluation.every", "evaluation.metric", "evaluation.patience",

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editcaption_mega.data.shards.unreadable import BadSample
+
 
 @dataclass
 class ImageBatch:
@@ -65,6 +67,7 @@ class PackedBatch:
     sample_ids        ids of the samples in the sequence, in order; a pair is one sample
     sample_numbers    their numbers in the data, where it has numbers
     num_tokens        tokens without padding
+    bad_samples       those of the sequence that are left out, because they cannot be read here
     """
 
     input_ids: Tensor
@@ -83,6 +86,7 @@ class PackedBatch:
     sample_ids: tuple[str, ...]
     num_tokens: int
     sample_numbers: tuple[int, ...] = ()
+    bad_samples: tuple[BadSample, ...] = ()
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The batch on the device; without waiting where that is a GPU: its copies may still be running."""

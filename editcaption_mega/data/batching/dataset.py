@@ -12,6 +12,7 @@ import numpy as np
 
 from editcaption_mega.data.images.patches import ImageSettings, grid_tokens, image_grid
 from editcaption_mega.data.shards.reader import SIDES, ShardReader, open_shards
+from editcaption_mega.data.shards.unreadable import SamplePlace, is_bad_data
 from editcaption_mega.data.text.prompt import ChatEncoder, Prompt, folder_notes, load_tokenizer
 from editcaption_mega.records import EditPair
 
@@ -105,6 +106,13 @@ class PairDataset:
     def id(self, i: int) -> str:
         return self.shards.meta(i).id
 
+    def place(self, i: int) -> SamplePlace:
+        return SamplePlace(self.id(i), str(self.shards.path(self._position(i))))
+
+    def _position(self, i: int) -> int:
+        """Of sample i in the shards."""
+        return i
+
     def patches(self, samples: Sequence[int]) -> np.ndarray:
         """Of each picture of these samples [n, pictures] int64, as the index says."""
         sizes = self.shards.columns.pixels[samples].reshape(-1, 2).tolist()
@@ -153,15 +161,19 @@ class PairDataset:
                 f"sample {name}: its {what} cannot be used ({error}): write some text or remove the sample"
             ) from None
 
-    def measure(self, indices: Sequence[int], sequence_length: int) -> tuple[SampleLengths, list[str]]:
-        """Read the records of these samples -> their lengths, and one sentence for each that cannot be trained on."""
+    def measure(
+        self, indices: Sequence[int], sequence_length: int, *, skip_bad: bool = False
+    ) -> tuple[SampleLengths, list[str]]:
+        """Read the records of these samples -> their lengths, and one sentence for each that cannot be trained on.
+        skip_bad: one whose record cannot be read is none of these, and has no tokens."""
         table = np.zeros((len(indices), 1 + self.most_answers), np.int32)
         problems = []
         for row, i in enumerate(indices):
             try:
                 sample = self.sample(i)
             except ValueError as error:
-                problems.append(str(error))
+                if not (skip_bad and is_bad_data(error)):
+                    problems.append(str(error))
                 continue
             _count(sample, table[row])
             if problem := too_long(sample, sequence_length):

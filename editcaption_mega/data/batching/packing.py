@@ -132,7 +132,8 @@ class Packer:
         multiple = share.data_parallel_size * share.sequence_multiple
         sequences = plan_sequences(lengths, self.sequence_length, multiple, self.packing)
         sums = [sum(lengths[i] for i in sequence) for sequence in sequences]
-        length = -(-max(sums) // share.length_multiple) * share.length_multiple
+        # Samples whose records cannot be read take nothing, maybe all of them.
+        length = -(-max(1, *sums) // share.length_multiple) * share.length_multiple
         imbalance = 1.0
         if work is not None:
             sequences, imbalance = dealt(sequences, work, share.data_parallel_size)

@@ -24,7 +24,7 @@ class RangeReader(SequenceReader[PairDataset]):
     def of(cls, reader: SequenceReader[PairDataset], size: int, *, together: bool) -> "RangeReader":
         """A range is of any size, so its samples must be packed."""
         packer = dataclasses.replace(reader.packer, packing=True)
-        return cls(reader.dataset, reader.lengths, packer, size=size, together=together)
+        return cls(reader.dataset, reader.lengths, packer, place=reader.place, size=size, together=together)
 
     def own(self, samples: Sequence[int]) -> Sequence[int]:
         """This rank's range of a round: fewer than `size`, or none, where the samples end."""

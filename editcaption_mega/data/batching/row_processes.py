@@ -8,12 +8,10 @@ import io
 import mmap
 import os
 import pickle
-import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -94,7 +92,12 @@ class _RowProcess:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
+            # It ends with its rank from its first moment: its imports take seconds.
+            own = theirs.fileno()
+            start = (
+                f"import sys; sys.path[:] = {sys.path!r}; from editcaption_mega import signals; "
+                f"signals.end_with_connection({own}); from {__name__} import serve; serve({own})"
+            )
             self._process = subprocess.Popen(
                 [sys.executable, "-c", start],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -143,7 +146,6 @@ def serve(descriptor: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     own, connection = socket.socket(fileno=descriptor), Connection(os.dup(descriptor))
-    threading.Thread(target=_end_with_rank, args=(own,), daemon=True).start()
     try:
         reader = _Reading(connection.recv_bytes())
         while True:
@@ -158,14 +160,6 @@ def serve(descriptor: int) -> None:
             os.close(shared)
     except (EOFError, OSError):  # the rank has ended, or wants no more
         return
-
-
-def _end_with_rank(own: socket.socket) -> None:
-    """Not only when the row at hand is read: a killed rank leaves nobody behind who goes on."""
-    hung_up = select.poll()
-    hung_up.register(own, 0)  # which leaves the end of the connection
-    hung_up.poll()
-    os._exit(1)
 
 
 class _Reading:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.data.images.patches import Grid, ImageSettings, image_grid, image_patches
-from editcaption_mega.data.shards.reader import ShardReader, Side
+from editcaption_mega.data.shards.reader import ShardError, ShardReader, Side
+from editcaption_mega.data.shards.unreadable import read_twice
 
 
 class UnreadImage(Protocol):
@@ -50,17 +51,38 @@ class ImageRef:
     def load(self) -> Tensor:
         """Read and decode this picture alone -> [patches, patch_size ** 2 * 3] uint8, as `image_patches` has them.
 
-        Raises ShardError and ImageError, and ValueError for a picture of another size than the index says."""
+        Raises ShardError and ImageError, and ShardError for a picture that is not the one that the index has."""
         meta = self.shards.meta(self.index)
         data = self.shards.picture(self.index, self.side)
         image = decode_image(data, where=f"{meta.id} ({self.side})")
         width, height = meta.size(self.side)
         if image.size != (width, height):
-            raise ValueError(
+            raise ShardError(
                 f"sample {meta.id}: its {self.side} picture has {image.width} x {image.height} pixels, index.json says "
                 f"{width} x {height}: the shards were changed after they were made; make them again"
             )
+        if not self.shards.is_written(self.index, self.side, data):
+            raise ShardError(
+                f"sample {meta.id}: its {self.side} picture can be decoded and is not the one that was written, by its "
+                "sha256 in the index: the shards were damaged or changed; copy or make them again"
+            )
         return image_patches(ImageOps.mirror(image) if self.mirrored else image, self.settings)
+
+
+@dataclass(frozen=True)
+class NumberedImage:
+    """A picture that says of which sample it is when it cannot be used."""
+
+    image: UnreadImage
+    number: int
+
+    @property
+    def grid(self) -> Grid:
+        return self.image.grid
+
+    def load(self) -> Tensor:
+        """As `UnreadImage.load`. Raises UnreadableError for bad data."""
+        return read_twice(self.number, self.image.load)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ class ShardError(ValueError):
     """A folder of shards that can't be used; the message is one sentence with the file and the mend."""
 
 
+class UnreachableError(ShardError):
+    """Shards that nobody gives: their storage is gone, which says nothing of what it holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One file inside a tar. `offset` and `bytes` locate its content; images also have their size in pixels."""

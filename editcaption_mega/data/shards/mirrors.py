@@ -21,7 +21,7 @@ from editcaption_mega.words import without_credentials
 
 from .index import COLUMNS_GLOB, INDEX_NAME, load_index
 from .index_json import COLUMNS_NAME
-from .layout import ADDRESS_NAME, ShardError, ShardFile
+from .layout import ADDRESS_NAME, ShardError, ShardFile, UnreachableError
 
 _CHUNK = 1 << 20
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+")
@@ -152,7 +152,7 @@ class Mirror:
         try:
             return fetch(f"{self.address}/{name}", self.folder / f"{name}.{os.getpid()}{PARTIAL}", use)
         except FetchError as error:
-            raise ShardError(str(error)) from None
+            raise UnreachableError(str(error)) from None
 
 
 def _index_bytes(fetched: Path) -> bytes:

@@ -1,6 +1,8 @@
 """Reading shards by byte offset: any sample in any order, from any thread or forked process, without unpacking."""
 
+import hashlib
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,12 @@ class ShardReader:
         """One picture as encoded bytes, and nothing else of the sample is read. Raises IndexError, ShardError."""
         return self._read(self._index(i), MEMBERS.index(side))
 
+    def is_written(self, i: int, side: Side, data: bytes) -> bool:
+        """Whether these bytes are the picture that was written, by 64 bits of the index's sha256. Raises IndexError."""
+        digest = hashlib.sha256(data).digest()
+        written = self.columns.pictures[self._index(i), MEMBERS.index(side)]
+        return int.from_bytes(digest[:8], sys.byteorder, signed=True) == int(written)
+
     def pair(self, i: int) -> EditPair:
         """The pair without its pictures; raises as indexing does."""
         i = self._index(i)
@@ -127,6 +135,11 @@ class ShardReader:
         i = self._index(i)
         source, target = self.columns.pixels[i].tolist()
         return SampleMeta(self.ids[i], tuple(source), tuple(target))
+
+    def path(self, i: int) -> Path:
+        """Of the tar that has the sample. Raises IndexError."""
+        path: Path = self._paths[self.columns.shard[self._index(i)]]
+        return path
 
     @property
     def folder(self) -> Path | None:

@@ -46,7 +46,7 @@ FORMS: tuple[Form, ...] = (
         {"object.size": SIZES, **_OBJECT, "place": tuple(CELL_OF)},
         (
             f"Add a {_MADE} at the {{place}}",
-            f"Place a {_MADE} in the {{place}} cell",
+            f"SamplePlace a {_MADE} in the {{place}} cell",
             f"Put a new {_MADE} at the {{place}}",
             f"Draw a {_MADE} in the {{place}} cell",
         ),
