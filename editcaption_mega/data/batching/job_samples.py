@@ -40,8 +40,9 @@ class JobSamples:
         """Those that are trained on."""
         cut = Cut(data.held_out_share, data.held_out_seed, held_out=False) if data.held_out_share else None
         return cls(
-            data.shards, data.id_prefixes, data.shares, data.max_samples, seed, data.shuffle, data.shuffle_block, cut
-        )
+            data.shards, data.id_prefixes, data.shares, data.max_samples, seed, data.shuffle, data.shuffle_block, cut,
+            cache=_cache_of(data),
+        )  # fmt: skip
 
     @classmethod
     def held_out(cls, data: DataSettings) -> "JobSamples | None":

@@ -96,3 +96,9 @@ def test_a_later_start_maps_the_same_samples(folders, tmp_path):
     assert [order.at(p) for p in range(30)] == [made.order(made.read()).at(p) for p in range(30)]
     other = JobShards(dataclasses.replace(made, max_samples=9), tmp_path / "tables").reader
     assert len(other) == 9, "a table of other samples is not taken for these"
+
+
+def test_shards_of_an_address_are_kept_where_the_settings_say(tmp_path):
+    data = DataSettings(shards=["http://127.0.0.1:9/set"], cache=str(tmp_path), cache_gib=2.0, held_out_share=0.1)
+    for made in (JobSamples.of(data, seed=9), JobSamples.held_out(data)):
+        assert made.cache.most_bytes == 2 << 30 and [path.parent for path in made.directories] == [tmp_path]
