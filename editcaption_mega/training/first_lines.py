@@ -5,6 +5,7 @@ from pathlib import Path
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.data.batching.mixed_order import MixedOrder
+from editcaption_mega.data.batching.order import Order
 from editcaption_mega.data.batching.picture_cost import picture_lines
 from editcaption_mega.data.shards.shard_columns import ShardColumns
 from editcaption_mega.settings import JobSettings
@@ -24,7 +25,7 @@ def first_lines(settings: JobSettings, stream: StepStream[PairDataset], steps: i
         + (f", resumed after step {resumed.step}" if resumed.checkpoint else "")
     ]  # fmt: skip
     lines += _part(settings, columns)
-    lines += _folders(settings, stream, columns, steps)
+    lines += folder_lines(settings, stream.order, columns, steps)
     if batch > size and not settings.data.weights:
         lines.append(
             f"note: training.global_batch_size={batch} is more than the {size} samples there are, so one step has "
@@ -67,13 +68,14 @@ def _part(settings: JobSettings, columns: ShardColumns) -> list[str]:
     ]
 
 
-def _folders(settings: JobSettings, stream: StepStream[PairDataset], columns: ShardColumns, steps: int) -> list[str]:
-    """What each of several folders gives."""
-    folders, sizes, seen = settings.data.shards, columns.sizes, steps * stream.global_batch_size
+def folder_lines(settings: JobSettings, order: Order, columns: ShardColumns, steps: int) -> list[str]:
+    """What each of several folders gives in so many steps; none where there is one folder."""
+    batch = settings.training.global_batch_size
+    folders, sizes, seen = settings.data.shards, columns.sizes, steps * batch
     if len(folders) == 1:
         return []
-    if isinstance(stream.order, MixedOrder):
-        taken = stream.order.taken(seen)
+    if isinstance(order, MixedOrder):
+        taken = order.taken(seen)
     else:
         taken = [round(seen * size / sum(sizes)) for size in sizes]
     about = "" if settings.data.weights else "about "
@@ -83,7 +85,7 @@ def _folders(settings: JobSettings, stream: StepStream[PairDataset], columns: Sh
         lines.append(
             f"{folder}: {size:,} samples, {about}{count:,} of the run's {seen:,} ({share:.1%}), {_passes(count, size)}"
         )
-        if settings.data.weights and (of_step := share * stream.global_batch_size) > size:
+        if settings.data.weights and (of_step := share * batch) > size:
             lines.append(
                 f"note: one step has each sample of {folder} about {of_step / size:.1f} times: lower "
                 "training.global_batch_size or the folder's entry of data.weights"

@@ -24,6 +24,7 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import DPOSettings, JobSettings, before_work
 
 from .adapter_state import base_identity, chosen_adapters
+from .first_lines import folder_lines
 from .held_out_shards import held_out_lines
 from .identity import changes, check_identity, identity
 from .improvement import check_metric
@@ -76,6 +77,7 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
     table = adapters.lines() if adapters else trainable_table(rules_for(architecture), settings.optimizer)
     lines = [*dataset.notes, source, *table]
     lines += _sample_lines(dataset, lengths)
+    lines += folder_lines(settings, order, dataset.shards.columns, steps)
     lines += _held_out(settings, dataset, progress)
     if isinstance(settings, DPOSettings):
         pair_facts(dataset, settings.preference, skip_bad=skip_bad)

@@ -46,6 +46,17 @@ def test_everything_is_opened_and_counted_and_nothing_is_written(places, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_each_of_several_folders_gives_and_pictures_cost(places, tmp_path):
+    settings = small_job.job(*places, tmp_path / "run")
+    other = small_job.write_shards(tmp_path / "other", 6, seed=9)
+    settings.data.shards.append(str(other))
+    settings.data.weights = [0.7, 0.3]
+    text = "\n".join(check_job(settings, 1).lines)
+    assert f"{places[1]}: 24 samples, 34 of the run's 48 (70.8%), 1.42 passes over them" in text
+    assert f"{other}: 6 samples, 14 of the run's 48 (29.2%), 2.33 passes over them" in text
+    assert "resized to data.min_pixels=1,024 to data.max_pixels=1,310,720, a token for 32 x 32" in text
+
+
 def test_a_share_of_all_steps_as_warm_up_is_counted(places, tmp_path):
     settings = small_job.job(*places, tmp_path / "run")
     settings.optimizer.warmup_steps, settings.optimizer.warmup_ratio = 0, 0.5
