@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from editcaption_mega.cli import ArgumentError, argument_parser, between, check_output_file, positive
 from editcaption_mega.planning.timing.hardware import MOST_GIB, load_hardware
 from editcaption_mega.progress_display import progress
-from editcaption_mega.settings import before_work, load_job
+from editcaption_mega.settings import SettingsError, before_work, load_job
 
 if TYPE_CHECKING:
     from editcaption_mega.planning.layouts.modes import PlannedJob
@@ -107,7 +107,13 @@ def dry_run(job: "PlannedJob", args: Namespace) -> int:
         args.json.write_text(json.dumps(plan.to_json(), indent=1) + "\n", encoding="utf-8")
     if args.picture:
         draw_plan(plan).save(args.picture)
-    return 0 if plan.fits else ended(quick_fit(job, progress).problem or plan_summary(plan))
+    if plan.fits:
+        return 0
+    try:
+        problem = quick_fit(job, progress).problem
+    except SettingsError as error:  # adapters that differ from layer to layer
+        problem = f"{plan_summary(plan)}; which layout would fit is not known: {error}"
+    return ended(problem or plan_summary(plan))
 
 
 def ended(problem: str) -> int:

@@ -23,6 +23,7 @@ from .rules import Piece, Rule, Shape, rules_for, unique_rules
 _LINEAR = re.compile(
     r"\.(linear_qkv|linear_proj|linear_fc1|linear_fc2|attn\.qkv|attn\.proj|router)\.weight$|\.experts\.(gate_up|down)$"
 )
+_LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.(.+)$")
 _ALIGNMENT = 16  # bytes that a row of a grouped product's operand is a multiple of (torch.nn.functional.grouped_mm)
 _ITEM_BYTES = {"fp32": 4, "bf16": 2}
 
@@ -165,6 +166,26 @@ class AdapterChoice:
         """Of the parameters of all adapters, by name."""
         return MappingProxyType({rule.name: rule for t in self.targets for rule in t.rules(self.settings)})
 
+    @property
+    def size(self) -> int:
+        """Parameters of all adapters."""
+        return sum(rule.size for rule in self.rules.values())
+
+    def of_part(self, architecture: Architecture) -> "AdapterChoice":
+        """Of the same modules of a model that is a part of this one: with fewer layers, or without DeepStack."""
+        names = {target.name for target in self.targets}
+        targets = tuple(target for target in adapter_table(architecture) if target.name in names)
+        return replace(self, architecture=architecture, targets=targets)
+
+    @property
+    def layers_alike(self) -> bool:
+        """Whether every decoder layer has the same adapters, so that one stands for all."""
+        of_layers: list[set[str]] = [set() for _ in range(self.architecture.num_layers)]
+        for target in self.targets:
+            if layer := _LAYER.search(target.name):
+                of_layers[int(layer[1])].add(layer[2])
+        return all(each == of_layers[0] for each in of_layers)
+
     def plan(self, seed: int) -> AdapterPlan:
         """For the model."""
         parts: dict[str, tuple[AdapterPart, ...]] = {}
@@ -178,8 +199,7 @@ class AdapterChoice:
 
     def lines(self) -> list[str]:
         """What is matched, counted, for people."""
-        settings = self.settings
-        size = sum(rule.size for rule in self.rules.values())
+        settings, size = self.settings, self.size
         whole = sum(rule.size for rule in unique_rules(rules_for(self.architecture)))
         options = [
             f"rank {settings.rank}", f"scale {settings.scale:g}",

@@ -2,7 +2,7 @@
 
 By the rule of the planner and of PyTorch's counter: 2 per multiply-add of matrix products and of attention, of causal
 attention only what is not masked; padding, recomputation and elementwise operations do not count. A backward pass takes
-twice as many.
+twice as many, one for the gradients of what it read and one for those of the weights (`passes`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,18 @@ import numpy as np
 from editcaption_mega.data.batching.batch import ImageBatch, PackedBatch
 
 from .architecture import Architecture, VisionArchitecture
+from .parallel.adapter_plan import AdapterPlan
+
+
+def passes(adapters: AdapterPlan | None) -> tuple[int, int]:
+    """How many times the forward pass's operations a step takes, of the language model and of the vision tower.
+
+    Beside adapters there are no gradients of weights, and of a tower without adapters none at all. What adapters
+    themselves take, and that attention's backward pass takes twice as many whatever is trained, is not counted: two or
+    three per cent of a row of a few thousand tokens."""
+    if adapters is None:
+        return 3, 3
+    return 2, 2 if any(name.startswith("vision.") for name in adapters.parts) else 1
 
 
 def language_flops(architecture: Architecture, batch: PackedBatch) -> float:

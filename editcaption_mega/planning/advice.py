@@ -60,8 +60,8 @@ class PreferenceSavings(NamedTuple):
 
     tokens_shared: int  # of a step, prompts once per pair
     tokens_unshared: int
-    reference_seconds: float  # that a resident reference's forward pass takes of each step, or would take
-    reference_bytes: int  # that its weights take on a rank, or would take
+    reference_seconds: float  # that a reference's forward pass takes of each step, or would take
+    reference_bytes: int  # that the weights of a resident one take on a rank, or would take
 
 
 def preference_savings(plan: JobPlan, architecture: Architecture, workload: Workload) -> PreferenceSavings | None:
@@ -99,10 +99,13 @@ def advice_lines(plan: JobPlan, architecture: Architecture, workload: Workload) 
     savings = preference_savings(plan, architecture, workload)
     if savings is not None:
         ratio = savings.tokens_unshared / savings.tokens_shared
+        seconds, weights = f"{savings.reference_seconds:.2f} s", f"{savings.reference_bytes / 2**30:.1f} GiB"
+        reference = f"a resident reference takes {seconds} a step and {weights}"
+        if isinstance(plan.settings, DPOSettings) and plan.settings.reference_mode == "adapters_off":
+            reference = f"the model with its adapters off, as reference, takes {seconds} of the step and no memory"
         yield (
             f"shared prompts: {savings.tokens_shared:,} tokens a step instead of {savings.tokens_unshared:,} "
-            f"({ratio:.2f} x); a resident reference takes {savings.reference_seconds:.2f} s a step and "
-            f"{savings.reference_bytes / 2**30:.1f} GiB, a stored one neither"
+            f"({ratio:.2f} x); {reference}, a stored one neither"
         )
 
 

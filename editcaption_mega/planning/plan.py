@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from editcaption_mega.conversion import rules_for
+from editcaption_mega.conversion import AdapterChoice, rules_for
 from editcaption_mega.conversion.convert import export_host_bytes
 from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.conversion.store import FILE_BYTES
@@ -35,6 +35,7 @@ class JobPlan:
     roles: tuple[Role, ...]
     records: tuple[RankRecord, ...]
     time: StepTime
+    adapters: AdapterChoice | None = None
 
     def reserved(self, record: RankRecord) -> float:
         """Bytes of a GPU beside the tensors: context, NCCL, and what the allocator cannot hand out."""
@@ -53,8 +54,15 @@ class JobPlan:
 
     @property
     def export_host_bytes(self) -> int:
-        """Bytes of the host's memory that `megatron_to_hf` takes afterwards, without a GPU."""
-        return export_host_bytes(self.architecture)
+        """Bytes of the host's memory that `megatron_to_hf` takes afterwards, without a GPU. Adapters are there at once,
+        to be added to the weights."""
+        return export_host_bytes(self.architecture) + self.adapter_bytes
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Of all adapters as they are saved, which is the size of their PEFT folder; 0 where weights are trained."""
+        item_size = 2 if self.settings.training.precision == "bf16" else 4
+        return 0 if self.adapters is None else item_size * self.adapters.size
 
     @property
     def worst(self) -> int:
@@ -85,9 +93,10 @@ class JobPlan:
             "headroom": self.headroom,
             "parameters": {
                 "total": self.parameters,
+                "adapters": 0 if self.adapters is None else self.adapters.size,
                 "per_rank": {role.name: r.parameters for role, r in zip(self.roles, self.records, strict=True)},
             },
-            "export": {"host_bytes": self.export_host_bytes},
+            "export": {"host_bytes": self.export_host_bytes, "adapter_bytes": self.adapter_bytes},
             "ranks": [self._role_json(role, record) for role, record in zip(self.roles, self.records, strict=True)],
             "step": {
                 "seconds": time.seconds,
@@ -150,7 +159,10 @@ def make_plan(
 
     memory_gib: of a GPU, where it is not the hardware's. Raises ValueError for settings that do not fit the model or
     the ranks, before anything is executed."""
+    from editcaption_mega.training.adapter_state import chosen_adapters
+
     check_layout(architecture, settings.parallel)
+    adapters = chosen_adapters(settings, architecture)
     hardware = hardware.with_attention(settings.model.flash_attention)
     parallel = settings.parallel
     share = RankShare(
@@ -162,4 +174,6 @@ def make_plan(
     time = predict(records, hardware, world_size, settings.parallel.tensor_model_parallel_size)
     memory = hardware.memory_gib if memory_gib is None else memory_gib
     total = sum(rule.size for rule in unique_rules(rules_for(architecture)))
-    return JobPlan(settings, architecture, world_size, hardware, memory, total, tuple(roles), tuple(records), time)
+    return JobPlan(
+        settings, architecture, world_size, hardware, memory, total, tuple(roles), tuple(records), time, adapters
+    )

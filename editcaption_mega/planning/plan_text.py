@@ -34,6 +34,8 @@ def plan_summary(plan: JobPlan) -> str:
 
 
 def _memory(plan: JobPlan) -> Iterator[str]:
+    if plan.adapters is not None:
+        yield plan.adapters.lines()[0]
     yield f"memory per rank in GiB, of {plan.memory_gib:.1f} (peak of the step, and what is reserved beside tensors)"
     for role, record in zip(plan.roles, plan.records, strict=True):
         peak, reserved = record.peak, plan.reserved(record)
@@ -60,6 +62,8 @@ def _memory(plan: JobPlan) -> Iterator[str]:
         f"{writer.checkpoint_bytes / GIB:.1f}, with {on_host / GIB:.1f} on the host at once"
     )
     yield f"  megatron_to_hf, without a GPU: about {plan.export_host_bytes / GIB:.1f} of the host's memory"
+    if plan.adapters is not None:
+        yield f"  the adapters alone, with --adapter: a folder of {plan.adapter_bytes / GIB:.2f}"
 
 
 def _time(plan: JobPlan) -> Iterator[str]:

@@ -57,8 +57,9 @@ def execute_roles(
 def _execute(
     settings: JobSettings, architecture: Architecture, workload: Workload, world_size: int, rank: int, imbalance: float
 ) -> RankRecord:
+    from editcaption_mega.training.adapter_state import chosen_adapters
     from editcaption_mega.training.setup import rank_share
 
     join_alone(rank, world_size, settings)
     step = planned_step(settings, architecture, workload, rank_share(settings.parallel, on_gpu=True))
-    return execute_step(settings, architecture, step, imbalance=imbalance)
+    return execute_step(settings, architecture, step, chosen_adapters(settings, architecture), imbalance=imbalance)

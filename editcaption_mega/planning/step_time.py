@@ -196,7 +196,8 @@ def _without_transfers(phase: Phase) -> list[Operation | Communication]:
 
 
 def model_flops(records: Sequence[RankRecord], world_size: int, tensor_size: int) -> tuple[float, float]:
-    """Of a step over all ranks, language and vision: three times what forward takes, without padding and recompute."""
+    """Of a step over all ranks, language and vision: without padding and recompute, as many times what forward takes as
+    `model.flops.passes` says."""
     language = vision = 0.0
     stages = len({record.coordinates["pipeline"] for record in records})
     seen: set[int] = set()
@@ -210,9 +211,11 @@ def model_flops(records: Sequence[RankRecord], world_size: int, tensor_size: int
         own = sum(phase.vision_flops for phase in forward.values())
         ranks = world_size // stages
         filled = record.tokens / (record.row_length * record.micro_batches)
-        language += 3 * (flops - own) * record.micro_batches * ranks * filled
+        of_language, of_vision = record.passes
+        language += of_language * (flops - own) * record.micro_batches * ranks * filled
         if record.patches:  # tensor-parallel ranks have other pictures, together all of the row
-            vision += 3 * own * record.micro_batches * ranks / tensor_size * record.patches_of_rows / record.patches
+            rows = record.micro_batches * ranks / tensor_size
+            vision += of_vision * own * rows * record.patches_of_rows / record.patches
     return language, vision
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from editcaption_mega import phases, platform, signals
@@ -47,7 +48,7 @@ def train_step(
     state.optimizer.zero_grad()
     micro_batches = step.micro_batches
     begin_step(state.chunks, step.number)
-    learning_rate = max(group["lr"] for group in state.optimizer.param_groups)
+    learning_rate = state.learning_rate
     objective.prepare(micro_batches, step.length)
     count = objective.count(step.response_tokens, step.num_samples)
     row_losses = _forward_backward(state.chunks, objective, micro_batches, step.length, count)
@@ -79,7 +80,7 @@ def train_step(
     state.scheduler.step(increment=1)
     if bad_steps is not None:
         bad_steps.updated(float(grad_norm))
-    numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": float(learning_rate)}
+    numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": learning_rate}
     times = {"compute_seconds": computed - began, "update_seconds": time.monotonic() - computed}
     return numbers | objective.metrics(sums[1:]) | times
 
@@ -172,7 +173,8 @@ def run_steps(
     Saves as the span says, at its end, and when stopped. architecture: to count floating-point operations. care:
     without it a bad step ends the run, no rank is named, and nothing is evaluated."""
     finished = span.first
-    speed = Speed(architecture)
+    adapters = None if architecture is None else get_model_config(state.chunks[0]).adapters
+    speed = Speed(architecture, adapters)
     # A picture may be broken on one rank alone.
     with signals.answered(), manual_garbage_collection() as collect, closing(_arriving(steps, care)) as arriving:
         for step in arriving:
@@ -236,7 +238,7 @@ def _careful_step(
     newest: says where the same command goes on; collective."""
     bad_steps = None if care is None else care.bad_steps
     number = step.number + 1
-    learning_rate = max(group["lr"] for group in state.optimizer.param_groups)
+    learning_rate = state.learning_rate
     if bad_steps is not None and number in bad_steps.left_out.steps:
         bad_steps.passed_over()
         why, known = f"left out since the run was rewound ({FILE})", {"loss": None, "grad_norm": None}
@@ -253,7 +255,7 @@ def _careful_step(
         start_gathers(state.chunks)  # the wrapper expects them behind each forward pass; nothing has changed
     begin_without_update(state.optimizer)
     state.scheduler.step(increment=1)
-    return {**known, "learning_rate": float(learning_rate), "skipped": why}
+    return {**known, "learning_rate": learning_rate, "skipped": why}
 
 
 def _where_to_go_on(saved: int) -> str:

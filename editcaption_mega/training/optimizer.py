@@ -11,6 +11,7 @@ chunk alone, because a later stage's last backward pass hides little of a reduct
 gathers begin at once, not each when the one before it is needed.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,14 @@ class TrainState:
 
     chunks: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
-    scheduler: OptimizerParamScheduler  # the learning rate of the next step
+    scheduler: OptimizerParamScheduler
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step: the largest of all parameter groups; the schedule's on a stage that trains nothing, such as
+        one without adapters."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return float(max(rates, default=self.scheduler.get_lr({})))
 
 
 def freeze_modules(param_shards: list[ParamShard], settings: OptimizerSettings) -> None:
@@ -87,12 +95,14 @@ def build_train_state(
         use_distributed_optimizer=True,
         overlap_param_gather=wrapped[0].ddp_config.overlap_param_gather,
     )
-    optimizer = get_megatron_optimizer(
-        optimizer_config,
-        wrapped,
-        config_overrides=_overrides(optimizer_config, param_shards, settings),
-        use_gloo_process_groups=False,
-    )
+    with warnings.catch_warnings():  # a stage may have no adapter, and what is trained is said elsewhere
+        warnings.filterwarnings("ignore", "WARNING: there is no optimizer on RANK")
+        optimizer = get_megatron_optimizer(
+            optimizer_config,
+            wrapped,
+            config_overrides=_overrides(optimizer_config, param_shards, settings),
+            use_gloo_process_groups=False,
+        )
     if platform.device().type != "cpu":
         fuse_updates(optimizer)
     scheduler = build_schedule(optimizer, settings, total_steps)

@@ -13,7 +13,8 @@ from megatron.core import parallel_state
 from editcaption_mega import platform
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model import Architecture
-from editcaption_mega.model.flops import language_flops, vision_flops
+from editcaption_mega.model.flops import language_flops, passes, vision_flops
+from editcaption_mega.model.parallel.adapter_plan import AdapterPlan
 
 _FULL_COLLECTION = 100  # steps between two searches of all objects for cycles
 
@@ -27,8 +28,9 @@ class Speed:
     `model.flops`, with the vision tower's vision_tflops in it; mfu, vision_mfu: the same over what the device can.
     padding, work_imbalance: as `packing.Plan` has them. peak_memory_gib: of the rank with the most."""
 
-    def __init__(self, architecture: Architecture | None):
+    def __init__(self, architecture: Architecture | None, adapters: AdapterPlan | None = None):
         self.architecture = architecture
+        self.passes = passes(adapters)
         self._ended = self._arrived = time.monotonic()
         self._saving = 0.0
 
@@ -81,7 +83,8 @@ class Speed:
         language = sum(language_flops(self.architecture, batch) for batch in step.micro_batches)
         images = [batch.images for batch in step.micro_batches if batch.images is not None]
         vision = sum(vision_flops(self.architecture.vision, of_row) for of_row in images)
-        return 3 * language / copies, 3 * vision / tensor_parallel
+        of_language, of_vision = self.passes
+        return of_language * language / copies, of_vision * vision / tensor_parallel
 
 
 def _over_ranks(sums: list[float], largest: list[float]) -> list[float]:

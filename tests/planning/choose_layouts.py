@@ -25,7 +25,7 @@ from editcaption_mega.planning.layouts.modes import PlannedJob, executed_plan
 from editcaption_mega.planning.layouts.search import HEADROOM, Limits, search
 from editcaption_mega.settings import JobSettings, load_job
 
-from .gpu_counts import GPUS, HARDWARE, KINDS, LAYOUTS, MODELS, Listed, batch_changes, layouts_text, listed
+from .gpu_counts import GPUS, HARDWARE, KINDS, LAYOUTS, MODELS, Listed, job_changes, layouts_text, listed
 
 KEPT_WITHIN = 1.02  # of the best layout's seconds, where the configuration's own stays
 _TOP = 4
@@ -35,7 +35,7 @@ def choose(entry: Listed, groups: Sequence[Groups] | None = None) -> tuple[Liste
     """The entry with the best layout by fit, and the groups of those that came close.
 
     groups: those to choose from, by default all that can run."""
-    job, shipped = entry.job(batch_changes(entry)), load_job(entry.config)
+    job, shipped = entry.job(job_changes(entry)), load_job(entry.config)
     limits = Limits(entry.gpus, job.memory_gib)
     if not groups_that_run(job.settings, job.architecture, entry.gpus, (1 - HEADROOM) * job.memory_gib):
         return replace(entry, add=None, why=why_nothing_fits(job)), []
@@ -94,7 +94,7 @@ def why_nothing_fits(job: PlannedJob) -> str:
     """What a GPU holds at least, were weights, gradients and optimizer divided evenly in the layout that cuts them
     smallest."""
     groups = groups_that_run(job.settings, job.architecture, job.world_size, math.inf)
-    least = min(least_states(job.architecture, each, job.world_size) for each in groups) / GIB
+    least = min(least_states(job.settings, job.architecture, each, job.world_size) for each in groups) / GIB
     what = f"weights, gradients and optimizer take at least {least:.0f} of {job.memory_gib:.0f} GiB per GPU"
     free = f"a step with {100 * HEADROOM:.0f} % free"
     return f"{what}, which leaves too little for {free}" if least < job.memory_gib else what
@@ -115,7 +115,7 @@ def wanted(arguments: argparse.Namespace, entries: dict[str, Listed]) -> list[Li
         for memory in arguments.memory
         for model in arguments.model
         for gpus in arguments.gpus
-        for kind in KINDS
+        for kind in arguments.kind
     ]
     if arguments.execute:
         own = [entries[job.name] for job in jobs if job.name in entries]
@@ -128,14 +128,15 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--gpus", nargs="+", type=int, choices=GPUS, default=GPUS)
     parser.add_argument("--memory", nargs="+", type=int, choices=list(HARDWARE), default=list(HARDWARE))
+    parser.add_argument("--kind", nargs="+", choices=list(KINDS), default=["sft", "dpo"])
     parser.add_argument("--missing", action="store_true", help="only jobs that are not listed yet")
     parser.add_argument("--execute", action="store_true", help="dry runs of what is listed, instead of searches")
     arguments = parser.parse_args()
     entries = {entry.name: entry for entry in listed()}
-    close: dict[tuple[str, int, int], list[Groups]] = {}
+    close: dict[tuple[str, int, int, bool], list[Groups]] = {}
     for job in wanted(arguments, entries):
         begun = time.monotonic()
-        place = (job.model, job.gpus, job.memory)
+        place = (job.model, job.gpus, job.memory, job.lora)
         if arguments.execute:
             made = execute(job)
         else:

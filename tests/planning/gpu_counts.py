@@ -24,7 +24,8 @@ LAYOUTS = ROOT / "configs" / "layouts.yaml"
 MODELS = ("2b", "4b", "8b", "30b_a3b", "32b", "235b_a22b")
 GPUS = (1, 8, 16, 32, 64, 128, 256)
 HARDWARE = {80: "h100", 141: "h200"}
-KINDS = ("sft", "dpo")
+KINDS = {"sft": "SFT", "dpo": "DPO", "sft-lora": "SFT, LoRA", "dpo-lora": "DPO, LoRA"}
+LORA_RANK, LORA_RATE = 16, 10  # of adapters; times the learning rate of the weights themselves
 FIELDS = ("add", "seconds", "free", "executed", "why")
 HEAD = """\
 # Layouts for other numbers of GPUs
@@ -47,6 +48,7 @@ was trained here to confirm it: see that a run's first hundred steps are as stea
 """
 LAYOUTS_HEAD = """\
 # Written by `python -m tests.planning.choose_layouts`: settings to add to KIND_qwen3_vl_MODEL.yaml on GPUS x GB.
+# sft-lora and dpo-lora are jobs of sft and dpo that train adapters alone (docs/lora.md).
 # docs/gpu_counts.md shows them and says what the figures are.
 """
 COLUMNS = ("GPUs", "job", "settings to add", "step s", "pairs/s", "free", "executed", "why")
@@ -73,7 +75,11 @@ class Listed:
 
     @property
     def config(self) -> Path:
-        return ROOT / f"configs/{self.kind}_qwen3_vl_{self.model}.yaml"
+        return ROOT / f"configs/{self.kind.partition('-')[0]}_qwen3_vl_{self.model}.yaml"
+
+    @property
+    def lora(self) -> bool:
+        return self.kind.endswith("-lora")
 
     def job(self, changes: Sequence[str] | None = None) -> PlannedJob:
         """The job with these changes, by default the listed ones."""
@@ -83,18 +89,28 @@ class Listed:
         return PlannedJob(settings, architecture, UNIFORM, self.gpus, hardware, hardware.memory_gib)
 
 
-def batch_changes(listed: Listed) -> list[str]:
-    """Batch and learning rate where the GPUs are more than the batch has pairs: one pair each, the rate by its root."""
+def job_changes(listed: Listed) -> list[str]:
+    """What the job has instead of the configuration's, whatever its layout.
+
+    Batch and learning rate where the GPUs are more than the batch has pairs: one pair each, the rate by its root.
+    LoRA: the adapters, their learning rate, and a reference that needs no file."""
     shipped = load_job(listed.config)
     pairs, optimizer = shipped.training.global_batch_size, shipped.optimizer
-    if listed.gpus <= pairs:
-        return []
-    root = math.sqrt(listed.gpus / pairs)
-    return [
-        f"training.global_batch_size={listed.gpus}",
-        f"optimizer.learning_rate={root * optimizer.learning_rate:.2e}",
-        f"optimizer.min_learning_rate={root * optimizer.min_learning_rate:.2e}",
-    ]
+    factor, changes = 1.0, []
+    if listed.gpus > pairs:
+        factor = math.sqrt(listed.gpus / pairs)
+        changes.append(f"training.global_batch_size={listed.gpus}")
+    if listed.lora:
+        factor *= LORA_RATE
+        changes.append(f"model.adapters.rank={LORA_RANK}")
+        if shipped.parallel.delayed_weight_gradients:  # there are none of weights
+            changes.append("parallel.delayed_weight_gradients=null")
+        if listed.kind.startswith("dpo"):
+            changes.append("reference.mode=adapters_off")
+    if factor == 1:
+        return changes
+    rates = {name: factor * getattr(optimizer, name) for name in ("learning_rate", "min_learning_rate")}
+    return changes + [f"optimizer.{name}={rate:.3g}" for name, rate in rates.items()]
 
 
 def listed() -> Iterator[Listed]:
@@ -110,7 +126,7 @@ def listed() -> Iterator[Listed]:
 def layouts_text(entries: Sequence[Listed]) -> str:
     """The file of these layouts, in the order of `listed`."""
     models: dict[str, dict[str, dict[str, object]]] = {}
-    for entry in sorted(entries, key=lambda e: (MODELS.index(e.model), e.memory, e.gpus, KINDS.index(e.kind))):
+    for entry in sorted(entries, key=lambda e: (MODELS.index(e.model), e.memory, e.gpus, list(KINDS).index(e.kind))):
         values = {key: value for key, value in asdict(entry).items() if key in FIELDS}
         models.setdefault(entry.model, {}).setdefault(f"{entry.gpus}x{entry.memory}", {})[entry.kind] = values
     return LAYOUTS_HEAD + yaml.safe_dump(models, sort_keys=False, width=10**6)
@@ -127,7 +143,7 @@ def page(entries: Sequence[Listed]) -> str:
 
 
 def line_of(entry: Listed) -> str:
-    cells = [f"{entry.gpus} of {entry.memory} GB", entry.kind.upper()]
+    cells = [f"{entry.gpus} of {entry.memory} GB", KINDS[entry.kind]]
     if entry.add is None:
         cells += ["**does not fit**", "", "", "", ""]
     else:

@@ -17,7 +17,7 @@ HARDWARE, COUNT, NONE = load_hardware("h100"), 8, StreamTime(0.0)
 
 def plan_of(*stages: Passes) -> SimpleNamespace:
     record = SimpleNamespace(
-        micro_batches=COUNT, coordinates={"pipeline": 0}, patches=0, phases=[], tokens=1, row_length=1
+        micro_batches=COUNT, coordinates={"pipeline": 0}, patches=0, phases=[], tokens=1, row_length=1, passes=(3, 3)
     )
     settings = SimpleNamespace(parallel=ParallelSettings(), model=ModelSettings(flash_attention=3))
     time = assemble(stages, COUNT, (0.0, 0.0), HARDWARE, 1)

@@ -12,7 +12,7 @@ from editcaption_mega.settings import load_job
 from tests.helpers import ROOT
 
 from .choose_layouts import execute, why_nothing_fits
-from .gpu_counts import GPUS, LAYOUTS, Listed, batch_changes, layouts_text, listed, page
+from .gpu_counts import GPUS, LAYOUTS, Listed, job_changes, layouts_text, listed, page
 
 ENTRIES = list(listed())
 FITTING = [entry for entry in ENTRIES if entry.add is not None]
@@ -25,7 +25,7 @@ def test_a_listed_layout_is_one_that_model_ranks_and_batch_allow(entry):
     assert rows_of(job.settings, job.architecture, job.workload, job.world_size).micro_batches
     assert entry.why and entry.seconds > 0 and HEADROOM <= entry.free < 1
     assert job.settings.training.global_batch_size >= entry.gpus
-    changed = load_job(entry.config, batch_changes(entry))
+    changed = load_job(entry.config, job_changes(entry))
     assert job.settings.optimizer == changed.optimizer
     assert job.settings.training.global_batch_size == changed.training.global_batch_size
 
@@ -33,8 +33,8 @@ def test_a_listed_layout_is_one_that_model_ranks_and_batch_allow(entry):
 def test_the_learning_rate_grows_with_the_root_of_the_batch():
     shipped = load_job(Listed("2b", 8, 80, "dpo").config)
     assert shipped.training.global_batch_size == 64
-    assert batch_changes(Listed("2b", 64, 80, "dpo")) == []
-    job = Listed("2b", 256, 80, "dpo").job(batch_changes(Listed("2b", 256, 80, "dpo")))
+    assert job_changes(Listed("2b", 64, 80, "dpo")) == []
+    job = Listed("2b", 256, 80, "dpo").job(job_changes(Listed("2b", 256, 80, "dpo")))
     assert job.settings.training.global_batch_size == 256
     assert job.settings.optimizer.learning_rate == pytest.approx(2 * shipped.optimizer.learning_rate, rel=0.01)
     assert job.settings.optimizer.min_learning_rate == pytest.approx(2 * shipped.optimizer.min_learning_rate, rel=0.01)

@@ -18,6 +18,7 @@ from tests.helpers import ROOT
         ("parallel.tensor_model_parallel_size=3", 6, "does not divide the 8 kv heads"),
         ("training.global_batch_size=1000000000", 8, "global_batch_size=1000000000 is more than the 1000000 that"),
         ("data.max_pixels=100000000000", 8, "pictures of a sample take [0-9]+ tokens, more than"),
+        ("model.adapters.rank=5000", 8, "model.adapters.rank=5000 is more than the"),
         ("parallel.tensor_model_parallel_size=4", 6, "6 ranks are not a multiple"),
     ],
 )

@@ -21,14 +21,15 @@ from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracke
 from torch import Tensor, nn
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import local_param_shards, rules_for
+from editcaption_mega.conversion import AdapterChoice, local_param_shards, rules_for
 from editcaption_mega.data.batching.batch import PackedBatch
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.model.build import unwrap
+from editcaption_mega.model.flops import passes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import DPOSettings, JobSettings, ParallelSettings
-from editcaption_mega.training.adapter_state import chosen_adapters, freeze_weights
+from editcaption_mega.training.adapter_state import freeze_weights
 from editcaption_mega.training.checkpoint import tensors_of_rank
 from editcaption_mega.training.dpo import dpo_objective
 from editcaption_mega.training.dpo_reference import (
@@ -74,6 +75,7 @@ class RankRecord:
     patches: int  # of pictures that this rank computes for the micro-batches
     patches_of_rows: int  # that all tensor-parallel ranks compute for them
     seconds: float  # that the execution took
+    passes: tuple[int, int] = (3, 3)  # see `model.flops.passes`
     delayed: list[int] | None = None  # setting parallel.delayed_weight_gradients
 
 
@@ -105,6 +107,7 @@ def execute_step(
     settings: JobSettings,
     architecture: Architecture,
     step: Step,
+    adapters: AdapterChoice | None,
     *,
     imbalance: float = 1.0,
     all_micro_batches: bool = False,
@@ -112,22 +115,22 @@ def execute_step(
     """This rank's part of `step`. After `join_alone`.
 
     Of its micro-batches so many run as it takes to fill the pipeline and one more: later ones repeat what these do. The
-    others, and the inputs of the next step, lie on the device meanwhile, as they do in a job. imbalance: see
-    `fakes.answer_for_values`."""
-    began = time.monotonic()
-    recorder = StepRecorder()
+    others, and the next step's inputs, lie on the device meanwhile, as in a job. adapters: what alone is trained
+    (`adapter_state.chosen_adapters`). imbalance: see `fakes.answer_for_values`."""
+    began, recorder = time.monotonic(), StepRecorder()
     fakes.answer_for_values(recorder, imbalance)
-    micro_batches = len(step.micro_batches)
+    micro_batches, merged = len(step.micro_batches), architecture.vision.spatial_merge_size**2
     executed = micro_batches if all_micro_batches else _enough(settings.parallel, micro_batches)
+    plan = adapters.plan(settings.training.seed) if adapters else None
     with recorder:
         with recorder.allocating(WEIGHTS):
-            chunks = _model(settings, architecture)
-        state = _train_state(settings, architecture, chunks, recorder)
+            chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision, plan)
+        state = _train_state(settings, architecture, adapters, chunks, recorder)
         states = {kind: recorder.memory.by_kind[kind] for kind in (WEIGHTS, GRADIENTS, OPTIMIZER)}
         with recorder.allocating(REFERENCE):
             objective, _ = job_objective(settings, architecture, step, state.chunks)
         start_peak = recorder.memory.peak.total
-        checkpoint_peak, checkpoint_bytes = _checkpoint(settings, architecture, state, recorder)
+        checkpoint_peak, checkpoint_bytes = _checkpoint(architecture, adapters, state, recorder)
         # Copied while the step before was computed; those of the next step are while this one is.
         batches, coming = _on_device(step, recorder), _on_device(step, recorder)
         inputs = recorder.memory.by_kind[INPUTS]
@@ -136,11 +139,11 @@ def execute_step(
         with _naming_modules(state.chunks, recorder):
             train_step(state, objective, replace(step, micro_batches=batches[:executed]))
         del batches, coming
-    merged = architecture.vision.spatial_merge_size**2
     return RankRecord(
         rank=dist.get_rank(),
         coordinates=_coordinates(),
         parameters=sum(p.numel() for chunk in state.chunks for p in chunk.parameters()),
+        passes=passes(plan),
         states=states,
         inputs=inputs,
         peak=recorder.memory.peak,
@@ -162,18 +165,11 @@ def execute_step(
     )
 
 
-def _model(settings: JobSettings, architecture: Architecture) -> list[nn.Module]:
-    adapters = chosen_adapters(settings, architecture)
-    plan = adapters.plan(settings.training.seed) if adapters else None
-    return build_model(architecture, settings.model, settings.parallel, settings.training.precision, plan)
-
-
 def _checkpoint(
-    settings: JobSettings, architecture: Architecture, state: TrainState, recorder: StepRecorder
+    architecture: Architecture, adapters: AdapterChoice | None, state: TrainState, recorder: StepRecorder
 ) -> tuple[int, int]:
     """Go over what a checkpoint takes from the device -> (the most bytes there meanwhile, bytes that are written)."""
     recorder.memory.start()
-    adapters = chosen_adapters(settings, architecture)
     param_shards = local_param_shards(state.chunks, adapters.rules if adapters else rules_for(architecture))
     written = sum(values.nbytes for _, _, _, values in tensors_of_rank(param_shards, state.optimizer))
     return recorder.memory.peak.total, written
@@ -241,10 +237,13 @@ def _on_device(step: Step, recorder: StepRecorder) -> list[PackedBatch]:
 
 
 def _train_state(
-    settings: JobSettings, architecture: Architecture, chunks: list[nn.Module], recorder: StepRecorder
+    settings: JobSettings,
+    architecture: Architecture,
+    adapters: AdapterChoice | None,
+    chunks: list[nn.Module],
+    recorder: StepRecorder,
 ) -> TrainState:
     """Model and optimizer as they are between two steps, their memory under its names."""
-    adapters = chosen_adapters(settings, architecture)
     if adapters is not None:
         shards = freeze_weights(chunks, adapters)
     else:

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from editcaption_mega.conversion import rules_for
-from editcaption_mega.conversion.rules import unique_rules
+from editcaption_mega.conversion.rules import Rule, unique_rules
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.build import check_layout
 from editcaption_mega.settings import JobSettings, ModelSettings, ParallelSettings
@@ -19,8 +19,9 @@ _MOST_EXPERT = 64
 _MOST_VIRTUAL = 4
 _MOST_SAMPLES = 4  # of a row: longer ones only keep more
 _LONGEST_ROW = 8192
-# Bytes that each parameter takes at least: bf16 weight and fp32 gradient; the optimizer's 12 are divided over ranks.
-_WEIGHT_AND_GRADIENT, _OPTIMIZER = 6, 12
+# Bytes that each parameter takes at least: a bf16 weight; of what is trained an fp32 gradient, too, and the optimizer's
+# 12, which are divided over ranks.
+_WEIGHT, _GRADIENT, _OPTIMIZER = 2, 4, 12
 
 
 @dataclass(frozen=True)
@@ -72,18 +73,26 @@ def groups_that_run(
                     check_layout(architecture, with_groups(settings, groups).parallel)
                 except ValueError:
                     continue
-                if least_states(architecture, groups, world_size) < most_gib * 2**30:
+                if least_states(settings, architecture, groups, world_size) < most_gib * 2**30:
                     runnable.append(groups)
     return runnable
 
 
-def least_states(architecture: Architecture, groups: Groups, world_size: int) -> float:
+def least_states(settings: JobSettings, architecture: Architecture, groups: Groups, world_size: int) -> float:
     """Bytes of weights, gradients and optimizer of a rank, were they divided evenly."""
-    rules = unique_rules(rules_for(architecture))
-    of_experts = sum(rule.size for rule in rules if ".experts." in rule.name)
-    others = sum(rule.size for rule in rules) - of_experts
-    held = others / groups.tensor + of_experts / (groups.expert * groups.expert_tensor)
-    return _WEIGHT_AND_GRADIENT * held / groups.pipeline + _OPTIMIZER * (others + of_experts) / world_size
+    from editcaption_mega.training.adapter_state import chosen_adapters
+
+    def held(rules: Sequence[Rule]) -> float:
+        """Parameters of a rank."""
+        of_experts = sum(rule.size for rule in rules if ".experts." in rule.name)
+        others = sum(rule.size for rule in rules) - of_experts
+        return (others / groups.tensor + of_experts / (groups.expert * groups.expert_tensor)) / groups.pipeline
+
+    adapters, weights = chosen_adapters(settings, architecture), unique_rules(rules_for(architecture))
+    trained = weights if adapters is None else list(adapters.rules.values())
+    model = held(weights) if adapters is None else held(weights) + held(trained)
+    optimizer = _OPTIMIZER * sum(rule.size for rule in trained) / world_size
+    return _WEIGHT * model + _GRADIENT * held(trained) + optimizer
 
 
 def with_groups(settings: JobSettings, groups: Groups, virtual: int = 1) -> JobSettings:

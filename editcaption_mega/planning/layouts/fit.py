@@ -11,6 +11,7 @@ from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.pipeline_split import feature_routes, split_layers
 from editcaption_mega.settings import JobSettings, ParallelSettings
 
+from ..layer_adapters import layer_adapters
 from ..step_time import Passes, StepTime, assemble
 from ..timing.beside import even_gathers, even_reductions
 from ..timing.cost import StreamTime
@@ -110,6 +111,7 @@ def fit(pieces: Pieces, settings: JobSettings, world_size: int, *, memory_gib: f
 
     Raises ValueError for settings that do not fit the model, the ranks or the batch."""
     check_layout(pieces.architecture, settings.parallel)
+    layer_adapters(settings, pieces.architecture)
     ranks = ranks_of(settings.parallel, world_size)
     rows = rows_of(settings, pieces.architecture, pieces.workload, world_size)
     pieces.execute(needed_pieces(settings, ranks, rows))
@@ -172,8 +174,8 @@ class Assembly:
         stages = self.stages(counts, settings.model.recompute_num_layers)
         totals = [chunk.total for chunks in stages for chunk in chunks]
         per_stage = rows.micro_batches * self.ranks.size
-        language = 3 * sum(part.language_flops for part in totals) * per_stage * rows.filled
-        vision = 3 * sum(part.vision_flops for part in totals) * per_stage
+        language = sum(part.language_flops for part in totals) * per_stage * rows.filled
+        vision = sum(part.vision_flops for part in totals) * per_stage
         routes = feature_routes(counts, len(architecture.vision.deepstack_layers))
         passes = [
             replace(

@@ -18,6 +18,7 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings
 
 from ..dry_run.rank_step import RankRecord, execute_step, forget_layers, join_alone, leave
+from ..layer_adapters import layer_adapters
 from ..step_time import passes_of
 from ..timing.cost import Communication, StreamTime, stream_time
 from ..timing.hardware import Hardware
@@ -61,7 +62,7 @@ class StagePart:
     forward_peak: float = 0.0
     backward_peak: float = 0.0
     gradients_peak: float = 0.0
-    language_flops: float = 0.0  # of a micro-batch's forward pass
+    language_flops: float = 0.0  # of a micro-batch, forward and backward (`model.flops.passes`)
     vision_flops: float = 0.0  # all pictures of a row, divided by the tensor-parallel ranks
 
     def plus(self, other: "StagePart", times: float = 1.0) -> "StagePart":
@@ -255,6 +256,7 @@ def _execute(
     """Costs of pieces that one rank has, or why they cannot be executed. The process is that rank meanwhile."""
     from editcaption_mega.training.setup import rank_share
 
+    adapters = layer_adapters(settings, architecture)
     gc.freeze()  # what is there now stays, and is not searched when the rank is left
     place, ranks = pieces[0].place, pieces[0].ranks
     world_size = _STAGES * ranks.size
@@ -267,7 +269,8 @@ def _execute(
             small = replace(small, vision=replace(small.vision, deepstack_layers=()))
         step = planned_step(job, small, workload, rank_share(job.parallel, on_gpu=True))
         forget_layers()
-        return _part(execute_step(job, small, step, imbalance=imbalance), hardware, ranks)
+        of_part = None if adapters is None else adapters.of_part(small)
+        return _part(execute_step(job, small, step, of_part, imbalance=imbalance), hardware, ranks)
 
     def costs(piece: StagePiece) -> Costs | str:
         unit = piece.recompute.num_layers
@@ -303,6 +306,7 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
         and len(step.ranks) == 2
         and step.ranks[1] - step.ranks[0] >= ranks.size
     ]  # fmt: skip
+    of_language, of_vision = record.passes
     states = record.states
     reference_weights = first.held - sum(states.values()) - record.inputs
     held = sum(states.values()) + reference_weights
@@ -332,8 +336,8 @@ def _part(record: RankRecord, hardware: Hardware, ranks: Ranks) -> StagePart:
         forward_peak=forward.peak - forward.held,
         backward_peak=backward.peak - backward.held,
         gradients_peak=gradients.peak - gradients.held if gradients is not None else 0.0,
-        language_flops=flops - forward.vision_flops,
-        vision_flops=forward.vision_flops * record.patches_of_rows / record.patches / ranks.tensor
+        language_flops=of_language * (flops - forward.vision_flops),
+        vision_flops=of_vision * forward.vision_flops * record.patches_of_rows / record.patches / ranks.tensor
         if record.patches
         else 0.0,
     )

@@ -80,7 +80,7 @@ from editcaption_mega.model import Architecture
 from tests.planning.dry_run import small_step
 settings = small_step.settings_of({"model": sys.argv[1], "kind": "sft", "overrides": []})
 join_alone(0, 2, settings)
-record = execute_step(settings, Architecture.from_folder(settings.model.folder), small_step.step_of(settings))
+record = execute_step(settings, Architecture.from_folder(settings.model.folder), small_step.step_of(settings), None)
 for phase in record.phases:
     seen = [(step.kind, step.handle) for step in phase.steps if step.handle and step.kind != "copy"]
     if phase.kind != "step" or seen:

@@ -21,6 +21,12 @@ FOUR_STAGES = [
     "parallel.delayed_weight_gradients=null",
 ]  # fmt: skip
 AT_ONCE = ["parallel.delayed_weight_gradients=null"]
+LORA = ["model.adapters.rank=16"]
+LORA_DPO = [*LORA, "reference.mode=adapters_off"]
+LORA_TWO_STAGES = [
+    *LORA, *AT_ONCE, "parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=2",
+    "parallel.layers_per_chunk=null",
+]  # fmt: skip
 slow = pytest.mark.slow
 
 
@@ -35,6 +41,11 @@ slow = pytest.mark.slow
         pytest.param("sft_qwen3_vl_235b_a22b", 128, FOUR_STAGES, marks=slow),
         pytest.param("sft_qwen3_vl_235b_a22b", 256, (), marks=slow),
         pytest.param("dpo_qwen3_vl_235b_a22b", 256, (), marks=slow),
+        ("sft_qwen3_vl_2b", 8, LORA),
+        pytest.param("dpo_qwen3_vl_2b", 8, LORA_DPO, marks=slow),
+        pytest.param("sft_qwen3_vl_32b", 8, [*LORA, *AT_ONCE], marks=slow),
+        pytest.param("sft_qwen3_vl_30b_a3b", 8, [*LORA, *EXPERTS], marks=slow),
+        pytest.param("sft_qwen3_vl_235b_a22b", 16, LORA_TWO_STAGES, marks=slow),
     ],
 )
 def test_a_fit_agrees_with_the_dry_run(config, gpus, overrides):
@@ -51,3 +62,14 @@ def test_a_fit_agrees_with_the_dry_run(config, gpus, overrides):
     assert quick.time.seconds == pytest.approx(plan.time.seconds, rel=MARGIN)
     assert quick.time.mfu == pytest.approx(plan.time.mfu, rel=MARGIN)
     assert quick.time.mfu_vision == pytest.approx(plan.time.mfu_vision, rel=MARGIN)
+
+
+def test_layers_with_different_adapters_are_not_counted_by_one():
+    settings = load_job(
+        ROOT / "configs/sft_qwen3_vl_2b.yaml", [*LORA, "model.adapters.modules=[layers.1?.self_attn.*_proj]"]
+    )
+    architecture = architecture_to_plan(settings.model.folder)
+    with Pieces(settings, architecture, Workload(), load_hardware("h100")) as pieces:
+        with pytest.raises(ValueError, match="gives decoder layers different adapters.*plan with --mode dry-run"):
+            fit(pieces, settings, 8)
+    assert not pieces.known

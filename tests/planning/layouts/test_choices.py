@@ -19,7 +19,8 @@ from editcaption_mega.planning.layouts.choices import (
     with_split,
 )
 from editcaption_mega.planning.workload import Workload
-from editcaption_mega.settings import load_job
+from editcaption_mega.settings import AdapterSettings, load_job
+from editcaption_mega.training.adapter_state import chosen_adapters
 from tests.helpers import ROOT
 
 
@@ -65,10 +66,21 @@ def test_sizes_that_differ_are_those_that_a_user_would_change():
 def test_weights_that_exceed_the_memory_are_left_out(settings, architecture):
     assert groups_that_run(settings, architecture, 256, 5) == []
     few = groups_that_run(settings, architecture, 256, 20)
-    assert few and max(least_states(architecture, groups, 256) for groups in few) < 20 * 2**30
+    assert few and max(least_states(settings, architecture, groups, 256) for groups in few) < 20 * 2**30
     # All 235 billion parameters: 6 bytes of each on its rank, 12 over all of them.
-    alone = least_states(architecture, Groups(1, 1, 1, 1), 1)
+    alone = least_states(settings, architecture, Groups(1, 1, 1, 1), 1)
     assert alone == pytest.approx(18 * 235.7e9, rel=0.01)
+
+
+def test_frozen_weights_take_two_bytes_each_and_adapters_eighteen(settings, architecture):
+    adapted = replace(settings, model=replace(settings.model, adapters=AdapterSettings(rank=16)))
+    size = chosen_adapters(adapted, architecture).size
+    assert 2.5e9 < size < 2.8e9  # 1.1 % of the model's parameters
+    alone = least_states(adapted, architecture, Groups(1, 1, 1, 1), 1)
+    assert alone == pytest.approx(2 * 235.7e9 + 18 * size, rel=0.01)
+    assert groups_that_run(settings, architecture, 16, 70) == []
+    few = groups_that_run(adapted, architecture, 16, 70)
+    assert few and all(groups.expert * groups.expert_tensor * groups.pipeline >= 8 for groups in few)
 
 
 @pytest.mark.parametrize("stages, virtual", [(1, 1), (2, 1), (2, 2), (4, 1), (4, 3), (8, 1), (8, 2), (16, 1), (16, 4)])
