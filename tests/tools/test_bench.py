@@ -37,6 +37,14 @@ def test_a_bench_starts_from_any_folder(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_import_is_the_same_set_for_any_number_of_processes(tmp_path):
+    rows = bench(tmp_path, "import", "--pairs", 200, "--side", 48, "--workers", 1, 2)
+    one, two = rows["1 worker(s)"], rows["2 worker(s)"]
+    assert one["fingerprint"] == two["fingerprint"] and one["pairs"] == 200
+    assert one["ratio"] == 1 and two["ratio"] > 0 and one["bytes"] > one["quarter_bytes"] / 2 > 0
+
+
+@pytest.mark.slow
 def test_conversions_are_measured_against_copying(tmp_path):
     sizes = ["--gigabytes", 0.05, "--workers", 2, "--repeats", 1, "--folder", tmp_path]
     done = warm.run([sys.executable, str(BENCH), "conversion", *map(str, sizes), "--output", str(tmp_path / "out")])

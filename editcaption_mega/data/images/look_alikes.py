@@ -4,12 +4,12 @@ Of each picture a thumbnail of 8 x 8 pixels is kept. Saving anew changes none of
 of 255, halving the size by a handful; two edits of one picture differ by more, unless they are tiny.
 """
 
-from collections import defaultdict
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from editcaption_mega.data.scratch import open_scratch
 
 SIDE = 8
 _MANY_BLOCKS = 32
@@ -22,37 +22,37 @@ type Size = tuple[int, int]
 type Sizes = tuple[Size, Size]  # of the source, of the target
 
 
-class _Seen(NamedTuple):
-    id: str
-    sizes: Sizes
-    thumbnails: bytes
-    texts: bytes
-
-
 class LookAlikes:
     """The pairs so far, by what their pictures look like."""
 
     def __init__(self) -> None:
-        self._by_look: dict[bytes, list[_Seen]] = defaultdict(list)
+        columns = "look BLOB, number INT, id TEXT, sizes TEXT, thumbnails BLOB, texts BLOB, PRIMARY KEY (look, number)"
+        self._pairs = open_scratch(f"pairs ({columns})")
 
     def keep(self, identity: str, sizes: Sizes, thumbnails: bytes, texts: bytes) -> None:
         """`sizes` are those of both pictures, `thumbnails` theirs one after the other, `texts` a hash."""
-        pairs = self._by_look[bytes(int(value) // _STEP for value in _coarse(thumbnails))]
-        if len(pairs) < _MOST_ALIKE:
-            pairs.append(_Seen(identity, sizes, thumbnails, texts))
+        look = bytes(int(value) // _STEP for value in _coarse(thumbnails))
+        ((count,),) = self._pairs.execute("SELECT COUNT(*) FROM pairs WHERE look = ?", (look,))
+        if count < _MOST_ALIKE:
+            values = (look, count, identity, str(sizes), thumbnails, texts)
+            self._pairs.execute("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def find(self, sizes: Sizes, thumbnails: bytes, texts: bytes) -> tuple[str, bool] | None:
         """(id of a pair whose pictures look like these, whether it has these texts, too), one with them if there is."""
         values = np.frombuffer(thumbnails, np.uint8).astype(np.int16)
         steps = ({int(value - _SLACK) // _STEP, int(value + _SLACK) // _STEP} for value in _coarse(thumbnails))
+        looks = [bytes(max(0, step) for step in look) for look in product(*steps)]
+        alike = (
+            "SELECT id, sizes, thumbnails, texts FROM pairs WHERE look IN "
+            f"({', '.join('?' * len(looks))}) ORDER BY look, number"
+        )
         others = []
-        for look in product(*steps):
-            for pair in self._by_look.get(bytes(max(0, step) for step in look), ()):
-                difference = np.abs(np.frombuffer(pair.thumbnails, np.uint8) - values).max()
-                if difference <= (_SAME_SIZE if pair.sizes == sizes else _OTHER_SIZE):
-                    if pair.texts == texts:
-                        return pair.id, True
-                    others.append(pair.id)
+        for other, its_sizes, its_thumbnails, its_texts in self._pairs.execute(alike, looks):
+            difference = np.abs(np.frombuffer(its_thumbnails, np.uint8) - values).max()
+            if difference <= (_SAME_SIZE if its_sizes == str(sizes) else _OTHER_SIZE):
+                if its_texts == texts:
+                    return str(other), True
+                others.append(str(other))
         return (others[0], False) if others else None
 
 
@@ -64,8 +64,17 @@ def thumbnail(image: Image.Image, blocks: Image.Image, block: int) -> bytes:
     return blocks.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box).tobytes()
 
 
-def _coarse(thumbnails: bytes) -> np.ndarray:
+def _coarse(thumbnails: bytes) -> list[float]:
     """Ten values, 0 to 255, of two pictures: how light their quarters are, and the color of the first."""
-    pictures = np.frombuffer(thumbnails, np.uint8).reshape(2, 2, SIDE // 2, 2, SIDE // 2, 3)
-    quarters = pictures.mean((2, 4))
-    return np.concatenate([quarters[..., 0].ravel(), quarters[0, ..., 1:].mean((0, 1))])
+    values: list[float] = (np.frombuffer(thumbnails, np.uint8) @ _MEANS).tolist()
+    return values
+
+
+def _means() -> np.ndarray:
+    """[values of two thumbnails, 10] float64, which make the means of `_coarse`; all are exact."""
+    pixels = np.eye(2 * SIDE * SIDE * 3).reshape(-1, 2, 2, SIDE // 2, 2, SIDE // 2, 3)
+    quarters = pixels.mean((3, 5))
+    return np.concatenate([quarters[..., 0].reshape(len(pixels), -1), quarters[:, 0, ..., 1:].mean((1, 2))], 1)
+
+
+_MEANS = _means()

@@ -1,7 +1,7 @@
 """Is a pair worth training on? The checks that an import and `validate_shards` share.
 
 A pair is refused where nothing can be learnt from it, and doubted where somebody should look. Of the pairs before only
-hashes are kept.
+hashes and thumbnails are kept, on the disk.
 """
 
 from hashlib import blake2b
@@ -11,6 +11,7 @@ from PIL import Image, ImageChops
 
 from editcaption_mega.data.images.look_alikes import LookAlikes, Sizes, thumbnail
 from editcaption_mega.data.images.pixel_digest import pixel_digest
+from editcaption_mega.data.scratch import open_scratch
 from editcaption_mega.data.text.checks import doubts
 from editcaption_mega.data.text.refusals import is_refusal
 from editcaption_mega.records import EditPair
@@ -79,8 +80,8 @@ class PairChecks:
     """`check` each pair of a set in turn, and `keep` those that are accepted: later ones are compared with them."""
 
     def __init__(self) -> None:
-        self._by_pictures: dict[bytes, str] = {}  # hash of both pictures -> id of the first such pair
-        self._by_content: dict[bytes, str] = {}  # hash of both pictures and the texts -> id
+        # Hash of both pictures, or of these and the texts -> id of the first such pair.
+        self._pairs = open_scratch("hashes (hash BLOB PRIMARY KEY, id TEXT)")
         self._look_alikes = LookAlikes()
 
     def check(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
@@ -91,23 +92,27 @@ class PairChecks:
         self.keep_look(PairLook.of(pair, source, target))
 
     def keep_look(self, look: PairLook) -> None:
-        self._by_pictures.setdefault(look.source + look.target, look.id)
-        self._by_content.setdefault(look.content, look.id)
+        for key in (look.source + look.target, look.content):
+            self._pairs.execute("INSERT OR IGNORE INTO hashes VALUES (?, ?)", (key, look.id))
         self._look_alikes.keep(look.id, look.sizes, look.thumbnails, look.texts)
 
     def repeats(self, look: PairLook) -> list[Remark]:
         """What there is to say of a pair beside those before."""
-        if other := self._by_content.get(look.content):
+        if other := self._first(look.content):
             kind = "the same pictures and texts as another pair"
             return [Remark(kind, f"{kind}, {other!r}", refused=True)]
         remarks = []
-        if other := self._by_pictures.get(look.source + look.target):
+        if other := self._first(look.source + look.target):
             kind = "the same pictures as another pair, with another text"
             remarks.append(Remark(kind, f"{kind}: {other!r}"))
-        if other := self._by_pictures.get(look.target + look.source):
+        if other := self._first(look.target + look.source):
             kind = "source and target of another pair, swapped"
             remarks.append(Remark(kind, f"{kind}: {other!r}"))
         return remarks or self._look_alike(look)
+
+    def _first(self, key: bytes) -> str | None:
+        rows = self._pairs.execute("SELECT id FROM hashes WHERE hash = ?", (key,))
+        return next((str(identity) for (identity,) in rows), None)
 
     def _look_alike(self, look: PairLook) -> list[Remark]:
         if alike := self._look_alikes.find(look.sizes, look.thumbnails, look.texts):

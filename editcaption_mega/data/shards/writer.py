@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from editcaption_mega import lock
+from editcaption_mega.data.scratch import open_scratch
 from editcaption_mega.files import PARTIAL, naming, rename_whole
 from editcaption_mega.records import EditPair
 
@@ -83,7 +84,7 @@ class ShardWriter:
         self._goes_on_after = goes_on_after
         self._shards: list[ShardFile] = []
         self._samples = ColumnsBuilder()
-        self._ids: set[str] = set()
+        self._ids = open_scratch("ids (id TEXT PRIMARY KEY)")
         self._file: _HashingFile | None = None
         self._in_shard = self._bytes_in_shard = 0
         self._index: Index | None = None
@@ -108,7 +109,7 @@ class ShardWriter:
                     raise ShardError(f"{path} is damaged: remove {self.directory}, and import again")
             for sample in read_tar(path, len(self._shards)):
                 self.kept.append(sample)
-                self._ids.add(sample.id)
+                self._note_id(sample.id)
                 self._samples.add(sample)
             self._shards.append(shard)
         names = {shard.name + PARTIAL for shard in kept} | ({JOURNAL_NAME} if kept else set())
@@ -118,8 +119,11 @@ class ShardWriter:
 
     def check_id(self, identity: str) -> None:
         """Raises DuplicateIdError for an id that is already in the set."""
-        if identity in self._ids:
+        if any(self._ids.execute("SELECT 1 FROM ids WHERE id = ?", (identity,))):
             raise DuplicateIdError(f"id {identity!r} is already in the set: ids must be unique")
+
+    def _note_id(self, identity: str) -> None:
+        self._ids.execute("INSERT INTO ids VALUES (?)", (identity,))
 
     def add(
         self, pair: EditPair, source: bytes, source_extension: str, target: bytes, target_extension: str
@@ -144,7 +148,7 @@ class ShardWriter:
             self._file = self._new_shard()
         indexed = sample.at(len(self._shards), self._file.bytes)
         self._file.write(sample.blocks)
-        self._ids.add(sample.id)
+        self._note_id(sample.id)
         self._samples.add(indexed)
         self._in_shard += 1
         self._bytes_in_shard += sample.content_bytes
