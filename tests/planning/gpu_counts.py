@@ -45,6 +45,11 @@ grows with the square root of the batch, the rule for Adam
 ([Malladi et al., 2022](https://arxiv.org/abs/2205.10330)). Both are among the settings to add. No model of these sizes
 was trained here to confirm it: see that a run's first hundred steps are as steady as with the smaller batch.
 
+**LoRA** ([lora.md](lora.md)): adapters of rank 16 on all linear layers of the decoder, one for each expert, at ten
+times the learning rate of full training, a common rule that no run here has confirmed. The DPO jobs take as
+reference the model with its adapters off, one more forward pass in each step. Their `model.folder` names weights
+that have SFT's adapters in them, and `model.checkpoint` is left empty then.
+
 """
 LAYOUTS_HEAD = """\
 # Written by `python -m tests.planning.choose_layouts`: settings to add to KIND_qwen3_vl_MODEL.yaml on GPUS x GB.
