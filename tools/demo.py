@@ -15,14 +15,15 @@ SFT_CONFIG, DPO_CONFIG = "configs/sft_demo.yaml", "configs/dpo_demo.yaml"
 PROMPT = ROOT / "configs/demo_prompt.yaml"
 EVALUATION_CONFIG = "configs/eval_demo.yaml"
 WORLD = ROOT / "configs/demo_world_captioned.yaml"
-MODELS = ("base", "SFT", "DPO only", "SFT + DPO")  # as in that file
+MODELS = ("base", "SFT", "DPO only", "SFT + DPO", "SFT + LoRA DPO")  # as in that file
+LORA = ("model.adapters.rank=8", "optimizer.learning_rate=2.0e-3", "optimizer.min_learning_rate=1.0e-4")
 
 
 def main(argv):
     parser = cli.argument_parser(
         "Render image pairs, train a small random Qwen3-VL on them with Megatron-Core (SFT), collect "
-        "what it gets wrong on other pairs, train it to prefer the truth (DPO; from the base model too), let all four "
-        "models describe held-out pairs, and report.",
+        "what it gets wrong on other pairs, train it to prefer the truth (DPO; from the base model too, and once more "
+        "with adapters alone), let all five models describe held-out pairs, and report.",
         example="python tools/demo.py --output runs/demo",
     )
     parser.add_argument("--output", type=Path, default=ROOT / "runs/demo", metavar="DIR", help="default runs/demo")
@@ -93,11 +94,16 @@ def demo(arguments) -> None:
             "--output", preference, "--samples", 3, "--temperature", 1, "--max-new-tokens", 48, "--batch-size", 100,
             "--min-pixels", 1024, "--max-pixels", 1 << 20, "--prompt", PROMPT)  # fmt: skip
     steps = [f"training.steps={arguments.dpo_steps}"] if arguments.dpo_steps else []
-    for start, name in (("sft_hf", "sft_dpo"), ("model", "dpo_only")):
-        say(f"DPO on {arguments.ranks} ranks, from {'SFT' if start == 'sft_hf' else 'the base model'} ({name})")
-        train(arguments, "launch/train_dpo.sh", DPO_CONFIG, start, "preference", name, *steps)
+    for start, name, changes in (
+        ("sft_hf", "sft_dpo", ()),
+        ("sft_hf", "sft_dpo_lora", LORA),
+        ("model", "dpo_only", ()),
+    ):
+        what = f"DPO{' of adapters' if changes else ''} on {arguments.ranks} ranks"
+        say(f"{what}, from {'SFT' if start == 'sft_hf' else 'the base model'} ({name})")
+        train(arguments, "launch/train_dpo.sh", DPO_CONFIG, start, "preference", name, *changes, *steps)
 
-    say(f"evaluating all four models on {arguments.held_out:,} held-out pairs")
+    say(f"evaluating all five models on {arguments.held_out:,} held-out pairs")
     run("tools/evaluate.py", "run", evaluation_settings(out, arguments.ranks))
     show_report(out)
     print_summary(out)
@@ -134,6 +140,7 @@ def evaluation_settings(out: Path, ranks: int) -> Path:
     settings["report"]["notes"] |= {
         "captions for SFT": captions_note(out / "shards/train"),
         "training": f"with Megatron-Core on {ranks} ranks",
+        "LoRA": adapters_note(out),
     }
     path = out / "evaluation.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -169,6 +176,23 @@ def print_summary(out: Path) -> None:
         modes = ", ".join(f"{mode} {100 * rate:.1f} %" for mode, rate in rates.items())
         say(f"{model}: weighted score {fmean(weighted):.3f} (95 % interval {low:.3f} to {high:.3f}), "
             f"{100 * fmean(one.correct for one in judged):.1f} % wholly correct; errors: {modes}")  # fmt: skip
+
+
+def adapters_note(out: Path) -> str:
+    """How many parameters the run with adapters trains, of how many."""
+    from editcaption_mega.conversion import AdapterChoice, rules_for
+    from editcaption_mega.conversion.rules import unique_rules
+    from editcaption_mega.model import Architecture
+    from editcaption_mega.settings import load_job
+
+    architecture = Architecture.from_folder(out / "sft_hf")
+    adapters = AdapterChoice.of(architecture, load_job(ROOT / DPO_CONFIG, LORA).model.adapters)
+    weights = sum(rule.size for rule in unique_rules(rules_for(architecture)))
+    return (
+        f"the same preference training of adapters of rank {adapters.settings.rank} alone, beside weights that stay as "
+        f"SFT left them: {adapters.size:,} parameters are trained instead of {weights:,}, at ten times the learning "
+        "rate; the reference is the model with its adapters off, and what is judged has them in its weights"
+    )
 
 
 def captions_note(shards: Path) -> str:
