@@ -3,7 +3,7 @@
 import sqlite3
 from typing import Any
 
-_MEMORY_KIB = 8 << 10
+_MEMORY_KIB = 16 << 10
 
 
 class Scratch(sqlite3.Connection):
@@ -20,12 +20,15 @@ class Scratch(sqlite3.Connection):
             ) from None
 
 
-def open_scratch(*tables: str) -> Scratch:
-    """With tables, each as SQL's CREATE TABLE has it behind the name's place: "looks (hash BLOB, ..)"."""
+def open_scratch(*made: str) -> Scratch:
+    """With tables and indices, each as SQL has it behind CREATE: "TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID".
+
+    Long rows belong into a table with row ids, which grows at its end, with an index of a short key beside it: a page
+    in the middle that is not in memory is read and written again for each row."""
     database = sqlite3.connect("", isolation_level=None, check_same_thread=False, factory=Scratch)
     for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_MEMORY_KIB}"):
         database.execute(f"PRAGMA {pragma}")
-    for table in tables:
-        database.execute(f"CREATE TABLE {table} WITHOUT ROWID")
+    for each in made:
+        database.execute(f"CREATE {each}")
     database.execute("BEGIN")  # and no end: what does not fit into memory goes to the disk as it comes
     return database

@@ -15,8 +15,8 @@ def open_files():
 
 
 def test_rows_are_kept_and_no_file_has_a_name():
-    database = open_scratch("pairs (key BLOB PRIMARY KEY, id TEXT)", "ids (id TEXT PRIMARY KEY)")
-    for i in range(30_000):  # more than its memory holds
+    database = open_scratch("TABLE pairs (key BLOB PRIMARY KEY, id TEXT) WITHOUT ROWID")
+    for i in range(60_000):  # more than its memory holds
         database.execute("INSERT INTO pairs VALUES (?, ?)", (i.to_bytes(400, "little"), f"pair {i}"))
     assert any("/etilqs_" in name and name.endswith("(deleted)") for name in open_files())
     rows = database.execute("SELECT id FROM pairs WHERE key = ?", ((7).to_bytes(400, "little"),))
@@ -24,7 +24,7 @@ def test_rows_are_kept_and_no_file_has_a_name():
 
 
 def test_a_full_disk_is_a_sentence():
-    database = open_scratch("ids (id TEXT PRIMARY KEY)")
+    database = open_scratch("TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
     database.execute("PRAGMA max_page_count = 20")
     with pytest.raises(OSError, match="could not grow .* free space in .*SQLITE_TMPDIR"):
         for i in range(10_000):

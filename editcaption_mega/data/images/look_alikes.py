@@ -26,16 +26,16 @@ class LookAlikes:
     """The pairs so far, by what their pictures look like."""
 
     def __init__(self) -> None:
-        columns = "look BLOB, number INT, id TEXT, sizes TEXT, thumbnails BLOB, texts BLOB, PRIMARY KEY (look, number)"
-        self._pairs = open_scratch(f"pairs ({columns})")
+        columns = "number INTEGER PRIMARY KEY, look BLOB, id TEXT, sizes TEXT, thumbnails BLOB, texts BLOB"
+        self._pairs = open_scratch(f"TABLE pairs ({columns})", "INDEX by_look ON pairs (look)")
 
     def keep(self, identity: str, sizes: Sizes, thumbnails: bytes, texts: bytes) -> None:
         """`sizes` are those of both pictures, `thumbnails` theirs one after the other, `texts` a hash."""
         look = bytes(int(value) // _STEP for value in _coarse(thumbnails))
         ((count,),) = self._pairs.execute("SELECT COUNT(*) FROM pairs WHERE look = ?", (look,))
         if count < _MOST_ALIKE:
-            values = (look, count, identity, str(sizes), thumbnails, texts)
-            self._pairs.execute("INSERT INTO pairs VALUES (?, ?, ?, ?, ?, ?)", values)
+            values = (look, identity, str(sizes), thumbnails, texts)
+            self._pairs.execute("INSERT INTO pairs VALUES (NULL, ?, ?, ?, ?, ?)", values)
 
     def find(self, sizes: Sizes, thumbnails: bytes, texts: bytes) -> tuple[str, bool] | None:
         """(id of a pair whose pictures look like these, whether it has these texts, too), one with them if there is."""

@@ -81,7 +81,7 @@ class PairChecks:
 
     def __init__(self) -> None:
         # Hash of both pictures, or of these and the texts -> id of the first such pair.
-        self._pairs = open_scratch("hashes (hash BLOB PRIMARY KEY, id TEXT)")
+        self._pairs = open_scratch("TABLE hashes (hash BLOB PRIMARY KEY, id TEXT) WITHOUT ROWID")
         self._look_alikes = LookAlikes()
 
     def check(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:

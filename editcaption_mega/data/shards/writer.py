@@ -84,7 +84,7 @@ class ShardWriter:
         self._goes_on_after = goes_on_after
         self._shards: list[ShardFile] = []
         self._samples = ColumnsBuilder()
-        self._ids = open_scratch("ids (id TEXT PRIMARY KEY)")
+        self._ids = open_scratch("TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
         self._file: _HashingFile | None = None
         self._in_shard = self._bytes_in_shard = 0
         self._index: Index | None = None
