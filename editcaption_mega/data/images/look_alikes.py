@@ -46,10 +46,14 @@ class LookAlikes:
             "SELECT id, sizes, thumbnails, texts FROM pairs WHERE look IN "
             f"({', '.join('?' * len(looks))}) ORDER BY look, number"
         )
-        others = []
-        for other, its_sizes, its_thumbnails, its_texts in self._pairs.execute(alike, looks):
-            difference = np.abs(np.frombuffer(its_thumbnails, np.uint8) - values).max()
-            if difference <= (_SAME_SIZE if its_sizes == str(sizes) else _OTHER_SIZE):
+        pairs = self._pairs.execute(alike, looks).fetchall()
+        if not pairs:
+            return None
+        its_thumbnails = np.frombuffer(b"".join(pair[2] for pair in pairs), np.uint8).reshape(len(pairs), -1)
+        differences = np.abs(its_thumbnails - values).max(1).tolist()
+        size, others = str(sizes), []
+        for (other, its_sizes, _, its_texts), difference in zip(pairs, differences, strict=True):
+            if difference <= (_SAME_SIZE if its_sizes == size else _OTHER_SIZE):
                 if its_texts == texts:
                     return str(other), True
                 others.append(str(other))
