@@ -72,12 +72,13 @@ class JobOutcome:
         return cls.here(kind, message, exit_code=getattr(error, "exit_code", 1))
 
 
-def report(outcome: JobOutcome, *folders: Path, overrule: bool = False) -> None:
+def report(outcome: JobOutcome, *folders: Path, overrule: bool = False, of_job: bool = True) -> None:
     """Write it into these folders and the environment's, where there is none yet. overrule: in place of a fault, which
     this is the cause of. So does a good end: the fault is then of a rank that an earlier start has left on a lost node.
+    of_job: false for the end of a run that is not the job's: these folders alone.
     A disk that is full does not hide how the job ended: nothing is raised."""
     overrule = overrule or outcome.kind in (FINISHED, SAVED)
-    for folder in (*folders, *_job_folder()):
+    for folder in (*folders, *(_job_folder() if of_job else ())):
         with suppress(OSError):
             previous = read_outcome(folder) if overrule else None
             with open(folder / NAME, "w" if previous and previous.kind == FAULT else "x", encoding="utf-8") as file:

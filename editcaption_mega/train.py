@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from editcaption_mega import cli
@@ -28,29 +29,56 @@ def _sft(argv: Sequence[str]) -> int:
     arguments = _arguments(
         argv, "Fine-tune Qwen3-VL on shards of image pairs with instructions.", "pretrain_sft", "sft"
     )
-    from editcaption_mega.settings import check_paths, load_settings
+    from editcaption_mega.settings import JobSettings
 
-    settings = load_settings(arguments.config, arguments.overrides)
-    check_paths(settings)
+    runs = _runs(arguments, JobSettings)
     if arguments.check or arguments.dry_run:
-        return _check(settings, arguments)
-    from editcaption_mega.training import run_sft
+        return _check_each(runs, arguments)
+    from editcaption_mega.training import run_several, run_sft
 
-    return cli.stopped_code(run_sft(settings).signal)
+    ending = run_several(runs, run_sft) if arguments.runs else run_sft(runs[""])
+    return cli.stopped_code(ending.signal)
 
 
 def _dpo(argv: Sequence[str]) -> int:
     words = "Train Qwen3-VL to prefer chosen over rejected instructions (DPO and its variants)."
     arguments = _arguments(argv, words, "train_dpo", "dpo")
-    from editcaption_mega.settings import DPOSettings, check_paths, load_settings
+    from editcaption_mega.settings import DPOSettings
 
-    settings = load_settings(arguments.config, arguments.overrides, DPOSettings)
-    check_paths(settings)
+    runs = _runs(arguments, DPOSettings)
     if arguments.check or arguments.dry_run:
-        return _check(settings, arguments)
-    from editcaption_mega.training import run_dpo
+        return _check_each(runs, arguments)
+    from editcaption_mega.training import run_dpo, run_several
 
-    return cli.stopped_code(run_dpo(settings, progress).signal)
+    train = partial(run_dpo, progress=progress)
+    ending = run_several(runs, lambda run, base: train(run, base=base)) if arguments.runs else train(runs[""])
+    return cli.stopped_code(ending.signal)
+
+
+def _runs[Kind: "JobSettings"](arguments: argparse.Namespace, kind: type[Kind]) -> "dict[str, Kind]":
+    """The settings of the job's runs by name, and of its only one by "". Raises SettingsError."""
+    from editcaption_mega.settings import SettingsError, check_paths, load_runs, load_settings
+
+    if not arguments.runs:
+        runs = {"": load_settings(arguments.config, arguments.overrides, kind)}
+    else:
+        runs = load_runs(arguments.runs, arguments.config, arguments.overrides, kind)
+    for name, settings in runs.items():
+        try:
+            check_paths(settings)
+        except SettingsError as error:
+            raise SettingsError(f"run {name}: {error}") if name else error from None
+    return runs
+
+
+def _check_each(runs: "Mapping[str, JobSettings]", arguments: argparse.Namespace) -> int:
+    """`_check` of each run, behind its name."""
+    codes = []
+    for name, settings in runs.items():
+        if name and os.environ.get("RANK", "0") == "0":
+            print(f"run {name}:")
+        codes.append(_check(settings, arguments))
+    return max(codes)
 
 
 def _check(settings: "JobSettings", arguments: argparse.Namespace) -> int:
@@ -106,6 +134,12 @@ torchrun --nproc-per-node 8 -m editcaption_mega train-{configs} {configs}_qwen3_
 sbatch --nodes 4 --gpus-per-node 8 launch/{script}.sh configs/{configs}_qwen3_vl_32b.yaml     # of a clone""",
     )
     cli.add_settings_arguments(parser, configs)
+    parser.add_argument(
+        "--runs",
+        metavar="FILE",
+        help="train several adapters one after another on weights that are loaded once: a YAML file with a name for "
+        "each run, which is its folder in training.output, and the settings that it has of its own",
+    )
     parser.add_argument("--dry-run", action="store_true", help="look at settings and paths, start nothing")
     parser.add_argument(
         "--check",

@@ -5,6 +5,7 @@ from .architecture import Architecture, ExpertArchitecture, VisionArchitecture
 from .build import build_model, transformer_config, unwrap
 from .parallel.adapter_plan import ADAPTERS, AdapterPart, AdapterPlan
 from .qwen3_vl import Qwen3VLModel
+from .shared_weights import weights_to_share
 
 __all__ = [
     "ADAPTERS",
@@ -17,4 +18,5 @@ __all__ = [
     "build_model",
     "transformer_config",
     "unwrap",
+    "weights_to_share",
 ]

@@ -1,5 +1,6 @@
 """From an architecture and settings to Megatron's config and the model chunks of this rank."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -151,8 +152,10 @@ def build_model(
     parallel: ParallelSettings,
     precision: str,
     adapters: AdapterPlan | None = None,
+    weights: Sequence[Mapping[str, torch.nn.Parameter]] | None = None,
 ) -> list[torch.nn.Module]:
-    """The model chunks of this rank (one, or several under interleaved pipelining), with uninitialized weights."""
+    """The model chunks of this rank (one, or several under interleaved pipelining), with uninitialized weights, or with
+    those of another model of the same layout: `weights_to_share` of each of its chunks."""
     platform.require_prepared()
     config = transformer_config(architecture, model, parallel, precision, adapters)
     chunks = []
@@ -169,6 +172,7 @@ def build_model(
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
             post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
             vp_stage=stage,
+            weights=None if weights is None else weights[stage or 0],
         )
         chunk.to(platform.device())  # Megatron makes a router's weight on the CPU and leaves it there
         for parameter in chunk.parameters():

@@ -4,7 +4,7 @@ Input is one packed row (`PackedBatch`); output is one log-probability per respo
 Source of the mathematics: transformers' Qwen3VLForConditionalGeneration (parity in docs/parity.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from .parallel.marks import mark
 from .pipeline_split import FeatureRoute
 from .recompute import recomputes_vision
 from .rotary import text_angles
+from .shared_weights import share_weights, without_weights
 from .vision import VisionTower, gather_images
 
 # What the last stage computes for the response tokens: the log-prob of each, whatever an objective's head makes of
@@ -51,7 +52,10 @@ class Qwen3VLModel(MegatronModule):
         pre_process: bool,
         post_process: bool,
         vp_stage: int | None = None,
+        weights: Mapping[str, torch.nn.Parameter] | None = None,
     ):
+        """weights: by name, all but the adapters', of another model that this one shares them with; None: own ones,
+        uninitialized."""
         platform.require_prepared()
         super().__init__(config=config)
         self.architecture = architecture
@@ -59,18 +63,19 @@ class Qwen3VLModel(MegatronModule):
         self.route = route
         self.input_tensor: Tensor | None = None
         self.share_embeddings_and_output_weights = architecture.tied_embeddings
-        language = GPTModel(
-            config,
-            block_spec(config, settings, vp_stage),
-            vocab_size=architecture.vocab_size,
-            max_sequence_length=0,  # used by learned positions only
-            pre_process=pre_process,
-            post_process=post_process,
-            share_embeddings_and_output_weights=architecture.tied_embeddings,
-            position_embedding_type="none",  # attention rotates by the angles of `Segments`
-            scatter_embedding_sequence_parallel=False,
-            vp_stage=vp_stage,
-        )
+        with without_weights(weights is not None):
+            language = GPTModel(
+                config,
+                block_spec(config, settings, vp_stage),
+                vocab_size=architecture.vocab_size,
+                max_sequence_length=0,  # used by learned positions only
+                pre_process=pre_process,
+                post_process=post_process,
+                share_embeddings_and_output_weights=architecture.tied_embeddings,
+                position_embedding_type="none",  # attention rotates by the angles of `Segments`
+                scatter_embedding_sequence_parallel=False,
+                vp_stage=vp_stage,
+            )
         self.model_type = language.model_type
         self.tensor_group = language.pg_collection.tp
         self.kernels, self.max_logits_bytes = settings.kernels, int(settings.max_logits_gib * 2**30)
@@ -84,8 +89,11 @@ class Qwen3VLModel(MegatronModule):
                     fused_weight_gradients=config.fused_weight_gradients,
                     linear=Linear if config.adapters is None else AdaptedVisionLinear,
                 )
-            self.vision = vision.to(dtype=config.params_dtype).to_empty(device=platform.device())
+            vision = vision.to(dtype=config.params_dtype)
+            self.vision = vision.to_empty(device=platform.device()) if weights is None else vision
         self.language = language  # behind the tower: weights are gathered in the order of `parameters()`
+        if weights is not None:
+            share_weights(self, weights)
         if config.adapters is not None:
             layers = {str(i): layer.layer_number - 1 for i, layer in enumerate(language.decoder.layers)}
             attach_adapters(self, config.adapters, layers)

@@ -19,6 +19,7 @@ from .process import (
     print_rank_0,
     rank,
     ranks_of_node,
+    seed_ranks,
     threads_per_rank,
     use_device,
     world_size,
@@ -72,4 +73,5 @@ __all__ = [
     "wait_for_copies",
     "world_size",
     "seed_host_generator",
+    "seed_ranks",
 ]

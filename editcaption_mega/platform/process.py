@@ -71,7 +71,6 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0, *, dete
     if deterministic:
         _compute_deterministically()
     from megatron.core import parallel_state
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
     on_gpu = torch.cuda.is_available()
     use_device()
@@ -92,6 +91,13 @@ def initialize(layout: Layout, seed: int, timeout_minutes: float = 30.0, *, dete
         expert_tensor_parallel_size=layout.expert_tensor,
         create_gloo_process_groups=False,  # a second copy of every group, for checkpoint forms that are not used here
     )
+    seed_ranks(seed)
+
+
+def seed_ranks(seed: int) -> None:
+    """All generators begin anew, as `initialize` leaves them. After it."""
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
     random.seed(seed)
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed)
@@ -108,11 +114,19 @@ def _compute_deterministically() -> None:
 def host_group(timeout_minutes: float = 30.0) -> dist.ProcessGroup | None:
     """A group of all ranks for a thread of its own, whose messages pass those of the ranks' main threads by (gloo).
 
-    Collective. None where the rank is alone: then nothing is to be said."""
+    It is made once for as long as the ranks stay together: each has threads and connections. Collective. None where
+    the rank is alone: then nothing is to be said."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=datetime.timedelta(minutes=timeout_minutes))
-    return group
+    if _HostGroup.made is None or _HostGroup.ranks is not dist.group.WORLD:
+        timeout = datetime.timedelta(minutes=timeout_minutes)
+        _HostGroup.made, _HostGroup.ranks = dist.new_group(backend="gloo", timeout=timeout), dist.group.WORLD
+    return _HostGroup.made
+
+
+class _HostGroup:
+    made: dist.ProcessGroup | None = None
+    ranks: dist.ProcessGroup | None = None  # all of them, of which it was made
 
 
 def destroy(*, after_failure: bool = False) -> None:
@@ -122,6 +136,7 @@ def destroy(*, after_failure: bool = False) -> None:
     if dist.is_initialized() and not (after_failure and world_size() > 1 and torch.cuda.is_available()):
         from megatron.core import parallel_state
 
+        _HostGroup.made = _HostGroup.ranks = None
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
         gc.collect()  # the threads of a group end with the last module that holds it, and modules lie in circles

@@ -119,14 +119,7 @@ def load_settings(
     Raises SettingsError with one sentence for a missing file, bad YAML, an unknown key or a wrong value."""
     merged = OmegaConf.structured(kind)
     if path is not None:
-        try:
-            document = OmegaConf.load(plain_file(find_config(path)))
-        except FileNotFoundError:
-            raise SettingsError(f"{path} does not exist: name a YAML file such as configs/sft_demo.yaml") from None
-        except OSError as error:
-            raise SettingsError(f"{path}: {error.strerror}: name a YAML file such as configs/sft_demo.yaml") from None
-        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
+        document = read_yaml(path, find_config(path), "name a YAML file such as configs/sft_demo.yaml")
         if not isinstance(document, DictConfig):
             raise SettingsError(f"{path} holds no settings: expected sections such as model:, data:, training:")
         merged = _merge(kind, merged, document, str(path))
@@ -151,6 +144,19 @@ def load_settings(
     settings: Settings = _construct(kind, values)
     settings.validate()
     return settings
+
+
+def read_yaml(name: str | Path, path: Path, mend: str) -> Any:
+    """What OmegaConf makes of a file that the user knows by this name. Raises SettingsError where it cannot be read,
+    with `mend` where there is none."""
+    try:
+        return OmegaConf.load(plain_file(path))
+    except FileNotFoundError:
+        raise SettingsError(f"{name} does not exist: {mend}") from None
+    except OSError as error:
+        raise SettingsError(f"{name}: {error.strerror}: {mend}") from None
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise SettingsError(f"{name} is not valid YAML: {_yaml_problem(error)}") from None
 
 
 def _refuse_endless(value: Any, where: str = "") -> None:

@@ -25,6 +25,8 @@ from editcaption_mega.data.text.side_files import is_peft_folder
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings, ModelSettings
 
+BASE_WEIGHTS = "base_weights"  # part of the identity of a run of adapters: the digest of what they are on
+
 
 def chosen_adapters(settings: JobSettings, architecture: Architecture) -> AdapterChoice | None:
     """The adapters that the settings ask for. Raises SettingsError."""
@@ -34,7 +36,7 @@ def chosen_adapters(settings: JobSettings, architecture: Architecture) -> Adapte
 
 def base_identity(base: WeightSource) -> dict[str, str]:
     """What a resumed run of adapters must find as it was besides: the weights that they are on. Collective."""
-    return {"base_weights": platform.from_rank_zero(base.digest)}
+    return {BASE_WEIGHTS: platform.from_rank_zero(base.digest)}
 
 
 def adapter_metadata(model: ModelSettings, base: dict[str, str]) -> dict[str, Any]:
@@ -55,10 +57,10 @@ def check_start(settings: JobSettings, base: dict[str, str]) -> None:
     if not start:
         return
     name, weights = adapter_base(start)
-    if weights and weights != base["base_weights"]:
+    if weights and weights != base[BASE_WEIGHTS]:
         raise ValueError(
             f"the adapters of model.adapters.start={start} were trained on the weights of {name} ({weights[:12]}), and "
-            f"this job's are others ({base['base_weights'][:12]}): name those as model.folder or model.checkpoint"
+            f"this job's are others ({base[BASE_WEIGHTS][:12]}): name those as model.folder or model.checkpoint"
         )
 
 

@@ -12,14 +12,16 @@ from .job import train
 from .pair_facts import PairTable, pair_facts
 from .prepare import prepare
 from .session import Ending, session
+from .shared_base import SharedBase
 
 
-def run_dpo(settings: DPOSettings, progress: Progress = no_progress) -> Ending:
+def run_dpo(settings: DPOSettings, progress: Progress = no_progress, base: SharedBase | None = None) -> Ending:
     """Train on chosen and rejected answers as the settings say; resumes by itself.
 
     Raises ValueError before any work when something cannot fit, and at the first step when policy and reference are
-    not the same model though they should be. progress: for the reference's log-probs, as in `progress_display`."""
-    with session(settings) as job:
+    not the same model though they should be. progress: for the reference's log-probs, as in `progress_display`. base:
+    see `run_several`."""
+    with session(settings, base) as job:
         prepared = prepare(job, DPOObjective)
         skip_bad = settings.data.skips_bad_samples
         pairs = pair_facts(prepared.dataset, settings.preference, prepared.session.tables, skip_bad=skip_bad)

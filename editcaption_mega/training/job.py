@@ -11,7 +11,7 @@ from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
 
-from .adapter_state import train_adapters_alone
+from .adapter_state import BASE_WEIGHTS, train_adapters_alone
 from .bad_samples import BadSamples
 from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies, write_best
@@ -33,15 +33,17 @@ from .profile_window import ProfileWindow
 from .run_folder import keep_settings
 from .saving import RunRecorder
 from .session import Ending, session, stop_if_asked
+from .shared_base import SharedBase
 from .start_facts import start_facts
 from .stragglers import Stragglers
 
 
-def run_sft(settings: JobSettings) -> Ending:
-    """Train as the settings say; resumes by itself. Raises ValueError before any work when something cannot fit.
+def run_sft(settings: JobSettings, base: SharedBase | None = None) -> Ending:
+    """Train as the settings say; resumes by itself. Raises ValueError before any work when something cannot fit. base:
+    see `run_several`.
 
     A signal (`signals.STOPPING`) ends it after the present step with a checkpoint, and at once before the first."""
-    with session(settings) as job:
+    with session(settings, base) as job:
         job.ending = train(prepare(job, SFTObjective), SFTObjective())
     return job.ending
 
@@ -176,6 +178,8 @@ def _train_state(prepared: Prepared) -> tuple[TrainState, list[ParamShard], list
     lines for the log. Collective."""
     settings, resumed = prepared.settings, prepared.resumed
     prepared.load(prepared.start_source)
+    if prepared.session.base is not None:
+        prepared.session.base.keep(prepared.chunks, prepared.start_source, prepared.identity[BASE_WEIGHTS])
     if prepared.adapters is not None:
         param_shards = train_adapters_alone(
             prepared.chunks, prepared.adapters, seed=settings.training.seed, checkpoint=resumed.checkpoint

@@ -18,7 +18,7 @@ from editcaption_mega.model import Architecture, build_model
 from editcaption_mega.objectives import Objective
 from editcaption_mega.settings import JobSettings, TrainingSettings, before_work
 
-from .adapter_state import adapter_metadata, base_identity, check_start, chosen_adapters
+from .adapter_state import BASE_WEIGHTS, adapter_metadata, base_identity, check_start, chosen_adapters
 from .checkpoint import local_copies
 from .held_out_shards import HeldOutShards
 from .identity import identity
@@ -72,6 +72,8 @@ class Prepared:
     def load(self, source: WeightSource) -> None:
         """Fill the chunks with the weights of `source`, unless they are in there. Collective."""
         if source != self.loaded:
+            if self.session.base is not None:
+                self.session.base.forget()
             # Every byte of the checkpoint to resume from has been verified when it was chosen.
             verified = source.checkpoint == self.resumed.checkpoint
             load_weights(
@@ -106,15 +108,21 @@ def _start_source(settings: JobSettings, resumed: Resumed) -> WeightSource:
     return new_run_source(settings)
 
 
+def open_model(settings: JobSettings, objective: type[Objective]) -> tuple[Architecture, AdapterChoice | None]:
+    """The sizes of the model, and the adapters for it. Raises SettingsError for what cannot fit these, or the kind of
+    objective: all that can be said before data and folder are looked at."""
+    architecture = open_architecture(settings)
+    with before_work():
+        check_metric(settings.evaluation.metric, objective.better)
+        return architecture, chosen_adapters(settings, architecture)
+
+
 def prepare(job: Session, objective: type[Objective]) -> Prepared:
     """Check settings, data and folder for a job with this kind of objective, and build its model. Collective.
 
     Raises ValueError for what cannot fit, and Stopped after a signal."""
     settings = job.settings
-    architecture = open_architecture(settings)
-    with before_work():
-        check_metric(settings.evaluation.metric, objective.better)
-        adapters = chosen_adapters(settings, architecture)
+    architecture, adapters = open_model(settings, objective)
     job.begin()
     samples = JobSamples.of(settings.data, settings.training.seed)
     with before_work():
@@ -147,14 +155,18 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
         with before_work(), platform.together():
             check_samples_fit(of_held_out[0], settings.samples, length)
     stop_if_asked(resumed.step, "while the samples were checked")
+    shares = job.base is not None and job.base.holds(source, base.get(BASE_WEIGHTS, ""))
     chunks = build_model(
         architecture, settings.model, settings.parallel, settings.training.precision,
         adapters.plan(settings.training.seed) if adapters else None,
+        job.base.weights if job.base is not None and shares else None,
     )  # fmt: skip
     reader = open_reader(settings, dataset, lengths, architecture)
     stream = StepStream(reader, order, settings.training.global_batch_size)
+    notes = ["weights: those that an earlier run of this job has loaded"] if shares else []
+    notes += [] if held_out is None else held_out.notes
     return Prepared(
         job, architecture, stream, chunks, resumed, parts, side_files, metadata,
         held_out=None if of_held_out is None else _held_out_reader(of_held_out, reader),
-        notes=[] if held_out is None else held_out.notes, adapters=adapters,
+        notes=notes, adapters=adapters, loaded=source if shares else None,
     )  # fmt: skip

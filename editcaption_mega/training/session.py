@@ -16,6 +16,7 @@ from editcaption_mega.settings import JobSettings
 
 from .loggers import check_chosen
 from .setup import layout_of
+from .shared_base import SharedBase
 from .watchdog import Watchdog
 
 # What users can mend: these have a sentence and need no traceback.
@@ -48,8 +49,8 @@ def stop_if_asked(step: int, when: str) -> None:
 class Session:
     """The job of these settings, while `session` is open."""
 
-    def __init__(self, settings: JobSettings):
-        self.settings = settings
+    def __init__(self, settings: JobSettings, base: SharedBase | None = None):
+        self.settings, self.base = settings, base
         self.output = Path(settings.training.output)
         self.lock = FolderLock(self.output, "training", on_lost=signals.ask)
         self.ending = Ending(0)
@@ -69,12 +70,17 @@ class Session:
     def begin(self) -> None:
         """Join the other ranks and take the folder. Collective: all raise alike."""
         training = self.settings.training
-        platform.initialize(
-            layout_of(self.settings.parallel), training.seed, self.settings.watchdog.collective_minutes,
-            deterministic=training.deterministic,
-        )  # fmt: skip
+        if self.base is not None and self.base.joined:
+            platform.seed_ranks(training.seed)
+        else:
+            platform.initialize(
+                layout_of(self.settings.parallel), training.seed, self.settings.watchdog.collective_minutes,
+                deterministic=training.deterministic,
+            )  # fmt: skip
+            platform.print_rank_0(platform.what_computes())
         self.joined = True
-        platform.print_rank_0(platform.what_computes())
+        if self.base is not None:
+            self.base.joined = True
         if platform.is_rank_zero():
             parallel = self.settings.parallel
             job_outcome.note_layout(
@@ -97,19 +103,20 @@ class Session:
     def end(self, ended: JobOutcome) -> None:
         """Write how this start ended, if this rank is to say it."""
         if platform.is_rank_zero() or ended.kind in (job_outcome.ERROR, job_outcome.FAULT):
-            job_outcome.report(ended, *([self.output] if self.owns_folder else []))
+            job_outcome.report(ended, *([self.output] if self.owns_folder else []), of_job=self.base is None)
 
 
 @contextmanager
-def session(settings: JobSettings) -> Iterator[Session]:
-    """A block in which signals are remembered, and after which folder and ranks are free, however it ended.
+def session(settings: JobSettings, base: SharedBase | None = None) -> Iterator[Session]:
+    """A block in which signals are remembered, and after which folder and ranks are free, however it ended. base: of
+    several runs of one job, after each of which the ranks stay together.
 
     Stopped ends the block without an error, and is its `ending`. Any other error is written into the run folder, if it
     is the job's, and raised."""
     if settings.model.kernels == "auto":
         require_cuda_variant()
     with signals.listening():
-        opened, failed = Session(settings), False
+        opened, failed = Session(settings, base), False
         opened.watchdog.start()
         try:
             yield opened
@@ -131,7 +138,8 @@ def session(settings: JobSettings) -> Iterator[Session]:
             rank_log.restore()
             if opened.joined:
                 opened.lock.release()
-                platform.destroy(after_failure=failed)
+                if base is None:
+                    platform.destroy(after_failure=failed)
 
 
 def outcome_of(ending: Ending, message: str) -> JobOutcome:
