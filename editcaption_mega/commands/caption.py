@@ -22,12 +22,15 @@ editcaption caption before.jpg after.jpg --url http://localhost:8000/v1 --model 
 def main(argv: Sequence[str]) -> int:
     parser = cli.argument_parser(
         "Have a model write the instruction that leads from one picture to another, and print it. The model is a "
-        "Hugging Face folder of a Qwen3-VL (in this process), or whatever is served at --url.",
+        "Hugging Face folder of a Qwen3-VL, or a PEFT folder of adapters on one (in this process), or whatever is "
+        "served at --url.",
         EXAMPLE,
     )
     parser.add_argument("source", metavar="SOURCE", help="the picture before the edit")
     parser.add_argument("target", metavar="TARGET", help="the picture after it")
-    parser.add_argument("--model", required=True, metavar="DIR", help="Hugging Face folder; with --url: its name there")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="Hugging Face or PEFT folder; with --url: its name there"
+    )
     parser.add_argument("--url", default="", help="an OpenAI-compatible address, up to and with /v1")
     parser.add_argument("--key-env", default="", metavar="NAME", help="environment variable with the address's key")
     parser.add_argument("--prompt", type=Path, metavar="FILE", help="another prompt file, as in training")

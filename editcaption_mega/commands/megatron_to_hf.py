@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.adapter:
         dtype = cli.conversion(arguments)["dtype"]
         export_adapter(arguments.checkpoint, arguments.output, base=arguments.base, dtype=dtype)
+        print(f"{arguments.output} is written: adapters, which peft and vLLM load beside the weights that they are on")
         return
     if arguments.base or has_adapters(arguments.checkpoint):
         merge_adapter(

@@ -6,33 +6,31 @@ PEFT wraps the first around the module and the second around that, and names of 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from editcaption_mega.data.text.side_files import ADAPTER_BASE, ADAPTER_CONFIG
-from editcaption_mega.files import parse_json, write_atomically
+from editcaption_mega.files import write_atomically
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import AdapterSettings
 from editcaption_mega.words import one_line
 
 from .adapter_table import AdapterChoice, AdapterTarget, adapter_table
+from .peft_config import read_peft_config
 from .rules import Rule, Shape
 from .tensor_file import write_tensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _BASE_WEIGHTS = "editcaption_base_weights"  # in the header of the tensors
 _PARTS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-# What would change an adapter's result and has no place here: it must be this, or not be there.
-_PLAIN: dict[str, Any] = {
-    "bias": "none", "fan_in_fan_out": False, "lora_bias": False, "modules_to_save": None, "rank_pattern": {},
-    "alpha_pattern": {}, "layer_replication": None, "use_qalora": False, "trainable_token_indices": None,
-}  # fmt: skip
 
 
 def write_peft_folder(
@@ -42,9 +40,8 @@ def write_peft_folder(
     digest of its weights. Raises OSError."""
     output.mkdir(parents=True, exist_ok=True)
     tensors = {
-        _tensor_name(target, rule, choice): _to_peft(target, rule, values[rule.name], choice.settings).contiguous()
-        for target in choice.targets
-        for rule in target.rules(choice.settings)
+        name: _to_peft(target, rule, values[rule.name], choice.settings).contiguous()
+        for name, (target, rule) in _rules(choice).items()
     }
     about = {_BASE_WEIGHTS: base_weights} if base_weights else {}
     write_tensors(output / WEIGHTS_FILE, tensors, {"format": "pt"} | about)
@@ -53,18 +50,15 @@ def write_peft_folder(
 
 def base_weights_of(folder: Path) -> str:
     """The digest of the weights that the adapters of a folder were trained on; "" where it does not say that."""
-    try:
-        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
-            return str((file.metadata() or {}).get(_BASE_WEIGHTS, ""))
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(folder, error) from None
+    with _tensors(folder) as file:
+        return str((file.metadata() or {}).get(_BASE_WEIGHTS, ""))
 
 
 def read_peft_settings(folder: Path, architecture: Architecture) -> tuple[AdapterSettings, str]:
     """Under which settings the adapters of a folder are read, and its name of the base model. Raises ValueError.
 
     Experts count as having an adapter each; those that share one have equal ones."""
-    config, names = _read_config(folder), set(_load(folder))
+    config, names = read_peft_config(folder), set(_shapes(folder))
     parameters = config.get("target_parameters") or []
     modules = []
     for target in adapter_table(architecture):
@@ -73,7 +67,7 @@ def read_peft_settings(folder: Path, architecture: Architecture) -> tuple[Adapte
             there = any(target.name.endswith(parameter) for parameter in parameters)
             there = there and any(name.startswith(f"{_PREFIX}{module}.") for name in names)
         else:
-            there = f"{_PREFIX}{target.name}.{_PARTS['lora_A']}" in names
+            there = any(f"{_PREFIX}{target.name}.{part}" in names for part in _PARTS.values())
         if there:
             modules.append(target.name)
     if not modules:
@@ -82,12 +76,21 @@ def read_peft_settings(folder: Path, architecture: Architecture) -> tuple[Adapte
         rank=config["r"], alpha=float(config["lora_alpha"]), rslora=bool(config.get("use_rslora")),
         dropout=float(config.get("lora_dropout") or 0), dora=bool(config.get("use_dora")), modules=modules,
     )  # fmt: skip
+    choice = AdapterChoice.of(architecture, settings)
+    assert choice is not None
+    expected, whole = set(_rules(choice)), f"it is of another model, or not what {WEIGHTS_FILE} was when it was saved"
+    if lacking := expected - names:
+        raise ValueError(f"{folder} lacks {min(lacking)}, a part of an adapter that it has: {whole}")
+    if foreign := names - expected:
+        raise ValueError(
+            f"{folder} has {len(foreign)} tensors that are no adapters of this model, first {min(foreign)}: {whole}"
+        )
     return settings, str(config.get(ADAPTER_BASE) or "")
 
 
-def read_peft_folder(folder: Path, choice: AdapterChoice) -> dict[str, Tensor]:
-    """Whole parameters by name, in the canonical form. Raises ValueError for adapters other than those of `choice`."""
-    config, tensors, settings = _read_config(folder), _load(folder), choice.settings
+def check_peft_folder(folder: Path, choice: AdapterChoice) -> None:
+    """Raises ValueError for adapters other than those of `choice`: another rank or scale, other modules or shapes."""
+    config, shapes, settings = read_peft_config(folder), _shapes(folder), choice.settings
     there = [config["r"], float(config["lora_alpha"]), bool(config.get("use_rslora")), bool(config.get("use_dora"))]
     asked = [settings.rank, settings.alpha, settings.rslora, settings.dora]
     if there != asked:
@@ -95,22 +98,51 @@ def read_peft_folder(folder: Path, choice: AdapterChoice) -> dict[str, Tensor]:
             f"{folder / ADAPTER_CONFIG} has r, lora_alpha, use_rslora, use_dora = {there}, and model.adapters.rank, "
             f"alpha, rslora, dora are {asked}: set these alike"
         )
-    values: dict[str, Tensor] = {}
-    for target in choice.targets:
-        for rule in target.rules(settings):
-            name = _tensor_name(target, rule, choice)
-            if name not in tensors:
-                raise ValueError(
-                    f"{folder} has no adapter on {target.name} (it lacks {name}): let model.adapters.modules match "
-                    "what it has"
-                )
-            values[rule.name] = _from_peft(target, rule, tensors.pop(name), settings, folder)
-    if tensors:
+    rules = _rules(choice)
+    for name, (target, rule) in rules.items():
+        if name not in shapes:
+            raise ValueError(
+                f"{folder} has no adapter on {target.name} (it lacks {name}): let model.adapters.modules match "
+                "what it has"
+            )
+        expected = list(_to_peft(target, rule, torch.empty(rule.shape, device="meta"), settings).shape)
+        if shapes[name] != expected:
+            raise ValueError(
+                f"{folder}: the adapter on {target.name} has a tensor of shape {shapes[name]}, and this model asks "
+                f"for {expected}: it is of another model, or of experts that are stored in another form"
+            )
+    if foreign := shapes.keys() - rules.keys():
         raise ValueError(
-            f"{folder} has {len(tensors)} tensors that model.adapters.modules does not match, first {min(tensors)}: "
+            f"{folder} has {len(foreign)} tensors that model.adapters.modules does not match, first {min(foreign)}: "
             "let it match them"
         )
+
+
+def read_peft_folder(folder: Path, choice: AdapterChoice) -> dict[str, Tensor]:
+    """Whole parameters by name, in the canonical form. Raises ValueError for adapters other than those of `choice`,
+    and for values that are no numbers."""
+    check_peft_folder(folder, choice)
+    values = {}
+    with _tensors(folder) as file:
+        for name, (target, rule) in _rules(choice).items():
+            tensor = file.get_tensor(name)
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                of = f"of {tensor.dtype}" if not tensor.is_floating_point() else "with NaN or infinity in it"
+                raise ValueError(
+                    f"{folder / WEIGHTS_FILE} has {name} {of}, expected finite numbers (fp32, bf16, fp16): its "
+                    "training went wrong, or the file is damaged"
+                )
+            values[rule.name] = _from_peft(target, rule, tensor, choice.settings, folder)
     return values
+
+
+def _rules(choice: AdapterChoice) -> dict[str, tuple[AdapterTarget, Rule]]:
+    """What each tensor of a folder is of."""
+    return {
+        _tensor_name(target, rule, choice): (target, rule)
+        for target in choice.targets
+        for rule in target.rules(choice.settings)
+    }
 
 
 def _config(choice: AdapterChoice, base: str) -> dict[str, Any]:
@@ -136,32 +168,24 @@ def _config(choice: AdapterChoice, base: str) -> dict[str, Any]:
     }
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / ADAPTER_CONFIG
+@contextmanager
+def _tensors(folder: Path) -> Iterator[Any]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        pickled = (folder / _PICKLED).is_file()
+        mend = f"{_PICKLED} can run code and is not read: save it as safetensors" if pickled else "copy it there"
+        raise ValueError(f"{folder} has no {WEIGHTS_FILE} beside {ADAPTER_CONFIG}: {mend}")
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {one_line(str(error))}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("r"), int) or config.get("peft_type") != "LORA":
-        raise ValueError(f"{path} is not of LoRA (peft_type LORA, and a rank r): other adapters cannot be used here")
-    if not isinstance(config.get("lora_alpha"), int | float):
-        raise ValueError(f"{path} has no number as lora_alpha")
-    for name, plain in _PLAIN.items():
-        if (config.get(name) or None) != (plain or None):
-            raise ValueError(f"{path} has {name}={config.get(name)!r}, which cannot be used here: expected {plain!r}")
-    checked: dict[str, Any] = config
-    return checked
-
-
-def _load(folder: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(folder / WEIGHTS_FILE)
+        with safe_open(path, "pt") as file:
+            yield file
     except (SafetensorError, OSError) as error:
-        raise _unreadable(folder, error) from None
+        raise ValueError(f"{path} is damaged or cannot be read: {one_line(str(error))}") from None
 
 
-def _unreadable(folder: Path, error: Exception) -> ValueError:
-    return ValueError(f"{folder / WEIGHTS_FILE} is damaged or cannot be read: {one_line(str(error))}")
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Of every tensor by name; none is read."""
+    with _tensors(folder) as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no dict)
 
 
 def _tensor_name(target: AdapterTarget, rule: Rule, choice: AdapterChoice) -> str:
@@ -192,13 +216,7 @@ def _to_peft(target: AdapterTarget, rule: Rule, values: Tensor, settings: Adapte
 
 
 def _from_peft(target: AdapterTarget, rule: Rule, values: Tensor, settings: AdapterSettings, folder: Path) -> Tensor:
-    """The inverse. Raises ValueError for another shape, and for experts that are to share one and have others."""
-    expected = _to_peft(target, rule, torch.empty(rule.shape, device="meta"), settings).shape
-    if values.shape != expected:
-        raise ValueError(
-            f"{folder}: the adapter on {target.name} has a tensor of shape {list(values.shape)}, and this model asks "
-            f"for {list(expected)}: it is of another model, or of experts that are stored in another form"
-        )
+    """The inverse. Raises ValueError for experts that are to share one and have others."""
     if not target.of_experts:
         return values.reshape(rule.shape)
     each, experts = _of_each(target, rule, settings), target.rule.shape[0]

@@ -94,6 +94,26 @@ def adapter_base(path: str | Path) -> tuple[str, str]:
     return of_run["base"], of_run["base_weights"]
 
 
+def check_adapters_of(checkpoint: Path, choice: AdapterChoice) -> None:
+    """Raises ValueError for a checkpoint whose adapters are others than those of `choice`: of another rank or scale, or
+    on other modules."""
+    store = StoreReader(checkpoint)
+    of_run, settings = _of_run(store), choice.settings
+    names = ("rank", "alpha", "rslora", "dora", "experts")
+    if different := [name for name in names if of_run[name] != getattr(settings, name)]:
+        was = ", ".join(f"model.adapters.{name}={of_run[name]}" for name in different)
+        now = ", ".join(f"{name}={getattr(settings, name)}" for name in different)
+        raise ValueError(f"{checkpoint} was trained with {was}, and this job has {now}: set these alike")
+    there = {key.removeprefix(WEIGHTS) for key in store.tensors if key.startswith(WEIGHTS)}
+    if there != choice.rules.keys():
+        lacking, more = choice.rules.keys() - there, there - choice.rules.keys()
+        ends = f"lacks {min(lacking)}" if lacking else f"has {min(more)}, too"
+        raise ValueError(
+            f"{checkpoint} has adapters on other modules than model.adapters.modules matches: it {ends}; take the "
+            f"modules that it was trained with ({', '.join(of_run['modules'])})"
+        )
+
+
 def _of_run(store: StoreReader) -> dict[str, Any]:
     """What a checkpoint says of its adapters (`training.adapter_state.adapter_metadata`)."""
     said: Any = store.metadata.get("adapters")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editcaption_mega.data.images.decode import ImageError, decode_image
-from editcaption_mega.data.text.side_files import hub_hint
+from editcaption_mega.data.text.side_files import hub_hint, is_peft_folder
 from editcaption_mega.files import plain_file
 from editcaption_mega.settings import PixelLimits
 
@@ -57,7 +57,8 @@ class CaptionOptions:
 class Captioner:
     """A Qwen3-VL in this process, loaded once, that writes the instruction from one picture to another.
 
-    folder: a Hugging Face folder. Raises ValueError in one sentence for what is none."""
+    folder: a Hugging Face folder, or a PEFT folder of adapters on one. Raises ValueError in one sentence for what is
+    none."""
 
     def __init__(self, folder: str | Path, options: CaptionOptions = CaptionOptions()) -> None:  # noqa: B008 (frozen)
         check_model_name(folder)
@@ -89,14 +90,14 @@ def check_model_name(name: str | Path) -> None:
     """Raises ValueError for what cannot be a folder of a model, with the way to get one. Needs no PyTorch."""
     folder = Path(name)
     if folder.is_dir():
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or is_peft_folder(folder):
             return
         if any((folder / part).exists() for part in _RUN_FILES):
             raise ValueError(
                 f"{name} holds Megatron checkpoints, and texts are written from Hugging Face folders: run editcaption "
                 f"convert megatron-to-hf --checkpoint {name} --output DIR, and give that folder"
             )
-        raise ValueError(f"{name} holds no config.json: expected a Hugging Face folder of a Qwen3-VL model")
+        raise ValueError(f"{name} holds no config.json: expected a Hugging Face or PEFT folder of a Qwen3-VL")
     if folder.exists():
         raise ValueError(f"{name} is a file: expected a Hugging Face folder of a Qwen3-VL model")
     raise ValueError(f"{name}: no such folder; expected a Hugging Face folder of a Qwen3-VL model{hub_hint(name)}")

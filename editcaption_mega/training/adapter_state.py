@@ -19,8 +19,8 @@ from editcaption_mega.conversion import (
     local_param_shards,
 )
 from editcaption_mega.conversion.adapter_values import place_adapters
-from editcaption_mega.conversion.peft_folder import read_peft_folder
-from editcaption_mega.conversion.trained_adapter import adapter_base
+from editcaption_mega.conversion.peft_folder import check_peft_folder, read_peft_folder
+from editcaption_mega.conversion.trained_adapter import adapter_base, check_adapters_of
 from editcaption_mega.data.text.side_files import is_peft_folder
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings, ModelSettings
@@ -52,7 +52,8 @@ def adapter_metadata(model: ModelSettings, base: dict[str, str]) -> dict[str, An
 
 
 def check_start(settings: JobSettings, base: dict[str, str]) -> None:
-    """Raises ValueError for a `model.adapters.start` without adapters, or with those of other weights."""
+    """Raises ValueError for a `model.adapters.start` without adapters, with those of other weights, or with others than
+    the settings ask for."""
     start = settings.model.adapters.start
     if not start:
         return
@@ -62,6 +63,12 @@ def check_start(settings: JobSettings, base: dict[str, str]) -> None:
             f"the adapters of model.adapters.start={start} were trained on the weights of {name} ({weights[:12]}), and "
             f"this job's are others ({base[BASE_WEIGHTS][:12]}): name those as model.folder or model.checkpoint"
         )
+    choice = chosen_adapters(settings, Architecture.from_folder(settings.model.folder))
+    assert choice is not None, "a start without adapters is refused by the settings"
+    if is_peft_folder(start):
+        check_peft_folder(Path(start), choice)
+    else:
+        check_adapters_of(find_checkpoint(start), choice)
 
 
 def begin_step(chunks: Sequence[torch.nn.Module], step: int) -> None:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.model import Architecture
-from editcaption_mega.settings import AdapterSettings, JobSettings
+from editcaption_mega.settings import AdapterSettings, JobSettings, SettingsError
 
 FIXED = (
     *(f"model.adapters.{field.name}" for field in dataclasses.fields(AdapterSettings) if field.name != "start"),
@@ -122,7 +122,7 @@ def thawed(state: dict[str, Any], parts: dict[str, Any]) -> list[str]:
 
 
 def check_identity(checkpoint: Path, state: dict[str, Any], parts: dict[str, Any]) -> list[str]:
-    """Raises ValueError that names every part in which the checkpoint's job was another one -> the parts that the
+    """Raises SettingsError that names every part in which the checkpoint's job was another one -> the parts that the
     checkpoint, of an earlier version, says nothing of."""
     recorded = recorded_identity(state)
     different = [name for name, value in parts.items() if name in recorded and recorded[name] != value]
@@ -131,10 +131,13 @@ def check_identity(checkpoint: Path, state: dict[str, Any], parts: dict[str, Any
         was = ", ".join(f"{name}={_short(recorded[name])}" for name in different)
         now = ", ".join(f"{name}={_short(parts[name])}" for name in different)
         behind = [f"{name} comes from {_FILES[name]}" for name in different if name in _FILES]
-        raise ValueError(
+        anew = "model.adapters.start to start anew from its adapters"
+        if not recorded.get("model.adapters.rank"):
+            anew = "model.checkpoint to start anew from its weights"
+        raise SettingsError(
             f"{checkpoint} was trained with {was}, this job has {now}: an exact resume needs the same"
             + (f" ({'; '.join(behind)})" if behind else "")
-            + "; use another output folder and model.checkpoint to start anew from its weights"
+            + f"; use another output folder, and {anew}"
         )
     return [name for name in parts if name not in recorded]
 

@@ -23,7 +23,7 @@ from editcaption_mega.objectives import DPOObjective, SFTObjective
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import DPOSettings, JobSettings, before_work
 
-from .adapter_state import base_identity, chosen_adapters
+from .adapter_state import base_identity, check_start, chosen_adapters
 from .first_lines import folder_lines
 from .held_out_shards import held_out_lines
 from .identity import changes, check_identity, identity
@@ -71,6 +71,8 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
     if adapters:
         parts |= base_identity(new_run_source(settings))
     with before_work():
+        if adapters and not checkpoints(Path(settings.training.output)):
+            check_start(settings, {"base_weights": str(parts["base_weights"])})
         earlier = _resume_lines(settings, parts)
     skip_bad = settings.data.skips_bad_samples
     lengths = measure_samples(dataset, settings.data.sequence_length, progress=progress, skip_bad=skip_bad)

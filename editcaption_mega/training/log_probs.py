@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from contextlib import closing
 from itertools import batched, pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from editcaption_mega.model import build_model
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.records.pair import ANSWERS
-from editcaption_mega.settings import JobSettings, SettingsError
+from editcaption_mega.settings import JobSettings, SettingsError, before_work
 
 from .bad_samples import BadSamples
 from .inputs import ReadingAhead, on_device, reading_ahead
@@ -55,7 +56,8 @@ def log_probs_of_shards(
         raise SettingsError(f"{output} exists already: choose another file, nothing was written")
     if problem := place_problem(output):
         raise SettingsError(f"{problem}, so there can be no {output}: choose another file, nothing was written")
-    source = WeightSource.of(settings.model.checkpoint)
+    with before_work():
+        source = WeightSource.of(settings.model.checkpoint)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, folder=str(source.folder)))
     architecture = open_architecture(settings)
     dataset = ScoringDataset.of(open_dataset(settings, "either"), view, texts)
@@ -197,7 +199,12 @@ def _log_probs(
 
 def _line(dataset: PairDataset, i: int, token_log_probs: list[list[float]], with_tokens: bool) -> dict[str, Any]:
     """The object of one sample: the numbers of its instruction, of its chosen and rejected answers, or of the texts
-    that are scored in their place."""
+    that are scored in their place. Raises ValueError for one that is no finite number: no reader would take it."""
+    if not all(math.isfinite(value) for values in token_log_probs for value in values):
+        raise ValueError(
+            f"{dataset.id(i)} has a log-prob that is no finite number: the weights hold NaN or infinity, or are too "
+            "large for the precision; look at the run that they came from"
+        )
     parts: list[dict[str, Any]] = [{"log_prob": sum(values), "token_log_probs": values} for values in token_log_probs]
     if with_tokens:
         sample = dataset.sample(i)

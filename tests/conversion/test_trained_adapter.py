@@ -16,6 +16,7 @@ from editcaption_mega.conversion.trained_adapter import TrainedAdapter
 from editcaption_mega.data.text.side_files import ADAPTER_CONFIG
 from editcaption_mega.settings import AdapterSettings, SettingsError
 from editcaption_mega.training import run_sft
+from editcaption_mega.training.job_check import check_job
 from tests.helpers import small_job
 from tests.parity.matrix import LOGITS_BAR
 
@@ -125,7 +126,18 @@ def test_adapters_are_no_weights(root):
     "change, words",
     [
         ({"peft_type": "LOHA"}, "is not of LoRA"),
-        ({"lora_alpha": None}, "no number as lora_alpha"),
+        ({"lora_alpha": None}, "has lora_alpha=None: expected a number above 0"),
+        ({"lora_alpha": True}, "has lora_alpha=True"),
+        ({"lora_alpha": 0}, "has lora_alpha=0"),
+        ({"lora_dropout": "x"}, "has lora_dropout='x': expected a number from 0 to below 1"),
+        ({"use_dora": "false"}, "has use_dora='false': expected true or false"),
+        ({"target_parameters": 7}, "has target_parameters=7: expected a list of names"),
+        ({"alora_invocation_tokens": [1]}, r"has alora_invocation_tokens=\[1\], which cannot be used here"),
+        ({"init_lora_weights": "pissa_niter_4"}, "has init_lora_weights='pissa_niter_4', which changes the weights"),
+        ({"of_next_year": {"a": 1}}, "has of_next_year={'a': 1}, which is not known here"),
+        ({"r": 0}, "has r=0: expected the rank, a whole number from 1 on"),
+        ({"r": -4}, "has r=-4"),
+        ({"r": True}, "has r=True"),
         ({"bias": "all"}, "has bias='all', which cannot be used here: expected 'none'"),
         ({"rank_pattern": {"q_proj": 2}}, "has rank_pattern="),
         ({"r": 8}, "rank=8 is more than the 4 that the smaller side of"),
@@ -138,6 +150,84 @@ def test_a_folder_of_another_form_is_refused(root, tmp_path, change, words):
     (tmp_path / "adapter" / ADAPTER_CONFIG).write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=words):
         export_adapter(tmp_path / "adapter", tmp_path / "out", base=root / "model")
+
+
+def changed_tensors(change):
+    """A damage of a folder's tensors. change: of one name and tensor -> what takes their place."""
+
+    def damage(path):
+        items = [item for name, tensor in load_file(path).items() for item in change(name, tensor)]
+        save_file(dict(items), path)
+
+    return damage
+
+
+def pickled(path):
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (
+            changed_tensors(lambda n, t: [(n, t)] if "layers.0.self_attn.q_proj.lora_A" not in n else []),
+            "lacks .*q_proj",
+        ),
+        (
+            changed_tensors(lambda n, t: [(n, t)] if "layers.0.self_attn.q_proj.lora_B" not in n else []),
+            "lacks .*q_proj",
+        ),
+        (
+            changed_tensors(lambda n, t: [(n, t), (n + ".more", t.clone())]),
+            "tensors that are no adapters of this model",
+        ),
+        (changed_tensors(lambda n, t: [(n, t.int())]), "lora_A.weight of torch.int32, expected finite numbers"),
+        (changed_tensors(lambda n, t: [(n, t * float("nan"))]), "with NaN or infinity in it, expected finite numbers"),
+        (lambda path: path.unlink(), f"has no {WEIGHTS_FILE} beside {ADAPTER_CONFIG}: copy it there"),
+        (pickled, "adapter_model.bin can run code and is not read: save it as safetensors"),
+    ],
+)
+def test_a_folder_with_other_tensors_is_refused(root, tmp_path, damage, words):
+    shutil.copytree(root / "experts-peft", tmp_path / "adapter")
+    damage(tmp_path / "adapter" / WEIGHTS_FILE)
+    with pytest.raises(ValueError, match=words) as refused:
+        export_adapter(tmp_path / "adapter", tmp_path / "out", base=root / "model")
+    assert "\n" not in str(refused.value) and not (tmp_path / "out").exists()
+
+
+def test_what_peft_itself_saves_is_read(root, tmp_path):
+    """With every field that its version writes."""
+    model = PeftModel.from_pretrained(transformers_model(root / "model"), root / "dora-peft")
+    model.save_pretrained(tmp_path / "saved")
+    assert len(json.loads((tmp_path / "saved" / ADAPTER_CONFIG).read_text())) > 30
+    export_adapter(tmp_path / "saved", tmp_path / "again", base=root / "model")
+    first, again = (load_file(path / WEIGHTS_FILE) for path in (root / "dora-peft", tmp_path / "again"))
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"alpha": 4.0}, r"model.adapters.alpha=8.0, and this job has alpha=4.0: set these alike"),
+        ({"rslora": True}, r"model.adapters.rslora=False, and this job has rslora=True"),
+        ({"modules": ["self_attn.*", "visual.*"]}, "modules matches: it has .*, too; take the modules that it was"),
+        ({"modules": ["self_attn.*", "mlp.*_proj", "visual.*", "mlp.gate"], "alpha": 8.0}, None),
+    ],
+)
+def test_a_start_from_adapters_of_other_settings_is_refused(root, change, words):
+    """Of a run as of a PEFT folder, by the job and its check, before anything is written."""
+    for start in ("experts", "experts-peft"):
+        job = small_job.job(root / "model", root / "shards", root / "wrong", steps=1)
+        job.model.adapters = AdapterSettings(**{**vars(FORMS["experts"]), **change, "start": str(root / start)})
+        if words is None:  # other words for the same modules
+            check_job(job, 1)
+            continue
+        of_peft = "set these alike|does not match, first .*: let it match them"
+        for call in (run_sft, lambda job: check_job(job, 1)):
+            with pytest.raises(SettingsError, match=words if start == "experts" else of_peft):
+                call(job)
+        assert not (root / "wrong").exists()
 
 
 def test_a_damaged_folder_is_refused(root, tmp_path):

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from editcaption_mega.conversion.convert import merge_adapter
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.images.decode import encode_png
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
@@ -17,8 +18,9 @@ from editcaption_mega.inference.own_pictures import (
     ask_for_caption,
     check_model_name,
 )
-from editcaption_mega.settings import PixelLimits
+from editcaption_mega.settings import AdapterSettings, PixelLimits
 from tests.helpers import small_job
+from tests.helpers.random_adapter import write_random_adapter
 from tests.helpers.scripted_server import ScriptedServer
 
 COUNT, SEED = 3, 3  # of small_job's shards
@@ -54,6 +56,15 @@ def test_the_text_is_that_of_the_same_pair_in_shards(folder, pictures, tmp_path)
     turned = captioner.answer(*map(PictureFile.read, reversed(pictures[0])))
     sample = dataset.prompt(0)
     assert turned.status and sample.images[0].grid == sample.images[1].grid  # the other way round is another prompt
+
+
+def test_a_peft_folder_is_a_model(folder, pictures, tmp_path):
+    adapter = write_random_adapter(tmp_path / "adapter", folder, AdapterSettings(rank=4, alpha=8.0))
+    merge_adapter(adapter, tmp_path / "merged", base=folder)
+    read = [PictureFile.read(path) for path in pictures[0]]
+    options = CaptionOptions(PixelLimits(min_pixels=1024), max_tokens=12)
+    texts = [Captioner(model, options).answer(*read).text for model in (adapter, tmp_path / "merged", folder)]
+    assert texts[0] == texts[1] != texts[2]
 
 
 def test_a_model_at_an_address_gets_the_prompt_and_both_pictures(pictures):

@@ -12,7 +12,7 @@ from editcaption_mega.conversion import AdapterChoice, StoreReader, load_weights
 from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder
 from editcaption_mega.model import ADAPTERS, Architecture, build_model, unwrap
 from editcaption_mega.objectives import SFTObjective
-from editcaption_mega.settings import AdapterSettings, ModelSettings, OptimizerSettings, ParallelSettings
+from editcaption_mega.settings import AdapterSettings, ModelSettings, OptimizerSettings, ParallelSettings, SettingsError
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.adapter_state import adapters_off, train_adapters_alone
 from editcaption_mega.training.loop import train_step
@@ -89,14 +89,17 @@ def test_another_base_is_refused(base, trained):
 
 
 def test_other_adapters_are_refused(base, trained):
-    with pytest.raises(
-        ValueError, match=r"was trained with model.adapters.rank=4, .*this job has model.adapters.rank=2"
-    ):
+    words = (
+        "was trained with model.adapters.rank=4, .*this job has model.adapters.rank=2.*model.adapters.start to start"
+    )
+    with pytest.raises(SettingsError, match=words):
         run_sft(sft(base, "run", steps=6, rank=2, experts="shared"))
     job = small_job.job(base / "model", base / "shards", trained, steps=6)
     with pytest.raises(ValueError, match=r"with model.adapters.rank=4, .*this job has model.adapters.rank=0"):
         run_sft(job)
-    with pytest.raises(ValueError, match="holds other adapters than model.adapters asks for: .*lora_A is to be"):
+    with pytest.raises(
+        SettingsError, match="was trained with model.adapters.rank=4, .*, and this job has rank=2, experts"
+    ):
         run_sft(sft(base, "smaller", start=str(trained), rank=2, experts="shared"))
 
 

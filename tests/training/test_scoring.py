@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from PIL import ImageOps
+from safetensors.torch import load_file, save_file
 
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork, joined
 from editcaption_mega.curation.scores.best_of import WeightedColumn, best_of
@@ -49,6 +51,16 @@ def scored(base, output, shards="given", model=None, **options):
     log_probs_of_shards(settings, output, with_tokens=options.pop("with_tokens", False), **options)
     head, *rows = [json.loads(line) for line in output.read_text().splitlines()]
     return head["fingerprint"], rows
+
+
+def test_numbers_that_are_none_are_not_written(base, tmp_path):
+    shutil.copytree(base / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    save_file(weights | {name: weights[name] * float("nan")}, tmp_path / "model/model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="has a log-prob that is no finite number: the weights hold NaN"):
+        scored(base, tmp_path / "scores.jsonl", model=tmp_path / "model")
+    assert not (tmp_path / "scores.jsonl").exists()
 
 
 @pytest.mark.parametrize("view", ["swapped", "mirrored"])
