@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+from editcaption_mega.conversion import AdapterChoice, rules_for
 from editcaption_mega.data.batching.dataset import PairDataset
 from editcaption_mega.data.batching.loader import StepStream
 from editcaption_mega.data.batching.mixed_order import MixedOrder
 from editcaption_mega.data.batching.order import Order
 from editcaption_mega.data.batching.picture_cost import picture_lines
 from editcaption_mega.data.shards.shard_columns import ShardColumns
+from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings
 
 from .identity import changes
 from .learning_rate import schedule_lines
+from .optimizer import trainable_table
 from .run_folder import Resumed
 
 
@@ -46,6 +49,19 @@ def first_lines(settings: JobSettings, stream: StepStream[PairDataset], steps: i
         )
     if resumed.checkpoint:
         lines += changes(Path(settings.training.output), resumed.state, settings)
+    return lines
+
+
+def trained_lines(settings: JobSettings, architecture: Architecture, choice: AdapterChoice | None) -> list[str]:
+    """What is trained, weights or adapters, and which setting has no meaning for these."""
+    if choice is None:
+        return trainable_table(rules_for(architecture), settings.optimizer)
+    lines, delayed = choice.lines(), settings.parallel.delayed_weight_gradients
+    if delayed is not None:
+        lines.append(
+            f"note: parallel.delayed_weight_gradients={delayed} changes nothing: it is of the gradients of weights, "
+            "which with adapters have none"
+        )
     return lines
 
 

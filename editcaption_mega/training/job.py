@@ -17,7 +17,7 @@ from .bad_steps import BadSteps
 from .checkpoint import CheckpointSaver, load_optimizer, load_random_state, local_copies, write_best
 from .evaluations import Evaluation, Evaluations
 from .experts import ExpertLoad
-from .first_lines import first_lines
+from .first_lines import first_lines, trained_lines
 from .held_out import HeldOut
 from .held_out_texts import sampling
 from .identity import check_identity, flat, thawed
@@ -27,7 +27,7 @@ from .loop import Care, Span, run_steps
 from .megatron_optimizer import release_hooks
 from .metrics import RunLog
 from .next_commands import next_commands
-from .optimizer import TrainState, build_train_state, freeze_modules, trainable_table
+from .optimizer import TrainState, build_train_state, freeze_modules
 from .prepare import Prepared, prepare
 from .profile_window import ProfileWindow
 from .run_folder import keep_settings
@@ -222,8 +222,7 @@ def _open_log(
         log_every=settings.training.log_every, shown=objective.shown_metrics,
         blank_with=objective.blank_with, settings=settings,
     )  # fmt: skip
-    adapters = prepared.adapters
-    table = adapters.lines() if adapters else trainable_table(rules_for(prepared.architecture), settings.optimizer)
+    table = trained_lines(settings, prepared.architecture, prepared.adapters)
     starts = first_lines(settings, prepared.stream, prepared.total_steps, resumed)
     split = split_notes(prepared.architecture.num_layers, settings.parallel)
     for line in [*facts, *prepared.dataset.notes, *table, *split, *starts, *prepared.notes, *notes]:

@@ -24,11 +24,10 @@ from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import DPOSettings, JobSettings, before_work
 
 from .adapter_state import base_identity, check_start, chosen_adapters
-from .first_lines import folder_lines
+from .first_lines import folder_lines, trained_lines
 from .held_out_shards import held_out_lines
 from .identity import changes, check_identity, identity
 from .improvement import check_metric
-from .optimizer import trainable_table
 from .pair_facts import pair_facts
 from .prepare import new_run_source, total_steps
 from .resume import read_state
@@ -76,8 +75,7 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
         earlier = _resume_lines(settings, parts)
     skip_bad = settings.data.skips_bad_samples
     lengths = measure_samples(dataset, settings.data.sequence_length, progress=progress, skip_bad=skip_bad)
-    table = adapters.lines() if adapters else trainable_table(rules_for(architecture), settings.optimizer)
-    lines = [*dataset.notes, source, *table]
+    lines = [*dataset.notes, source, *trained_lines(settings, architecture, adapters)]
     lines += _sample_lines(dataset, lengths)
     lines += folder_lines(settings, order, dataset.shards.columns, steps)
     lines += _held_out(settings, dataset, progress)

@@ -10,7 +10,7 @@ import pytest
 
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.planning.workload import workload_of
-from editcaption_mega.settings import SettingsError, save_settings
+from editcaption_mega.settings import AdapterSettings, SettingsError, save_settings
 from editcaption_mega.training import run_sft
 from editcaption_mega.training.job_check import check_job
 from tests.helpers import preference_job, small_job
@@ -118,6 +118,18 @@ def test_a_preference_job_says_its_reference(places, tmp_path):
     untagged = preference_job.write_shards(tmp_path / "untagged", failure_modes=None)
     with pytest.raises(ValueError, match="says no failure_modes"):
         check_job(preference_job.job(places[0], untagged, tmp_path / "run"), 1)
+
+
+def test_adapters_are_counted_and_what_has_no_meaning_for_them_is_said(places, tmp_path):
+    settings = small_job.job(*places, tmp_path / "run")
+    settings.model.adapters = AdapterSettings(rank=4, modules=["self_attn.*"])
+    settings.parallel.pipeline_model_parallel_size = 2
+    told = "note: parallel.delayed_weight_gradients=[0, 1] changes nothing"
+    for counts in (None, [0, 1]):
+        settings.parallel.delayed_weight_gradients = counts
+        lines = check_job(settings, 2).lines
+        assert any("adapters (rank 4, scale 8) on 16 modules" in line for line in lines)
+        assert any(line.startswith(told) for line in lines) == (counts is not None)
 
 
 def test_a_run_that_would_go_on_says_where_and_what_changed(places, tmp_path):
