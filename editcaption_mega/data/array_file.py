@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,17 @@ class ArrayFile:
 
     def fill(self, name: str, start: int, values: np.ndarray) -> None:
         """Write rows `start` .. of an array, on the disk when this returns. Raises OSError."""
+        self.fill_blocks(name, start, [values])
+
+    def fill_blocks(self, name: str, start: int, blocks: Iterable[np.ndarray]) -> None:
+        """The same of rows that come by parts."""
         dtype, shape = self.arrays[name]
         _, starts, _ = self.header()
         row = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
         with naming(self.partial), open(self.partial, "r+b") as file:
             file.seek(starts[name] + start * row)
-            file.write(np.ascontiguousarray(values, dtype).data)
+            for values in blocks:
+                file.write(np.ascontiguousarray(values, dtype).data)
             file.flush()
             os.fsync(file.fileno())
 
@@ -82,16 +87,28 @@ class ArrayFile:
 
 def write_arrays(path: Path, key: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, alone: bool = True) -> None:
     """A whole file at once. alone: no other process writes it at the same time. Raises OSError."""
-    writer = "" if alone else f".{os.getpid()}-{secrets.token_hex(4)}"
     kinds = {name: (values.dtype, values.shape) for name, values in arrays.items()}
-    file = ArrayFile(path, key, kinds, writer=writer)
+    write_blocks(path, key, kinds, lambda name: [arrays[name]], alone=alone)
+
+
+def write_blocks(
+    path: Path,
+    key: Mapping[str, Any],
+    kinds: Mapping[str, tuple[Any, tuple[int, ...]]],
+    blocks: Callable[[str], Iterable[np.ndarray]],
+    *,
+    alone: bool = True,
+) -> None:
+    """The same of arrays that need not be in memory: the type and shape of each, and what gives its parts, twice."""
+    file = ArrayFile(path, key, kinds, writer="" if alone else f".{os.getpid()}-{secrets.token_hex(4)}")
     checksum = file.checksum_begun()
-    for values in arrays.values():
-        checksum = zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8), checksum)
+    for name in kinds:
+        for values in blocks(name):
+            checksum = zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8), checksum)
     file = replace(file, checksum=checksum)
     file.begin()
-    for name, values in arrays.items():
-        file.fill(name, 0, values)
+    for name in kinds:
+        file.fill_blocks(name, 0, blocks(name))
     file.publish()
 
 

@@ -9,11 +9,12 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
-from editcaption_mega.data.scratch import open_scratch
+from editcaption_mega.data.scratch import Scratch
 
 SIDE = 8
 _MANY_BLOCKS = 32
 _SAME_SIZE, _OTHER_SIZE = 3, 6  # by how much values of thumbnails may differ
+_PLACES = (9, 54, 64 + 14, 64 + 49)  # pixels of both thumbnails, far apart, whose lightness is in the index
 _STEP, _SLACK = 24, 2  # of the coarse values by which pairs are looked up, and by how much those may differ
 _MOST_ALIKE = 64  # pairs that are kept for the same coarse values: those of plain pictures are all alike
 
@@ -25,30 +26,38 @@ type Sizes = tuple[Size, Size]  # of the source, of the target
 class LookAlikes:
     """The pairs so far, by what their pictures look like."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Scratch) -> None:
+        """`database`: where its table comes to be."""
+        # What differs at one of a few places differs, and the index says so without the row: hardly one is read.
+        places = [f"place_{i}" for i in range(len(_PLACES))]
         columns = "number INTEGER PRIMARY KEY, look BLOB, id TEXT, sizes TEXT, thumbnails BLOB, texts BLOB"
-        self._pairs = open_scratch(f"TABLE pairs ({columns})", "INDEX by_look ON pairs (look)")
+        database.execute(f"CREATE TABLE pairs ({columns}, {', '.join(f'{place} INTEGER' for place in places)})")
+        database.execute(f"CREATE INDEX by_look ON pairs (look, {', '.join(places)})")
+        self._near = " AND ".join(f"{place} BETWEEN ? AND ?" for place in places)
+        self._pairs = database
 
     def keep(self, identity: str, sizes: Sizes, thumbnails: bytes, texts: bytes) -> None:
         """`sizes` are those of both pictures, `thumbnails` theirs one after the other, `texts` a hash."""
         look = bytes(int(value) // _STEP for value in _coarse(thumbnails))
         ((count,),) = self._pairs.execute("SELECT COUNT(*) FROM pairs WHERE look = ?", (look,))
         if count < _MOST_ALIKE:
-            values = (look, identity, str(sizes), thumbnails, texts)
-            self._pairs.execute("INSERT INTO pairs VALUES (NULL, ?, ?, ?, ?, ?)", values)
+            values = (look, identity, str(sizes), thumbnails, texts, *_places(thumbnails))
+            self._pairs.execute(f"INSERT INTO pairs VALUES (NULL{', ?' * len(values)})", values)
 
     def find(self, sizes: Sizes, thumbnails: bytes, texts: bytes) -> tuple[str, bool] | None:
         """(id of a pair whose pictures look like these, whether it has these texts, too), one with them if there is."""
-        values = np.frombuffer(thumbnails, np.uint8).astype(np.int16)
-        steps = ({int(value - _SLACK) // _STEP, int(value + _SLACK) // _STEP} for value in _coarse(thumbnails))
-        looks = [bytes(max(0, step) for step in look) for look in product(*steps)]
+        coarse = _coarse(thumbnails)
+        steps = ({int(max(0, value - _SLACK)) // _STEP, int(value + _SLACK) // _STEP} for value in coarse)
+        looks = [bytes(look) for look in product(*steps)]
+        ranges = [end for value in _places(thumbnails) for end in (value - _OTHER_SIZE, value + _OTHER_SIZE)]
         alike = (
-            "SELECT id, sizes, thumbnails, texts FROM pairs WHERE look IN "
-            f"({', '.join('?' * len(looks))}) ORDER BY look, number"
+            f"SELECT id, sizes, thumbnails, texts FROM pairs WHERE look IN ({', '.join('?' * len(looks))}) "
+            f"AND {self._near} ORDER BY look, number"
         )
-        pairs = self._pairs.execute(alike, looks).fetchall()
+        pairs = self._pairs.execute(alike, [*looks, *ranges]).fetchall()
         if not pairs:
             return None
+        values = np.frombuffer(thumbnails, np.uint8).astype(np.int16)
         its_thumbnails = np.frombuffer(b"".join(pair[2] for pair in pairs), np.uint8).reshape(len(pairs), -1)
         differences = np.abs(its_thumbnails - values).max(1).tolist()
         size, others = str(sizes), []
@@ -72,6 +81,10 @@ def _coarse(thumbnails: bytes) -> list[float]:
     """Ten values, 0 to 255, of two pictures: how light their quarters are, and the color of the first."""
     values: list[float] = (np.frombuffer(thumbnails, np.uint8) @ _MEANS).tolist()
     return values
+
+
+def _places(thumbnails: bytes) -> list[int]:
+    return [thumbnails[3 * place] for place in _PLACES]
 
 
 def _means() -> np.ndarray:

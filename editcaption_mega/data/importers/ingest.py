@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from editcaption_mega.data.images.decode import DEFAULT_MAX_PIXELS, decode_image
 from editcaption_mega.data.importers import Candidate, Rejected
 from editcaption_mega.data.remote_files import FetchError
 from editcaption_mega.data.shards.layout import IndexedSample, ShardError, ShardFile
-from editcaption_mega.data.shards.pair_checks import Look, PairChecks, Remark
+from editcaption_mega.data.shards.pair_checks import Look, PairChecks, PairLook, Remark, refused_first
 from editcaption_mega.data.shards.tar import parse_pair
 from editcaption_mega.data.shards.writer import (
     REJECTED_NAME,
@@ -20,10 +19,8 @@ from editcaption_mega.data.shards.writer import (
     WARNINGS_NAME,
     DuplicateIdError,
     ShardWriter,
-    shard_name,
 )
-from editcaption_mega.files import PARTIAL, naming
-from editcaption_mega.records import EditPair
+from editcaption_mega.files import naming
 
 from .journal import Journal
 from .prepared_rows import PreparedRow, prepared_rows
@@ -68,15 +65,25 @@ def ingest(
     if run.identity is not None:
         identity = json.dumps([run.identity, require_instruction, max_pixels, samples_per_shard])
     journal = Journal(folder, identity)
-    goes_on_after = _GOES_ON_AFTER if identity else ()
+    goes_on_after, checks = _GOES_ON_AFTER if identity else (), PairChecks()
+
+    def remember(tar: Path, samples: list[IndexedSample]) -> None:
+        """What later pairs are compared with, of those in a shard that is kept."""
+        with open(tar, "rb") as file:
+            for sample in samples:
+                checks.keep(_kept_look(file.fileno(), sample))
+
     with ShardWriter(
-        output, samples_per_shard=samples_per_shard, kept=journal.kept, goes_on_after=goes_on_after
+        output,
+        samples_per_shard=samples_per_shard,
+        kept=journal.kept,
+        on_kept=remember,
+        goes_on_after=goes_on_after,
     ) as writer:
         report = journal.report()
         journal.begin()
         with _Listed(folder, writer) as listed:
-            importing = _Import(writer, require_instruction, report, listed, journal)
-            importing.remember(folder)
+            importing = _Import(writer, checks, require_instruction, report, listed, journal)
             importing.add_all(rows, max_pixels, run.workers)
             report.accepted = len(writer)
             if problem := report.refusal(folder, strict, most_rejected):
@@ -92,13 +99,14 @@ class _Import:
     def __init__(
         self,
         writer: ShardWriter,
+        checks: PairChecks,
         require_instruction: bool,
         report: ImportReport,
         listed: "_Listed",
         journal: Journal,
     ):
-        self.writer, self.require_instruction, self.listed = writer, require_instruction, listed
-        self.report, self.journal, self.checks = report, journal, PairChecks()
+        self.writer, self.checks, self.require_instruction = writer, checks, require_instruction
+        self.report, self.listed, self.journal = report, listed, journal
 
     def add_all(self, rows: Iterable[Candidate | Rejected], max_pixels: int, workers: int) -> None:
         """Add the rows behind those of the shards that are kept; each shard that is finished is noted."""
@@ -117,13 +125,6 @@ class _Import:
         self.listed.flush()
         self.journal.shard(shard, self.report)
 
-    def remember(self, folder: Path) -> None:
-        """What later pairs are compared with, of those in the shards that are kept."""
-        for number, samples in groupby(self.writer.kept, key=lambda sample: sample.shard):
-            with open(folder / (shard_name(number) + PARTIAL), "rb") as file:
-                for sample in samples:
-                    self.checks.keep(*_kept_pair(file.fileno(), sample))
-
     def add(self, row: Candidate, prepared: PreparedRow) -> Rejected | None:
         """Write the row's pair, or say why not."""
         try:
@@ -134,14 +135,14 @@ class _Import:
             return Rejected(row.number, row.pair.id, NO_INSTRUCTION)
         if prepared.problem is not None:
             return Rejected(row.number, row.pair.id, prepared.problem)
-        source, target = prepared.looks
-        remarks = self.checks.check(row.pair, source, target)
+        assert prepared.look is not None, "both pictures were read"
+        remarks = refused_first([*prepared.own, *self.checks.repeats(prepared.look)])
         if remarks and remarks[0].refused:
             return Rejected(row.number, row.pair.id, remarks[0].text, kind=remarks[0].kind)
-        if prepared.sample is None or prepared.pair is None:
+        if prepared.sample is None:
             return Rejected(row.number, row.pair.id, prepared.late or "")
         self.writer.add_encoded(prepared.sample)
-        self.checks.keep(prepared.pair, source, target)
+        self.checks.keep(prepared.look)
         self._count(row, prepared, [*remarks, *prepared.remarks])
         return None
 
@@ -154,12 +155,12 @@ class _Import:
             self.listed.add(WARNINGS_NAME, {"line": row.number, "id": row.pair.id, "warning": remark.text})
 
 
-def _kept_pair(file: int, sample: IndexedSample) -> tuple[EditPair, Look, Look]:
+def _kept_look(file: int, sample: IndexedSample) -> PairLook:
     source, target, record = (
         os.pread(file, member.bytes, member.offset) for member in (sample.source, sample.target, sample.json)
     )
     before, after = (Look.of(decode_image(data, where=sample.id)) for data in (source, target))
-    return parse_pair(record, sample.id), before, after
+    return PairLook.of(parse_pair(record, sample.id), before, after)
 
 
 class _Listed:
@@ -167,7 +168,7 @@ class _Listed:
 
     def __init__(self, folder: Path, writer: ShardWriter):
         self._files, self._writer = {}, writer
-        mode = "a" if writer.kept else "w"
+        mode = "a" if writer.goes_on else "w"
         for name in (REJECTED_NAME, WARNINGS_NAME):
             # A path may hold half a character, as bytes that are no UTF-8 come out of the file system.
             self._files[name] = open(folder / name, mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from editcaption_mega.data.images.decode import ImageError, read_picture
 from editcaption_mega.data.importers.candidates import Candidate, Rejected
-from editcaption_mega.data.shards.pair_checks import Look, Remark
+from editcaption_mega.data.shards.pair_checks import Look, PairLook, Remark, own_remarks
 from editcaption_mega.data.shards.sample_bytes import TarSample, encoded_sample
 from editcaption_mega.process_pool import ProcessPool, cores
-from editcaption_mega.records import EditPair, RecordError
+from editcaption_mega.records import RecordError
 
 _ROWS_AT_ONCE = 32  # that a process gets
 _BYTES_AT_ONCE = 8 << 20  # of pictures, of which a process gets no more unless one row has them
@@ -20,10 +20,11 @@ _BYTES_AT_ONCE = 8 << 20  # of pictures, of which a process gets no more unless 
 
 class PreparedRow(NamedTuple):
     """A candidate that is ready for a shard, or why it is not: `problem` of its pictures, `late` of its record, which
-    counts only where the checks of the pair have nothing against it."""
+    counts only where the checks of the pair have nothing against it. `own`: what there is to say of the pair whatever
+    the others are; `look`: what it and they are compared by; `remarks`: what comes behind these."""
 
-    looks: tuple[Look, ...] = ()
-    pair: EditPair | None = None
+    look: PairLook | None = None
+    own: tuple[Remark, ...] = ()
     changed: int = 0
     remarks: tuple[Remark, ...] = ()
     sample: TarSample | None = None
@@ -47,7 +48,8 @@ def prepared_row(row: Candidate, max_pixels: int) -> PreparedRow:
         provenance, remarks = _with_images(pair.provenance, changed)
         pair = pair.model_copy(update={"provenance": provenance})
     (source, source_extension, _), (target, target_extension, _) = baked
-    ready = PreparedRow(tuple(looks), pair, len(changed), remarks)
+    look, own = PairLook.of(pair, *looks), own_remarks(pair, *looks)
+    ready = PreparedRow(look, tuple(own), len(changed), remarks)
     try:
         return ready._replace(sample=encoded_sample(pair, source, source_extension, target, target_extension))
     except (ImageError, RecordError) as error:

@@ -64,7 +64,7 @@ def verify(
             repeats = [] if checked.look is None else checks.repeats(checked.look)
             remarks = refused_first([*checked.remarks, *repeats])
             if checked.look is not None and not any(remark.refused for remark in remarks):
-                checks.keep_look(checked.look)
+                checks.keep(checked.look)
             for remark in remarks:
                 if not remark.refused:
                     doubt(checked.id, remark)
@@ -98,7 +98,7 @@ def rebuild_index(directory: str | os.PathLike[str], *, progress: Callable[[str]
         shards.append(ShardFile(path.name, path.stat().st_size, _file_sha256(path), len(in_tar)))
     if not len(samples):
         raise ShardError(f"{directory}: the tar files hold no samples")
-    return write_index(directory, shards, samples.columns())
+    return write_index(directory, shards, samples)
 
 
 def _index_problems(directory: Path, index: Index) -> Iterator[str]:

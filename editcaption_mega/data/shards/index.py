@@ -4,18 +4,18 @@ they hold, so that it is opened in no time and shared by all processes of a mach
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from editcaption_mega.data.array_file import is_made_from, map_arrays, write_arrays
+from editcaption_mega.data.array_file import is_made_from, map_arrays, write_blocks
 from editcaption_mega.files import parse_json, plain_file, replacing
 from editcaption_mega.records import shown
 
 from . import index_json
-from .index_columns import IndexColumns
-from .layout import HOW_TO_MAKE, IndexedSample, ShardError, ShardFile
+from .index_columns import ColumnsBuilder, IndexColumns
+from .layout import HOW_TO_MAKE, ShardError, ShardFile
 from .text_arrays import repeated
 
 INDEX_NAME = "index.json"
@@ -34,22 +34,21 @@ class Index:
     fingerprint: str
 
 
-def write_index(directory: Path, shards: list[ShardFile], samples: Iterable[IndexedSample]) -> Index:
+def write_index(directory: Path, shards: list[ShardFile], samples: IndexColumns | ColumnsBuilder) -> Index:
     """Write the index: what was there stays whole until all of the new one is on the disk. Raises OSError."""
-    columns = IndexColumns.of(samples)
-    index = Index(shards, columns, columns.fingerprint())
-    key = columns_key(index.fingerprint, shards)
+    fingerprint = samples.fingerprint()
+    key = columns_key(fingerprint, shards)
     name = f"index-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.safetensors"
-    write_arrays(directory / name, key, columns.arrays)
+    write_blocks(directory / name, key, samples.kinds(), samples.blocks)
     with replacing(directory / INDEX_NAME) as file:
-        file.write(f'{{"schema": {INDEX_SCHEMA}, "fingerprint": "{index.fingerprint}",\n')
-        file.write(f'"samples": {len(columns)}, "columns": "{name}",\n"shards": [\n')
+        file.write(f'{{"schema": {INDEX_SCHEMA}, "fingerprint": "{fingerprint}",\n')
+        file.write(f'"samples": {len(samples)}, "columns": "{name}",\n"shards": [\n')
         file.write(",\n".join(json.dumps(index_json.fields(shard)) for shard in shards))
         file.write("\n]}\n")
     for path in directory.glob(COLUMNS_GLOB):
         if path.name != name:
             path.unlink(missing_ok=True)
-    return index
+    return Index(shards, IndexColumns(map_arrays(directory / name, key)), fingerprint)
 
 
 def load_index(directory: str | os.PathLike[str], *, check: bool = True) -> Index:

@@ -1,13 +1,15 @@
 """The samples of an index as arrays: a million of them are opened by mapping a file and are in no process's memory."""
 
 import hashlib
-from array import array
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any, overload
 
 import numpy as np
 
 from editcaption_mega.data.images.decode import LARGEST_MAX_PIXELS
+from editcaption_mega.files import naming
 from editcaption_mega.records import shown
 
 from .layout import (
@@ -29,6 +31,10 @@ _ARRAYS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "id_ends": (np.int64, ()), "offset": (np.int64, (3,)), "sha256": (np.uint8, (3, 32)), "shard": (np.int32, ()),
     "bytes": (np.int32, (3,)), "pixels": (np.int32, (2, 2)), "form": (np.uint8, (3,)),
 }  # fmt: skip
+_ROW = np.dtype([(name, dtype, shape) for name, (dtype, shape) in _ARRAYS.items()])
+_PACKED = struct.Struct("=q3q96si3i4i3s")  # a row
+_BYTES_IN_MEMORY = _BYTES_AT_ONCE = 1 << 18
+_ROWS_READ = 1 << 11
 _OF_IDS = np.isin(np.arange(256), np.frombuffer(ID_BYTES, np.uint8))
 
 
@@ -81,8 +87,16 @@ class IndexColumns(Sequence[IndexedSample]):
         doesn't: sample indices, and so a resumed run, depend on the order."""
         digest = hashlib.sha256()
         for name, sha256 in zip(self.ids, self._hex(), strict=True):
-            digest.update(f"{name}\t{sha256[:64]}\t{sha256[64:128]}\t{sha256[128:]}\n".encode())
+            digest.update(_listed(name, sha256[:64], sha256[64:128], sha256[128:]))
         return digest.hexdigest()
+
+    def kinds(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
+        """The type and shape of each array."""
+        return {name: (values.dtype, values.shape) for name, values in self.arrays.items()}
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        """An array by parts: in one."""
+        yield self.arrays[name]
 
     def problem(self, shards: Sequence[ShardFile]) -> str | None:
         """What of the arrays no index can hold, in words; None for such as were made by `write_index`."""
@@ -157,36 +171,58 @@ def _where(wrong: np.ndarray) -> tuple[int, ...] | None:
 
 
 class ColumnsBuilder:
-    """Adds samples one by one, each of about 200 bytes."""
+    """Adds samples one by one; those that are more than a few are on the disk, in a file that has no name."""
 
     def __init__(self) -> None:
-        self._ids, self._sha256, self._form = bytearray(), bytearray(), bytearray()
-        self._ends, self._offset = array("q"), array("q")
-        self._shard, self._bytes, self._pixels = array("i"), array("i"), array("i")
+        self._rows = SpooledTemporaryFile(_BYTES_IN_MEMORY)  # noqa: SIM115 (gone with this)
+        self._ids = SpooledTemporaryFile(_BYTES_IN_MEMORY)  # noqa: SIM115
+        self._count = self._id_bytes = 0
+        self._digest = hashlib.sha256()
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return self._count
 
     def add(self, sample: IndexedSample) -> None:
-        self._ids += sample.id.encode()
-        self._ends.append(len(self._ids))
-        self._shard.append(sample.shard)
+        """Raises OSError where the disk is full."""
         members = (sample.source, sample.target, sample.json)
-        for member in members:
-            self._offset.append(member.offset)
-            self._bytes.append(member.bytes)
-            self._sha256 += bytes.fromhex(member.sha256)
-        self._form += bytes(member_forms(member.name for member in members))
-        for member in members[:2]:
-            self._pixels.extend((member.width or 0, member.height or 0))
+        name = sample.id.encode()
+        self._count, self._id_bytes = self._count + 1, self._id_bytes + len(name)
+        sides = (side or 0 for member in members[:2] for side in (member.width, member.height))
+        row = _PACKED.pack(
+            self._id_bytes, *(member.offset for member in members),
+            bytes.fromhex("".join(member.sha256 for member in members)), sample.shard,
+            *(member.bytes for member in members), *sides, bytes(member_forms(member.name for member in members)),
+        )  # fmt: skip
+        with naming(gettempdir()):
+            self._rows.write(row)
+            self._ids.write(name)
+        self._digest.update(_listed(sample.id, *(member.sha256 for member in members)))
+
+    def fingerprint(self) -> str:
+        """As of the columns."""
+        return self._digest.copy().hexdigest()
+
+    def kinds(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
+        """The type and shape of each array."""
+        kinds = {name: (dtype, (self._count, *shape)) for name, (dtype, shape) in _ARRAYS.items()}
+        return kinds | {"ids": (np.uint8, (self._id_bytes,))}
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        """An array by parts, of the samples that were added."""
+        file, size = (self._ids, _BYTES_AT_ONCE) if name == "ids" else (self._rows, _ROW.itemsize * _ROWS_READ)
+        with naming(gettempdir()):
+            file.seek(0)
+            while block := file.read(size):
+                yield np.frombuffer(block, np.uint8) if name == "ids" else np.frombuffer(block, _ROW)[name]
 
     def columns(self) -> IndexColumns:
-        """Of the samples that were added; more may follow."""
-        values = {
-            "id_ends": self._ends, "shard": self._shard, "offset": self._offset, "bytes": self._bytes,
-            "pixels": self._pixels, "sha256": self._sha256, "form": self._form,
-        }  # fmt: skip
-        arrays = {"ids": np.frombuffer(bytes(self._ids), np.uint8)}  # copies: more may be added
-        for name, (dtype, shape) in _ARRAYS.items():
-            arrays[name] = np.frombuffer(bytes(values[name]), dtype).reshape(-1, *shape)
+        """Of the samples that were added, in memory."""
+        arrays = {}
+        for name, (dtype, shape) in self.kinds().items():
+            arrays[name] = np.concatenate([np.empty((0, *shape[1:]), dtype), *self.blocks(name)])
         return IndexColumns(arrays)
+
+
+def _listed(name: str, *sha256: str) -> bytes:
+    """A sample as its fingerprint has it: id, and hashes (hex) of source, target and json."""
+    return "\t".join((name, *sha256)).encode() + b"\n"

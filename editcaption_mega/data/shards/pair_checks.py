@@ -77,21 +77,14 @@ class PairLook(NamedTuple):
 
 
 class PairChecks:
-    """`check` each pair of a set in turn, and `keep` those that are accepted: later ones are compared with them."""
+    """What `repeats` another pair, for each of a set in turn, of those that are accepted: `keep` them."""
 
     def __init__(self) -> None:
         # Hash of both pictures, or of these and the texts -> id of the first such pair.
         self._pairs = open_scratch("TABLE hashes (hash BLOB PRIMARY KEY, id TEXT) WITHOUT ROWID")
-        self._look_alikes = LookAlikes()
+        self._look_alikes = LookAlikes(self._pairs)
 
-    def check(self, pair: EditPair, source: Look, target: Look) -> list[Remark]:
-        """What there is to say of a pair, the reasons to refuse it first."""
-        return refused_first([*own_remarks(pair, source, target), *self.repeats(PairLook.of(pair, source, target))])
-
-    def keep(self, pair: EditPair, source: Look, target: Look) -> None:
-        self.keep_look(PairLook.of(pair, source, target))
-
-    def keep_look(self, look: PairLook) -> None:
+    def keep(self, look: PairLook) -> None:
         for key in (look.source + look.target, look.content):
             self._pairs.execute("INSERT OR IGNORE INTO hashes VALUES (?, ?)", (key, look.id))
         self._look_alikes.keep(look.id, look.sizes, look.thumbnails, look.texts)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -63,9 +64,11 @@ class ShardWriter:
         samples_per_shard: int = SAMPLES_PER_SHARD,
         bytes_per_shard: int = BYTES_PER_SHARD,
         kept: Callable[[Path], Sequence[ShardFile]] = lambda folder: (),
+        on_kept: Callable[[Path, list[IndexedSample]], None] = lambda tar, samples: None,
         goes_on_after: tuple[type[BaseException], ...] = (),
     ):
-        """kept: the finished shards of a killed writer that this one goes on behind, asked while the folder is locked.
+        """kept: the finished shards of a killed writer that this one goes on behind, asked while the folder is locked;
+        on_kept: told of the tar of each, with its samples.
 
         Raises ShardError if the folder holds anything but the lists of a failed run or what a killed writer left;
         lock.HeldError if another process writes there."""
@@ -80,7 +83,7 @@ class ShardWriter:
         self._lock.acquire()
         self.samples_per_shard, self.bytes_per_shard = samples_per_shard, bytes_per_shard
         self.on_shard: Callable[[ShardFile], None] = lambda shard: None  # told of each shard that is on the disk
-        self.kept: list[IndexedSample] = []
+        self._on_kept = on_kept
         self._goes_on_after = goes_on_after
         self._shards: list[ShardFile] = []
         self._samples = ColumnsBuilder()
@@ -89,7 +92,9 @@ class ShardWriter:
         self._in_shard = self._bytes_in_shard = 0
         self._index: Index | None = None
         try:
-            self._take_over(kept(self.directory), was_killed)
+            shards = kept(self.directory)
+            self.goes_on = bool(shards)
+            self._take_over(shards, was_killed)
         except BaseException:
             self._lock.release()
             raise
@@ -107,10 +112,11 @@ class ShardWriter:
             with open(path, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
                     raise ShardError(f"{path} is damaged: remove {self.directory}, and import again")
-            for sample in read_tar(path, len(self._shards)):
-                self.kept.append(sample)
+            samples = read_tar(path, len(self._shards))
+            for sample in samples:
                 self._note_id(sample.id)
                 self._samples.add(sample)
+            self._on_kept(path, samples)
             self._shards.append(shard)
         names = {shard.name + PARTIAL for shard in kept} | ({JOURNAL_NAME} if kept else set())
         for name in refuse_used(self.directory, was_killed or bool(kept)):
@@ -120,10 +126,13 @@ class ShardWriter:
     def check_id(self, identity: str) -> None:
         """Raises DuplicateIdError for an id that is already in the set."""
         if any(self._ids.execute("SELECT 1 FROM ids WHERE id = ?", (identity,))):
-            raise DuplicateIdError(f"id {identity!r} is already in the set: ids must be unique")
+            raise _duplicate(identity)
 
     def _note_id(self, identity: str) -> None:
-        self._ids.execute("INSERT INTO ids VALUES (?)", (identity,))
+        try:
+            self._ids.execute("INSERT INTO ids VALUES (?)", (identity,))
+        except sqlite3.IntegrityError:
+            raise _duplicate(identity) from None
 
     def add(
         self, pair: EditPair, source: bytes, source_extension: str, target: bytes, target_extension: str
@@ -137,7 +146,7 @@ class ShardWriter:
 
     def add_encoded(self, sample: TarSample) -> IndexedSample:
         """Append a sample that is in its form already. Raises DuplicateIdError."""
-        self.check_id(sample.id)
+        self._note_id(sample.id)
         full = (
             self._in_shard >= self.samples_per_shard
             or self._bytes_in_shard + sample.content_bytes > self.bytes_per_shard
@@ -148,7 +157,6 @@ class ShardWriter:
             self._file = self._new_shard()
         indexed = sample.at(len(self._shards), self._file.bytes)
         self._file.write(sample.blocks)
-        self._note_id(sample.id)
         self._samples.add(indexed)
         self._in_shard += 1
         self._bytes_in_shard += sample.content_bytes
@@ -167,7 +175,7 @@ class ShardWriter:
             self._lock.check()
             for shard in self._shards:
                 rename_whole(self.directory / (shard.name + PARTIAL), self.directory / shard.name)
-            self._index = write_index(self.directory, self._shards, self._samples.columns())
+            self._index = write_index(self.directory, self._shards, self._samples)
         except BaseException:
             self.abort()
             raise
@@ -267,6 +275,10 @@ def refuse_used(directory: Path, was_killed: bool = True) -> list[str]:
             "name another output folder or remove this one first"
         )
     return sorted(left)
+
+
+def _duplicate(identity: str) -> DuplicateIdError:
+    return DuplicateIdError(f"id {identity!r} is already in the set: ids must be unique")
 
 
 def shard_name(number: int) -> str:

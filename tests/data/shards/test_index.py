@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,8 @@ import pytest
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.array_file import write_arrays
 from editcaption_mega.data.images.decode import ImageError
-from editcaption_mega.data.shards.index import columns_key, load_index
-from editcaption_mega.data.shards.index_columns import IndexColumns
+from editcaption_mega.data.shards.index import columns_key, load_index, write_index
+from editcaption_mega.data.shards.index_columns import ColumnsBuilder, IndexColumns
 from editcaption_mega.data.shards.reader import ShardError, rebuild_index, verify
 from editcaption_mega.records import RecordError
 from tests.data.shards.test_shards import picture, write
@@ -45,6 +47,31 @@ def test_samples_are_those_that_were_written(folder):
     with open(folder / "shard-000000.tar", "rb") as tar:
         assert os.pread(tar.fileno(), first.target.bytes, first.target.offset) == picture(100, (5, 9))
     assert list(IndexColumns.of(list(samples))) == list(samples) == samples[:]
+
+
+def test_the_index_of_many_samples_is_on_the_disk_while_it_grows(folder, tmp_path):
+    index = load_index(folder)
+    builder, count, first = ColumnsBuilder(), 12_000, index.samples[0]
+    tracemalloc.start()
+    try:
+        for i in range(count):
+            builder.add(numbered(first, i))
+        written = write_index(tmp_path, index.shards, builder)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 1_500_000 < 2_000_000 < sum(values.nbytes for values in written.samples.arrays.values())
+    loaded, in_memory = load_index(tmp_path), builder.columns()
+    assert loaded.fingerprint == in_memory.fingerprint() and len(in_memory) == count
+    assert [loaded.samples[0], loaded.samples[-1]] == [numbered(first, 0), numbered(first, count - 1)]
+    for name, values in in_memory.arrays.items():
+        assert np.array_equal(values, loaded.samples.arrays[name])
+
+
+def numbered(sample, i):
+    members = {name: getattr(sample, name) for name in ("source", "target", "json")}
+    members = {name: replace(each, name=each.name.replace("a.", f"a{i}.", 1)) for name, each in members.items()}
+    return replace(sample, id=f"a{i}", **members)
 
 
 def test_folders_of_earlier_versions_are_read_and_upgraded(folder):

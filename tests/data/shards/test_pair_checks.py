@@ -13,7 +13,7 @@ from editcaption_mega.cli import exit_code
 from editcaption_mega.data import open_shards
 from editcaption_mega.data.importers import FORMATS, ImportOptions, Rejected
 from editcaption_mega.data.importers.ingest import ingest
-from editcaption_mega.data.shards.pair_checks import Look, PairChecks
+from editcaption_mega.data.shards.pair_checks import Look, PairChecks, PairLook, own_remarks
 from editcaption_mega.data.shards.reader import ShardError, ShardWriter, verify
 from editcaption_mega.data.synthetic import WorldSettings, render_pair
 from editcaption_mega.records import EditPair
@@ -47,6 +47,15 @@ def scene(seed, size=(192, 144)):
 
 
 PAIR = EditPair(id="a", category="semantic", edit_type="x", instruction="Change it.")
+
+
+def remarks_of(checks, pair, source, target):
+    """Of two pictures, which are kept for later pairs."""
+    source, target = Look.of(source), Look.of(target)
+    look = PairLook.of(pair, source, target)
+    remarks = [*own_remarks(pair, source, target), *checks.repeats(look)]
+    checks.keep(look)
+    return remarks
 
 
 class Rows:
@@ -164,14 +173,13 @@ def test_small_edits_do_not_look_the_same(edit):
         target = target.point(lambda value: min(255, value + 6))
     else:
         target.paste((0, 0, 0), (64, 40, 72, 48))
-    assert PairChecks().check(PAIR, Look.of(source), Look.of(target)) == []
+    assert remarks_of(PairChecks(), PAIR, source, target) == []
 
 
 @pytest.mark.parametrize("kind, quality", [("JPEG", 95), ("JPEG", 75), ("JPEG", 60), ("WEBP", 85), ("WEBP", 60)])
 def test_a_picture_saved_anew_looks_the_same(kind, quality):
-    checks = PairChecks()
     source = scene(1)
-    (remark,) = checks.check(PAIR, Look.of(source), Look.of(again(source, kind, quality=quality)))
+    (remark,) = remarks_of(PairChecks(), PAIR, source, again(source, kind, quality=quality))
     assert remark.kind == "source and target look the same"
 
 
@@ -198,16 +206,13 @@ def test_rendered_pairs_and_edits_of_one_picture_do_not_look_alike():
     remarks = []
     for index in range(100):
         rendered = render_pair(WorldSettings(), 0, index)
-        looks = Look.of(rendered.source), Look.of(rendered.target)
-        remarks += checks.check(rendered.pair, *looks)
-        checks.keep(rendered.pair, *looks)
+        remarks += remarks_of(checks, rendered.pair, rendered.source, rendered.target)
     source = scene(1)
     for number in range(8):
         target = source.copy()
         target.paste((255, 0, 0), (20 * number, 30, 20 * number + 16, 46))
         pair = PAIR.model_copy(update={"id": f"edit-{number}"})
-        remarks += checks.check(pair, Look.of(source), Look.of(target))
-        checks.keep(pair, Look.of(source), Look.of(target))
+        remarks += remarks_of(checks, pair, source, target)
     assert remarks == []
 
 
@@ -215,10 +220,9 @@ def test_the_real_pairs_do_not_look_alike():
     folder = shared_path("real_pairs")
     checks = PairChecks()
     for number, row in enumerate(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["pairs"]):
-        looks = [Look.of(Image.open(folder / row[which]["file"]).convert("RGB")) for which in ("src", "tgt")]
+        pictures = [Image.open(folder / row[which]["file"]).convert("RGB") for which in ("src", "tgt")]
         pair = PAIR.model_copy(update={"id": str(number)})
-        assert not any("look" in remark.kind for remark in checks.check(pair, *looks)), row["id"]
-        checks.keep(pair, *looks)
+        assert not any("look" in remark.kind for remark in remarks_of(checks, pair, *pictures)), row["id"]
 
 
 def test_strict_and_most_rejected_leave_no_set(rows):
