@@ -99,6 +99,15 @@ def check_output_file(option: str, path: Path | None) -> None:
         raise ArgumentError(f"{option} {path} cannot be written by this user: name another file")
 
 
+def check_used(parser: argparse.ArgumentParser, arguments: argparse.Namespace, option: str, *others: str) -> None:
+    """That options which mean something with `option` only are not given without it. Raises ArgumentError."""
+    name = option.removeprefix("--").replace("-", "_")
+    for other in others if not getattr(arguments, name) else ():
+        place = other.removeprefix("--").replace("-", "_")
+        if getattr(arguments, place) != parser.get_default(place):
+            raise ArgumentError(f"{other} has a meaning with {option} only: give both, or neither")
+
+
 def check_named_folder(option: str, path: Path | None, *, written: bool = False) -> None:
     """That the folder an option names is there, and (written) that files can be made in it. Raises ArgumentError; None
     is no folder."""

@@ -15,7 +15,7 @@ editcaption browse data/train data/extra --limit 300 --output both.html
 
 def main(argv: Sequence[str]) -> None:
     parser = argument_parser(__doc__, EXAMPLE)
-    parser.add_argument("shards", nargs="+", metavar="DIR", help="folders of shards (tools/make_shards.py)")
+    parser.add_argument("shards", nargs="+", metavar="DIR", help="folders of shards (editcaption shards)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.html", help="replaced where it is there")
     parser.add_argument("--limit", type=positive, default=1000, metavar="N", help="pairs of each folder (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="which pairs, where there are more (default 0)")

@@ -20,7 +20,14 @@ editcaption duplicates data/train data/pool data/preference --evaluation data/be
 
 
 def main(argv: Sequence[str]) -> None:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    for option, other in (
+        ("--page", "--limit"),
+        ("--embeddings", "--similarity"),
+        ("--evaluation", "--allow-evaluation"),
+    ):
+        cli.check_used(parser, args, option, other)
     _check(args)
     from editcaption_mega.curation.sheets.duplicates_page import write_duplicate_rows, write_duplicates_page
     from editcaption_mega.data.duplicates.duplicate_search import find_duplicates

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editcaption_mega.cli import ArgumentError, argument_parser, check_output_file, positive, print_counts
+from editcaption_mega.cli import ArgumentError, argument_parser, check_output_file, check_used, positive, print_counts
 from editcaption_mega.data.importers.quota import quota_lines
 from editcaption_mega.data.shards.check import rebuild_index, verify
 from editcaption_mega.data.shards.index import load_index
@@ -26,7 +26,9 @@ editcaption validate-shards data/from_webdataset --rebuild-index
 
 
 def main(argv: Sequence[str]) -> None:
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    check_used(parser, args, "--contact-sheet", "--pairs", "--seed")
     _check(args)
     if args.rebuild_index:
         rebuild_index(args.directory, progress=lambda name: print(f"indexing {name}", file=sys.stderr))

@@ -1,6 +1,6 @@
 """A benchmark as the other parts of the evaluation see it: pairs with pictures and, mostly, their ground truth.
 
-Every benchmark is a folder of shards (`tools/make_shards.py` makes one of any format) and, where not all of it is
+Every benchmark is a folder of shards (`editcaption shards` makes one of any format) and, where not all of it is
 meant, a list of ids. Results are joined to it by id and by nothing else."""
 
 import hashlib

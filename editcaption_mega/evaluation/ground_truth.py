@@ -149,7 +149,7 @@ def read_ground_truth(path: str | Path, benchmark: Benchmark | None = None) -> d
     Raises ValueError for a file whose hash is not its content's, or that was made for other pictures or lacks pairs."""
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"ground truth {path} does not exist: make it with tools/evaluate.py ground-truth")
+        raise ValueError(f"ground truth {path} does not exist: make it with editcaption evaluate ground-truth")
     try:
         content = read_json_object(file)
         truth = {pair_id: Changes.model_validate(changes) for pair_id, changes in content["changes"].items()}

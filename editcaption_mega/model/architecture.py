@@ -261,7 +261,7 @@ class _Fields:
             raise ValueError(
                 f"{self.where}: the weights are quantized ({method.upper():.60}): only bf16, fp16 and fp32 weights can "
                 "be used here, so take the release that is not quantized (its name is without -FP8, -AWQ, ..), "
-                "or make a checkpoint of FP8 weights by tools/hf_to_megatron.py"
+                "or make a checkpoint of FP8 weights by editcaption convert hf-to-megatron"
             )
 
     def _needed(self, key: str, default: Any) -> Any:

@@ -48,7 +48,7 @@ class ServerSettings:
 class _Asking:
     """What captions and scores share."""
 
-    shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py, as one set
+    shards: list[str] = field(default_factory=list)  # folders written by editcaption shards, as one set
     output: str = ""  # file of columns to write, NAME.jsonl; what is made on the way is beside it in NAME.made
     # How the model is asked, wherever it is served; url and model are for one that is served elsewhere.
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)

@@ -78,7 +78,7 @@ class ReferenceSettings:
     # none: for simpo, which has no reference
     mode: str = "auto"
     checkpoint: str = ""  # Megatron checkpoint, run folder or Hugging Face folder; "": what the policy starts from
-    file: str = ""  # stored: written by tools/log_probs.py; "": training.output/reference.jsonl, written by the job
+    file: str = ""  # stored: written by editcaption log-probs; "": training.output/reference.jsonl, written by the job
 
     def validate(self) -> None:
         choice("reference.mode", self.mode, ("auto", "adapters_off", "stored", "resident", "none"))

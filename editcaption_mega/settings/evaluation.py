@@ -45,9 +45,9 @@ class BenchmarkSettings:
     """Pairs that models are compared on."""
 
     name: str = ""  # what reports print
-    shards: str = ""  # folder written by tools/make_shards.py
+    shards: str = ""  # folder written by editcaption shards
     ids: str = ""  # file with one id a line; "": all pairs of the shards
-    ground_truth: str = ""  # file of tools/evaluate.py ground-truth; "": the `changes` in the shards
+    ground_truth: str = ""  # file of editcaption evaluate ground-truth; "": the `changes` in the shards
 
 
 @dataclass

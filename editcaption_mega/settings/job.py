@@ -104,7 +104,7 @@ class ModelSettings:
 class DataSettings(PixelLimits, HeldOutPairs, BadSamplePolicy):
     """Which shards, and how samples become rows."""
 
-    shards: list[str] = field(default_factory=list)  # folders written by tools/make_shards.py, or addresses of such
+    shards: list[str] = field(default_factory=list)  # folders written by editcaption shards, or addresses of such
     # Where each machine keeps shards of an address; "": $EDITCAPTION_CACHE, else ~/.cache/editcaption_mega
     cache: str = ""
     cache_gib: float = 100.0  # that the tars of an address take there; those used least lately go
@@ -126,7 +126,7 @@ class DataSettings(PixelLimits, HeldOutPairs, BadSamplePolicy):
 
     def validate(self) -> None:
         if not self.shards:
-            raise SettingsError("data.shards is empty: name at least one folder written by tools/make_shards.py")
+            raise SettingsError("data.shards is empty: name at least one folder written by editcaption shards")
         self._check_mixture()
         at_least("data.max_samples", self.max_samples, 0)
         at_least("data.shuffle_block", self.shuffle_block, 0)

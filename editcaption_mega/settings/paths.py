@@ -16,7 +16,8 @@ def check_paths(settings: JobSettings) -> None:
     _check_model_folder(settings.model.folder)
     if settings.model.checkpoint and not Path(settings.model.checkpoint).is_dir():
         raise SettingsError(
-            f"model.checkpoint={settings.model.checkpoint}: no such folder; expected a checkpoint or a run folder"
+            f"model.checkpoint={settings.model.checkpoint}: no such folder; expected a checkpoint or a run folder, or "
+            "model.checkpoint= (nothing) to begin with the weights in model.folder"
         )
     if (Path(settings.model.checkpoint or "nowhere") / "preprocessor_config.json").is_file():
         raise SettingsError(
@@ -59,21 +60,21 @@ def _check_shards(setting: str, name: str) -> None:
     folder = Path(name)
     if folder.is_file():
         raise SettingsError(
-            f"{setting}: {name} is a file, expected a folder of shards: make one with tools/make_shards.py --input "
+            f"{setting}: {name} is a file, expected a folder of shards: make one with editcaption shards --input "
             f"{name} --output DIR"
         )
     if not folder.is_dir():
         several = f"; several folders are written as {setting}=[A,B]" if "," in name else ""
         raise SettingsError(f"{setting}: {name}: no such folder of shards{several}")
     if not (folder / "index.json").is_file():
-        raise SettingsError(f"{setting}: {name} has no index.json: make the folder with tools/make_shards.py")
+        raise SettingsError(f"{setting}: {name} has no index.json: make the folder with editcaption shards")
 
 
 def _check_reference(settings: DPOSettings) -> None:
     reference = settings.reference
     if reference.file and not Path(reference.file).is_file():
         raise SettingsError(
-            f"reference.file={reference.file} does not exist: write it with tools/log_probs.py, or leave "
+            f"reference.file={reference.file} does not exist: write it with editcaption log-probs, or leave "
             "reference.file empty and the job writes its own"
         )
     if reference.checkpoint and not Path(reference.checkpoint).is_dir():

@@ -29,9 +29,9 @@ Written by `make settings` from the source ([editcaption_mega/settings](../editc
 _PARTS: tuple[tuple[str, str, type], ...] = (
     ("Training: launch/pretrain_sft.sh", "And launch/train_dpo.sh, which has all of them.", JobSettings),
     ("Preference training: launch/train_dpo.sh", "Beside those of any training.", DPOSettings),
-    ("Evaluation: tools/evaluate.py", "", EvaluationSettings),
-    ("Captions: tools/curate.py caption", "", CaptionSettings),
-    ("Scores of a judge: tools/curate.py score", "", ScoreSettings),
+    ("Evaluation: editcaption evaluate", "", EvaluationSettings),
+    ("Captions: editcaption curate caption", "", CaptionSettings),
+    ("Scores of a judge: editcaption curate score", "", ScoreSettings),
 )
 
 

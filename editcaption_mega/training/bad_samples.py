@@ -85,7 +85,7 @@ class BadSamples:
         self.count += met
         first, more = item.left_out[0], f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         last = f"the last is {first.id} in {first.shard}{more}: {first.reason}"
-        mend = "tools/validate_shards.py names all of a folder; copy or make it again"
+        mend = "editcaption validate-shards names all of a folder; copy or make it again"
         if met == len(item.samples):
             raise ValueError(
                 f"none of {met} samples of {self.what} that are computed at once can be read: {last}. {mend}"

@@ -148,7 +148,7 @@ def _stored_reference(prepared: Prepared, settings: DPOSettings, progress: Progr
     path = Path(settings.reference.file) if settings.reference.file else own
     if settings.reference.file and not platform.from_rank_zero(path.is_file):
         raise ValueError(
-            f"reference.file={path} does not exist: write it with tools/log_probs.py, or leave reference.file empty "
+            f"reference.file={path} does not exist: write it with editcaption log-probs, or leave reference.file empty "
             "and the job writes its own"
         )
     files = _ReferenceFiles(prepared, settings, progress)

@@ -29,12 +29,13 @@ def next_commands(settings: JobSettings, step: int, answers: Answers) -> list[st
             f"or the adapters alone, as peft and vLLM load them: {convert} --checkpoint {shlex.quote(str(output))} "
             f"--output {adapter} --adapter"
         )
-    if answers == "instruction" and settings.model.adapters.rank:
-        lines.append(f"preference training goes on from {folder}, as model.folder")
-    elif answers == "instruction":
+    if answers == "instruction":
         train = "editcaption train-dpo" if installed else "bash launch/train_dpo.sh"
-        model = shlex.join([f"model.folder={settings.model.folder}", f"model.checkpoint={output}"])
-        lines.append(f"or preference training from it: {train} CONFIG {model} data.shards=[SHARDS] training.output=DIR")
+        model = [f"model.folder={settings.model.folder}", f"model.checkpoint={output}"]
+        first = "or preference training from it"
+        if settings.model.adapters.rank:  # configurations name a checkpoint, which would be taken instead
+            model, first = [f"model.folder={folder}", "model.checkpoint="], f"preference training goes on from {folder}"
+        lines.append(f"{first}: {train} CONFIG {shlex.join(model)} data.shards=[SHARDS] training.output=DIR")
     else:
         evaluate = "editcaption evaluate" if installed else "python tools/evaluate.py"
         lines.append(f"then compare it with others: {evaluate} run CONFIG, with {folder} as the folder of a candidate")

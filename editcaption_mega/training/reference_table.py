@@ -57,8 +57,8 @@ class StoredLogProbs:
 def read_reference(
     path: Path, reader: SequenceReader[PairDataset], expected: dict[str, str], tables: Path, *, sums: bool = False
 ) -> StoredLogProbs:
-    """Token log-probs of every sample, from a file of `tools/log_probs.py` or of the job's own. Collective: all ranks
-    raise alike.
+    """Token log-probs of every sample, from a file of `editcaption log-probs` or of the job's own. Collective: all
+    ranks raise alike.
 
     The first start checks each line, a part of the file by each rank, and leaves the numbers in the folder `tables`,
     from which later ones map them. Raises ValueError, naming what differs, for a file of another job or a part. sums:
@@ -154,7 +154,7 @@ class _Lines:
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{path}, line {number}: expected id, chosen and rejected with their token_log_probs; write the "
-                "file again with tools/log_probs.py"
+                "file again with editcaption log-probs"
             ) from None
         if not adds_up:
             raise ValueError(
@@ -167,7 +167,7 @@ class _Lines:
                 raise ValueError(self._incomplete(sample, lines, wanted))
             raise ValueError(
                 f"{path}, line {number} is of sample {name}, expected {self.reader.dataset.id(sample)}: the lines are "
-                "not in the order of data.shards; write it again with tools/log_probs.py"
+                "not in the order of data.shards; write it again with editcaption log-probs"
             )
         if lengths != expected:
             raise ValueError(
@@ -184,19 +184,19 @@ class _Lines:
     def _incomplete(self, sample: int, lines: int, wanted: int) -> str:
         return (
             f"{self.path} is incomplete: it has no log-probs of sample {self.reader.dataset.id(sample)} ({lines:,} "
-            f"samples there, {wanted:,} in data.shards); write it again with tools/log_probs.py"
+            f"samples there, {wanted:,} in data.shards); write it again with editcaption log-probs"
         )
 
 
 def _check_fingerprint(path: Path, recorded: object, expected: dict[str, str]) -> None:
     if not isinstance(recorded, dict):
-        raise ValueError(f"{path} is no file of tools/log_probs.py: its first line holds no fingerprint")
+        raise ValueError(f"{path} is no file of editcaption log-probs: its first line holds no fingerprint")
     different = [name for name, value in expected.items() if recorded.get(name) != value]
     if different:
         listed = ", ".join(f"{name} ({recorded.get(name)} there, {expected[name]} here)" for name in different)
         raise ValueError(
             f"{path} holds reference log-probs of something else: {listed} differ. Write them again with "
-            "tools/log_probs.py, or leave reference.file empty and use a new training.output"
+            "editcaption log-probs, or leave reference.file empty and use a new training.output"
         )
 
 

@@ -178,7 +178,9 @@ def test_quantized_folders(folders, tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match="config.json.*the weights are quantized .AWQ 4.*not quantized"):
             hf_to_megatron(folder, tmp_path / "store")
-        with pytest.raises(ValueError, match="config.json.*the weights are quantized .AWQ.: .*by tools/hf_to_megatron"):
+        with pytest.raises(
+            ValueError, match="config.json.*the weights are quantized .AWQ.: .*by editcaption convert hf-to-megatron"
+        ):
             FolderReader(folder)
         del place["quantization_config"]
 

@@ -177,5 +177,7 @@ def test_other_quantizations_are_refused_by_name(plain, tmp_path, quantization, 
 
 def test_training_from_an_fp8_folder_says_how_to_convert_it(plain, tmp_path):
     folder, _ = fp8_folder(plain / "dense", tmp_path / "fp8")
-    with pytest.raises(ValueError, match="quantized .FP8.*make a checkpoint of FP8 weights by tools/hf_to_megatron.py"):
+    with pytest.raises(
+        ValueError, match="quantized .FP8.*make a checkpoint of FP8 weights by editcaption convert hf-to-megatron"
+    ):
         FolderReader(folder)

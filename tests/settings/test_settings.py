@@ -63,7 +63,7 @@ def test_nothing_is_frozen_by_default(good):
         ("watchdog.save_minutes=1e300", ["watchdog.save_minutes=1e+300", "0 .. 10080"]),
         ("watchdog.setup_minutes=-1", ["watchdog.setup_minutes=-1", "0 .. 10080"]),
         ("training.global_batch_size=0", ["training.global_batch_size=0", "at least 1"]),
-        ("data.shards=[]", ["data.shards is empty", "make_shards"]),
+        ("data.shards=[]", ["data.shards is empty", "editcaption shards"]),
         ("data.max_pixels=10", ["data.max_pixels=10", "data.min_pixels"]),
         ("parallel.context_parallel_size=2", ["context_parallel_size=2", "set it to 1"]),
         ("parallel.sequence_parallel=true", ["sequence_parallel=true", "tensor_model_parallel_size > 1"]),

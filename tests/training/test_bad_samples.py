@@ -157,7 +157,7 @@ def test_too_many_end_the_job(base, tmp_path):
     with pytest.raises(
         ValueError,
         match=r"3 of 8 samples of data.shards could not be read, more than data.bad_samples_share=0.1 of them: the "
-        r"last is [\w-]+ in \S+\.tar \(and 2 more\): .*tools/validate_shards.py names all.* or raise the share",
+        r"last is [\w-]+ in \S+\.tar \(and 2 more\): .*editcaption validate-shards names all.* or raise the share",
     ):
         run_sft(settings)
 

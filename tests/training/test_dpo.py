@@ -483,5 +483,5 @@ def test_command_line_errors_are_one_sentence(base):
     bad = launched(base, "bad", 1, "preference.betta=0.1")
     assert bad.returncode == 2 and "did you mean 'preference.beta'" in bad.stderr
     bad = launched(base, "bad", 1, f"reference.file={base / 'nowhere.jsonl'}")
-    assert bad.returncode == 2 and "does not exist: write it with tools/log_probs.py" in bad.stderr
+    assert bad.returncode == 2 and "does not exist: write it with editcaption log-probs" in bad.stderr
     assert "Traceback" not in bad.stderr

@@ -5,12 +5,13 @@ import shlex
 import pytest
 
 from editcaption_mega.commands import megatron_to_hf
-from editcaption_mega.settings import JobSettings
+from editcaption_mega.settings import DPOSettings, JobSettings, load_settings
 from editcaption_mega.training.next_commands import next_commands
 
 
-def lines(answers, program="launch/pretrain_sft.sh", output="runs/my sft"):
+def lines(answers, program="launch/pretrain_sft.sh", output="runs/my sft", rank=0):
     settings = JobSettings()
+    settings.model.adapters.rank = rank
     settings.model.folder, settings.training.output = "models/base", output
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", [program])
@@ -21,6 +22,16 @@ def test_after_instructions_come_preferences():
     checkpoint, convert, train = lines("instruction")
     assert checkpoint == "the checkpoint is runs/my sft/checkpoints/step_00000160"
     assert "bash launch/train_dpo.sh CONFIG model.folder=models/base 'model.checkpoint=runs/my sft' " in train
+
+
+def test_preferences_go_on_from_the_weights_with_their_adapters():
+    """Not from a checkpoint that the configuration names."""
+    *_, merged, adapter, train = lines("instruction", "editcaption train-sft", rank=4)
+    assert merged.endswith("--output 'runs/my sft-hf'") and adapter.endswith("--output 'runs/my sft-adapter' --adapter")
+    words = shlex.split(train.split(": ")[1])
+    assert words[:5] == ["editcaption", "train-dpo", "CONFIG", "model.folder=runs/my sft-hf", "model.checkpoint="]
+    settings = load_settings("dpo_qwen3_vl_2b", words[3:5], DPOSettings)
+    assert (settings.model.folder, settings.model.checkpoint) == ("runs/my sft-hf", "")
 
 
 def test_after_preferences_comes_an_evaluation():

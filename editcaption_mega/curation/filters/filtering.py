@@ -1,7 +1,7 @@
 """The filter as a step: columns in, new shards out, with a page and a file that say what became of every pair.
 
 OUTPUT/                  shards of what stays; each pair's provenance names the rules, files and values that let it
-OUTPUT.survival.json     counts per stage, thresholds, calibrations (tools/curate.py export puts it in the data card)
+OUTPUT.survival.json     counts per stage, thresholds, calibrations (editcaption curate export puts it in the data card)
 OUTPUT.verdicts.jsonl    each pair's id, whether it stays, and the rule that dropped it
 OUTPUT.html              the same to look at
 """

@@ -9,7 +9,7 @@
                          training has moved, which says more of a mistake than log_prob does (Rafailov et al.
                          2023, eq. 5, without beta)
 
-No judge is asked. The numbers come from `tools/log_probs.py`, under any layout; texts of a pair share their prompt.
+No judge is asked. The numbers come from `editcaption log-probs`, under any layout; texts of a pair share their prompt.
 They say what the model believes, which is wrong where it was taught wrong.
 """
 
@@ -42,9 +42,9 @@ def write_log_prob_scores(
 ) -> bool:
     """The columns of each text of `captions` (None: of the shards' instructions) -> whether the file is whole.
 
-    files: by view, what `tools/log_probs.py --texts` (or --opposites) wrote of this part; `given` is needed. reference:
-    the same of the given pictures by another model. Where a pair has no text there is a reason. Raises ValueError as
-    `log_prob_scores` does, and for files of other texts."""
+    files: by view, what `editcaption log-probs --texts` (or --opposites) wrote of this part; `given` is needed.
+    reference: the same of the given pictures by another model. Where a pair has no text there is a reason. Raises
+    ValueError as `log_prob_scores` does, and for files of other texts."""
     part = part or Part()
     heads = {view: fingerprint_of_file(path) for view, path in files.items()}
     settings: dict[str, Any] = {name: value for name, value in heads["given"].items() if name != "texts"}
@@ -119,7 +119,7 @@ def fingerprint_of_file(path: Path) -> dict[str, str]:
             parts = parse_json(file.readline())["fingerprint"]
         except (ValueError, TypeError, KeyError):
             raise ValueError(
-                f"{path}: expected a file of tools/log_probs.py, whose first line is a fingerprint"
+                f"{path}: expected a file of editcaption log-probs, whose first line is a fingerprint"
             ) from None
     if not isinstance(parts, dict) or "texts" not in parts:
         raise ValueError(f"{path} holds log-probs of the shards' own answers: write it with --texts or --opposites")

@@ -89,7 +89,7 @@ def _made(shards: ShardReader, workers: int, progress: Progress) -> SetMarks:
     )
     for at, both in progress(over_samples(shards, pair_marks, workers), count, f"pictures of {shards.directories[0]}"):
         if isinstance(both, str):
-            raise ShardError(f"{both}: tools/validate_shards.py names all that is damaged")
+            raise ShardError(f"{both}: editcaption validate-shards names all that is damaged")
         for side, mark in enumerate(both):
             marks.file[at, side], marks.pixels[at, side] = mark.file, mark.pixels
             marks.thumbnails[at, side] = np.frombuffer(mark.thumbnail, np.uint8)

@@ -111,7 +111,8 @@ def _check_columns(file: Path, kind: TableKind, columns: Columns) -> None:
     if len(columns.instruction) == 1 and columns.turns is None:
         needed.append(place_columns(columns.instruction[0]))
     if missing := [" or ".join(sorted(either)) for either in needed if not either & set(names)]:
-        raise InputError(f"{file} has no column {', '.join(missing)}: found {', '.join(map(shown, names))[:500]}")
+        there = f"found {', '.join(map(shown, names))[:500]}" if names else "it is empty"
+        raise InputError(f"{file} has no column {', '.join(missing)}: {there}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{file} has two columns {', '.join(map(shown, twice))}: rename one of each")
 

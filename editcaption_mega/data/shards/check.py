@@ -84,7 +84,7 @@ def rebuild_index(directory: str | os.PathLike[str], *, progress: Callable[[str]
         raise ShardError(f"{directory}: no such folder of shards")
     paths = sorted(directory.glob("*.tar"))
     if not paths:
-        raise ShardError(f"{directory}: no *.tar files to index: make the folder with tools/make_shards.py")
+        raise ShardError(f"{directory}: no *.tar files to index: make the folder with editcaption shards")
     shards, samples, ids = [], ColumnsBuilder(), set()
     for number, path in enumerate(paths):
         if progress:

@@ -122,7 +122,7 @@ def _content(directory: Path) -> dict[str, Any]:
     if type(schema) is not int or not 1 <= schema <= INDEX_SCHEMA:
         raise ShardError(
             f"{path}: index schema is {shown(schema)}, this version reads 1 and {INDEX_SCHEMA}: run "
-            "tools/validate_shards.py --rebuild-index on the folder"
+            "editcaption validate-shards --rebuild-index on the folder"
         )
     return content
 

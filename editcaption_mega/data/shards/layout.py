@@ -14,7 +14,7 @@ ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 ID_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 ADDRESS_NAME = "address.json"  # in the folder of this machine for shards at an address (see `mirrors`)
 HOW_TO_MAKE = (
-    "make the folder with tools/make_shards.py, or, if its tar files are whole, run tools/validate_shards.py "
+    "make the folder with editcaption shards, or, if its tar files are whole, run editcaption validate-shards "
     "--rebuild-index on it"
 )
 

@@ -159,7 +159,7 @@ def _index_bytes(fetched: Path) -> bytes:
     """Raises ValueError for what is no index, such as a part of one."""
     content = fetched.read_bytes()
     if not isinstance(parse_json(content), dict):
-        raise ValueError("no index of shards: expected the address of a folder made by tools/make_shards.py")
+        raise ValueError("no index of shards: expected the address of a folder made by editcaption shards")
     return content
 
 

@@ -124,7 +124,7 @@ class ShardReader:
         except ShardError:
             raise
         except ValueError as error:
-            mend = "run tools/validate_shards.py on the folder to see every problem"
+            mend = "run editcaption validate-shards on the folder to see every problem"
             raise ShardError(f"{where} is {error}: {mend}") from None
         pair = EditPair.from_json(record, where=where)
         name = self.ids[i]  # in a job there may be a prefix before the record's own

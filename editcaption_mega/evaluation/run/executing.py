@@ -49,6 +49,8 @@ def written_executions(settings: EvaluationSettings, benchmarks: list[Benchmark]
         paths = {name: executions_path(Path(settings.output), name, benchmark.stem) for name in names}
         for path in paths.values():
             if not path.is_file():
-                raise ValueError(f"{path} does not exist: run tools/evaluate.py execute first, with the same settings")
+                raise ValueError(
+                    f"{path} does not exist: run editcaption evaluate execute first, with the same settings"
+                )
         executions[benchmark.name] = {name: read_records(path, Execution) for name, path in paths.items()}
     return executions

@@ -52,7 +52,7 @@ def written_instructions(settings: EvaluationSettings, benchmarks: list[Benchmar
             break
     raise ValueError(
         f"{instructions_path(Path(settings.output), model.name, benchmark.stem)} is not whole: of some pairs there is "
-        "no text made from these pictures; run tools/evaluate.py generate first, with the same settings"
+        "no text made from these pictures; run editcaption evaluate generate first, with the same settings"
     )
 
 

@@ -90,7 +90,7 @@ def written_judgements(
         for judge, model in product(settings.judges, settings.models):
             path = judgements_path(Path(settings.output), judge.name, model.name, benchmark.stem)
             if not path.is_file():
-                raise ValueError(f"{path} does not exist: run tools/evaluate.py judge first, with the same settings")
+                raise ValueError(f"{path} does not exist: run editcaption evaluate judge first, with the same settings")
             made = read_records(path, Judgement)
             written = texts[benchmark.name][model.name]
             outdated = [
@@ -103,7 +103,8 @@ def written_judgements(
             if outdated:
                 raise ValueError(
                     f"{path} holds {len(outdated)} judgements of another text or another ground truth than are there "
-                    f"now (first: {outdated[0]}): run tools/evaluate.py judge again; what did not change costs nothing"
+                    f"now (first: {outdated[0]}): run editcaption evaluate judge again; what did not change costs "
+                    "nothing"
                 )
             judgements += made
     return judgements

@@ -109,5 +109,5 @@ def _check_ground_truth(judges: list[JudgeSettings], benchmark: Benchmark) -> No
             needed = "machine-readable truth (changes with facts)" if needs_facts else "ground truth (changes)"
             raise ValueError(
                 f"judge {judge.name}: {len(bare)} of {len(benchmark)} pairs of {benchmark.name} have no {needed}; "
-                f"first: {bare[0]}. Make it with tools/evaluate.py ground-truth, or leave judges out"
+                f"first: {bare[0]}. Make it with editcaption evaluate ground-truth, or leave judges out"
             )

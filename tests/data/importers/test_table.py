@@ -181,6 +181,9 @@ def test_files_that_are_no_table_and_folders_of_two_kinds(folder):
         read(folder, columns=MAP)
     with pytest.raises(InputError, match="is no table that is known here: expected a file that ends with .parquet"):
         read(folder / "a.png", columns=MAP)
+    (folder / "empty.csv").write_text("")
+    with pytest.raises(InputError, match="empty.csv has no column .*: it is empty"):
+        read(folder / "empty.csv", columns=MAP)
     (folder / "u.csv").write_text("before,after", encoding="utf-16")
     with pytest.raises(InputError, match="is UTF-16, as Excel and PowerShell write it: save it as UTF-8"):
         read(folder / "u.csv", columns=MAP)

@@ -327,7 +327,7 @@ def test_make_shards_killed_at_any_moment_ends_with_the_same_set(tmp_path):
 
 def test_missing_index(folder):
     (folder / "index.json").unlink()
-    with pytest.raises(ShardError, match=r"no index.json: make the folder with tools/make_shards.py.*--rebuild-index"):
+    with pytest.raises(ShardError, match=r"no index.json: make the folder with editcaption shards.*--rebuild-index"):
         open_shards(folder)
     with pytest.raises(ShardError, match="no such folder"):
         open_shards(folder / "nowhere")
