@@ -143,8 +143,13 @@ def merge_adapter(
         refuse_existing(output)
     with joined_ranks():
         opened = platform.from_rank_zero(lambda: _open_adapter(adapter, base))
-        where = _weights_at(base or Path(opened.base))
         with before_work():
+            if base is None and not Path(opened.base).is_dir():
+                raise ValueError(
+                    f"the adapters in {opened.path} are on {opened.base}, which is not there: name its folder with "
+                    "--base"
+                )
+            where = _weights_at(base or Path(opened.base))
             platform.from_rank_zero(lambda: opened.check_base(where))
         weights = folder_source(where) if (where / CONFIG).is_file() else store_source(StoreReader(where))
 

@@ -119,10 +119,12 @@ class DPOSettings(JobSettings):
                 "reference.mode=adapters_off needs adapters: set model.adapters.rank above 0, or choose stored or "
                 "resident"
             )
-        if self.reference_mode == "adapters_off" and self.model.adapters.start:
+        named = self.reference.file or self.reference.checkpoint
+        if self.model.adapters.start and self.reference_mode != "none" and not named:
             raise SettingsError(
-                f"model.adapters.start={self.model.adapters.start} is no reference when adapters are off: add these "
-                "adapters to their weights first (editcaption convert megatron-to-hf) and start from the result, or "
+                f"model.adapters.start={self.model.adapters.start} is no reference when adapters are off, "
+                f"and reference.mode={self.reference.mode} takes the weights without them: add these adapters to their "
+                "weights first (editcaption convert megatron-to-hf) and start from the result, or "
                 "name the reference as reference.checkpoint"
             )
         if self.reference.file and self.data.max_samples:

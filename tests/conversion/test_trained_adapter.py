@@ -1,5 +1,6 @@
 """Adapters of a run as a PEFT folder and in the weights: what `peft` and transformers compute with them."""
 
+import dataclasses
 import json
 import shutil
 
@@ -112,6 +113,15 @@ def test_a_run_does_not_start_with_adapters_of_other_weights(root):
         with pytest.raises(SettingsError, match=words):
             run_sft(job)
     assert not (root / "wrong").exists()
+
+
+def test_a_base_that_is_gone_is_named_with_the_mend(root, monkeypatch):
+    opened = TrainedAdapter.open(root / "experts")
+    moved = dataclasses.replace(opened, base=str(root / "gone"))
+    monkeypatch.setattr("editcaption_mega.conversion.convert._open_adapter", lambda *_: moved)
+    with pytest.raises(SettingsError, match="are on .*gone, which is not there: name its folder with --base"):
+        merge_adapter(root / "experts", root / "unmade")
+    assert not (root / "unmade").exists()
 
 
 def test_adapters_are_no_weights(root):

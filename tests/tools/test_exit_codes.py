@@ -228,6 +228,10 @@ CASES = [
     (LORA + "model.adapters.rank=0 model.adapters.alpha=8", "rank above 0"),
     ("dpo {root}/job.yaml reference.mode=adapters_off", "needs adapters: set model.adapters.rank above 0"),
     (LORA.replace("sft", "dpo") + "model.adapters.start={root}/model-peft", "is no reference when adapters are off"),
+    (
+        LORA.replace("sft", "dpo") + "model.adapters.start={root}/model-peft reference.mode=stored",
+        "reference.mode=stored takes the weights without them",
+    ),
     (LORA + "--runs {root}/nowhere.yaml", "nowhere.yaml does not exist: name a YAML file of runs"),
     (LORA + "--runs {root}/job.yaml", "job.yaml, run data: "),
     ("bench lora --gigabytes 0", "--gigabytes must be above 0"),
