@@ -8,12 +8,14 @@ from .dpo import DPOSettings
 from .job import JobSettings
 from .loggers import check_installed
 
+_START = "model.adapters.start"
+
 
 def check_paths(settings: JobSettings) -> None:
     """Raise SettingsError for the first path that cannot be what its setting needs. No file is read. Loggers that are
     not installed are refused, too."""
     check_installed(settings.training.loggers)
-    _check_model_folder(settings.model.folder)
+    _check_model_folder(settings.model.folder, preferences=isinstance(settings, DPOSettings))
     if settings.model.checkpoint and not Path(settings.model.checkpoint).is_dir():
         raise SettingsError(
             f"model.checkpoint={settings.model.checkpoint}: no such folder; expected a checkpoint or a run folder, or "
@@ -35,14 +37,15 @@ def check_paths(settings: JobSettings) -> None:
     _check_output(settings.training.output)
 
 
-def _check_model_folder(name: str) -> None:
+def _check_model_folder(name: str, *, preferences: bool) -> None:
     folder = Path(name)
     if folder.is_dir():
         if (folder / "adapter_config.json").is_file():
-            raise SettingsError(
-                f"model.folder={name} is a PEFT folder: name the folder of the weights that its adapters are on, and "
-                f"begin with them by model.adapters.start={name}"
-            )
+            mend = f"name the folder of the weights that its adapters are on, and begin with them by {_START}={name}"
+            if preferences:  # the reference would be the weights without them
+                mend = "add its adapters to their weights first (editcaption convert megatron-to-hf --checkpoint "
+                mend += f"{name} --base BASE --output DIR), and name that folder"
+            raise SettingsError(f"model.folder={name} is a PEFT folder: {mend}")
         if not (folder / "config.json").is_file():
             raise SettingsError(f"model.folder={name} holds no config.json: expected a Hugging Face Qwen3-VL folder")
         return

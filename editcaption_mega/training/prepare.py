@@ -7,7 +7,14 @@ from typing import Any
 import torch
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import AdapterChoice, WeightSource, find_checkpoint, load_weights
+from editcaption_mega.conversion import (
+    AdapterChoice,
+    StoreReader,
+    WeightSource,
+    check_same_model,
+    find_checkpoint,
+    load_weights,
+)
 from editcaption_mega.data.batching.dataset import PairDataset, SampleLengths
 from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import SequenceReader, StepStream
@@ -136,12 +143,14 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     base = base_identity(new_run_source(settings)) if adapters else {}
     parts |= base
     resumed = where_to_start(settings, parts, objective.files, local_copies(settings))
-    if adapters and resumed.checkpoint is None:
-        with before_work(), platform.together():
+    source = _start_source(settings, resumed)
+    with before_work(), platform.together():
+        if adapters and resumed.checkpoint is None:
             check_start(settings, base)
+        if source.checkpoint is not None and source.checkpoint != resumed.checkpoint:
+            check_same_model(StoreReader(source.checkpoint), architecture)
     job.own_folder()
     shards.keep()
-    source = _start_source(settings, resumed)
     side_files = trained_side_files(SideFiles.read(settings.model.folder), dataset.encoder.tokenizer)
     metadata = {
         "fingerprint": dataset.fingerprint,

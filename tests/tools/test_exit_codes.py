@@ -234,6 +234,8 @@ CASES = [
     ),
     (LORA + "--runs {root}/nowhere.yaml", "nowhere.yaml does not exist: name a YAML file of runs"),
     (LORA + "--runs {root}/job.yaml", "job.yaml, run data: "),
+    ("sft {root}/job.yaml model.folder={root}/model-peft", "begin with them by model.adapters.start="),
+    ("dpo {root}/job.yaml model.folder={root}/model-peft", "add its adapters to their weights first"),
     ("bench lora --gigabytes 0", "--gigabytes must be above 0"),
     ("dpo {root}/job.yaml preference.loss=nothing", "preference.loss"),
     ("dpo {root}/job.yaml reference.checkpoint={root}/nowhere", "nowhere"),

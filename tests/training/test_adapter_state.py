@@ -23,6 +23,8 @@ from tests.parity import worker
 
 LORA = dict(rank=4, alpha=8.0, modules=["self_attn.*", "mlp.*", "visual.*"])
 
+MODULES = AdapterSettings().modules
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
@@ -86,6 +88,16 @@ def test_another_base_is_refused(base, trained):
     job.model.folder = str(base / "other")
     with pytest.raises(ValueError, match=r"base_weights=\w{12}, this job has base_weights=\w{12}.*comes from the"):
         run_sft(job)
+
+
+def test_a_run_of_adapters_is_no_checkpoint_to_start_from(base, trained):
+    """Its folder is not begun."""
+    for adapters in (False, True):
+        job = sft(base, "from_adapters", **({} if adapters else dict(rank=0, alpha=32.0, modules=MODULES)))
+        job.model.checkpoint = str(trained)
+        with pytest.raises(SettingsError, match="holds adapters and not the weights that they are on: add them first"):
+            run_sft(job)
+        assert not list((base / "from_adapters").glob("*"))
 
 
 def test_other_adapters_are_refused(base, trained):
