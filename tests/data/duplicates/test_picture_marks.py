@@ -73,6 +73,6 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, workers):
     at = content.index(b"IDAT", len(content) // 2) + 8
     content[at : at + 40] = bytes(40)
     tar.write_bytes(content)
-    with pytest.raises(ShardError, match=r"(source|target) of .*validate_shards"):
+    with pytest.raises(ShardError, match=r"(source|target) of .*validate-shards"):
         marks_of(folder, workers=workers)
     assert not (folder / NAME).exists()
