@@ -1,6 +1,5 @@
 """The functions of `import editcaption_mega`: what the commands do, for Python. PyTorch is imported by calls alone."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,9 +103,9 @@ def log_probs(
         "training.output": "-",
         "training.precision": "fp32",
     }
-    from editcaption_mega.settings import JobSettings, load_settings
+    from editcaption_mega.settings import JobSettings, load_settings, overrides_of
 
-    loaded = load_settings(None, _overrides({**given, **(settings or {})}), JobSettings)
+    loaded = load_settings(None, overrides_of({**given, **(settings or {})}), JobSettings)
     from editcaption_mega.training.log_probs import log_probs_of_shards
 
     ending = log_probs_of_shards(loaded, Path(output), with_tokens=False)
@@ -119,16 +118,11 @@ def log_probs(
 def _loaded[Kind: "JobSettings"](
     config: str | Path | None, settings: Mapping[str, Any] | None, kind: type[Kind]
 ) -> Kind:
-    from editcaption_mega.settings import check_paths, load_settings
+    from editcaption_mega.settings import check_paths, load_settings, overrides_of
 
-    loaded = load_settings(config, _overrides(settings or {}), kind)
+    loaded = load_settings(config, overrides_of(settings or {}), kind)
     check_paths(loaded)
     return loaded
-
-
-def _overrides(settings: Mapping[str, Any]) -> list[str]:
-    """As the command line has them; JSON is YAML."""
-    return [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in settings.items()]
 
 
 def _result(settings: "JobSettings", ending: "Ending") -> TrainingResult:

@@ -20,7 +20,7 @@ from .job import BACKENDS, DataSettings, JobSettings, ModelSettings, TrainingSet
 from .job_file import load_job
 from .job_optimizer import OptimizerSettings
 from .job_parallel import ParallelSettings
-from .load import load_settings, save_settings
+from .load import load_settings, overrides_of, save_settings
 from .loggers import LOGGERS, OPTIONAL_LOGGERS, RUN_IDS, MlflowSettings, WandbSettings, check_installed
 from .paths import check_paths
 from .pictures import PixelLimits
@@ -73,6 +73,7 @@ __all__ = [
     "load_job",
     "load_runs",
     "load_settings",
+    "overrides_of",
     "save_settings",
     "shipped_folder",
 ]

@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args, get_origin, overload
 
@@ -144,6 +146,11 @@ def load_settings(
     settings: Settings = _construct(kind, values)
     settings.validate()
     return settings
+
+
+def overrides_of(values: Mapping[str, Any]) -> list[str]:
+    """Settings by dotted name as the command line has them; JSON is YAML."""
+    return [f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def read_yaml(name: str | Path, path: Path, mend: str) -> Any:

@@ -1,9 +1,7 @@
 """Several runs of one job: a file of names, each with the settings that replace some of the job's for its run."""
 
 import dataclasses
-import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from omegaconf import OmegaConf
 
 from .checks import SettingsError
 from .job import JobSettings
-from .load import load_settings, read_yaml
+from .load import load_settings, overrides_of, read_yaml
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXAMPLE = "such as `small: {model.adapters.rank: 8}`"
@@ -27,7 +25,7 @@ def load_runs[Kind: JobSettings](
     given = _read(path)
     runs: dict[str, Kind] = {}
     for name, values in given.items():
-        words = _overrides(values)
+        words = overrides_of(values)
         try:
             if any(word.startswith(("training.output=", "training={")) and "output" in word for word in words):
                 raise SettingsError("training.output is the job's, in which the run's name is its folder: leave it out")
@@ -57,11 +55,6 @@ def _read(path: str | Path) -> dict[str, dict[str, Any]]:
         if values is not None and not (isinstance(values, dict) and all(isinstance(key, str) for key in values)):
             raise SettingsError(f"{path}: run {name} is {values!r}, expected settings and their values, {_EXAMPLE}")
     return {str(name): values or {} for name, values in document.items()}
-
-
-def _overrides(values: Mapping[str, Any]) -> list[str]:
-    """As the command line has them; JSON is YAML."""
-    return [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in values.items()]
 
 
 def _job_folder(settings: JobSettings) -> Path:
