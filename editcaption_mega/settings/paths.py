@@ -8,8 +8,6 @@ from .dpo import DPOSettings
 from .job import JobSettings
 from .loggers import check_installed
 
-_START = "model.adapters.start"
-
 
 def check_paths(settings: JobSettings) -> None:
     """Raise SettingsError for the first path that cannot be what its setting needs. No file is read. Loggers that are
@@ -41,10 +39,11 @@ def _check_model_folder(name: str, *, preferences: bool) -> None:
     folder = Path(name)
     if folder.is_dir():
         if (folder / "adapter_config.json").is_file():
-            mend = f"name the folder of the weights that its adapters are on, and begin with them by {_START}={name}"
+            weights = "name the folder of the weights that its adapters are on, and begin with them by"
+            mend = f"{weights} model.adapters.start={name}"
             if preferences:  # the reference would be the weights without them
-                mend = "add its adapters to their weights first (editcaption convert megatron-to-hf --checkpoint "
-                mend += f"{name} --base BASE --output DIR), and name that folder"
+                add = "add its adapters to their weights first (editcaption convert megatron-to-hf --checkpoint"
+                mend = f"{add} {name} --base BASE --output DIR), and name that folder"
             raise SettingsError(f"model.folder={name} is a PEFT folder: {mend}")
         if not (folder / "config.json").is_file():
             raise SettingsError(f"model.folder={name} holds no config.json: expected a Hugging Face Qwen3-VL folder")

@@ -51,10 +51,10 @@ def adapter_metadata(model: ModelSettings, base: dict[str, str]) -> dict[str, An
     }  # fmt: skip
 
 
-def check_start(settings: JobSettings, base: dict[str, str]) -> None:
+def check_start(choice: AdapterChoice, base: dict[str, str]) -> None:
     """Raises ValueError for a `model.adapters.start` without adapters, with those of other weights, or with others than
-    the settings ask for."""
-    start = settings.model.adapters.start
+    the settings ask for. base: `base_identity`."""
+    start = choice.settings.start
     if not start:
         return
     name, weights = adapter_base(start)
@@ -63,8 +63,6 @@ def check_start(settings: JobSettings, base: dict[str, str]) -> None:
             f"the adapters of model.adapters.start={start} were trained on the weights of {name} ({weights[:12]}), and "
             f"this job's are others ({base[BASE_WEIGHTS][:12]}): name those as model.folder or model.checkpoint"
         )
-    choice = chosen_adapters(settings, Architecture.from_folder(settings.model.folder))
-    assert choice is not None, "a start without adapters is refused by the settings"
     if is_peft_folder(start):
         check_peft_folder(Path(start), choice)
     else:

@@ -67,11 +67,11 @@ def check_job(settings: JobSettings, world_size: int, progress: Progress = no_pr
         order = JobSamples.of(settings.data, settings.training.seed).order(dataset.shards.columns)
         settings.optimizer.check_steps(steps)
     parts = identity(settings, dataset, architecture, objective.name)
-    if adapters:
-        parts |= base_identity(new_run_source(settings))
+    base = base_identity(new_run_source(settings)) if adapters else {}
+    parts |= base
     with before_work():
         if adapters and not checkpoints(Path(settings.training.output)):
-            check_start(settings, {"base_weights": str(parts["base_weights"])})
+            check_start(adapters, base)
         earlier = _resume_lines(settings, parts)
     skip_bad = settings.data.skips_bad_samples
     lengths = measure_samples(dataset, settings.data.sequence_length, progress=progress, skip_bad=skip_bad)

@@ -146,7 +146,7 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     source = _start_source(settings, resumed)
     with before_work(), platform.together():
         if adapters and resumed.checkpoint is None:
-            check_start(settings, base)
+            check_start(adapters, base)
         if source.checkpoint is not None and source.checkpoint != resumed.checkpoint:
             check_same_model(StoreReader(source.checkpoint), architecture)
     job.own_folder()
