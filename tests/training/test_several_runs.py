@@ -131,6 +131,23 @@ def test_a_run_that_diverges_ends_alone(base):
     same_run(base / "diverged/dora", base / "after_diverged", dora.training.steps)
 
 
+@pytest.mark.parametrize("layout", ["DP2", pytest.param("PP2, two chunks each", marks=pytest.mark.slow)])
+def test_a_run_that_diverges_ends_alone_on_two_ranks(base, layout):
+    """With gathers and reductions of other ranks under way."""
+    folder = f"diverged_{layout}".replace(" ", "_").replace(",", "")
+    runs = all_settings(base, folder, parallel=LAYOUTS[layout][0])
+    runs["attention"].optimizer.learning_rate = runs["attention"].optimizer.clip_grad = 1e38
+    alone = settings(base, f"{folder}-alone", 1, RUNS["dora"], parallel=LAYOUTS[layout][0])
+    words = []
+    for each in (alone, *runs.values()):
+        words.append(f"{each.training.output}.yaml".replace(f"{folder}/", f"{folder}-"))
+        save_settings(each, words[-1])
+    words.insert(1, "--together")
+    with pytest.raises(AssertionError, match="2 of 3 runs are trained"):
+        warm.run_ranks([sys.executable, "-m", "tests.training.jobs_worker", *words], 2, timeout=900)
+    same_run(base / folder / "dora", base / f"{folder}-alone", alone.training.steps)
+
+
 def test_what_a_run_cannot_be_is_said_before_any(base):
     runs = all_settings(base, "refused")
     runs["experts"].model.adapters.modules = ["mlp.nothing"]
