@@ -124,9 +124,11 @@ gpu-check:
 
 # What a machine with PyTorch, transformers and pydantic's like lacks, as wheels to carry there.
 GPU_WHEELS := megatron-core omegaconf pydantic pydantic-core annotated-types typing-inspection rich webdataset braceexpand
+# And a peer of the log-prob kernels, which nothing but the check wants.
+GPU_PEERS := liger-kernel==0.8.5
 GPU_PLATFORMS := 2_28 2_27 2_17
 gpu-wheels: setup
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 	  $(foreach version,$(GPU_PLATFORMS),--platform manylinux_$(version)_x86_64) --platform manylinux2014_x86_64 \
-	  --dest wheels -c constraints.txt $(GPU_WHEELS) $(PIP_ARGS)
+	  --dest wheels -c constraints.txt $(GPU_WHEELS) $(GPU_PEERS) $(PIP_ARGS)
 	@du -sh wheels

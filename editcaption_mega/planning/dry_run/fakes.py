@@ -116,7 +116,7 @@ def _fused_updates() -> None:
 def _meta_updates() -> torch.library.Library:
     """What the kernel does to tensors without values, once in a process."""
     library = torch.library.Library("aten", "IMPL")
-    library.impl("_fused_adamw_", lambda *args, **kwargs: None, "Meta")
+    library.impl("_fused_adamw_", lambda *args, **kwargs: None, "Meta", allow_override=True)
     return library
 
 
