@@ -100,9 +100,8 @@ def choose(backend: str, device_type: str, operator: str) -> str:
     """The name of the backend that runs for tensors on `device_type`; "auto" takes the best one there is.
 
     ValueError when the name is unknown, not available here, or for another device."""
-    available = available_backends()
     if backend == "auto":
-        if device_type in available:
+        if device_type in BACKENDS and BACKENDS[device_type].is_available():
             return device_type
         if device_type == "cpu":
             _warn_once(
@@ -117,7 +116,7 @@ def choose(backend: str, device_type: str, operator: str) -> str:
         return "torch"
     if backend not in NAMES:
         raise ValueError(f'{operator}: `backend` must be "auto" or one of {NAMES}, found {backend!r}')
-    if backend not in available:
+    if backend not in (available := available_backends()):
         raise ValueError(
             f"{operator}: `backend` is {backend!r}, which this installation lacks; available here: {available}"
         )

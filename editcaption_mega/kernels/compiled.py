@@ -144,6 +144,9 @@ class Cuda(Cpu):
 def launch(kernel: str, device: torch.device, *arguments: Any) -> None:
     """A kernel of the CUDA variant, on PyTorch's current stream."""
     queue = EXTENSION.Queue(device.index, torch.cuda.current_stream(device).cuda_stream)
+    if device.index == torch.cuda.current_device():  # as in a job, where entering it takes longer than the launch
+        getattr(EXTENSION, kernel + "_cuda")(*arguments, queue)
+        return
     with torch.cuda.device(device):
         getattr(EXTENSION, kernel + "_cuda")(*arguments, queue)
 

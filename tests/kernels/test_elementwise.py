@@ -165,10 +165,10 @@ def test_what_cannot_be_is_refused(call, words):
 
 
 def test_operators_pass_pytorchs_own_checks():
-    """Schema, fake form and autograd agree."""
+    """Schema and fake form agree; gradients have tests of their own."""
     operators, angles = torch.ops.editcaption, torch.rand(3, 4)
     x, weight, gate_up, weights = draw(3, 2, 8), draw(8), draw(5, 8), draw(5)
-    cheap = ("test_schema", "test_autograd_registration", "test_faketensor")
+    cheap = ("test_schema", "test_faketensor")
     for operator, arguments in (
         (operators.swiglu, (gate_up, weights, "torch")),
         (operators.swiglu_gradient, (gate_up.detach(), weights.detach(), torch.ones(5, 4), "torch")),

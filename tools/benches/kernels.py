@@ -6,7 +6,7 @@ what a run adds to what was there before it. On CUDA, times are events and each 
 
 import importlib.util
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,7 @@ class Candidate:
     name: str
     run: Callable[[], tuple[Tensor, Tensor]]
     note: str = ""
+    launching: float = 0.0  # seconds of the host
     times: list[float] = field(default_factory=list)
     record: dict = field(default_factory=dict)
 
@@ -42,9 +43,15 @@ class Case:
 
 def measure(case: Case, repeats: int, say: Callable[[str], None]) -> list[dict]:
     """Both forms -> one record per candidate."""
+    return [record for records in measure_forms(case, repeats, say) for record in records]
+
+
+def measure_forms(case: Case, repeats: int, say: Callable[[str], None]) -> Iterator[list[dict]]:
+    """One form after the other -> the records of its candidates."""
     platform.initialize(platform.Layout(), seed=0)  # Megatron's cross entropy wants a process group
-    records = []
-    for form, candidates, truth, work in (_from_logits(case), _linear(case)):
+    for make in (_from_logits, _linear):
+        form, candidates, truth, work = make(case)
+        records = []
         for candidate in list(candidates):
             say(f"{form}: {candidate.name}")
             try:
@@ -57,7 +64,7 @@ def measure(case: Case, repeats: int, say: Callable[[str], None]) -> list[dict]:
             say(f"{form}: turn {turn + 1} of {repeats}")
             for candidate in candidates:
                 _prepare(candidate.run)
-                candidate.times.append(measuring.timed(candidate.run, case.device))
+                candidate.times.append(measuring.timed(candidate.run, case.device, launching=candidate.launching))
         ours = statistics.median(candidates[0].times)
         for candidate in candidates:
             median = statistics.median(candidate.times)
@@ -67,15 +74,16 @@ def measure(case: Case, repeats: int, say: Callable[[str], None]) -> list[dict]:
             if candidate is candidates[0]:
                 record |= work(median)
             records.append(record)
+        yield records
+        del candidates, candidate, truth, work
     platform.destroy()
-    return records
 
 
 def _from_logits(case: Case):
-    generator = torch.Generator().manual_seed(0)
-    logits = (torch.randn(case.rows, case.vocab, generator=generator) * 2).to(case.dtype).to(case.device)
-    targets = torch.randint(0, case.vocab, (case.rows,), generator=generator).to(case.device)
-    upstream = torch.randn(case.rows, generator=generator).to(case.device)
+    generator, device = torch.Generator(case.device).manual_seed(0), case.device
+    logits = (torch.randn(case.rows, case.vocab, generator=generator, device=device) * 2).to(case.dtype)
+    targets = torch.randint(0, case.vocab, (case.rows,), generator=generator, device=device)
+    upstream = torch.randn(case.rows, generator=generator, device=device)
 
     def with_grad(function: Callable[[Tensor], Tensor], copy: bool = False) -> Callable:
         # The model's logits are a fresh buffer each time, and may be overwritten; the copy is made outside the clock.
@@ -122,13 +130,13 @@ def _from_logits(case: Case):
 
 def _linear(case: Case):
     """In one piece, because every candidate works on the same tensors."""
-    generator = torch.Generator().manual_seed(1)
-    every = torch.randn(case.tokens, case.hidden, generator=generator)
-    weight = torch.randn(case.vocab, case.hidden, generator=generator) / case.hidden**0.5 * 2
-    every, weight = (t.to(case.dtype).to(case.device).requires_grad_() for t in (every, weight))
-    targets = torch.randint(0, case.vocab, (case.tokens,), generator=generator).to(case.device)
-    chosen = torch.randperm(case.tokens, generator=generator)[: case.rows].sort().values.to(case.device)
-    upstream = torch.randn(case.rows, generator=generator).to(case.device)
+    generator, device = torch.Generator(case.device).manual_seed(1), case.device
+    every = torch.randn(case.tokens, case.hidden, generator=generator, device=device)
+    weight = torch.randn(case.vocab, case.hidden, generator=generator, device=device) / case.hidden**0.5 * 2
+    every, weight = (t.to(case.dtype).requires_grad_() for t in (every, weight))
+    targets = torch.randint(0, case.vocab, (case.tokens,), generator=generator, device=device)
+    chosen = torch.randperm(case.tokens, generator=generator, device=device)[: case.rows].sort().values
+    upstream = torch.randn(case.rows, generator=generator, device=device)
     answers = targets[chosen]
 
     def with_grad(function: Callable[[Tensor], Tensor]) -> Callable:
@@ -204,9 +212,11 @@ def _prepare(run: Callable) -> None:
 
 
 def _first_run(candidate: Candidate, truth: tuple[Tensor, Tensor], case: Case) -> None:
-    """Once to compile, then once for errors and memory."""
+    """Once to compile, then once for the host's time, and once for errors and memory."""
     _prepare(candidate.run)
     candidate.run()
+    _prepare(candidate.run)
+    candidate.launching = measuring.launch_seconds(candidate.run, case.device)
     _prepare(candidate.run)
     before = measuring.reset_peak(case.device)
     found, grad = candidate.run()

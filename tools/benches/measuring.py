@@ -14,6 +14,7 @@ import torch
 from .processes import status_bytes
 
 CACHE_BYTES = 512 << 20  # more than any GPU's L2
+_CYCLES_PER_SECOND = 2e9  # of a GPU's processors, about
 
 
 def machine_facts(repeats: int, case: str, device: str = "") -> dict:
@@ -26,12 +27,17 @@ def machine_facts(repeats: int, case: str, device: str = "") -> dict:
     }
 
 
-def timed(run: Callable, device: torch.device) -> float:
-    """Seconds of one run; on a GPU those of the device, with other data in its cache."""
+def timed(run: Callable, device: torch.device, *, launching: float = 0.0) -> float:
+    """Seconds of one run; on a GPU those of the device, with other data in its cache.
+
+    launching: as long as the host takes (`launch_seconds`) the device waits before it begins, and then finds its queue
+    full. Of a short run one sees the kernels then, and not how fast the host launches them."""
     gc.collect()
     if device.type == "cuda":
         torch.empty(CACHE_BYTES, dtype=torch.int8, device=device).zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if launching:
+            torch.cuda._sleep(int((2 * launching + 1e-3) * _CYCLES_PER_SECOND))
         start.record()
         run()
         end.record()
@@ -40,6 +46,28 @@ def timed(run: Callable, device: torch.device) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def launch_seconds(run: Callable, device: torch.device) -> float:
+    """Seconds that the host takes to launch one run on an idle GPU, where it does not wait for results; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - began
+    torch.cuda.synchronize(device)
+    return seconds
+
+
+def write_profile(run: Callable, path: Path) -> None:
+    """What one run on a GPU spends its time on, as PyTorch's profiler has it, most first."""
+    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        torch.cuda.synchronize()
+    table = profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=60)
+    path.write_text(table, encoding="utf-8")
 
 
 def copy_bandwidth(device: torch.device) -> float:

@@ -1,5 +1,5 @@
-"""Whole jobs through the launch scripts: SFT and DPO of a tiny MoE model from the same weights and pairs, on this
-device and on the CPU."""
+"""Whole jobs through the launch scripts: SFT of all weights and of adapters, and DPO, of a tiny MoE model from the same
+weights and pairs, on this device and on the CPU."""
 
 import json
 import math
@@ -33,11 +33,13 @@ class Job(NamedTuple):
     shards: str
     learning_rate: float
     truth: str  # precision on the CPU
+    settings: tuple[str, ...] = ()
 
 
 # A preference loss is a small difference: the rounding of bf16 weights alone moves it by some per cent.
 JOBS = {
     "SFT": Job("pretrain_sft.sh", "captioned", 1e-3, "fp32"),
+    "SFT of adapters": Job("pretrain_sft.sh", "captioned", 1e-3, "fp32", ("model.adapters.rank=8",)),
     "DPO": Job("train_dpo.sh", "preferences", 1e-5, "bf16"),
 }
 
@@ -76,7 +78,8 @@ def _write(root: Path) -> None:
 
 def _losses(root: Path, machine: Machine, kind: str, where: str) -> list[float]:
     """Train -> the loss of each step. Raises RuntimeError with what the job said."""
-    job, output = JOBS[kind], root / f"{kind}-{where}"
+    job, name = JOBS[kind], f"{kind.replace(' ', '-')}-{where}"
+    output = root / name
     settings = {
         "model.folder": root / "model",
         "data.shards": f"[{root / job.shards}]",
@@ -89,7 +92,7 @@ def _losses(root: Path, machine: Machine, kind: str, where: str) -> list[float]:
         "optimizer.learning_rate": job.learning_rate,
     }
     command = [sys.executable, ROOT / "launch" / job.script, root / "job.yaml"]
-    command += [f"{key}={value}" for key, value in settings.items()]
+    command += [*(f"{key}={value}" for key, value in settings.items()), *job.settings]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     if where == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -101,7 +104,7 @@ def _losses(root: Path, machine: Machine, kind: str, where: str) -> list[float]:
         timeout=machine.size(150, None),
         check=False,
     )
-    (machine.output / f"job-{kind}-{where}.txt").write_text(done.stdout + done.stderr)
+    (machine.output / f"job-{name}.txt").write_text(done.stdout + done.stderr)
     if done.returncode:
         raise RuntimeError(f"the {kind} job on {where} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     metrics = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

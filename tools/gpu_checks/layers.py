@@ -5,11 +5,12 @@ import statistics
 from dataclasses import replace
 from itertools import pairwise
 
-from benches.measuring import timed
+from benches.measuring import launch_seconds, timed, write_profile
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
+from editcaption_mega.model.build import unwrap
 from editcaption_mega.planning.workload import Workload, planned_step
 
 from .figures import Figure, Figures, Machine
@@ -20,6 +21,7 @@ from .models import architecture_of, job_settings, model_with_weights
 TP, EP = 4, 8
 PLAIN = ["model.recompute=none", "training.global_batch_size=1"]
 ROW = [*PLAIN, "data.sequence_length=8192"]
+LAYERS = (2, 8)  # of two models, whose difference is measured
 SMALL_ROW = [*PLAIN, "data.sequence_length=300", "data.max_pixels=65536"]
 
 
@@ -64,12 +66,12 @@ def layer_flops(architecture: Architecture, bounds: tuple[int, ...]) -> float:
 
 
 def _layer(name: str, machine: Machine, goal: float | None) -> Figures:
-    """One layer is the difference between models of six and of four: embedding and head fall out."""
+    """One layer is a part of the difference between a model of many and one of few: embedding and head fall out."""
     shard = shard_of(architecture_of(name, machine))
     architecture = replace(shard, vocab_size=machine.size(4096, 512), tied_embeddings=True)
     settings = job_settings("sft_qwen3_vl_2b.yaml", machine, ROW, SMALL_ROW)
-    seconds = {}
-    for layers in (4, 6):
+    seconds, launching = {}, {}
+    for layers in LAYERS:
         model = replace(architecture, num_layers=layers)
         (chunk,) = model_with_weights(model, settings)
         text = Workload(pictures=0, prompt_text_tokens=machine.size(8000, 240), answer_tokens=60)
@@ -81,17 +83,25 @@ def _layer(name: str, machine: Machine, goal: float | None) -> Figures:
             chunk(batch).sum().backward()
 
         step(), step()
-        seconds[layers] = statistics.median(timed(step, machine.device) for _ in range(machine.size(10, 3)))
+        launching[layers] = min(launch_seconds(step, machine.device) for _ in range(3))
+        runs = range(machine.size(10, 3))
+        seconds[layers] = statistics.median(timed(step, machine.device, launching=launching[layers]) for _ in runs)
+        if machine.on_gpu:
+            write_profile(step, machine.output / f"profile-{name}-{layers}-layers.txt")
         del chunk, step
-    layer = (seconds[6] - seconds[4]) / 2
+    few, many = LAYERS
+    layer, host = ((values[many] - values[few]) / (many - few) for values in (seconds, launching))
     flops = layer_flops(architecture, batch.bounds)
     rank = f"TP{TP}" + (f" EP{EP}" if architecture.experts else "")
     title = f"layer of {name.removeprefix('Qwen3-VL-')}, a rank of {rank}"
     if layer <= 0:  # the difference of two measured times
+        why = f"{few} layers took {seconds[few]:.3g} s, {many} took {seconds[many]:.3g} s"
         for name in (title, f"{title}: share of matmul"):
-            yield Figure(name, "not measured", "", "other work on this machine took more than two layers do")
+            yield Figure(name, "not measured", "", why)
         return
     yield Figure(title, 1e3 * layer, "ms", f"forward and backward of {batch.bounds[-1]} tokens")
+    if machine.on_gpu:
+        yield Figure(f"{title}: launched by the host in", 1e3 * host, "ms", "must be less")
     yield Figure(f"{title}: share of matmul", flops / layer / machine.ceilings["matmul"], "", "", goal=goal)
 
 
@@ -104,14 +114,16 @@ def _vision(machine: Machine) -> Figures:
     plain = Workload(pictures=1, answer_tokens=machine.size(60, 10))
     (batch,) = planned_step(settings, architecture, plain, RankShare()).micro_batches
     images = batch.to(platform.device()).images
-    tower = chunk.vision
+    tower = unwrap(chunk).vision
 
     def step() -> None:
         tower.zero_grad(set_to_none=True)
         tower(images).sum().backward()
 
     step(), step()
-    seconds = statistics.median(timed(step, machine.device) for _ in range(machine.size(10, 3)))
+    launching = launch_seconds(step, machine.device)
+    runs = range(machine.size(10, 3))
+    seconds = statistics.median(timed(step, machine.device, launching=launching) for _ in runs)
     patches, vision = images.bounds[-1], architecture.vision
     per_block = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     mergers = (1 + len(vision.deepstack_layers)) * (vision.merged_size**2 + vision.merged_size * vision.out_hidden_size)

@@ -116,6 +116,8 @@ def _measured(report: Report, part: str, name: str) -> str:
             if (measured["part"], figure["name"]) == (part, name):
                 verdict = f" ({figure['verdict']})" if figure["verdict"] else ""
                 return _cell(shown(figure) + verdict)
+        if measured["part"] == part and measured["error"]:
+            return _cell(f"not measured: the part failed ({measured['error']})")
     return "not measured"
 
 

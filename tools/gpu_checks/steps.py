@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from benches.measuring import peak, reset_peak, timed
+from benches.measuring import peak, reset_peak, timed, write_profile
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.loader import Step
@@ -62,7 +62,7 @@ def _measured(
         seconds = statistics.median(timed(execute, machine.device) for _ in range(machine.size(REPEATS, 1)))
         waits = _waits(execute) if machine.on_gpu else Counter()
         if machine.on_gpu:
-            _write_profile(execute, machine.output / f"profile-{kind}.txt")
+            write_profile(execute, machine.output / f"profile-{kind}.txt")
     finally:
         platform.destroy()
     pairs = settings.training.global_batch_size
@@ -111,12 +111,3 @@ def _waits(execute: Callable[[], None]) -> Counter[str]:
     return Counter(
         f"{Path(warning.filename).name}:{warning.lineno}" for warning in seen if "synchroniz" in str(warning.message)
     )
-
-
-def _write_profile(execute: Callable[[], None], path: Path) -> None:
-    activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities) as profile:
-        execute()
-        torch.cuda.synchronize()
-    table = profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=60)
-    path.write_text(table, encoding="utf-8")

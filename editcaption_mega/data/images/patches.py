@@ -179,5 +179,5 @@ def normalized(pixels: Tensor, normalization: Tensor) -> Tensor:
 def processor_patches(pixels: Tensor, settings: ImageSettings) -> Tensor:
     """Patches of `image_patches` as transformers' processor has them, for its models: [patches, 3 * temporal_patch_size
     * patch_size ** 2] fp32, channel, frame, row, column. A picture's frames are all the same."""
-    values = normalized(pixels, settings.normalization).view(-1, settings.patch_size**2, 3).transpose(1, 2)
-    return values.unsqueeze(2).expand(-1, -1, settings.temporal_patch_size, -1).flatten(1)
+    values = normalized(pixels, settings.normalization.to(pixels.device)).view(-1, settings.patch_size**2, 3)
+    return values.transpose(1, 2).unsqueeze(2).expand(-1, -1, settings.temporal_patch_size, -1).flatten(1)

@@ -114,9 +114,11 @@ def _fused_updates() -> None:
 
 @cache
 def _meta_updates() -> torch.library.Library:
-    """What the kernel does to tensors without values, once in a process."""
+    """What the kernel does to tensors without values, once in a process. And a product that adds to fp32, of which
+    PyTorch 2.11 takes the dtype for a factor."""
     library = torch.library.Library("aten", "IMPL")
     library.impl("_fused_adamw_", lambda *args, **kwargs: None, "Meta", allow_override=True)
+    library.impl("addmm.dtype_out", lambda *args, out, **kwargs: out, "Meta", allow_override=True)
     return library
 
 
