@@ -39,7 +39,8 @@ def start_facts() -> list[str]:
 def command(words: list[str]) -> str:
     """A command line as it can be given again, but for its secrets."""
     shown = []
-    for word in words:
+    program, *arguments = words  # the installed one's name has its command in it, as usage lines show it
+    for word in [*program.split(" "), *arguments] if program.startswith("editcaption ") else words:
         name, equals, _ = word.partition("=")
         shown.append(f"{name}=[hidden]" if equals and SECRET_NAME.search(name) else word)
     return printable(without_secrets(shlex.join(shown)))

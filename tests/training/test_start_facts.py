@@ -15,6 +15,11 @@ def test_machine_versions_and_command_are_named(monkeypatch):
     assert "CUDA" in text and text.endswith("command: launch/pretrain_sft.sh 'my job.yaml' training.steps=3")
 
 
+def test_the_installed_command_can_be_given_again():
+    assert command(["editcaption train-sft", "my job.yaml", "--check"]) == "editcaption train-sft 'my job.yaml' --check"
+    assert command(["/a b/editcaption", "x"]) == "'/a b/editcaption' x"
+
+
 def test_a_command_has_no_secret(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     words = ["run", "x.api_key=sesame", "y=0123456789abcdef", "z=http://me:word@host/", "training.steps=3"]
