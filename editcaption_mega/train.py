@@ -57,27 +57,37 @@ def _dpo(argv: Sequence[str]) -> int:
 
 def _runs[Kind: "JobSettings"](arguments: argparse.Namespace, kind: type[Kind]) -> "dict[str, Kind]":
     """The settings of the job's runs by name, and of its only one by "". Raises SettingsError."""
-    from editcaption_mega.settings import SettingsError, check_paths, load_runs, load_settings
+    from editcaption_mega.settings import SettingsError, check_paths, earlier_run, load_runs, load_settings
 
-    if not arguments.runs:
+    if arguments.runs is None:
         runs = {"": load_settings(arguments.config, arguments.overrides, kind)}
     else:
         runs = load_runs(arguments.runs, arguments.config, arguments.overrides, kind)
     for name, settings in runs.items():
         try:
-            check_paths(settings)
+            check_paths(settings, start_will_be=bool(earlier_run(runs, name)))
         except SettingsError as error:
-            raise SettingsError(f"run {name}: {error}") if name else error from None
+            raise SettingsError(f"{arguments.runs}, run {name}: {error}") if name else error from None
     return runs
 
 
 def _check_each(runs: "Mapping[str, JobSettings]", arguments: argparse.Namespace) -> int:
     """`_check` of each run, behind its name."""
+    from editcaption_mega.settings import earlier_run
+
     codes = []
     for name, settings in runs.items():
         if name and os.environ.get("RANK", "0") == "0":
             print(f"run {name}:")
-        codes.append(_check(settings, arguments))
+        if earlier := earlier_run(runs, name):
+            print(f"adapters: starts from those that run {earlier} has trained by then")
+            settings.model.adapters.start = ""  # they need not be there yet
+        try:
+            codes.append(_check(settings, arguments))
+        except Exception as error:
+            if name:
+                error.add_note(f"this was run {name}")
+            raise
     return max(codes)
 
 
@@ -151,4 +161,11 @@ sbatch --nodes 4 --gpus-per-node 8 launch/{script}.sh configs/{configs}_qwen3_vl
     # argparse would ask for `key=value` too.
     if all(word.startswith("-") for word in argv) and not {"-h", "--help"} & set(argv):
         parser.error(f"give a file of settings, such as configs/{configs}_demo.yaml")
-    return parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
+    cli.check_used(parser, arguments, "--check", "--gpu-memory")
+    if arguments.gpus and not (arguments.check or arguments.dry_run):
+        raise cli.ArgumentError(
+            "--gpus has a meaning with --check and --dry-run only: a job has as many ranks as torchrun starts, with "
+            "--nproc-per-node N"
+        )
+    return arguments

@@ -18,6 +18,7 @@ from editcaption_mega.data.shards.shard_columns import MappedFrom, ShardColumns
 from .array_file import is_made_from, map_arrays, write_arrays
 
 TABLES = "tables"  # the folder, in that of the run
+HELD_OUT_TABLES = "held_out"  # the same of its held-out pairs, in that
 
 Arrays = dict[str, np.ndarray]
 

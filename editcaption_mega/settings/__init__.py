@@ -25,7 +25,7 @@ from .loggers import LOGGERS, OPTIONAL_LOGGERS, RUN_IDS, MlflowSettings, WandbSe
 from .paths import check_paths
 from .pictures import PixelLimits
 from .sampled_texts import SampleSettings
-from .several import load_runs
+from .several import earlier_run, load_runs
 from .shipped import find_config, shipped_folder
 from .small_model import SmallModel
 from .training_evaluation import TrainingEvaluationSettings
@@ -71,6 +71,7 @@ __all__ = [
     "check_paths",
     "find_config",
     "load_job",
+    "earlier_run",
     "load_runs",
     "load_settings",
     "overrides_of",

@@ -9,9 +9,9 @@ from .job import JobSettings
 from .loggers import check_installed
 
 
-def check_paths(settings: JobSettings) -> None:
+def check_paths(settings: JobSettings, *, start_will_be: bool = False) -> None:
     """Raise SettingsError for the first path that cannot be what its setting needs. No file is read. Loggers that are
-    not installed are refused, too."""
+    not installed are refused, too. start_will_be: an earlier run of the job makes the adapters to start from."""
     check_installed(settings.training.loggers)
     _check_model_folder(settings.model.folder, preferences=isinstance(settings, DPOSettings))
     if settings.model.checkpoint and not Path(settings.model.checkpoint).is_dir():
@@ -24,6 +24,8 @@ def check_paths(settings: JobSettings) -> None:
             f"model.checkpoint={settings.model.checkpoint} is a Hugging Face folder: give it as model.folder and leave "
             "model.checkpoint empty"
         )
+    if not start_will_be:
+        _check_start(settings.model.adapters.start)
     for folder in settings.data.shards:
         _check_shards("data.shards", folder)
     for folder in settings.data.held_out:
@@ -54,6 +56,17 @@ def _check_model_folder(name: str, *, preferences: bool) -> None:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):  # OWNER/NAME
         mend = f"; if this is a name on the Hugging Face hub, run: hf download {name} --local-dir {folder.name}"
     raise SettingsError(f"model.folder={name}: no such folder; expected a Hugging Face Qwen3-VL folder{mend}")
+
+
+def _check_start(start: str) -> None:
+    """The adapters to begin with, if any."""
+    folder = Path(start)
+    if start and not folder.is_dir():
+        there = "is a file" if folder.exists() else "no such folder"
+        raise SettingsError(
+            f"model.adapters.start={start}: {there}; expected a run, a checkpoint or a PEFT folder whose adapters to "
+            "begin with, or nothing for new ones"
+        )
 
 
 def _check_shards(setting: str, name: str) -> None:

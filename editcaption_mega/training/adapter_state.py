@@ -23,7 +23,7 @@ from editcaption_mega.conversion.peft_folder import check_peft_folder, read_peft
 from editcaption_mega.conversion.trained_adapter import adapter_base, check_adapters_of
 from editcaption_mega.data.text.side_files import is_peft_folder
 from editcaption_mega.model import Architecture
-from editcaption_mega.settings import JobSettings, ModelSettings
+from editcaption_mega.settings import JobSettings, ModelSettings, SettingsError
 
 BASE_WEIGHTS = "base_weights"  # part of the identity of a run of adapters: the digest of what they are on
 
@@ -57,7 +57,10 @@ def check_start(choice: AdapterChoice, base: dict[str, str]) -> None:
     start = choice.settings.start
     if not start:
         return
-    name, weights = adapter_base(start)
+    try:
+        name, weights = adapter_base(start)
+    except ValueError as error:
+        raise SettingsError(f"model.adapters.start={start} cannot be started from: {error}") from error
     if weights and weights != base[BASE_WEIGHTS]:
         raise ValueError(
             f"the adapters of model.adapters.start={start} were trained on the weights of {name} ({weights[:12]}), and "

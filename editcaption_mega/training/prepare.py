@@ -18,7 +18,8 @@ from editcaption_mega.conversion import (
 from editcaption_mega.data.batching.dataset import PairDataset, SampleLengths
 from editcaption_mega.data.batching.job_samples import JobSamples
 from editcaption_mega.data.batching.loader import SequenceReader, StepStream
-from editcaption_mega.data.start_tables import JobShards
+from editcaption_mega.data.batching.order import Order
+from editcaption_mega.data.start_tables import HELD_OUT_TABLES, JobShards
 from editcaption_mega.data.text.prompt import trained_side_files
 from editcaption_mega.data.text.side_files import SideFiles
 from editcaption_mega.model import Architecture, build_model
@@ -124,6 +125,34 @@ def open_model(settings: JobSettings, objective: type[Objective]) -> tuple[Archi
         return architecture, chosen_adapters(settings, architecture)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What a job reads, open; nothing has been written yet."""
+
+    shards: JobShards
+    order: Order
+    dataset: PairDataset
+    held_out: HeldOutShards | None
+    parts: dict[str, Any]  # of its identity
+    base: dict[str, str]  # of these, the weights that adapters are on; {}: there are no adapters
+
+
+def open_data(settings: JobSettings, objective: type[Objective], architecture: Architecture, tables: Path) -> Opened:
+    """The pairs of a job with this kind of objective, and what a run of it must find as it was. tables: the folder of
+    what earlier starts found out. Collective; raises SettingsError, alike on every rank."""
+    samples = JobSamples.of(settings.data, settings.training.seed)
+    with before_work():
+        shards = JobShards(samples, tables)
+        order = samples.order(shards.reader.columns)
+        settings.optimizer.check_steps(total_steps(settings.training, len(shards.reader)))
+        held_out = HeldOutShards.of(settings, shards.reader, tables / HELD_OUT_TABLES)
+    with platform.together():
+        dataset = open_dataset(settings, objective.answers, shards.reader)
+    base = base_identity(new_run_source(settings)) if settings.model.adapters.rank else {}
+    parts = identity(settings, dataset, architecture, objective.name) | base
+    return Opened(shards, order, dataset, held_out, parts, base)
+
+
 def prepare(job: Session, objective: type[Objective]) -> Prepared:
     """Check settings, data and folder for a job with this kind of objective, and build its model. Collective.
 
@@ -131,17 +160,9 @@ def prepare(job: Session, objective: type[Objective]) -> Prepared:
     settings = job.settings
     architecture, adapters = open_model(settings, objective)
     job.begin()
-    samples = JobSamples.of(settings.data, settings.training.seed)
-    with before_work():
-        shards = JobShards(samples, job.tables)
-        order = samples.order(shards.reader.columns)
-        settings.optimizer.check_steps(total_steps(settings.training, len(shards.reader)))
-        held_out = HeldOutShards.of(settings, shards.reader, job.held_out_tables)
-    with platform.together():
-        dataset = open_dataset(settings, objective.answers, shards.reader)
-    parts = identity(settings, dataset, architecture, objective.name)
-    base = base_identity(new_run_source(settings)) if adapters else {}
-    parts |= base
+    opened = open_data(settings, objective, architecture, job.tables)
+    shards, order, held_out, dataset = opened.shards, opened.order, opened.held_out, opened.dataset
+    parts, base = opened.parts, opened.base
     resumed = where_to_start(settings, parts, objective.files, local_copies(settings))
     source = _start_source(settings, resumed)
     with before_work(), platform.together():

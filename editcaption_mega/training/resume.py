@@ -14,7 +14,7 @@ from editcaption_mega import platform
 from editcaption_mega.conversion import DamagedCheckpointError, LocalCopies, verify_checkpoint
 from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder, checkpoints, step_folders
 from editcaption_mega.conversion.manifest import MANIFEST, MEND, file_problem, first_problem, read_manifest
-from editcaption_mega.data.start_tables import TABLES
+from editcaption_mega.data.start_tables import HELD_OUT_TABLES, TABLES
 from editcaption_mega.files import PARTIAL, read_json_object, remove_partial
 from editcaption_mega.job_outcome import NAME as OUTCOME
 from editcaption_mega.lock import NAME as LOCK
@@ -157,7 +157,7 @@ def tidy(output: Path) -> list[str]:
             path = output / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             removed.append(name)
-    for folder in ("checkpoints", TABLES, f"{TABLES}/held_out", SAMPLE_PICTURES):
+    for folder in ("checkpoints", TABLES, f"{TABLES}/{HELD_OUT_TABLES}", SAMPLE_PICTURES):
         if (output / folder).is_dir():
             removed += [f"{folder}/{name}" for name in remove_partial(output / folder)]
     if removed:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega import job_outcome, platform
-from editcaption_mega.conversion import LocalCopies
+from editcaption_mega.conversion import DamagedCheckpointError, LocalCopies
 from editcaption_mega.conversion.checkpoint_folders import checkpoints
 from editcaption_mega.files import PARTIAL
 from editcaption_mega.settings import JobSettings, SettingsError, save_settings
 
 from .identity import check_identity
-from .resume import foreign_entries, resume_point, tidy
+from .resume import foreign_entries, read_state, resume_point, tidy
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ def where_to_start(
     unchecked: list[str] = []
 
     def prepare() -> list[str]:
-        # A new run only, say the settings; its own requeue is none.
-        may_resume = settings.checkpoint.resume or job_outcome.has_checkpoint()
-        return _prepare_folder(output, may_resume, objective_files)
+        return _prepare_folder(output, _may_resume(settings), objective_files)
 
     for line in platform.from_rank_zero(prepare):
         platform.print_rank_0(line)
@@ -55,6 +53,27 @@ def where_to_start(
     options = {"verify": settings.checkpoint.verify, "fallback": settings.checkpoint.fallback}
     point = resume_point(output, check, **options, local=local)
     return Resumed(*point, unchecked) if point else Resumed()
+
+
+def look_where_to_start(settings: JobSettings, parts: dict[str, Any], objective_files: tuple[str, ...] = ()) -> bool:
+    """Whether the folder's run would go on. Nothing is written, and a checkpoint is not verified.
+
+    Raises ValueError for what `where_to_start` will refuse, as far as it is seen so."""
+    output = Path(settings.training.output)
+    check_run_folder(output, _may_resume(settings), objective_files)
+    newest = checkpoints(output)[-1:]
+    for folder in newest:
+        try:
+            check_identity(folder, read_state(folder, verify=False), parts)
+        except DamagedCheckpointError:
+            if not settings.checkpoint.fallback:  # else there may be a sound one before it
+                raise
+    return bool(newest)
+
+
+def _may_resume(settings: JobSettings) -> bool:
+    """A new run only, the settings may say; its own requeue is none."""
+    return settings.checkpoint.resume or job_outcome.has_checkpoint()
 
 
 def _prepare_folder(output: Path, resume: bool, objective_files: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from editcaption_mega import job_outcome, platform, rank_log, signals
-from editcaption_mega.data.start_tables import TABLES
+from editcaption_mega.data.start_tables import HELD_OUT_TABLES, TABLES
 from editcaption_mega.job_outcome import JobOutcome
 from editcaption_mega.kernels import require_cuda_variant
 from editcaption_mega.lock import FolderLock
@@ -46,6 +46,16 @@ def stop_if_asked(step: int, when: str) -> None:
         raise Stopped(step, number, when)
 
 
+def join_ranks(settings: JobSettings) -> None:
+    """Join the other ranks, as the settings divide them. Collective."""
+    training = settings.training
+    platform.initialize(
+        layout_of(settings.parallel), training.seed, settings.watchdog.collective_minutes,
+        deterministic=training.deterministic,
+    )  # fmt: skip
+    platform.print_rank_0(platform.what_computes())
+
+
 class Session:
     """The job of these settings, while `session` is open."""
 
@@ -65,7 +75,7 @@ class Session:
     @property
     def held_out_tables(self) -> Path:
         """The same of its held-out pairs."""
-        return self.tables / "held_out"
+        return self.tables / HELD_OUT_TABLES
 
     def begin(self) -> None:
         """Join the other ranks and take the folder. Collective: all raise alike."""
@@ -73,11 +83,7 @@ class Session:
         if self.base is not None and self.base.joined:
             platform.seed_ranks(training.seed)
         else:
-            platform.initialize(
-                layout_of(self.settings.parallel), training.seed, self.settings.watchdog.collective_minutes,
-                deterministic=training.deterministic,
-            )  # fmt: skip
-            platform.print_rank_0(platform.what_computes())
+            join_ranks(self.settings)
         self.joined = True
         if self.base is not None:
             self.base.joined = True

@@ -7,33 +7,34 @@ import gc
 from collections.abc import Callable, Mapping
 
 from editcaption_mega import job_outcome, platform, signals
-from editcaption_mega.objectives import DPOObjective, SFTObjective
-from editcaption_mega.settings import DPOSettings, JobSettings, SettingsError
+from editcaption_mega.settings import JobSettings
 
-from .prepare import open_model
-from .session import Ending, outcome_of
+from .runs_check import check_data, check_settings, of_run
+from .session import Ending, join_ranks, outcome_of
 from .shared_base import SharedBase
 
 
 def run_several[Kind: JobSettings](runs: Mapping[str, Kind], train: Callable[[Kind, SharedBase], Ending]) -> Ending:
     """Train each of `load_runs` by `train`, such as `run_sft` -> the ending of the last one. Collective.
 
+    Raises SettingsError, with the run's name, before the first one begins for any that cannot be trained.
     A signal ends the run that it meets, and the job. So does an error, but for a run that diverges: those behind it are
     trained, and FloatingPointError is raised at the end. The same command goes on: with runs that were not begun, and
     with those that stopped or diverged, from their newest checkpoints."""
-    for name, settings in runs.items():
-        try:
-            open_model(settings, DPOObjective if isinstance(settings, DPOSettings) else SFTObjective)
-        except SettingsError as error:
-            raise SettingsError(f"run {name}: {error}") from error
+    models = check_settings(runs)
     base, ending, failed = SharedBase(), Ending(0), True
     diverged: dict[str, str] = {}
     with signals.listening():
         try:
+            platform.print_rank_0(f"{len(runs)} runs: {', '.join(runs)}; each is looked at before the first begins")
+            join_ranks(next(iter(runs.values())))
+            base.joined = True
+            check_data(runs, models)
             for number, (name, settings) in enumerate(runs.items(), start=1):
                 platform.print_rank_0(f"run {name} ({number} of {len(runs)}), into {settings.training.output}")
                 try:
-                    ending = train(settings, base)
+                    with of_run(name):
+                        ending = train(settings, base)
                 except FloatingPointError as error:
                     if hasattr(error, "outcome"):  # another start is to go on with this very run
                         raise

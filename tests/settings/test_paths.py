@@ -1,5 +1,7 @@
 """What is said of paths before PyTorch is imported."""
 
+from functools import reduce
+
 import pytest
 
 from editcaption_mega.settings import DPOSettings, check_paths
@@ -34,6 +36,12 @@ def test_all_is_there(job):
         ("model.folder", "{}/pairs.jsonl", "is a file"),
         ("model.checkpoint", "{}/nowhere", "model.checkpoint=.*no such folder.*model.checkpoint= .nothing. to begin"),
         ("model.checkpoint", "{}/hf", "is a Hugging Face folder: give it as model.folder"),
+        (
+            "model.adapters.start",
+            "{}/nowhere",
+            "model.adapters.start=.*no such folder; expected a run, a checkpoint or",
+        ),
+        ("model.adapters.start", "{}/pairs.jsonl", "model.adapters.start=.*is a file; expected a run"),
         ("data.shards", ["{}/nowhere"], "nowhere: no such folder of shards$"),
         ("data.shards", ["{}/a,{}/b"], r"several folders are written as data.shards=\[A,B\]"),
         ("data.shards", ["{}/pairs.jsonl"], "is a file, .*editcaption shards --input .*pairs.jsonl"),
@@ -48,9 +56,9 @@ def test_all_is_there(job):
     ],
 )
 def test_each_mistake_has_its_sentence(job, tmp_path, name, value, words):
-    section, field = name.split(".")
+    *sections, field = name.split(".")
     value = [item.format(*[tmp_path] * 2) for item in value] if isinstance(value, list) else value.format(tmp_path)
-    setattr(getattr(job, section), field, value)
+    setattr(reduce(getattr, sections, job), field, value)
     with pytest.raises(ValueError, match=words) as error:
         check_paths(job)
     assert "\n" not in str(error.value)

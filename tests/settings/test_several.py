@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from editcaption_mega.settings import DPOSettings, JobSettings, SettingsError, load_runs, load_settings
+from editcaption_mega.settings import DPOSettings, JobSettings, SettingsError, earlier_run, load_runs, load_settings
 
 JOB = {
     "model": {"folder": "models/base", "adapters": {"rank": 4}},
@@ -57,6 +57,19 @@ def test_preference_runs_differ_in_their_objective(load):
         ("a: {training: {output: x}}", r"run a: training\.output is the job's"),
         ("a: {training.steps: -1}", r"run a: .*training\.steps"),
         (
+            "model: {folder: m}\ndata: {shards: [s]}",
+            r"holds the settings of a job \(model, data\), and no runs: expected",
+        ),
+        ("a: {}\nA: {}", r"runs a and A have names that are one folder where capitals make no difference"),
+        (
+            "a: {optimizer.learning_rate: 1e-3, optimizer: {learning_rate: 1e-4}}",
+            r"run a: optimizer\.learning_rate stands there twice, alone and in its section: keep one",
+        ),
+        (
+            "a: {}\nb: {model.adapters.start: runs/lora/a, model.adapters.rank: 8}",
+            r"run b: model\.adapters\.start=\S+ is run a, which has model\.adapters\.rank=4, and this one has rank=8",
+        ),
+        (
             "a: {}\nb: {model.recompute: full}",
             r"run b: model\.recompute='full', but run a has 'none', and the runs share a model .*of its own",
         ),
@@ -75,7 +88,16 @@ def test_a_name_stands_once(load):
         load("a: {}\nb: {}\na: {model.adapters.rank: 8}")
 
 
+def test_a_run_starts_from_the_adapters_of_one_before_it(load):
+    runs = load({"a": None, "b": {"model.adapters.start": "./runs/lora/a", "model.adapters.dropout": 0.1}, "c": None})
+    assert [earlier_run(runs, name) for name in runs] == ["", "a", ""]
+    runs = load({"a": {"model.adapters.start": "runs/lora/b"}, "b": {"model.adapters.start": "runs/lora/b"}})
+    assert [earlier_run(runs, name) for name in runs] == ["", ""]
+
+
 def test_files_and_folders(load, tmp_path):
+    with pytest.raises(SettingsError, match=r"the file of runs has no name"):
+        load_runs("", None, [], JobSettings)
     with pytest.raises(SettingsError, match=r"none\.yaml does not exist: name a YAML file of runs"):
         load_runs(tmp_path / "none.yaml", None, [], JobSettings)
     (tmp_path / "run").mkdir()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ import yaml
 from editcaption_mega import job_outcome
 from editcaption_mega.conversion import StoreReader
 from editcaption_mega.conversion.checkpoint_folders import checkpoint_folder
-from editcaption_mega.settings import AdapterSettings, save_settings
-from editcaption_mega.training import prepare, run_several, run_sft
+from editcaption_mega.settings import AdapterSettings, SettingsError, save_settings
+from editcaption_mega.training import prepare, run_dpo, run_several, run_sft
 from tests.helpers import ROOT, preference_job, small_job, warm
 
 STEPS = 4
@@ -148,12 +149,84 @@ def test_a_run_that_diverges_ends_alone_on_two_ranks(base, layout):
     same_run(base / folder / "dora", base / f"{folder}-alone", alone.training.steps)
 
 
-def test_what_a_run_cannot_be_is_said_before_any(base):
-    runs = all_settings(base, "refused")
-    runs["experts"].model.adapters.modules = ["mlp.nothing"]
-    with pytest.raises(ValueError, match=r"run experts: model\.adapters\.modules: 'mlp\.nothing' matches nothing"):
+def _start(run):
+    run.model.adapters.start = run.model.folder
+
+
+def _modules(run):
+    run.model.adapters.modules = ["mlp.nothing"]
+
+
+def _rows(run):
+    run.data.sequence_length = 64
+
+
+def _shards(run):
+    run.data.shards = [f"{run.data.shards[0]}-nowhere"]
+
+
+def _pairs(run):
+    run.data.shards = [run.data.shards[0].replace("shards", "pairs")]
+
+
+def _held_out(run):
+    run.data.held_out, run.evaluation.every = run.data.shards, 2
+
+
+def _folder(run):
+    (Path(run.training.output) / "mine").mkdir(parents=True)
+
+
+LATER = {
+    _start: r"model\.adapters\.start=\S+ cannot be started from: \S+ is neither a checkpoint",
+    _modules: r"model\.adapters\.modules: 'mlp\.nothing' matches nothing",
+    _rows: r"sample \S+ takes 1\d\d tokens, more than data\.sequence_length=64",
+    _shards: r"shards-nowhere: no such folder",
+    _pairs: r"sample \S+ has no instruction to train on",
+    _held_out: r"sample \S+ of data\.held_out has the pictures of sample",
+    _folder: r"training\.output=\S+ already holds something else \(mine\)",
+}
+
+
+@pytest.mark.parametrize("wrong", LATER, ids=lambda change: change.__name__.strip("_"))
+def test_what_a_later_run_cannot_be_is_said_before_any(base, wrong):
+    folder = f"refused{wrong.__name__}"
+    runs = all_settings(base, folder)
+    wrong(runs["experts"])
+    with pytest.raises(SettingsError, match=f"^run experts: .*{LATER[wrong]}"):
         run_several(runs, run_sft)
-    assert not (base / "refused").exists()
+    assert not list((base / folder).glob("[ad]*"))
+
+
+def test_a_later_run_of_another_job_is_said_before_any(base):
+    runs = all_settings(base, "another")
+    run_sft(runs["experts"])
+    runs["experts"].training.seed = 77
+    with pytest.raises(
+        SettingsError, match=r"^run experts: .* was trained with training\.seed=3, .* has training\.seed=77"
+    ):
+        run_several(runs, run_sft)
+    assert [each.name for each in (base / "another").iterdir()] == ["experts"]
+
+
+def test_a_run_starts_from_adapters_that_one_before_it_trains(base):
+    runs = {name: settings(base, f"chain/{name}", 0, RUNS["attention"]) for name in ("first", "second")}
+    runs["second"].model.adapters.start = str(base / "chain/first")
+    runs["second"].training.seed = 7
+    run_several(runs, run_sft)
+    alone = settings(base, "chain_alone", 0, RUNS["attention"])
+    alone.model.adapters.start, alone.training.seed = str(base / "chain/first"), 7
+    run_sft(alone)
+    same_run(base / "chain/second", base / "chain_alone", alone.training.steps)
+
+
+def test_preference_pairs_of_a_later_run_are_looked_at_before_any(base):
+    preference_job.write_shards(base / "untagged", failure_modes=None)
+    runs = all_settings(base, "dpo_refused", dpo=True)
+    runs["experts"].data.shards = [str(base / "untagged")]
+    with pytest.raises(SettingsError, match=r"^run experts: sample \S+ says no failure_modes"):
+        run_several(runs, run_dpo)
+    assert not (base / "dpo_refused").exists()
 
 
 @pytest.fixture(scope="module")
