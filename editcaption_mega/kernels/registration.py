@@ -40,5 +40,6 @@ def define(
 
     # Not `setup_context`, for which PyTorch reads the signature of `forward` in each call.
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    apply = type(name, (torch.autograd.Function,), methods).apply
+    function: Any = type(name, (torch.autograd.Function,), methods)
+    apply = function.apply
     return lambda *arguments: (apply if torch.is_grad_enabled() else operator)(*arguments)

@@ -70,13 +70,15 @@ def write_profile(run: Callable, path: Path) -> None:
     path.write_text(table, encoding="utf-8")
 
 
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written per second by a copy far larger than the caches."""
-    source = torch.ones(256 << 20, dtype=torch.float32 if device.type == "cuda" else torch.int8, device=device)
+def copy_bandwidth(device: torch.device, moved: int | None = None) -> float:
+    """Bytes read and written per second by a copy of `moved` bytes, by default far more than the caches hold."""
+    size = (1 << 30 if device.type == "cuda" else 1 << 28) if moved is None else max(1, moved // 2)
+    source = torch.ones(size, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
-    seconds = statistics.median(timed(lambda: target.copy_(source), device) for _ in range(5))
-    return 2 * source.numel() * source.element_size() / seconds
+    launching = launch_seconds(lambda: target.copy_(source), device)
+    seconds = statistics.median(timed(lambda: target.copy_(source), device, launching=launching) for _ in range(5))
+    return 2 * size / seconds
 
 
 def reset_peak(device: torch.device) -> int:

@@ -1,12 +1,12 @@
 """The kernels of a layer (RMSNorm, rotation, SwiGLU, experts' rows) on this device against fp64 on the CPU, and their
-share of what a copy moves."""
+share of what a copy of as many bytes moves."""
 
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from benches.measuring import launch_seconds, timed
+from benches.measuring import copy_bandwidth, launch_seconds, timed
 from torch import Tensor
 
 from editcaption_mega.kernels import chunk_order, expert_order, rms_norm, rotate, sum_rows, swiglu
@@ -140,7 +140,7 @@ def _speeds(machine: Machine) -> Figures:
         }  # fmt: skip
         for direction, work in (("forward", forward), ("backward", backward)):
             seconds = _median(work, machine)
-            share = moved[direction] / seconds / machine.ceilings["copy"]
+            share = moved[direction] / seconds / copy_bandwidth(machine.device, moved[direction])
             note = f"{1e3 * seconds:.3g} ms, {moved[direction] / 2**20:.0f} MiB read and written"
             yield Figure(f"{name}, {direction}: share of copy", share, "", note, goal=0.9)
 

@@ -2,10 +2,11 @@
 has them."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
-from benches.measuring import launch_seconds, timed, write_profile
+from benches.measuring import launch_seconds, timed
 
 from editcaption_mega import platform
 from editcaption_mega.data.batching.packing import RankShare
@@ -70,7 +71,7 @@ def _layer(name: str, machine: Machine, goal: float | None) -> Figures:
     shard = shard_of(architecture_of(name, machine))
     architecture = replace(shard, vocab_size=machine.size(4096, 512), tied_embeddings=True)
     settings = job_settings("sft_qwen3_vl_2b.yaml", machine, ROW, SMALL_ROW)
-    seconds, launching = {}, {}
+    seconds = {}
     for layers in LAYERS:
         model = replace(architecture, num_layers=layers)
         (chunk,) = model_with_weights(model, settings)
@@ -83,14 +84,10 @@ def _layer(name: str, machine: Machine, goal: float | None) -> Figures:
             chunk(batch).sum().backward()
 
         step(), step()
-        launching[layers] = min(launch_seconds(step, machine.device) for _ in range(3))
-        runs = range(machine.size(10, 3))
-        seconds[layers] = statistics.median(timed(step, machine.device, launching=launching[layers]) for _ in runs)
-        if machine.on_gpu:
-            write_profile(step, machine.output / f"profile-{name}-{layers}-layers.txt")
+        seconds[layers] = _median(step, machine)
         del chunk, step
     few, many = LAYERS
-    layer, host = ((values[many] - values[few]) / (many - few) for values in (seconds, launching))
+    layer = (seconds[many] - seconds[few]) / (many - few)
     flops = layer_flops(architecture, batch.bounds)
     rank = f"TP{TP}" + (f" EP{EP}" if architecture.experts else "")
     title = f"layer of {name.removeprefix('Qwen3-VL-')}, a rank of {rank}"
@@ -100,9 +97,14 @@ def _layer(name: str, machine: Machine, goal: float | None) -> Figures:
             yield Figure(name, "not measured", "", why)
         return
     yield Figure(title, 1e3 * layer, "ms", f"forward and backward of {batch.bounds[-1]} tokens")
-    if machine.on_gpu:
-        yield Figure(f"{title}: launched by the host in", 1e3 * host, "ms", "must be less")
     yield Figure(f"{title}: share of matmul", flops / layer / machine.ceilings["matmul"], "", "", goal=goal)
+
+
+def _median(step: Callable[[], None], machine: Machine) -> float:
+    """Seconds of the device, from the moment at which its queue is full."""
+    launching = launch_seconds(step, machine.device)
+    runs = range(machine.size(10, 3))
+    return statistics.median(timed(step, machine.device, launching=launching) for _ in runs)
 
 
 def _vision(machine: Machine) -> Figures:
@@ -121,9 +123,7 @@ def _vision(machine: Machine) -> Figures:
         tower(images).sum().backward()
 
     step(), step()
-    launching = launch_seconds(step, machine.device)
-    runs = range(machine.size(10, 3))
-    seconds = statistics.median(timed(step, machine.device, launching=launching) for _ in runs)
+    seconds = _median(step, machine)
     patches, vision = images.bounds[-1], architecture.vision
     per_block = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     mergers = (1 + len(vision.deepstack_layers)) * (vision.merged_size**2 + vision.merged_size * vision.out_hidden_size)

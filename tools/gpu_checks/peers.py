@@ -33,7 +33,7 @@ from .models import model_with_weights, train_state_of, transformers_model
 from .steps import JOBS, job_of
 
 GIB = 2**30
-REPEATS = 3
+REPEATS = 2
 # Relative difference of losses. bf16 keeps 8 bits; a preference loss is a small difference of large sums.
 MOST = {"SFT": (1e-2, 1e-4), "DPO": (5e-2, 1e-4)}
 Execute = Callable[[], float]  # one step -> its loss

@@ -5,6 +5,7 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ GIB = 2**30
 GPU = ["training.global_batch_size=8", "model.recompute_vision=true"]
 CPU = ["training.global_batch_size=4", "data.sequence_length=300", "data.max_pixels=65536", "data.min_pixels=1024"]
 JOBS = {"SFT": "sft_qwen3_vl_2b.yaml", "DPO": "dpo_qwen3_vl_2b.yaml"}
-REPEATS = 5
+REPEATS = 3
 
 
 def job_of(kind: str, machine: Machine) -> tuple[JobSettings, Architecture, Workload]:
@@ -41,17 +42,24 @@ def job_of(kind: str, machine: Machine) -> tuple[JobSettings, Architecture, Work
 
 
 def run(machine: Machine) -> Figures:
-    for kind in JOBS:
-        settings, architecture, workload = job_of(kind, machine)
-        card = torch.cuda.get_device_name() if machine.on_gpu else ""
-        hardware = load_hardware("h200" if "H200" in card else "h100")
-        plan = make_plan(settings, architecture, workload, 1, hardware)
-        yield from _measured(kind, settings, architecture, workload, plan, machine)
+    card = torch.cuda.get_device_name() if machine.on_gpu else ""
+    hardware = load_hardware("h200" if "H200" in card else "h100")
+    with ThreadPoolExecutor(len(JOBS)) as threads:  # plans are executed in processes of their own
+        jobs = {kind: job_of(kind, machine) for kind in JOBS}
+        plans = {kind: threads.submit(make_plan, *job, 1, hardware) for kind, job in jobs.items()}
+        for kind, job in jobs.items():
+            yield from _measured(kind, *job, plans[kind], machine)
 
 
 def _measured(
-    kind: str, settings: JobSettings, architecture: Architecture, workload: Workload, plan: JobPlan, machine: Machine
+    kind: str,
+    settings: JobSettings,
+    architecture: Architecture,
+    workload: Workload,
+    planned: Future[JobPlan],
+    machine: Machine,
 ) -> Figures:
+    pairs = settings.training.global_batch_size
     platform.initialize(platform.Layout(), seed=1)
     try:
         step = planned_step(settings, architecture, workload, rank_share(settings.parallel))
@@ -60,31 +68,32 @@ def _measured(
         execute()
         used = peak(machine.device)
         seconds = statistics.median(timed(execute, machine.device) for _ in range(machine.size(REPEATS, 1)))
-        waits = _waits(execute) if machine.on_gpu else Counter()
-        if machine.on_gpu:
-            write_profile(execute, machine.output / f"profile-{kind}.txt")
-    finally:
-        platform.destroy()
-    pairs = settings.training.global_batch_size
-    size = f"{pairs} pairs in {len(step.micro_batches)} rows of {step.length} tokens"
-    yield Figure(f"{kind} step of 2B", seconds, "s", size)
-    yield Figure(f"{kind} of 2B", pairs / seconds, "pairs/s")
-    mfu = plan.time.mfu * plan.time.seconds / seconds
-    yield Figure(f"{kind} of 2B: MFU", mfu, "", f"of {plan.hardware.name}, language and vision, nothing counted twice")
-    yield Figure(f"{kind} step of 2B: measured / planned", seconds / plan.time.seconds, "x", "by the hardware file")
-    if machine.on_gpu:
-        planned = plan.records[0].peak.total
-        yield Figure(f"{kind} of 2B: peak of tensors", used / GIB, "GiB", f"planned {planned / GIB:.1f}")
-        yield Figure(f"{kind} of 2B: peak, measured / planned", used / planned, "x")
-        listed = sum(plan.records[0].host_syncs.values())
+        size = f"{pairs} pairs in {len(step.micro_batches)} rows of {step.length} tokens"
+        yield Figure(f"{kind} step of 2B", seconds, "s", size)
+        yield Figure(f"{kind} of 2B", pairs / seconds, "pairs/s")
+        plan = planned.result()
+        mfu = plan.time.mfu * plan.time.seconds / seconds
+        counted = f"of {plan.hardware.name}, language and vision, nothing counted twice"
+        yield Figure(f"{kind} of 2B: MFU", mfu, "", counted)
+        ratio = seconds / plan.time.seconds
+        yield Figure(f"{kind} step of 2B: measured / planned", ratio, "x", "by the hardware file")
+        if not machine.on_gpu:
+            held = (used - before) / GIB
+            yield Figure(f"{kind} of 2B: peak of memory", held, "GiB", "of the process, beside the model")
+            return
+        expected = plan.records[0].peak.total
+        yield Figure(f"{kind} of 2B: peak of tensors", used / GIB, "GiB", f"planned {expected / GIB:.1f}")
+        yield Figure(f"{kind} of 2B: peak, measured / planned", used / expected, "x")
+        waits, listed = _waits(execute), sum(plan.records[0].host_syncs.values())
         places = ", ".join(f"{place} x{count}" for place, count in waits.most_common(8))
         yield Figure(f"{kind} step of 2B: host waits", float(sum(waits.values())), "", f"planned {listed}; {places}")
-    else:
-        yield Figure(f"{kind} of 2B: peak of memory", (used - before) / GIB, "GiB", "of the process, beside the model")
-    del execute
-    gc.collect()
-    if machine.on_gpu:
-        torch.cuda.empty_cache()
+        write_profile(execute, machine.output / f"profile-{kind}.txt")
+    finally:
+        platform.destroy()
+        execute = None
+        gc.collect()
+        if machine.on_gpu:
+            torch.cuda.empty_cache()
 
 
 def _executor(settings: JobSettings, architecture: Architecture, step: Step) -> Callable[[], None]:
