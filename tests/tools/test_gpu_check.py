@@ -220,3 +220,16 @@ def test_the_page_is_made_from_the_kept_reports(gpu_check):
     from gpu_checks import report
 
     assert (ROOT / "docs/performance.md").read_text() == report.page(Path(gpu_check.MEASUREMENTS))
+
+
+def test_kernels_are_told_apart_by_their_names(gpu_check):
+    from benches.measuring import kinds_of_kernels
+
+    seconds = {
+        "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<..>>": 3.0,
+        "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN": 2.0,
+        "_ZN7cutlass13device_kernelIN2at4cuda6detail": 1.0,
+        "void ecm::(anonymous namespace)::rms_norm_kernel<ecm::BFloat16>": 0.5,
+        "void at::native::vectorized_elementwise_kernel<8, at::native>": 0.25,
+    }
+    assert kinds_of_kernels(seconds) == {"attention": 3.0, "our kernels": 0.5, "products": 3.0, "the rest": 0.25}

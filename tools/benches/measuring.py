@@ -60,14 +60,30 @@ def launch_seconds(run: Callable, device: torch.device) -> float:
     return seconds
 
 
-def write_profile(run: Callable, path: Path) -> None:
-    """What one run on a GPU spends its time on, as PyTorch's profiler has it, most first."""
+# How kernels are called on NVIDIA GPUs; what none of these is in is the rest.
+KERNELS = {"attention": ("flash_",), "our kernels": ("ecm::",), "products": ("nvjet", "gemm", "cutlass")}
+
+
+def write_profile(run: Callable, path: Path) -> dict[str, float]:
+    """What one run on a GPU spends its time on, as PyTorch's profiler has it, most first -> seconds of each kind of
+    KERNELS, and of the rest."""
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as profile:
         run()
         torch.cuda.synchronize()
-    table = profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=60)
-    path.write_text(table, encoding="utf-8")
+    averages = profile.key_averages()
+    path.write_text(averages.table(sort_by="self_cuda_time_total", row_limit=60), encoding="utf-8")
+    kernels = [row for row in averages if row.device_type == torch.autograd.DeviceType.CUDA]
+    return kinds_of_kernels({row.key: row.self_device_time_total / 1e6 for row in kernels})
+
+
+def kinds_of_kernels(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds by the kernel's name -> seconds of each kind."""
+    kinds = dict.fromkeys([*KERNELS, "the rest"], 0.0)
+    for name, spent in seconds.items():
+        kind = next((kind for kind, parts in KERNELS.items() if any(part in name for part in parts)), "the rest")
+        kinds[kind] += spent
+    return kinds
 
 
 def copy_bandwidth(device: torch.device, moved: int | None = None) -> float:

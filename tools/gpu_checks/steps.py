@@ -87,7 +87,10 @@ def _measured(
         waits, listed = _waits(execute), sum(plan.records[0].host_syncs.values())
         places = ", ".join(f"{place} x{count}" for place, count in waits.most_common(8))
         yield Figure(f"{kind} step of 2B: host waits", float(sum(waits.values())), "", f"planned {listed}; {places}")
-        write_profile(execute, machine.output / f"profile-{kind}.txt")
+        kinds = write_profile(execute, machine.output / f"profile-{kind}.txt")
+        for name, spent in kinds.items():
+            share = spent / sum(kinds.values())
+            yield Figure(f"{kind} step of 2B: share of {name}", share, "", f"{spent:.3g} s of the device")
     finally:
         platform.destroy()
         execute = None
