@@ -1,6 +1,8 @@
 """Convert a Megatron checkpoint into a Hugging Face folder that transformers loads."""
 
 import math
+import os
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,40 @@ editcaption convert megatron-to-hf --checkpoint runs/lora --output models/lora  
 
 
 def main(argv: Sequence[str]) -> None:
+    arguments = _arguments(argv)
+    from editcaption_mega.conversion.convert import export_adapter, megatron_to_hf, merge_adapter
+    from editcaption_mega.conversion.trained_adapter import adapter_base, has_adapters
+
+    of_adapters = arguments.adapter or arguments.base or has_adapters(arguments.checkpoint)
+    if of_adapters and not arguments.base and os.environ.get("RANK", "0") == "0":
+        if base := adapter_base(arguments.checkpoint)[0]:
+            print(f"the adapters are on {base}, as {arguments.checkpoint} says")
+    if arguments.adapter:
+        dtype = cli.conversion(arguments)["dtype"]
+        export_adapter(arguments.checkpoint, arguments.output, base=arguments.base, dtype=dtype)
+        print(f"{arguments.output} is written: adapters, which peft and vLLM load beside the weights that they are on")
+        return
+    if of_adapters:
+        merge_adapter(
+            arguments.checkpoint,
+            arguments.output,
+            base=arguments.base,
+            max_file_bytes=int(arguments.max_file_gib * 2**30),
+            **cli.conversion(arguments),
+            progress=byte_progress,
+        )
+        return
+    megatron_to_hf(
+        arguments.checkpoint,
+        arguments.output,
+        max_file_bytes=int(arguments.max_file_gib * 2**30),
+        **cli.conversion(arguments),
+        progress=byte_progress,
+    )
+
+
+def _arguments(argv: Sequence[str]) -> Namespace:
+    """Raises ArgumentError."""
     parser = cli.argument_parser(
         "Convert a Megatron checkpoint (or the newest one of a run folder, also while the run goes on) into a Hugging "
         "Face folder that transformers loads. Processes share the files, and the same command goes on where one was "
@@ -33,38 +69,19 @@ def main(argv: Sequence[str]) -> None:
         "--base",
         type=Path,
         metavar="DIR",
-        help="of adapters: folder, checkpoint or run of the weights that they are on (default: as the run had it; a "
-        "PEFT folder as --checkpoint needs it)",
+        help="of adapters: folder, checkpoint or run of the weights that they are on (default: as the run had it, "
+        "or as adapter_config.json of a PEFT folder has it)",
     )
     cli.add_conversion_arguments(parser)
     arguments = parser.parse_args(argv)
     # NaN is not above anything; less than a byte is nothing.
     if not 2**-30 <= arguments.max_file_gib < math.inf:
         raise cli.ArgumentError(f"--max-file-gib is {arguments.max_file_gib:g}: give a size above 0, in GiB")
-    if arguments.adapter and arguments.verify:
-        raise cli.ArgumentError("--adapter writes a small folder, which --verify does not compare: leave one out")
-    from editcaption_mega.conversion.convert import export_adapter, megatron_to_hf, merge_adapter
-    from editcaption_mega.conversion.trained_adapter import has_adapters
-
     if arguments.adapter:
-        dtype = cli.conversion(arguments)["dtype"]
-        export_adapter(arguments.checkpoint, arguments.output, base=arguments.base, dtype=dtype)
-        print(f"{arguments.output} is written: adapters, which peft and vLLM load beside the weights that they are on")
-        return
-    if arguments.base or has_adapters(arguments.checkpoint):
-        merge_adapter(
-            arguments.checkpoint,
-            arguments.output,
-            base=arguments.base,
-            max_file_bytes=int(arguments.max_file_gib * 2**30),
-            **cli.conversion(arguments),
-            progress=byte_progress,
-        )
-        return
-    megatron_to_hf(
-        arguments.checkpoint,
-        arguments.output,
-        max_file_bytes=int(arguments.max_file_gib * 2**30),
-        **cli.conversion(arguments),
-        progress=byte_progress,
-    )
+        if arguments.verify:
+            raise cli.ArgumentError("--adapter writes a small folder, which --verify does not compare: leave one out")
+        if arguments.max_file_gib != parser.get_default("max_file_gib"):
+            raise cli.ArgumentError("--adapter writes one file, which --max-file-gib does not divide: leave one out")
+        if arguments.workers:
+            raise cli.ArgumentError("--adapter writes one small file, which --workers do not share: leave one out")
+    return arguments

@@ -49,7 +49,7 @@ from .peft_folder import write_peft_folder
 from .rules import Box, Rule, rules_for, unique_rules
 from .store import MASTERS, WEIGHTS, StoreReader, write_manifest
 from .tensor_file import TensorForm
-from .trained_adapter import TrainedAdapter, merged
+from .trained_adapter import TrainedAdapter, base_folder, merged
 from .verify import check_same_model, verify_checkpoint
 
 STORE_FILE_BYTES = 1 << 30  # of a converted checkpoint: what a killed process makes again at the most
@@ -117,8 +117,8 @@ def megatron_to_hf(
 
 def export_adapter(adapter: Path, output: Path, *, base: Path | None = None, dtype: torch.dtype | None = None) -> None:
     """Write adapters, of a run, checkpoint or PEFT folder, as a PEFT folder. base: the weights that they are on, which
-    adapter_config.json names; None: as the run had them. dtype: of its tensors; None: as they are. Raises ValueError,
-    OSError."""
+    adapter_config.json names; None: as the run or the PEFT folder has them. dtype: of its tensors; None: as they are.
+    Raises ValueError, OSError."""
     refuse_existing(output)
     opened = _open_adapter(adapter, base)
     values = {name: value.to(dtype or value.dtype) for name, value in opened.values.items()}
@@ -137,8 +137,8 @@ def merge_adapter(
     progress: Progress = no_progress,
 ) -> None:
     """Write weights with adapters in them as a Hugging Face folder. base: folder, checkpoint or run of the weights;
-    None: as the run of the adapters had them. The other parameters as in `megatron_to_hf`. Raises ValueError, for
-    weights too that the adapters were not trained on, and OSError."""
+    None: as the run of the adapters or their PEFT folder has them. The other parameters as in `megatron_to_hf`. Raises
+    ValueError, for weights too that the adapters were not trained on, and OSError."""
     if not (verify and (output / CONFIG).is_file()):
         refuse_existing(output)
     with joined_ranks():
@@ -168,6 +168,8 @@ def _weights_at(base: Path) -> Path:
 def _open_adapter(adapter: Path, base: Path | None) -> TrainedAdapter:
     if not is_peft_folder(adapter):
         verify_checkpoint(find_checkpoint(adapter), tensors=WEIGHTS)
+    elif base is None:
+        base = base_folder(adapter)
     where = None if base is None else _weights_at(base)
     architecture = None
     if where is not None:

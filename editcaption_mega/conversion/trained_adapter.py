@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editcaption_mega.data.text.side_files import ADAPTER_BASE, ADAPTER_CONFIG, is_peft_folder
+from editcaption_mega.data.text.side_files import ADAPTER_BASE, ADAPTER_CONFIG, is_peft_folder, named_base
 from editcaption_mega.files import read_json_object
 from editcaption_mega.model import ADAPTERS, Architecture
 from editcaption_mega.settings import AdapterSettings, SettingsError
@@ -92,6 +92,14 @@ def adapter_base(path: str | Path) -> tuple[str, str]:
         return str(name or ""), base_weights_of(Path(path))
     of_run = _of_run(StoreReader(find_checkpoint(path)))
     return of_run["base"], of_run["base_weights"]
+
+
+def base_folder(peft_folder: Path) -> Path:
+    """The weights that a PEFT folder names. Raises SettingsError where they are not here."""
+    try:
+        return named_base(peft_folder)
+    except ValueError as error:
+        raise SettingsError(f"{error}, or name it with --base") from error
 
 
 def check_adapters_of(checkpoint: Path, choice: AdapterChoice) -> None:

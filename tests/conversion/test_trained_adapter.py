@@ -72,6 +72,20 @@ def test_peft_and_the_merged_folder_have_the_same_logits(root, form):
     assert (adapted - merged).abs().max() <= LOGITS_BAR
 
 
+def test_a_peft_folder_is_added_to_the_weights_that_it_names(root, tmp_path, capsys):
+    megatron_to_hf.main(["--checkpoint", str(root / "down-peft"), "--output", str(tmp_path / "merged")])
+    assert f"the adapters are on {root / 'model'}, as {root / 'down-peft'} says" in capsys.readouterr().out
+    merge_adapter(root / "down", tmp_path / "of_run")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("merged", "of_run")]
+    assert files[0] == files[1]
+    shutil.copytree(root / "down-peft", tmp_path / "peft")
+    config = tmp_path / "peft" / ADAPTER_CONFIG
+    config.write_text(config.read_text().replace(str(root / "model"), "Qwen/not-here"))
+    with pytest.raises(SettingsError, match="names Qwen/not-here, which is no folder here: .*, or name it with --base"):
+        merge_adapter(tmp_path / "peft", tmp_path / "unmade")
+    assert not (tmp_path / "unmade").exists()
+
+
 def test_what_is_read_is_written_again_bit_for_bit(root, form):
     folder = root / f"{form}-peft"
     export_adapter(folder, root / f"{form}-again", base=root / "model")
