@@ -33,7 +33,7 @@ def add_parser(commands: cli.Subparsers) -> None:
     )
     command.add_argument("--quotas", metavar="SHARES", help="as semantic=25,stylistic=25,structural=50, of what passes")
     command.add_argument("--count", type=cli.positive, metavar="N", help="pairs in all, with --quotas (default: most)")
-    command.add_argument("--seed", type=int, default=0, help="of what quotas draw (default 0)")
+    command.add_argument("--seed", type=int, metavar="N", help="of what --quotas draw (default 0)")
     command.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder of shards")
     command.add_argument("--only-page", action="store_true", help="everything but the shards, to try rules")
     command.set_defaults(run=run)
@@ -52,12 +52,16 @@ def run(arguments: Namespace) -> None:
         raise cli.ArgumentError(
             "--quotas is empty: give shares, as semantic=25,stylistic=25,structural=50, or leave it"
         )
-    quotas = Quotas(shares, arguments.count, arguments.seed)
+    quotas = Quotas(shares, arguments.count, arguments.seed or 0)
     if arguments.count and not quotas.shares:
         raise cli.ArgumentError(
             "--count is shared out by --quotas: give them, as semantic=25,stylistic=25,structural=50"
         )
+    if arguments.seed is not None and not quotas.shares:
+        raise cli.ArgumentError("--seed is of what --quotas draw, and nothing else draws: give both, or neither")
     rules = parse_rules(arguments.rules)
+    if arguments.labels and not any(rule.kind == "precision" for rule in rules):
+        raise cli.ArgumentError("--labels are for rules of a precision, such as success>=p0.95: give one, or leave it")
     if not rules and not quotas.shares:
         raise cli.ArgumentError("nothing to filter by: give --rules or --quotas")
     plan = FilterPlan(

@@ -6,6 +6,8 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 
+_PAIRS_AT_ONCE = 16
+
 
 def add_parser(commands: cli.Subparsers) -> None:
     command = commands.add_parser(
@@ -23,7 +25,7 @@ def add_parser(commands: cli.Subparsers) -> None:
     clip.add_argument("--clip", type=Path, metavar="DIR", help="Hugging Face folder of a CLIP or SigLIP model")
     clip.add_argument("--instructions", type=Path, metavar="FILE", help="a file of columns with `instruction`")
     clip.add_argument("--captions", type=Path, metavar="FILE", help="columns source_caption, target_caption")
-    clip.add_argument("--batch-size", type=cli.positive, default=16, metavar="N", help="pairs at once (default 16)")
+    clip.add_argument("--batch-size", type=cli.positive, metavar="N", help=f"pairs at once (default {_PAIRS_AT_ONCE})")
     command.set_defaults(run=run)
 
 
@@ -33,6 +35,10 @@ def run(arguments: Namespace) -> None:
     cli.check_output_file("--output", arguments.output)
     if not arguments.clip and (arguments.instructions or arguments.captions):
         raise cli.ArgumentError("--instructions and --captions are compared with pictures by a model: give --clip DIR")
+    if arguments.batch_size and not arguments.clip:
+        raise cli.ArgumentError("--batch-size has a meaning with --clip only: give both, or neither")
+    if arguments.workers and arguments.clip:
+        raise cli.ArgumentError("--workers measure pictures, and --clip has its model do it: leave one of them out")
     shards = open_shards(arguments.shards)
     from editcaption_mega.curation.measures.measure_columns import embed_pairs, measure_pairs
 
@@ -40,7 +46,7 @@ def run(arguments: Namespace) -> None:
     if arguments.clip:
         whole = embed_pairs(
             shards, arguments.output, arguments.clip, instructions=arguments.instructions, captions=arguments.captions,
-            batch_size=arguments.batch_size, part=part, progress=progress,
+            batch_size=arguments.batch_size or _PAIRS_AT_ONCE, part=part, progress=progress,
         )  # fmt: skip
     else:
         whole = measure_pairs(shards, arguments.output, workers=arguments.workers or 0, part=part, progress=progress)

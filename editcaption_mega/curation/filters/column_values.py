@@ -70,7 +70,10 @@ def read_values(
                 _take(values, place, rule, at, value, shards.ids[at])
     for rule, (file, name), was_seen in zip(rules, sources, seen, strict=True):
         if file >= 0 and not was_seen:
-            raise SettingsError(f"rule {rule.text!r}: no pair of {files[file].path} has a column {name!r}")
+            there = ", ".join(sorted(names_of(files[file])))
+            raise SettingsError(
+                f"rule {rule.text!r}: no pair of {files[file].path} has a column {name!r} (there are {there})"
+            )
     return values
 
 
@@ -134,8 +137,9 @@ def _source(files: Sequence[ColumnFile], column: str, where: str) -> tuple[int, 
     having = [i for i, file in enumerate(files) if column in names_of(file)]
     if len(having) != 1:
         whose = " and ".join(f"{stems[i]}.{column}" for i in having)
-        problem = f"several files have it, say which: {whose}" if having else f"no file of columns has {column}"
-        raise SettingsError(f"{where!r}: {problem}")
+        there = ", ".join((*OF_THE_PAIR, *sorted({name for file in files for name in names_of(file)})))
+        none = f"no file of columns has {column} (there are {there})"
+        raise SettingsError(f"{where!r}: {f'several files have it, say which: {whose}' if having else none}")
     return having[0], column
 
 

@@ -188,15 +188,17 @@ def test_passes_over_one_text_are_its_mean(root, tmp_path, capsys):
     ("options", "code", "words"),
     [
         (["--rules", "success>=1"], 2, "several files have it, say which: score.success and lint.success"),
-        (["--rules", "other>=1"], 2, "no file of columns has other"),
+        (["--rules", "other>=1"], 2, "no file of columns has other (there are category, edit_type, identical, "),
         (["--rules", "judge.success>=1"], 2, "no file of columns is called judge.jsonl (there are score, lint)"),
-        (["--rules", "score.other>=1"], 2, "has a column 'other'"),
+        (["--rules", "score.other>=1"], 2, "has a column 'other' (there are "),
         (["--rules", "lint>=1"], 1, "rule 'lint>=1' is about a number, and lint of pair p00 is []"),
         (["--rules", "score.success>=p0.9"], 2, "give labeled pairs with --labels FILE"),
         (["--rules", "score.success=>9"], 2, "is none: expected"),
         (["--rules", "score.success>=99"], 1, "no pair stays"),
         ([], 2, "nothing to filter by"),
         (["--rules", "lint:none", "--count", "3"], 2, "--count is shared out by --quotas"),
+        (["--rules", "lint:none", "--seed", "0"], 2, "--seed is of what --quotas draw, and nothing else draws"),
+        (["--rules", "lint:none", "--labels", "x.jsonl"], 2, "--labels are for rules of a precision, such as"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(root, tmp_path, capsys, options, code, words):
