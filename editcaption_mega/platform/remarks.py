@@ -41,7 +41,8 @@ def silenced() -> Iterator[None]:
 
 
 def _loggers() -> list[logging.Logger]:
-    names = ["torch.utils.cpp_extension"]
+    # The model's class, of which Megatron's says at each start that it will be another's.
+    names = ["torch.utils.cpp_extension", "megatron.core.models.gpt.gpt_model"]
     if not torch.cuda.is_available():
         names.append("megatron.core")  # where there is a GPU its warnings may be worth reading
     return [logging.getLogger(name) for name in names]
