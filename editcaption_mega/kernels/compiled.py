@@ -1,6 +1,7 @@
 """The `cpu` and `cuda` backends: the compiled extension, called with addresses and sizes (see `backends.Backend`)."""
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -144,10 +145,8 @@ class Cuda(Cpu):
 def launch(kernel: str, device: torch.device, *arguments: Any) -> None:
     """A kernel of the CUDA variant, on PyTorch's current stream."""
     queue = EXTENSION.Queue(device.index, torch.cuda.current_stream(device).cuda_stream)
-    if device.index == torch.cuda.current_device():  # as in a job, where entering it takes longer than the launch
-        getattr(EXTENSION, kernel + "_cuda")(*arguments, queue)
-        return
-    with torch.cuda.device(device):
+    here = device.index == torch.cuda.current_device()  # as in a job, and entering it takes longer than the launch
+    with nullcontext() if here else torch.cuda.device(device):
         getattr(EXTENSION, kernel + "_cuda")(*arguments, queue)
 
 
