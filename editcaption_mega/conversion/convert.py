@@ -82,7 +82,7 @@ def hf_to_megatron(
 
     dtype: of all weights (None: as the folder has them, FP8 as bf16). verify: compare what was written with the folder
     before it is published; an output that exists is only compared. workers: processes; under torchrun the ranks share
-    the files beside. progress: of bytes. Memory of a process: a few parts of a tensor, of 64 MiB.
+    the files beside. progress: of bytes. Memory of a process: a few parts of a tensor, of 8 MiB.
     Raises ValueError for a folder that is not whole and for an output that differs, OSError."""
     if not (verify and (output / MANIFEST).is_file()):
         refuse_existing(output)

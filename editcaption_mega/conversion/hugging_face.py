@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from editcaption_mega.data.text.side_files import CONFIG, SINGLE_WEIGHTS, WEIGHT_INDEX, SideFiles, weight_index
+from editcaption_mega.kernels.transposes import copy_values
 from editcaption_mega.model import Architecture
 from editcaption_mega.words import one_line
 
@@ -83,7 +84,7 @@ class FolderReader:
                 return values
             if out is None:
                 out = torch.empty(box.shape, dtype=values.dtype)
-            out[part.within(box)] = values
+            copy_values(out[part.within(box)], values)
         assert out is not None, f"no piece of {rule.name} lies in {box}"
         return out
 

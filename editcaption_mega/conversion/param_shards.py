@@ -10,6 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from editcaption_mega.kernels.transposes import copy_values
 from editcaption_mega.model import ADAPTERS, unwrap
 
 from .rules import Box, Rule
@@ -93,7 +94,7 @@ def owned(param_shards: list[ParamShard]) -> Iterator[ParamShard]:
 def fill(shard: ParamShard, values: Tensor) -> None:
     """values: the box of the shard."""
     with torch.no_grad():
-        shard.view(shard.parameter.data).copy_(values)
+        copy_values(shard.view(shard.parameter.data), values)
 
 
 def send(shard: ParamShard) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from editcaption_mega.files import naming
+from editcaption_mega.kernels.transposes import contiguous
 
 # The dtypes that weights, optimizer state and generators have, in safetensors' names.
 DTYPES = {
@@ -167,7 +168,7 @@ def in_own_memory(values: Tensor) -> Tensor:
     """The same values, contiguous, copied where they are a part of something larger: a mapped file, which has a header
     at the least. PyTorch's own word for a view would not do: in inference mode it says that nothing is one."""
     if values.untyped_storage().nbytes() != values.nbytes:
-        return values.clone(memory_format=torch.contiguous_format)
+        return values.clone() if values.is_contiguous() else contiguous(values)
     return values.contiguous()
 
 
@@ -178,4 +179,4 @@ def sha256_of(path: Path) -> str:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return memoryview(contiguous(tensor).reshape(-1).view(torch.uint8).numpy())

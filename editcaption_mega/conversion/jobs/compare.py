@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from editcaption_mega.kernels.transposes import contiguous
+
 from ..manifest import StoredFile, file_problem
 from ..rules import Rule
 from .output_files import Read, canonical_parts
@@ -95,4 +97,4 @@ def drop_cached(paths: Iterable[Path]) -> None:
 
 def _same_bytes(a: Tensor, b: Tensor) -> bool:
     """Not as numbers: NaN is no difference here, and -0 is one."""
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    return torch.equal(contiguous(a).view(torch.uint8), contiguous(b).view(torch.uint8))

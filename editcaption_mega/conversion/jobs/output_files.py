@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from editcaption_mega.kernels.transposes import copy_values
+
 from ..rules import Box, Piece, Rule
 from ..tensor_file import TensorForm, file_bytes
 
-PART_BYTES = 64 << 20  # of a tensor that is made at once
+PART_BYTES = 8 << 20  # of a tensor that is made at once: it is still in the cache when it is hashed and written
 
 Read = Callable[[Rule, Box], Tensor]  # a box of a rule's canonical tensor
 
@@ -76,13 +78,13 @@ def folder_parts(rule: Rule, name: str, form: TensorForm, read: Read) -> Iterato
         out: Tensor | None = None
         for piece in pieces:
             part = _narrowed(piece.box, axis, start, length)
-            region, values = piece.region(part), piece.to_hf(read(rule, part), part).to(form.dtype)
+            region, values = piece.region(part), piece.to_hf(read(rule, part), part)
             if len(pieces) == 1:
-                out = values
+                out = values.to(form.dtype)
                 break
             if out is None:
                 out = torch.empty((region[0].stop - region[0].start, *form.shape[1:]), dtype=form.dtype)
-            out[(slice(None), *region[1:])] = values
+            copy_values(out[(slice(None), *region[1:])], values)
         assert out is not None, f"{name} has no rows"
         yield out
 
