@@ -49,6 +49,7 @@ def complete[Value](
     *,
     progress: Progress = no_progress,
     total: int | None = None,
+    ids_differ: bool = False,
 ) -> Iterator[Reply[Value]]:
     """The reply of each request, in order of completion; every request gets one, whatever happens to it.
 
@@ -56,6 +57,8 @@ def complete[Value](
     folder: a reply that is ok or refused is in its responses.sqlite before it is yielded, a later call yields it from
     there; every attempt is a line of its calls.jsonl. Requests that ask the same are asked once. A malformed reply is
     kept too, and a later call asks for it once more, not `max_attempts` times. None: nothing is kept.
+
+    ids_differ: the caller sees to it, so that the ids of a million requests need not be remembered here.
 
     A request that can't be sent (a damaged picture, more than max_request_mib) ends as failed, without a call.
 
@@ -68,7 +71,7 @@ def complete[Value](
         with open_cache(cache) as (kept, log):
             chat = _Chat(endpoint, secret, kept)
             with RequestScheduler(endpoint, secret, chat, log) as scheduler:
-                yield from scheduler.results(_distinct(requests))
+                yield from scheduler.results(requests if ids_differ else _distinct(requests))
 
     return iter(progress(replies(), total, endpoint.model))
 

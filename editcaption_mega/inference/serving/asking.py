@@ -32,17 +32,17 @@ def replies[Value](
     """As `complete`. With a server of our own, `endpoint` makes an endpoint of its address, and what was in flight when
     it died is asked again of the next one, without counting as an attempt.
 
-    unanswered: the requests of which no reply was yielded yet; called again after each restart. Raises what `complete`
-    does, and ServerError when the server died too often."""
+    unanswered: the requests of which no reply was yielded yet, each with an id of its own; called again after each
+    restart. Raises what `complete` does, and ServerError when the server died too often."""
     if server is None:
         assert isinstance(endpoint, Endpoint)
-        yield from complete(endpoint, unanswered(), cache)
+        yield from complete(endpoint, unanswered(), cache, ids_differ=True)
         return
     assert not isinstance(endpoint, Endpoint)
     while True:
         at = endpoint(server.url())
         try:
-            asked = complete(at, _Watched(unanswered(), server), cache)
+            asked = complete(at, _Watched(unanswered(), server), cache, ids_differ=True)
             with closing(cast(Generator[Reply[Value]], asked)) as stream:
                 for reply in stream:
                     if reply.status == "failed" and not server.is_healthy():

@@ -10,6 +10,7 @@ import re
 import sqlite3
 import threading
 import time
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -391,6 +392,26 @@ def test_requests_are_taken_as_places_become_free():
         time.sleep(0.1)
         assert server.calls <= called + 4 and server.most_in_flight <= 4
     assert threading.active_count() == before, "an abandoned run ends its thread"
+
+
+@pytest.mark.parametrize("ids_differ", [True, False])
+def test_ids_that_differ_by_themselves_are_not_remembered(ids_differ):
+    class Name(str):
+        """Unlike a plain text, it can be referred to weakly."""
+
+    count, names = 800, []
+
+    def named():
+        for i in range(count):
+            name = Name(i)
+            names.append(weakref.ref(name))
+            yield request(name)
+
+    with ScriptedServer() as server:
+        for number, _ in enumerate(complete(Endpoint(server.url, "m"), named(), None, ids_differ=ids_differ), 1):
+            if number == count // 2:
+                there, taken = sum(name() is not None for name in names), len(names)
+    assert there < count // 4 if ids_differ else there == taken >= count // 2
 
 
 def test_no_endpoint_one_sentence(tmp_path, monkeypatch):
