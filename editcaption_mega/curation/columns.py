@@ -13,6 +13,7 @@ are joined, filtered and merged in one process.
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 FORMAT = "columns 1"
 _NOWHERE = -1
+_AS_KEPT = re.compile(rb'\{"at": \d+, "sample": \d+, "again": (?:true|false), "row": (\{.*\})\}\n?')
 
 
 class PairSet(Protocol):
@@ -128,8 +130,7 @@ class ColumnWork:
         assert self._out is not None, "inside the with block"
         self._lock.check()
         row = {"id": self.pairs.ids[at]} | ({"sample": sample} if self.samples > 1 else {}) | columns
-        line = {"at": at, "sample": sample, "again": again, "row": row}
-        content = json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        content = _json_line({"at": at, "sample": sample, "again": again, "row": row})
         while content:
             content = content[os.write(self._out, content) :]
 
@@ -143,7 +144,7 @@ class ColumnWork:
             with replacing(self.path, "wb") as out:
                 out.write(_json_line(self.head))
                 for line in places.lines(files):
-                    out.write(_json_line(line["row"]))
+                    out.write(_row_of(line))
         return True
 
     def _kept_head(self) -> Any:
@@ -201,11 +202,17 @@ class _Places:
     def whole(self) -> bool:
         return bool((self.file != _NOWHERE).all())
 
-    def lines(self, files: Sequence[BinaryIO]) -> Iterator[dict[str, Any]]:
+    def lines(self, files: Sequence[BinaryIO]) -> Iterator[bytes]:
         for number, offset in zip(self.file, self.offset, strict=True):
             file = files[number]
             file.seek(offset)
-            yield parse_json(file.readline())
+            yield file.readline()
+
+
+def _row_of(line: bytes) -> bytes:
+    """The line of a pair, from one that `_Places.read` has read: as `keep` wrote it, or another program the same."""
+    kept = _AS_KEPT.fullmatch(line)
+    return kept[1] + b"\n" if kept else _json_line(parse_json(line)["row"])
 
 
 class ColumnFile:
@@ -315,5 +322,8 @@ def _ends_whole(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
+
 def _json_line(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    return _encoded(value).encode() + b"\n"

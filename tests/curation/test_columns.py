@@ -64,6 +64,22 @@ def test_a_killed_run_goes_on_and_makes_nothing_twice(tmp_path, torn):
     assert values == ["second", "first", "second", "second", "first", "second", "second"]
 
 
+def test_a_merge_takes_lines_as_they_were_kept_and_those_of_another_form(tmp_path):
+    path = tmp_path / "score.jsonl"
+    rows = [
+        {"id": f"p{at}", "value": value}
+        for at, value in enumerate(['"row": {', "é\u2028\\", {"a": {}}, 1.5, None, [], ""])
+    ]
+    with work(path) as making:
+        for at, row in enumerate(rows[:-1]):
+            making.keep(at, {"value": row["value"]})
+        with open(making.part_folder / "lines.jsonl", "a") as file:
+            file.write(json.dumps({"row": rows[-1], "again": False, "sample": 0, "at": 6}, indent=None) + "\n")
+        assert making.merge()
+    assert [row for (row,) in ColumnFile(path, PAIRS)] == rows
+    assert path.read_bytes().splitlines()[1:] == [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+
+
 def test_parts_may_be_divided_otherwise_the_next_time_and_the_last_one_merges(tmp_path):
     path = tmp_path / "score.jsonl"
     with work(path, part=Part(1, 3)) as making:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from editcaption_mega.files import parse_json
 from editcaption_mega.records import EditPair
 
@@ -93,6 +95,9 @@ class ShardReader:
         self.columns, self.ids, self.fingerprint = columns, columns.ids, columns.fingerprint
         self._paths = columns.paths
         self._mirrors = list(map(Mirror.of, self.directories))
+        places = (columns.shard, columns.offset, columns.bytes, columns.pixels)
+        # As plain arrays, which cost less to look at than mapped ones (see `Texts`).
+        self._shard, self._offset, self._bytes, self._pixels = (array.view(np.ndarray) for array in places)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,7 +138,7 @@ class ShardReader:
     def meta(self, i: int) -> SampleMeta:
         """Id and image sizes of one sample, from the index alone. Raises IndexError."""
         i = self._index(i)
-        source, target = self.columns.pixels[i].tolist()
+        source, target = self._pixels[i].tolist()
         return SampleMeta(self.ids[i], tuple(source), tuple(target))
 
     def path(self, i: int) -> Path:
@@ -177,8 +182,7 @@ class ShardReader:
         return int(i) % len(self)
 
     def _read(self, i: int, member: int) -> bytes:
-        columns = self.columns
-        shard, size, offset = int(columns.shard[i]), int(columns.bytes[i, member]), int(columns.offset[i, member])
+        shard, size, offset = int(self._shard[i]), int(self._bytes[i, member]), int(self._offset[i, member])
         path = self._paths[shard]
         descriptor, stays_open = self._open(shard)
         try:

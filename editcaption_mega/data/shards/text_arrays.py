@@ -12,7 +12,8 @@ class Texts(Sequence[str]):
     """Texts that stand one after another in an array of UTF-8 [bytes] uint8; text i ends before ends[i] [N] int64."""
 
     def __init__(self, content: np.ndarray, ends: np.ndarray):
-        self.content, self.ends = content, ends
+        # As plain arrays: a mapped one of numpy's looks at itself again whenever a part of it is taken.
+        self.content, self.ends = content.view(np.ndarray), ends.view(np.ndarray)
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Texts":
@@ -42,7 +43,8 @@ class Texts(Sequence[str]):
         if not -len(self) <= i < len(self):
             raise IndexError(f"text {i} of {len(self)}")
         i %= len(self)
-        return self.content[self.ends[i - 1] if i else 0 : self.ends[i]].tobytes().decode()
+        begin, end = self.ends[i - 1 : i + 1].tolist() if i else (0, int(self.ends[0]))
+        return self.content[begin:end].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), _ROWS_AT_ONCE):

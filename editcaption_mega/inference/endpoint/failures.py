@@ -71,7 +71,7 @@ _FIELDS = ("max_tokens", "temperature", "top_p", "seed", "stream", "response_for
 def read_body(body: bytes | bytearray) -> Any:
     """The JSON of an answer. Raises ValueError that says what it is instead; the body itself is not quoted, for cut off
     anywhere it could hold a part of whatever the server echoes."""
-    if sum(body.count(sign) for sign in b"[{,:") > _MOST_VALUES:
+    if len(body) > _MOST_VALUES < sum(body.count(sign) for sign in b"[{,:"):
         raise ValueError(f"a body of more than {_MOST_VALUES:,} values")
     try:
         return json.loads(body)

@@ -91,6 +91,7 @@ class RequestLoop:
     async def _serve(self) -> None:
         self._stopped = asyncio.Event()
         self._loop.set_exception_handler(self._defect)
+        self._loop.set_task_factory(asyncio.eager_task_factory)  # an attempt is on its way when it is begun
         async with Transport(
             self._endpoint.url,
             timeout=self._endpoint.timeout,
@@ -119,7 +120,7 @@ class RequestLoop:
                 self._resuming = True
                 self._loop.call_at(limiter.not_before, self._resume)
             return
-        while len(self._tasks) < int(limiter.limit):
+        while len(self._tasks) < int(limiter.limit) and not self._stopped.is_set():
             if self._again:
                 job = self._again.popleft()
             elif self._fresh and not (limiter.in_trouble and self.backing_off):

@@ -63,7 +63,7 @@ class Transport:
 
     async def __aenter__(self) -> "Transport":
         self._proxy = proxy_of(self._url)
-        self._to: tuple[object, ...] | None = None  # where `_direct` posts, and with which headers
+        self._to: tuple[str, str, Secret] | None = None  # where `_direct` posts, and what its headers are made of
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=self._connections),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
@@ -81,11 +81,11 @@ class Transport:
         self, method: str, path: str, body: bytes, secret: Secret, content_type: str = "application/json"
     ) -> Response:
         """What {url}{path} answers, whatever its code. Raises NoAnswer, and nothing else whatever the server does."""
-        headers = {"Content-Type": content_type, **secret.headers()}
         try:
             async with asyncio.timeout(self._timeout):
                 if method == "POST" and self._proxy is None:
-                    return await self._post(path, body, headers)
+                    return await self._post(path, body, secret, content_type)
+                headers = {"Content-Type": content_type, **secret.headers()}
                 async with self._session.request(
                     method, self._url + path, data=_payload(body), headers=headers, allow_redirects=False
                 ) as response:
@@ -103,10 +103,11 @@ class Transport:
             # Of these errors only the kind is told: their text may quote headers.
             raise NoAnswer(f"the connection broke ({type(error).__name__})") from None
 
-    async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> Response:
+    async def _post(self, path: str, body: bytes, secret: Secret, content_type: str) -> Response:
         """What is asked a million times, one after the other with the same headers."""
-        to = (path, *headers.items())
+        to = (path, content_type, secret)
         if to != self._to:
+            headers = {"Content-Type": content_type, **secret.headers()}
             self._to, self._direct = to, _DirectPost(self._session, self._url + path, headers)
         http, received, answer = await self._direct.send(body, self._body)
         return Response(http, received, answer.whole())
@@ -193,7 +194,11 @@ class _DirectPost:
             if protocol is None or protocol.transport is None:
                 raise aiohttp.ServerDisconnectedError
             protocol.set_response_params(read_until_eof=True, auto_decompress=False)
-            protocol.transport.writelines((b"%b%d\r\n\r\n" % (self._head, len(content)), content))
+            head = b"%b%d\r\n\r\n" % (self._head, len(content))
+            if len(content) > _LARGE_BODY:
+                protocol.transport.writelines((head, content))
+            else:  # joining them costs less than sending two
+                protocol.transport.write(head + content)
             message, stream = await protocol.read()
             while message.code in _BEFORE_AN_ANSWER:
                 message, stream = await protocol.read()
