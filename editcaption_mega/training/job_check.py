@@ -52,8 +52,8 @@ class JobCheck(NamedTuple):
 def check_job(settings: JobSettings, world_size: int, progress: Progress = no_progress) -> JobCheck:
     """Open what the job of so many ranks reads, and say what it would do.
 
-    Raises SettingsError for what cannot be opened or does not fit together, ValueError for samples that cannot be
-    trained on."""
+    Raises SettingsError for what cannot be opened or does not fit together, and for samples that cannot be trained on,
+    ValueError for a pair that cannot be read."""
     objective = DPOObjective if isinstance(settings, DPOSettings) else SFTObjective
     architecture = open_architecture(settings, world_size)
     with before_work():

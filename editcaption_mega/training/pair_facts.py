@@ -11,7 +11,7 @@ from editcaption_mega.data.shards.unreadable import is_bad_data
 from editcaption_mega.data.start_tables import Arrays, table
 from editcaption_mega.objectives import PairFacts
 from editcaption_mega.records.pair import FAILURE_MODES
-from editcaption_mega.settings import PreferenceSettings
+from editcaption_mega.settings import PreferenceSettings, SettingsError
 
 _NO_MODE, _UNTAGGED, _UNREAD = -1, -2, -3
 
@@ -53,7 +53,8 @@ def pair_facts(
     """What the objective must know of each pair. Collective: the ranks share the reading, once for the folder `tables`.
     skip_bad: of a pair whose record cannot be read it is nothing.
 
-    Raises ValueError, alike on every rank, for a pair that lacks it."""
+    Raises SettingsError, alike on every rank, for a pair that lacks what the settings need, ValueError for a pair that
+    cannot be read."""
     path = tables / "pairs.safetensors" if tables else None
     tags = table(path, {"format": 1, "shards": dataset.shards.fingerprint}, lambda: _read(dataset, skip_bad))
     if len(unread := np.flatnonzero(tags["primary"] == _UNREAD)):
@@ -96,8 +97,8 @@ def _tags(dataset: PairDataset, i: int, skip_bad: bool) -> tuple[int, int, float
 def _refuse_lacking(
     dataset: PairDataset, untagged: np.ndarray, unrated: np.ndarray, preference: PreferenceSettings
 ) -> None:
-    """Raise ValueError for the first pair that does not say what the settings need. untagged, unrated [N] bool: those
-    without failure modes (an empty list is some: wrong, but in none of the three ways), and without a severity."""
+    """Raise SettingsError for the first pair that does not say what the settings need. untagged, unrated [N] bool:
+    those without failure modes (an empty list is some: wrong, but in none of the three ways), without a severity."""
     weights = preference.failure_mode_weights
     weighted = any(weight != 1 for weight in weights.values())
     lacks_modes = untagged & (preference.failure_mode_metrics or weighted)
@@ -107,14 +108,14 @@ def _refuse_lacking(
     first = int(lacking.argmax())
     name = dataset.id(first)
     if not lacks_modes[first]:
-        raise ValueError(
+        raise SettingsError(
             f"sample {name} has no severity, and preference.severity_margin={preference.severity_margin} makes "
             "its margin from it: give the pair one (0 .. 1), or set preference.severity_margin=0"
         )
     if preference.failure_mode_metrics:
-        raise ValueError(
+        raise SettingsError(
             f"sample {name} says no failure_modes, and preference.failure_mode_metrics asks for metrics per "
             "failure mode: tag the pair, or set preference.failure_mode_metrics=false"
         )
     said = ", ".join(f"preference.{mode}_weight={weight}" for mode, weight in weights.items())
-    raise ValueError(f"sample {name} says no failure_modes, and {said} go by them: tag the pair, or set them to 1")
+    raise SettingsError(f"sample {name} says no failure_modes, and {said} go by them: tag the pair, or set them to 1")

@@ -25,7 +25,7 @@ from editcaption_mega.model.flops import sample_flops
 from editcaption_mega.model.layers import check_backend
 from editcaption_mega.model.recompute import check_recompute
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.settings import JobSettings, ParallelSettings, before_work
+from editcaption_mega.settings import JobSettings, ParallelSettings, SettingsError, before_work
 
 _AT_ONCE = 256  # samples that are measured between two words of progress
 RANGE = 64  # samples of a range are a multiple of this, where there are so many
@@ -157,7 +157,7 @@ def measure_samples(
 
     Collective: the ranks share the reading, once for the folder `tables`; and once for all jobs on the whole of one
     folder of shards, which keeps the lengths for each tokenizer, prompt and limits of pictures. All raise alike:
-    ValueError for samples that cannot be used, OSError for files that cannot be read."""
+    SettingsError for samples that cannot be used, OSError for files that cannot be read."""
     key = {
         "format": 1, "data": dataset.fingerprint, "answers": dataset.answers, "shared_prompt": dataset.shared_prompt,
     }  # fmt: skip
@@ -201,10 +201,10 @@ def _measured(dataset: PairDataset, sequence_length: int, progress: Progress, sk
     return lengths.table
 
 
-def _unusable(problem: str, count: int, lengths: SampleLengths, sequence_length: int) -> ValueError:
+def _unusable(problem: str, count: int, lengths: SampleLengths, sequence_length: int) -> SettingsError:
     """The first problem, how many there are, and the longest sample, or it is learned one raise at a time."""
     more = f" (and {count - 1} more such samples" if count > 1 else ""
     if more:
         longest = int(lengths.num_tokens.max())
         more += f"; the longest takes {longest} tokens)" if longest > sequence_length else ")"
-    return ValueError(problem + more)
+    return SettingsError(problem + more)

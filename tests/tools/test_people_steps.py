@@ -84,6 +84,11 @@ def test_refused_answers_are_said_and_the_rest_is_written(study, curate, tmp_pat
             "no token: set NO_SUCH",
         ),
         (["sample-rejected"], 2, "give --model DIR or --captions FILE.jsonl"),
+        (
+            ["sample-rejected", "--captions", "drafts.jsonl", "--seed", "1"],
+            2,
+            "--seed has a meaning with --model only: give both, or neither",
+        ),
         (["sample-rejected", "--output", "new"], 2, "give --output DIR where the truth is machine-readable, or"),
         (["refine-import", "--output", "new"], 2, "give --answers FILE.jsonl or --label-studio URL"),
     ],

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from editcaption_mega import signals
 from editcaption_mega.data import SampleOrder
 from editcaption_mega.data.batching.dataset import open_pairs
-from editcaption_mega.settings import save_settings
+from editcaption_mega.settings import SettingsError, save_settings
 from editcaption_mega.training import run_dpo, run_sft
 from editcaption_mega.training.session import Ending
 from tests.helpers import ROOT, preference_job, small_job, tiny, warm
@@ -442,7 +442,7 @@ def test_damaged_reference_files(base, stored, change, words):
 )
 def test_pairs_that_lack_something(base, tmp_path, change, preference, words):
     shards = preference_job.write_shards(tmp_path / "shards", 3, **change)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(SettingsError, match=words):
         run_dpo(settings(base, tmp_path / "run", pairs=shards, preference=preference))
     if "failure_modes" in change:
         run_dpo(settings(base, tmp_path / "run", pairs=shards, preference={"failure_mode_metrics": False}, steps=1))

@@ -95,7 +95,8 @@ def test_what_the_job_would_refuse_is_refused(places, tmp_path):
     with pytest.raises(SettingsError, match="8 samples in a step cannot feed 16 rows at once"):
         check_job(settings, 16)
     settings.data.sequence_length = 144
-    with pytest.raises(ValueError, match=r"takes 14\d tokens, more than .* such samples; the longest takes 149 tokens"):
+    sentence = r"takes 14\d tokens, more than .* such samples; the longest takes 149 tokens"
+    with pytest.raises(SettingsError, match=sentence):
         check_job(settings, 1)
     broken = tmp_path / "model"
     shutil.copytree(folder, broken)
@@ -116,7 +117,7 @@ def test_a_preference_job_says_its_reference(places, tmp_path):
     check = check_job(preference_job.job(places[0], shards, tmp_path / "run"), 1)
     assert any("the log-probs of 16 pairs, computed before the first step" in line for line in check.lines)
     untagged = preference_job.write_shards(tmp_path / "untagged", failure_modes=None)
-    with pytest.raises(ValueError, match="says no failure_modes"):
+    with pytest.raises(SettingsError, match="says no failure_modes"):
         check_job(preference_job.job(places[0], untagged, tmp_path / "run"), 1)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.objectives import PairFacts
-from editcaption_mega.settings import PreferenceSettings
+from editcaption_mega.settings import PreferenceSettings, SettingsError
 from editcaption_mega.training.pair_facts import pair_facts
 from tests.helpers import preference_job, small_job
 from tests.helpers.ranks import on_ranks
@@ -34,7 +34,7 @@ def test_the_weight_of_the_primary_failure_mode(folder, tmp_path):
     assert facts[0] == PairFacts(("orientation",), 0.0, 3.5)
     assert facts[4] == PairFacts(("viewpoint", "detail"), 6.0, 1.5)
     untagged = dataset(folder, preference_job.write_shards(tmp_path / "untagged", 2, failure_modes=None))
-    with pytest.raises(ValueError, match="says no failure_modes, and .*preference.viewpoint_weight=3.0"):
+    with pytest.raises(SettingsError, match="says no failure_modes, and .*preference.viewpoint_weight=3.0"):
         pair_facts(untagged, PreferenceSettings(severity_margin=2.0, failure_mode_metrics=False, **weights))
 
 
@@ -57,5 +57,5 @@ def test_all_ranks_name_the_first_pair_that_lacks_something(folder, tmp_path):
     """It is another rank's share for one of them, and a later pair lacks it too."""
     shards = preference_job.write_shards(tmp_path / "pairs", 5, failure_modes=None)
     errors = on_ranks(facts_and_reads, tmp_path, folder, shards)
-    assert all(type(error) is ValueError for error in errors) and str(errors[0]) == str(errors[1])
+    assert all(type(error) is SettingsError for error in errors) and str(errors[0]) == str(errors[1])
     assert "says no failure_modes, and preference.failure_mode_metrics asks" in str(errors[0])

@@ -10,7 +10,7 @@ from editcaption_mega import platform
 from editcaption_mega.data.batching.dataset import open_pairs
 from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.objectives import SFTObjective
-from editcaption_mega.settings import OptimizerSettings, ParallelSettings
+from editcaption_mega.settings import OptimizerSettings, ParallelSettings, SettingsError
 from editcaption_mega.training.loop import train_step
 from editcaption_mega.training.setup import length_multiple, measure_samples
 from tests.helpers import small_job, tiny
@@ -125,7 +125,7 @@ def test_all_ranks_raise_for_what_one_of_them_cannot_use(folder, tmp_path):
     longest = int(dataset(folder, shards).measure(range(5), 4096)[0].num_tokens.max())
     sentence = f"takes {longest} tokens, more than data.sequence_length={longest - 1}"
     for errors, kind, words in (
-        (on_ranks(too_long, tmp_path, folder, shards, longest - 1), ValueError, sentence),
+        (on_ranks(too_long, tmp_path, folder, shards, longest - 1), SettingsError, sentence),
         (on_ranks(unreadable, tmp_path, folder, tmp_path), FileNotFoundError, "pairs-1/shard-000000.tar"),
     ):
         assert [type(error) for error in errors] == [kind] * 2 and str(errors[0]) == str(errors[1])

@@ -1,7 +1,8 @@
 """`editcaption curate sample-rejected`: preference pairs, or tasks for people, from what a model gets wrong."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from editcaption_mega.curation.model_samples import SamplingSettings
     from editcaption_mega.data.batching.dataset import PairDataset
     from editcaption_mega.inference import Generator
+
+_OF_THE_MODEL = ("--samples", "--temperature", "--seed", "--max-new-tokens", "--batch-size",
+                 "--min-pixels", "--max-pixels", "--prompt")  # fmt: skip
+_OF_TASKS = ("--first", "--hardness", "--hints", "--limit", "--skip", "--page", "--label-studio", "--project",
+             "--annotators", "--document-root")  # fmt: skip
 
 
 def add_parser(commands: cli.Subparsers) -> None:
@@ -44,16 +50,18 @@ def add_parser(commands: cli.Subparsers) -> None:
         "--captions", type=Path, metavar="FILE.jsonl", help="the model's texts, in the place of --model"
     )
     add_task_arguments(people, required=False)
-    command.set_defaults(run=run)
+    command.set_defaults(run=partial(run, command))
 
 
-def run(arguments: Namespace) -> None:
+def run(parser: ArgumentParser, arguments: Namespace) -> None:
     if bool(arguments.output) == bool(arguments.folder):
         raise cli.ArgumentError(
             "give --output DIR where the truth is machine-readable, or --folder DIR for tasks for people, and not both"
         )
     if bool(arguments.model) == bool(arguments.captions):
         raise cli.ArgumentError("give --model DIR or --captions FILE.jsonl, one of the two")
+    cli.check_used(parser, arguments, "--model", *_OF_THE_MODEL)
+    cli.check_used(parser, arguments, "--folder", *_OF_TASKS)
     if arguments.folder:
         tasks_for_people(arguments)
     elif arguments.captions:
