@@ -184,7 +184,8 @@ def save_settings(settings: Settings, path: str | Path) -> None:
 def _yaml_problem(error: Exception) -> str:
     """What is wrong, with line and column where the parser knows them."""
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark) is not None:
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        hint = '; a text that begins with * has quotes of its own: "*_proj"' if "alias" in str(error.problem) else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}{hint}"
     return str(error).splitlines()[0]
 
 

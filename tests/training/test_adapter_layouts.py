@@ -29,7 +29,7 @@ LAYOUTS = {
     "PP2": (2, PP2, {}, True),
     "EP2": (2, EP2, {}, True),
     "DP2, two sequences of a pair": (2, {}, {}, False),
-    "PP2 x EP2, full recompute": (2, PP2 | EP2, {"recompute": "full"}, True),
+    "PP2 x EP2, full recompute": (4, PP2 | EP2, {"recompute": "full"}, True),
     "TP2 x PP2": (4, TP2 | PP2, {}, True),
 }
 SLOW = ("PP2 x EP2, full recompute", "TP2 x PP2")

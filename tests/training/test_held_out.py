@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import sys
-from itertools import groupby
+from itertools import batched, groupby
 from statistics import fmean
 
 import pytest
@@ -23,6 +23,7 @@ SIZE = dataclasses.replace(
     small_job.SIZE, num_layers=8, num_heads=8, num_kv_heads=4, experts=8, vision_hidden_size=32, vision_heads=4
 )
 STEPS, EVERY, HELD_OUT = 5, 2, 13
+AT_ONCE = 8
 FAST = ["sft/dense/TP2+SP", "sft/moe/PP2 x VPP2", "dpo/moe/TP2 x EP2", "dpo/dense/DP2"]
 SLOW = [f"sft/{name}" for name in ALL]
 SLOW += [f"dpo/{name}" for name in ALL if not any(word in name for word in ("recompute", "pieces", "apart", "layers"))]
@@ -55,23 +56,27 @@ def settings_of(base, name, output):
     return job
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def done():
     return set()
 
 
 @pytest.fixture
 def runs(base, done, name):
-    """The folders of the job with evaluations and without. All fast jobs, or all slow ones, run at once."""
-    names = FAST if name in FAST else SLOW
-    if names[0] not in done:
-        done.add(names[0])
-        by_ranks = sorted(names, key=ranks_of)
-        for count, group in groupby(by_ranks, ranks_of):
-            configs = [config for each in group for config in write_configs(base, each)]
-            command = [sys.executable, "-m", "tests.training.jobs_worker", *configs]
-            warm.run_ranks(command, count, timeout=3000)
+    """The folders of the job with evaluations and without. Some are run at once, which takes little longer than one."""
+    if name not in done:
+        batch = next(batch for batch in batches() if name in batch)
+        done.update(batch)
+        configs = [config for each in batch for config in write_configs(base, each)]
+        command = [sys.executable, "-m", "tests.training.jobs_worker", *configs]
+        warm.run_ranks(command, ranks_of(name), timeout=1500)
     return [base / "runs" / slug(name, kind) for kind in ("looked", "plain")]
+
+
+def batches():
+    for names in (FAST, SLOW):
+        for _, group in groupby(sorted(names, key=ranks_of), ranks_of):
+            yield from batched(group, AT_ONCE)
 
 
 def ranks_of(name):

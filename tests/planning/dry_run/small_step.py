@@ -10,10 +10,14 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from megatron.core.transformer.moe.router import TopKRouter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,6 +28,7 @@ from editcaption_mega.data.batching.packing import Packer
 from editcaption_mega.data.batching.sample import EncodedSample
 from editcaption_mega.data.images.patches import ImageSettings
 from editcaption_mega.model import Architecture, build_model
+from editcaption_mega.planning.dry_run.fakes import expert_counts
 from editcaption_mega.planning.dry_run.memory import Memory
 from editcaption_mega.planning.dry_run.rank_step import execute_step, job_objective, join_alone
 from editcaption_mega.settings import DPOSettings, JobSettings, load_settings
@@ -116,6 +121,7 @@ def on_cpu(settings: JobSettings) -> dict[str, Any]:
     plan = None if adapters is None else adapters.plan(1)
     chunks = build_model(architecture, settings.model, settings.parallel, settings.training.precision, plan)
     _with_values(chunks)
+    _balance_experts(chunks)
     if adapters is not None:
         shards = freeze_weights(chunks, adapters)
     else:
@@ -129,7 +135,7 @@ def on_cpu(settings: JobSettings) -> dict[str, Any]:
     # A job has the next step's inputs, too. Beside all that full training holds they are within the test's tolerance.
     _coming = step_of(settings) if adapters is not None else None
     objective, reference = job_objective(settings, architecture, step, state.chunks)
-    _with_values(reference)
+    _balance_experts(_with_values(reference))
     gc.collect()
     memory = Memory("cpu")
     for item in gc.get_objects():
@@ -157,12 +163,14 @@ def on_cpu(settings: JobSettings) -> dict[str, Any]:
 
 
 def _bytes_written(folder: Path, shards: list[ParamShard], state: TrainState) -> int:
-    """Take a real checkpoint -> the bytes of this rank's files."""
+    """Take a real checkpoint -> the bytes of tensors in this rank's files: without their headers, which name them."""
     writer = StoreWriter(folder)
     for prefix, shard, start, values in tensors_of_rank(shards, state.optimizer):
         writer.add_range(prefix + shard.rule.name, shard.rule.shape, shard.box, start, values)
     writer.finish()
-    return sum(path.stat().st_size for path in folder.glob(f"rank{platform.rank():05d}-*.safetensors"))
+    files = list(folder.glob(f"rank{platform.rank():05d}-*.safetensors"))
+    headers = [8 + int.from_bytes(path.read_bytes()[:8], "little") for path in files]
+    return sum(path.stat().st_size for path in files) - sum(headers)
 
 
 def _with_values(chunks: list[torch.nn.Module]) -> list[torch.nn.Module]:
@@ -174,6 +182,24 @@ def _with_values(chunks: list[torch.nn.Module]) -> list[torch.nn.Module]:
             else:
                 parameter.data.fill_(1.0 if "norm" in name else 0.0)
     return chunks
+
+
+def _balance_experts(chunks: list[torch.nn.Module]) -> None:
+    """Have the routers choose as evenly as the dry run takes them to: each token still by its own probabilities."""
+    for router in (module for chunk in chunks for module in chunk.modules() if isinstance(module, TopKRouter)):
+        router.gating = partial(_even_logits, router.gating, router.config.num_moe_experts, router.topk)
+
+
+def _even_logits(
+    gating: Callable[[torch.Tensor], torch.Tensor], num_experts: int, topk: int, hidden: torch.Tensor
+) -> torch.Tensor:
+    logits = gating(hidden)
+    tokens = logits.numel() // num_experts
+    counts = expert_counts(tokens * topk, num_experts, 1, 0, 1.0)
+    # No expert has more rows than there are tokens, so those of a token, `tokens` rows apart, are different ones.
+    chosen = torch.from_numpy(np.repeat(np.arange(num_experts), counts)).view(topk, tokens).T
+    even = torch.zeros(tokens, num_experts).scatter_(1, chosen, 1e3)
+    return logits + even.view_as(logits)
 
 
 def dry(settings: JobSettings) -> dict[str, Any]:

@@ -53,7 +53,7 @@ RUNS = {
     "adapters": Run((NONE, *LORA), fast=True),
     "adapters, full recompute": Run((FULL, *LORA)),
     "adapters, norms and feed-forward recomputed": Run((SELECTIVE, "model.recompute_modules=[layernorm,mlp]", *LORA)),
-    "adapters, DoRA and vision tower": Run((NONE, *LORA, "model.adapters.dora=true", f"{MODULES}[visual.*,*_proj]")),
+    "adapters, DoRA and vision tower": Run((NONE, *LORA, "model.adapters.dora=true", f'{MODULES}[visual.*,"*_proj"]')),
     "adapters, experts": Run((NONE, *LORA), experts=True),
     "adapters, shared by experts, EP2": Run((NONE, EP, *LORA, "model.adapters.experts=shared"), 2, experts=True),
     "adapters, TP2": Run((NONE, TP, *LORA), 2),
@@ -104,26 +104,34 @@ def test_the_peak_of_each_rank_is_the_measured_one(executed, name):
 
 @every_run
 def test_a_checkpoint_takes_what_is_held_and_writes_as_much_as_a_real_one(executed, name):
-    """Files have names of tensors besides. Before the steps the optimizer's first update takes the most."""
+    """Before the steps the optimizer's first update takes the most."""
     seen = executed(name)
     assert any(dry["written"] for _, dry in seen)
     for real, dry in seen:
         if not dry["written"]:  # a stage without adapters
             assert not real["written"] and dry["held"] == dry["checkpoint"] <= dry["start"]
             continue
-        assert dry["written"] == pytest.approx(real["written"], rel=0.02) and dry["written"] < real["written"]
+        assert dry["written"] == real["written"]
         assert dry["held"] <= dry["checkpoint"] < 1.01 * dry["held"] + dry["reference"]
         assert dry["start"] > dry["checkpoint"]
+
+
+def experts_weight_gradients(executed, name, rank):
+    """FLOPs: of three products, or of four where the first is made again. Beside adapters the experts' own weights have
+    two, those of the same run without adapters."""
+    grouped = executed(name)[rank][1]["flops"].get("_grouped_mm", 0)
+    if "experts" in name and "adapters" in name:
+        whole = executed("EP2" if "EP2" in name else "experts")[rank][1]["flops"]["_grouped_mm"]
+        return (grouped - whole * 2 // 3) // 3
+    return grouped // (4 if "model.recompute=full" in RUNS[name].overrides else 3)
 
 
 @every_run
 def test_products_have_as_many_flops_as_pytorchs_counter_says(executed, name):
     """Those of PyTorch's own products. Others, which it does not know by their fused names, see `test_flops`."""
-    for real, dry in executed(name):
-        # Small experts' weight gradients are one grouped product on a GPU, and on a CPU one for each expert: of three
-        # products, or of four where the first is made again.
-        products = 4 if "model.recompute=full" in RUNS[name].overrides else 3
-        apart = {"mm": 0, "addmm": dry["flops"].get("_grouped_mm", 0) // products}
+    for rank, (real, dry) in enumerate(executed(name)):
+        # Small experts' weight gradients are one grouped product on a GPU, and on a CPU one for each expert.
+        apart = {"mm": 0, "addmm": experts_weight_gradients(executed, name, rank)}
         for product in ("mm", "addmm"):
             assert dry["flops"].get(product, 0) + apart[product] == real["flops"].get(f"aten.{product}", 0)
         assert dry["flops"]["mm"] > 0
