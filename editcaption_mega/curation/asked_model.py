@@ -1,5 +1,6 @@
 """The model that a step asks about every pair: behind an address, or served by the job itself."""
 
+import gc
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from editcaption_mega.settings import EndpointSettings, PixelLimits, ServerSetti
 _THREADS = 4  # that read and resize pictures: both leave the interpreter to others
 _PAIRS_PER_TASK = 8  # of a thread: handing over costs as much as reading small pictures
 _TASKS_AHEAD = 8  # whose requests wait for their pictures
+_COLLECTIONS = (20_000, 20, 20)  # new objects between two, as of `gc.set_threshold`
 
 # `transformers serve` takes a temperature and still says what is likeliest, unless the model's folder or this says not.
 _SAMPLED = {"transformers": {"generation_config": '{"do_sample": true}'}}
@@ -87,6 +89,12 @@ class AskedModel:
         self, unanswered: Callable[[], Iterator[Request[Value]]], cache: Path, server: Served | None
     ) -> Iterator[Reply[Value]]:
         """As `serving.asking.replies`. server: of `serving`, or its stand-in in another process."""
+        with _few_collections():
+            yield from self._replies(unanswered, cache, server)
+
+    def _replies[Value](
+        self, unanswered: Callable[[], Iterator[Request[Value]]], cache: Path, server: Served | None
+    ) -> Iterator[Reply[Value]]:
         if not self.is_own:
             yield from replies(self._endpoint(self.settings.url), None, unanswered, cache)
             return
@@ -115,6 +123,17 @@ class AskedModel:
         kept_as = cache_as or self.settings.cache_as
         settings = replace(self.settings, url=url, model=self.name, cache_as=kept_as, extra=self.extra)
         return Endpoint.of(settings, self.pictures)
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Requests and replies are many objects in no circles: looking for such costs a twentieth of the processor."""
+    before = gc.get_threshold()
+    gc.set_threshold(*_COLLECTIONS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class PairRequests:

@@ -5,7 +5,6 @@ One process makes as many captions as one core can ask for: the interpreter runs
 loses what it had in flight, as a job does.
 """
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -28,7 +27,6 @@ from .meter import Meter
 _REPORT_SECONDS = 0.1  # between reports of a worker
 _LOOK_SECONDS = 0.2  # between looks whether the job's server lives
 _END_SECONDS = 10.0
-_COLLECTIONS = (20_000, 20, 20)  # new objects between two, as of `gc.set_threshold`
 
 
 class WorkerError(RuntimeError):
@@ -151,17 +149,6 @@ def _started(
         for _, process in started:
             process.join(_END_SECONDS)
             process.kill()
-
-
-@contextmanager
-def few_collections() -> Iterator[None]:
-    """For work whose many small objects lie in no circles: looking for such costs it a twentieth of the processor."""
-    before = gc.get_threshold()
-    gc.set_threshold(*_COLLECTIONS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from editcaption_mega.curation.asked_model import AskedModel
 from editcaption_mega.curation.columns import ColumnFile, ColumnWork
-from editcaption_mega.curation.divided_work import Share, divided, few_collections
+from editcaption_mega.curation.divided_work import Share, divided
 from editcaption_mega.curation.meter import Meter
 from editcaption_mega.data.shards.reader import ShardReader, open_shards
 from editcaption_mega.data.text.prompt import Prompt
@@ -84,9 +84,8 @@ def caption(
             with model.serving(work.part_folder / "server.log") as server:
                 if settings.workers == 1:
                     captions = from_endpoint(settings, model, reader, work, meter, server)
-                    with few_collections():
-                        for made in progress(captions, work.missing_count, lambda: str(meter)):
-                            _keep(work, made)
+                    for made in progress(captions, work.missing_count, lambda: str(meter)):
+                        _keep(work, made)
                 else:
                     lines = divided(
                         _caption_share, (settings, model), part=part, workers=settings.workers, server=server,
@@ -101,7 +100,7 @@ def _caption_share(share: Share, settings: CaptionSettings, model: AskedModel) -
     """In a process of its own."""
     reader, meter = open_shards(settings.shards), Meter("captions")
     model = model.share(share.of(settings.endpoint.max_concurrency))
-    with few_collections(), _work(settings, model, reader, share.part) as work:
+    with _work(settings, model, reader, share.part) as work:
         for made in from_endpoint(settings, model, reader, work, meter, share.server):
             _keep(work, made)
             share.report(meter)
