@@ -47,6 +47,7 @@ def test_the_real_pairs(real_pairs_jsonl, tmp_path):
     done = tool("make_shards.py", "--format", "jsonl", "--input", real_pairs_jsonl, "--output", tmp_path / "out")
     assert done.returncode == 0 and "21 pairs in 1 shard(s)" in done.stdout
     assert "5 row(s) rejected" in done.stderr and "5 x no 'instruction'" in done.stderr
+    assert "with --allow-missing-instruction" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     assert [row["line"] for row in rows] == [3, 4, 6, 8, 18]
     done = tool("make_shards.py", "--format", "jsonl", "--input", real_pairs_jsonl, "--output", tmp_path / "out")

@@ -26,7 +26,10 @@ from .journal import Journal
 from .prepared_rows import PreparedRow, prepared_rows
 from .report import ImportReport, kind_of
 
-NO_INSTRUCTION = "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on"
+NO_INSTRUCTION = (
+    "no 'instruction' (nor 'chosen' and 'rejected'): nothing to train on; pairs that are to be captioned are imported "
+    "with --allow-missing-instruction"
+)
 # What is no fault of a row: the shards that are finished wait for the same command.
 _GOES_ON_AFTER = (ChildProcessError, FetchError)
 
