@@ -59,6 +59,7 @@ class Watchdog:
         self.settings, self.on_end = settings, on_end
         self.folder: Path | None = None
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._next_beat = 0.0
         self._excused = (0, 0.0)  # mark, and the seconds of it in which this process did not run
 
     def start(self) -> None:
@@ -70,6 +71,7 @@ class Watchdog:
         """Beat in this folder from now on, and write stacks there. Raises OSError."""
         (logs / HEARTBEATS).mkdir(parents=True, exist_ok=True)
         self.folder = logs
+        self._next_beat = 0.0  # soon: who stops before its first beat cannot be named by its process
 
     def stop(self) -> None:
         self._stop.set()
@@ -84,7 +86,6 @@ class Watchdog:
 
     def _run(self) -> None:
         last = time.monotonic()
-        next_beat = 0.0
         while not self._stop.wait(_TICK):
             now, place = time.monotonic(), phases.place()
             if now - last > _STOOD_STILL:
@@ -93,8 +94,8 @@ class Watchdog:
             last = now
             limit = self.limit(place)
             stays = now - place.since - (self._excused[1] if self._excused[0] == place.mark else 0.0)
-            if now >= next_beat:
-                next_beat = now + _BEAT
+            if now >= self._next_beat:
+                self._next_beat = now + _BEAT
                 self._beat(place)
                 self._arm(limit - stays + _MARGIN if limit else 0.0)
                 if self._word_of_another():

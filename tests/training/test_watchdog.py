@@ -92,6 +92,20 @@ def test_the_rank_that_stands_still_is_named(tmp_path, what):
     assert "watchdog.step_minutes=0.05" in outcome.message
 
 
+def test_the_first_beat_comes_with_the_folder(tmp_path):
+    """Not when the next one is due: a rank that stops before that is to be named by its process, too."""
+    program = PROGRAM.replace("= 0.05, 0.1,", "= 0.05, 3600.0,").replace("dog.start()", "dog.start(); time.sleep(0.5)")
+    rank = warm.Popen(
+        [sys.executable, "-c", program, "is suspended", str(tmp_path), "5"],
+        env={**os.environ, "WORLD_SIZE": "1", "RANK": "0"}, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        wait_for(tmp_path / "logs/heartbeats/rank_00000.json")
+    finally:
+        (tmp_path / "go on").touch()
+        assert rank.communicate(timeout=60)[0] == "" and rank.returncode == 0
+
+
 def test_before_there_is_a_folder_the_stacks_go_to_the_log(tmp_path):
     (rank,) = start("has no folder yet", tmp_path, 1.0, 0)
     said = rank.communicate(timeout=60)[0]
