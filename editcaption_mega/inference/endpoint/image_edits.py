@@ -1,7 +1,6 @@
 """An image-editing endpoint (the OpenAI images form): a picture and an instruction in, a picture out."""
 
 import asyncio
-import base64
 import json
 import os
 import re
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import pybase64
 
 from editcaption_mega.data.images.decode import decode_image, encode_png
 from editcaption_mega.data.images.formats import extension, media_type
@@ -232,7 +233,7 @@ def _decoded(encoded: str) -> bytes:
     if encoded.startswith("data:"):
         encoded = encoded.partition(",")[2]
     encoded = "".join(encoded.split()).translate(_PLAIN_LETTERS).rstrip("=")
-    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    return pybase64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
 
 
 def _form(endpoint: Endpoint, edit: Edit, size: str) -> tuple[bytes, str]:
