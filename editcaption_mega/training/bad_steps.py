@@ -67,11 +67,6 @@ class BadSteps:
         norms, left_out = platform.from_rank_zero(lambda: (_norms(folder, step), _read(folder)))
         return cls(settings, folder, step - updates, norms, left_out)
 
-    @property
-    def looks_at_norms(self) -> bool:
-        """Whether a norm must be known before the update: else one that is not finite ends the job behind it."""
-        return self.settings.policy != "stop" or self.settings.spike_factor > 0
-
     def problem(self, norm: float) -> str | None:
         """Why an update with this gradient norm is not made."""
         if not math.isfinite(norm):

@@ -24,7 +24,7 @@ from .bad_samples import BadSamples
 from .bad_steps import FILE, BadStepError, BadSteps
 from .evaluations import Evaluations
 from .experts import ExpertLoad
-from .megatron_optimizer import begin_without_update, start_gathers
+from .megatron_optimizer import begin_without_update, clipped_update, ready_gradient_norm, start_gathers
 from .optimizer import TrainState
 from .pipeline import run_pipeline
 from .profile_window import ProfileWindow
@@ -40,8 +40,8 @@ def train_step(
 
     -> loss, grad_norm, learning_rate, the objective's own metrics, compute_seconds (forward and backward passes, with
     what ranks send each other in them) and update_seconds (the rest). Raises BadStepError, naming the samples, for a
-    loss that is not finite, or a gradient norm that `bad_steps` refuses, and the objective's ValueError where training
-    must not go on; the weights are then still those of before the step."""
+    loss that is not finite, or a gradient norm that is not or that `bad_steps` refuses, and the objective's ValueError
+    where training must not go on; the weights are then still those of before the step."""
     began = time.monotonic()
     for chunk in state.chunks:
         chunk.zero_grad_buffer()
@@ -65,22 +65,21 @@ def train_step(
             loss,
         )
     objective.check_step(loss, platform.gather)
-    if bad_steps is not None and bad_steps.looks_at_norms:
-        state.optimizer.prepare_grads()
-        norm = float(state.optimizer.get_grad_norm())
-        if problem := bad_steps.problem(norm):
-            raise BadStepError(f"step {step.number + 1}: {problem}. No update was made", loss, norm)
-    updated, grad_norm, _ = state.optimizer.step()
-    if not updated or not math.isfinite(grad_norm):
-        raise FloatingPointError(
-            f"step {step.number + 1}: the gradient norm is {grad_norm}. No update was made: lower "
-            "optimizer.learning_rate"
+    grad_norm = ready_gradient_norm(state.optimizer)
+    if bad_steps is not None:
+        problem = bad_steps.problem(grad_norm)
+    else:
+        problem = None if math.isfinite(grad_norm) else f"the gradient norm is {grad_norm}"
+    if problem:
+        raise BadStepError(
+            f"step {step.number + 1}: {problem}. No update was made: lower optimizer.learning_rate", loss, grad_norm
         )
+    clipped_update(state.optimizer, grad_norm)
     start_gathers(state.chunks)
     state.scheduler.step(increment=1)
     if bad_steps is not None:
-        bad_steps.updated(float(grad_norm))
-    numbers = {"loss": loss, "grad_norm": float(grad_norm), "learning_rate": learning_rate}
+        bad_steps.updated(grad_norm)
+    numbers = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
     times = {"compute_seconds": computed - began, "update_seconds": time.monotonic() - computed}
     return numbers | objective.metrics(sums[1:]) | times
 

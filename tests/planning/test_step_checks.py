@@ -29,17 +29,16 @@ class Known(NamedTuple):
     reason: str
 
 
-_OPTIMIZER = "megatron/core/optimizer"
-_NORM = "Megatron's gradient norm without Transformer Engine and Apex: one parameter's norm at a time"
 _SIZES = "dropless dispatch: how many rows go to each rank is what the routers chose, and the all-to-all must be told"
 WAITS = (
     Known("copy to the host", "editcaption_mega/training/row_losses.py:sum_over_ranks", 1, "the step's loss, once"),
     Known("event.synchronize", "editcaption_mega/model/dispatch.py:dispatch", None, _SIZES),
-    Known("item", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),
-    Known("torch.tensor on the device", "megatron/core/utils.py:local_multi_tensor_l2_norm", None, _NORM),
-    Known("item", f"{_OPTIMIZER}/clip_grads.py:get_grad_norm_fp32", 2, "the gradient norm, which clipping compares"),
-    Known("torch.tensor on the device", f"{_OPTIMIZER}/optimizer.py:has_grad_norm_group", 1, "in the first step alone"),
-    Known("item", f"{_OPTIMIZER}/optimizer.py:has_grad_norm_group", 1, "in the first step alone"),
+    Known(
+        "item",
+        "editcaption_mega/training/megatron_optimizer.py:ready_gradient_norm",
+        1,
+        "the gradient norm, once: whether there is an update, and how far it is clipped",
+    ),
 )
 MIXED = (
     Known(

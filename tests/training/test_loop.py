@@ -133,3 +133,15 @@ def test_an_objective_that_refuses_a_step_leaves_the_weights(state):
     with pytest.raises(ValueError, match="not with 1 ranks"):
         train_step(state, Refusing(), next(steps(0, 1)))
     assert all(map(torch.equal, before, state.chunks[0].parameters()))
+
+
+def test_gradients_that_are_not_finite_leave_the_weights(state):
+    """The loss is finite: only the norm, which is known before the update, tells."""
+    last = [parameter for name, parameter in state.chunks[0].named_parameters() if "final_layernorm" in name]
+    assert len(last) == 1
+    before = [parameter.detach().clone() for parameter in state.chunks[0].parameters()]
+    broken = last[0].register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(FloatingPointError, match=r"step 1: the gradient norm is (inf|nan)\. No update was made"):
+        train_step(state, SFTObjective(), next(steps(0, 1)))
+    broken.remove()
+    assert all(map(torch.equal, before, state.chunks[0].parameters()))
