@@ -17,11 +17,12 @@ def least_seconds(
 
     first, last: their own work without layers; layer: of one, without recomputation."""
     total = layers * layer.busy + first.busy + last.busy
+    draining = (layers * layer.draining + first.draining + last.draining) / total
     if stages == 1:
         return micro_batches * total
     least = virtual - 1  # layers that the first stage and the last have at least
     slowest = max(total / stages, first.busy + least * layer.busy, last.busy + least * layer.busy)
-    return _UNEVEN * (micro_batches * slowest + (total - slowest) / virtual)
+    return _UNEVEN * (micro_batches * slowest + draining * (total - slowest) / virtual)
 
 
 def in_longer_rows(part: StagePart, samples: int) -> StagePart:
@@ -30,4 +31,4 @@ def in_longer_rows(part: StagePart, samples: int) -> StagePart:
     def least(time: StreamTime) -> StreamTime:
         return StreamTime(max(time.seconds, _LONGER_ROWS * samples * sum(time.by_kind.values())))
 
-    return StagePart(forward=least(part.forward), backward=least(part.backward))
+    return StagePart(least(part.forward), least(part.backward), least(part.made_later))

@@ -144,6 +144,21 @@ def with_split(settings: JobSettings, counts: Sequence[int]) -> JobSettings:
     return replace(settings, parallel=replace(settings.parallel, layers_per_chunk=list(counts)))
 
 
+def delays(settings: JobSettings) -> list[JobSettings]:
+    """The job with each choice of how many micro-batches' weight gradients may wait on a stage, if it makes them behind
+    what it sends on: as given, none, and one more on each stage behind the first or behind half of them."""
+    parallel = settings.parallel
+    if parallel.delayed_weight_gradients is None:
+        return [settings]
+    stages = parallel.pipeline_model_parallel_size
+    counts = [[max(0, stage - none) for stage in range(stages)] for none in sorted({0, stages // 2, stages - 1})]
+    others = [each for each in counts if each != parallel.delayed_weight_gradients]
+    return [
+        settings,
+        *(replace(settings, parallel=replace(parallel, delayed_weight_gradients=each)) for each in others),
+    ]
+
+
 def row_lengths(settings: JobSettings, architecture: Architecture, workload: Workload) -> list[int]:
     """`data.sequence_length` for rows of one sample, two and so on; the longest sample decides.
 
@@ -188,6 +203,20 @@ def splits(num_layers: int, stages: int, virtual: int, first: float, last: float
             if counts is not None and tuple(counts) not in seen:
                 seen.add(tuple(counts))
                 yield counts
+
+
+def tilted(counts: Sequence[int], stages: int) -> Iterator[Sequence[int]]:
+    """The split, and the one that is as level with a layer less on the second stage, whose last gradients are there
+    later than those behind it: [5, 6, 6, 7, 7, 5] and [5, 5, 7, 7, 7, 5]."""
+    yield counts
+    between = list(counts[1:-1])
+    if len(counts) != stages or stages < 4:  # virtual stages fill and drain in turns
+        return
+    last = max(place for place, count in enumerate(between) if count == min(between))
+    if last and between[0] > 1 and between[0] == min(between) < max(between):
+        between[0] -= 1
+        between[last] += 1
+        yield [counts[0], *between, counts[-1]]
 
 
 def _split(num_layers: int, stages: int, virtual: int, of_first: int, of_last: int) -> list[int] | None:

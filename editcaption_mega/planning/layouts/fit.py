@@ -158,15 +158,18 @@ class Assembly:
             stages[c % len(stages)].append(chunk if c % len(stages) else chunk.at_once())
         return stages
 
-    def memory(self, stages: Sequence[Sequence[Chunk]], world_size: int) -> tuple[StageMemory, ...]:
-        parallel, hardware = self.settings.parallel, self.pieces.hardware
+    def memory(
+        self, stages: Sequence[Sequence[Chunk]], world_size: int, parallel: ParallelSettings
+    ) -> tuple[StageMemory, ...]:
+        hardware = self.pieces.hardware
         return tuple(
             stage_memory(chunks, parallel, stage, self.rows.micro_batches, hardware, world_size)
             for stage, chunks in enumerate(stages)
         )
 
     def fit(self, world_size: int, memory_gib: float | None, settings: JobSettings | None = None) -> Fit:
-        """For the split and the number of recomputed layers that the settings say; by default those of the layout."""
+        """For the split, the delays and the number of recomputed layers that the settings say; by default those of the
+        layout."""
         settings = settings or self.settings
         rows, hardware = self.rows, self.pieces.hardware
         architecture = self.pieces.architecture
@@ -186,7 +189,8 @@ class Assembly:
         ]
         time = assemble(passes, rows.micro_batches, (language, vision), hardware, world_size)
         gib = hardware.memory_gib if memory_gib is None else memory_gib
-        return Fit(settings, world_size, tuple(counts), rows, self.memory(stages, world_size), time, gib)
+        memory = self.memory(stages, world_size, settings.parallel)
+        return Fit(settings, world_size, tuple(counts), rows, memory, time, gib)
 
 
 def needed_by_place(

@@ -106,6 +106,12 @@ class StagePart:
         return self.forward.seconds + self.backward.seconds + self.made_later.seconds
 
     @property
+    def draining(self) -> float:
+        """Of them, what a stage in a full pipeline at least waits for while this part of another one runs: weight
+        gradients that are made later fill as much time again."""
+        return max(self.forward.seconds, self.busy - 2 * self.made_later.seconds)
+
+    @property
     def states(self) -> float:
         """Bytes that are there between two steps."""
         return self.weights + self.gradients + self.optimizer + self.reference_weights

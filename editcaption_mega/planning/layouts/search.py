@@ -2,15 +2,16 @@
 
 A layout here is sizes of groups, a row length and virtual stages. What it takes at least is known from a few executed
 pieces (`bounds`); layouts are looked at in that order until the next one cannot be faster than those that are there.
-Looked at means: the splits of the layers that come out most level, without recomputation, and only where that does not
-fit with each kind of it; a twin that recomputes what would fit is slower and is not looked at. Pieces of the largest
-stage stand for those of smaller ones (`alike`); the best layouts are then put together exactly.
+Looked at means: the splits of the layers that come out most level, of a job that delays weight gradients with several
+counts of those that wait, without recomputation, and only where that does not fit with each kind of it; a twin that
+recomputes what would fit is slower and is not looked at. Pieces of the largest stage stand for those of smaller ones
+(`alike`); the best layouts are then put together exactly.
 """
 
 import heapq
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -21,11 +22,13 @@ from .alike import Alike
 from .bounds import in_longer_rows, least_seconds
 from .choices import (
     Groups,
+    delays,
     groups_that_run,
     recompute_choices,
     row_lengths,
     selective_modules,
     splits,
+    tilted,
     virtual_sizes,
     with_groups,
     with_recompute,
@@ -202,12 +205,13 @@ class _Search:
                 continue
             made = self._splits(assembly, layout.groups)
             fitting = fitting or bool(made)
-            for seconds, split in made[:_SIMULATED]:
+            for seconds, jobs in made[:_SIMULATED]:
                 if _ESTIMATE_OVER * seconds >= enough:
                     break
-                each = assembly.fit(self.limits.world_size, self.limits.memory_gib, split)
-                if each.time.seconds < enough:
-                    best, enough = [each], each.time.seconds
+                for split in jobs:
+                    each = assembly.fit(self.limits.world_size, self.limits.memory_gib, split)
+                    if each.time.seconds < enough:
+                        best, enough = [each], each.time.seconds
         if not fitting and not layout.again:
             self._put(replace(layout, again=True))
         return best
@@ -224,8 +228,8 @@ class _Search:
             stages=parallel.pipeline_model_parallel_size, virtual=parallel.virtual_pipeline_model_parallel_size or 1,
         )  # fmt: skip
 
-    def _splits(self, assembly: Assembly, groups: Groups) -> list[tuple[float, JobSettings]]:
-        """The job with each split that fits, by the estimated seconds."""
+    def _splits(self, assembly: Assembly, groups: Groups) -> list[tuple[float, list[JobSettings]]]:
+        """The jobs with each split that fits or with one as level, by the least of their estimated seconds."""
         settings = assembly.settings
         virtual = settings.parallel.virtual_pipeline_model_parallel_size or 1
         block = settings.model.recompute_method == "block"
@@ -233,31 +237,45 @@ class _Search:
         ends = (assembly.first.each.busy / layer, assembly.last.each.busy / layer)
         made = []
         for counts in splits(self.architecture.num_layers, groups.pipeline, virtual, *ends):
-            again = least_recomputed(assembly, counts, self.limits) if block else 1
-            if again is None:
-                continue
-            stages = assembly.stages(counts, again)
-            if not block and not fits_memory(assembly, stages, self.limits):
-                continue
-            job = with_split(settings, counts)
-            if block:
-                job = replace(job, model=replace(job.model, recompute_num_layers=again))
-            made.append((estimate(stages, assembly.rows.micro_batches), job))
+            fitting: list[JobSettings] = []
+            least = math.inf
+            for split, job in self._alike(settings, counts, groups):
+                again = least_recomputed(assembly, split, self.limits, job) if block else 1
+                if again is None:
+                    continue
+                stages = assembly.stages(split, again)
+                if block:
+                    job = replace(job, model=replace(job.model, recompute_num_layers=again))
+                elif not fits_memory(assembly, stages, self.limits, job):
+                    continue
+                fitting.append(job)
+                least = min(least, estimate(stages, assembly.rows.micro_batches))
+            if fitting:
+                made.append((least, fitting))
         return sorted(made, key=lambda pair: pair[0])
 
+    @staticmethod
+    def _alike(
+        settings: JobSettings, counts: Sequence[int], groups: Groups
+    ) -> Iterator[tuple[Sequence[int], JobSettings]]:
+        """Splits as level as this one, and the jobs with each of them."""
+        for split in tilted(counts, groups.pipeline):
+            for job in delays(with_split(settings, split)):
+                yield split, job
 
-def fits_memory(assembly: Assembly, stages: Sequence[Sequence[Chunk]], limits: Limits) -> bool:
-    return max(stage.needed for stage in assembly.memory(stages, limits.world_size)) <= limits.bytes
+
+def fits_memory(assembly: Assembly, stages: Sequence[Sequence[Chunk]], limits: Limits, job: JobSettings) -> bool:
+    return max(stage.needed for stage in assembly.memory(stages, limits.world_size, job.parallel)) <= limits.bytes
 
 
-def least_recomputed(assembly: Assembly, counts: Sequence[int], limits: Limits) -> int | None:
+def least_recomputed(assembly: Assembly, counts: Sequence[int], limits: Limits, job: JobSettings) -> int | None:
     """The fewest layers of each chunk that must be recomputed, fewer than all; None where that is not enough."""
     low, high = 1, max(counts) - 1
-    if high < 1 or not fits_memory(assembly, assembly.stages(counts, high), limits):
+    if high < 1 or not fits_memory(assembly, assembly.stages(counts, high), limits, job):
         return None
     while low < high:
         middle = (low + high) // 2
-        if fits_memory(assembly, assembly.stages(counts, middle), limits):
+        if fits_memory(assembly, assembly.stages(counts, middle), limits, job):
             high = middle
         else:
             low = middle + 1
@@ -265,9 +283,11 @@ def least_recomputed(assembly: Assembly, counts: Sequence[int], limits: Limits) 
 
 
 def estimate(stages: Sequence[Sequence[Chunk]], micro_batches: int) -> float:
-    """Seconds of a step: the slowest stage works through, the others fill and drain the pipeline."""
+    """Seconds of a step: the slowest stage works through, the others fill and drain the pipeline. Weight gradients that
+    are made later hold nothing up."""
     virtual = len(stages[0])
     loads = [sum(chunk.total.busy for chunk in chunks) for chunks in stages]
     slowest = max(loads)
+    draining = sum(chunk.total.draining for chunks in stages for chunk in chunks) / sum(loads)
     around = max(sum(c.total.before.seconds + c.total.after.seconds for c in chunks) for chunks in stages)
-    return micro_batches * slowest + (sum(loads) - slowest) / virtual + around
+    return micro_batches * slowest + draining * (sum(loads) - slowest) / virtual + around

@@ -38,9 +38,12 @@ class GivenPieces(Pieces):
         forward = piece.samples**0.95 * _SECONDS[piece.place] / ranks.tensor * slower + 0.0005
         busy = {"matmul": forward - 0.0005}
         retained = piece.samples * _RETAINED[piece.place] / ranks.tensor
+        later = forward if piece.delayed else 0.0
+        backward = (2 + again) * forward - later
         return StagePart(
             forward=StreamTime(forward, busy),
-            backward=StreamTime((2 + again) * forward, {"matmul": (2 + again) * busy["matmul"]}),
+            backward=StreamTime(backward, {"matmul": backward / forward * busy["matmul"]}),
+            made_later=StreamTime(later, {"matmul": later / forward * busy["matmul"]}),
             after=StreamTime(held * 4 / 45e9),
             recomputed=again * forward,
             weights=2 * held,
@@ -49,7 +52,9 @@ class GivenPieces(Pieces):
             parameters=held,
             inputs=0.02 * GB,
             retained=retained * remains,
+            waiting=0.8 * retained if piece.delayed else 0.0,
             forward_peak=retained * 1.1,
             backward_peak=retained * (1 - remains + 0.3),
+            gradients_peak=0.1 * retained if piece.delayed else 0.0,
             language_flops=forward * 1e14,
         )

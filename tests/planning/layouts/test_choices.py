@@ -9,11 +9,13 @@ from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.released import released_architecture
 from editcaption_mega.planning.layouts.choices import (
     Groups,
+    delays,
     groups_that_run,
     least_states,
     overrides,
     row_lengths,
     splits,
+    tilted,
     with_groups,
     with_recompute,
     with_split,
@@ -134,3 +136,34 @@ def test_a_job_that_delays_weight_gradients_does_so_in_each_layout_that_can(stag
     groups = Groups(4, stages, 1, 4)
     assert with_groups(job, groups, virtual).parallel.delayed_weight_gradients == counts
     assert with_groups(load_job(config, without), groups, virtual).parallel.delayed_weight_gradients is None
+
+
+def test_delays_are_compared_where_the_job_has_some(settings):
+    def counts(groups: Groups, virtual: int = 1):
+        jobs = delays(with_groups(settings, groups, virtual))
+        for job in jobs:
+            job.validate()
+        return [job.parallel.delayed_weight_gradients for job in jobs]
+
+    assert counts(Groups(2, 2, 8, 1)) == [[0, 0], [0, 1]]
+    assert counts(Groups(2, 4, 8, 1)) == [[0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 0, 1]]
+    given = settings.parallel.delayed_weight_gradients
+    assert counts(Groups(2, 8, 8, 1))[0] == given and len(counts(Groups(2, 8, 8, 1))) == 3
+    assert counts(Groups(2, 1, 8, 1)) == counts(Groups(2, 8, 8, 1), virtual=2) == [None]
+
+
+@pytest.mark.parametrize(
+    "counts, other",
+    [
+        ([0, 13, 13, 13, 14, 14, 14, 13], [0, 12, 13, 14, 14, 14, 14, 13]),
+        ([5, 6, 6, 7, 5], [5, 5, 7, 7, 5]),
+        ([5, 6, 6, 6, 5], None),
+        ([5, 6, 7, 7, 5], None),
+        ([0, 1, 1, 2, 0], None),
+        ([4, 6, 6], None),
+        ([8], None),
+    ],
+)
+def test_a_tilted_split_is_as_level_and_holds_as_many_layers(counts, other):
+    assert list(tilted(counts, len(counts))) == [counts] + [other] * (other is not None)
+    assert list(tilted(counts, 1)) == [counts]

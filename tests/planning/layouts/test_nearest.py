@@ -52,7 +52,8 @@ def test_the_nearest_layout_recomputes_and_fits_when_it_is_executed():
 
 
 def test_where_recomputation_is_not_enough_as_few_sizes_as_needed_change():
-    settings = load_job(ROOT / "configs/sft_qwen3_vl_235b_a22b.yaml", ["parallel.expert_model_parallel_size=2"])
+    changes = ["parallel.expert_model_parallel_size=2", "parallel.delayed_weight_gradients=null"]
+    settings = load_job(ROOT / "configs/sft_qwen3_vl_235b_a22b.yaml", changes)
     architecture, hardware = released_architecture("Qwen3-VL-235B-A22B"), load_hardware("h100")
     with GivenPieces(settings, architecture, Workload(), hardware) as pieces:
         close = nearest(pieces, settings, Limits(256, 79.1))
