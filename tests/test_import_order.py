@@ -56,6 +56,7 @@ ROOT_MODULES = {
     "__main__": False,
     "array_tasks": False,
     "cli": False,
+    "disk_file": True,
     "files": True,
     "launcher": False,
     "lock": True,
@@ -212,6 +213,28 @@ def test_circles_inside_a_room_are_seen(tmp_path):
     assert floors(inside["data.deep"]) == [{"x"}, {"y"}]
     with pytest.raises(ValueError, match="a circle among"):
         floors(inside["data"])
+
+
+def imports_megatron(path: Path) -> list[bool]:
+    """For each import at the top of a file that has Megatron-Core in it: whether `platform.megatron` is."""
+    tree = ast.Module([node for node in ast.parse(path.read_text("utf-8")).body], [])
+    tops = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name for node in tops for _, name in imported_names(ast.Module([node], []), (), False)]
+    prepared = (PACKAGE, "platform", "megatron")
+    return [name == prepared for name in names if name[0] == "megatron" or name == prepared]
+
+
+def test_megatron_is_imported_without_its_remarks_whichever_file_is_the_first():
+    importing = 0
+    for room in ROOMS[ROOMS.index("platform") + 1 :]:
+        ready = (ROOT / PACKAGE / room / "__init__.py").is_file() and any(
+            imports_megatron(ROOT / PACKAGE / room / "__init__.py")
+        )
+        for path in sorted((ROOT / PACKAGE / room).rglob("*.py")):
+            silent = imports_megatron(path)
+            importing += len(silent) > 1
+            assert not silent or ready or silent[0], f"{path} imports Megatron-Core before platform.megatron"
+    assert importing > 10
 
 
 def test_tools_do_not_import_each_other():

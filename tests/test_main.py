@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,21 @@ def test_first_errors_come_before_pytorch_does(tmp_path, words, message):
     done = editcaption(*words)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
     assert not imports(*words) & SLOW
+
+
+def test_conversions_need_no_megatron(tmp_path):
+    """It takes seconds to import, and transformers does, while a small model is converted in less."""
+    from tests.helpers import tiny
+
+    tiny.hf_model(experts=True).save_pretrained(tmp_path / "model")
+    ways = (
+        ("hf-to-megatron", "--hf", tmp_path / "model", "--output", tmp_path / "store"),
+        ("megatron-to-hf", "--checkpoint", tmp_path / "store", "--output", tmp_path / "back"),
+    )
+    for way, *words in ways:
+        names = imports("convert", way, *map(str, words), "--workers", "1")
+        assert "editcaption_mega.conversion.convert" in names and Path(words[-1]).is_dir()
+        assert not names & {"megatron", "transformers", "torchvision", "torch._dynamo", "editcaption_mega.data.shards"}
 
 
 def test_both_directions_of_convert():

@@ -7,6 +7,8 @@ from editcaption_mega import cli
 from editcaption_mega.progress_display import byte_progress
 from editcaption_mega.settings import before_work
 
+from .first_reads import first_reads
+
 EXAMPLE = """
 editcaption convert hf-to-megatron --hf models/qwen3-vl-2b --output checkpoints/qwen3-vl-2b
 editcaption convert hf-to-megatron --hf models/qwen3-vl-2b --output checkpoints/qwen3-vl-2b --verify   # what is there
@@ -26,8 +28,9 @@ def main(argv: Sequence[str]) -> None:
     cli.add_layout_arguments(parser)
     arguments = parser.parse_args(argv)
     parallel = cli.layout(arguments)
-    from editcaption_mega.conversion.convert import hf_to_megatron, refuse_existing, source_architecture
-    from editcaption_mega.model.build import check_layout
+    with first_reads(sorted(arguments.hf.glob("*.safetensors"))):
+        from editcaption_mega.conversion.convert import hf_to_megatron, refuse_existing, source_architecture
+        from editcaption_mega.model.layout_check import check_layout
 
     # The checkpoint is the same for every layout; naming one checks that the model can be trained with it.
     with before_work():

@@ -9,6 +9,8 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.progress_display import byte_progress
 
+from .first_reads import first_reads
+
 EXAMPLE = """
 editcaption convert megatron-to-hf --checkpoint runs/sft --output models/sft
 editcaption convert megatron-to-hf --checkpoint runs/sft --output models/sft-fp32 --dtype fp32   # the master weights
@@ -19,8 +21,10 @@ editcaption convert megatron-to-hf --checkpoint runs/lora --output models/lora  
 
 def main(argv: Sequence[str]) -> None:
     arguments = _arguments(argv)
-    from editcaption_mega.conversion.convert import export_adapter, megatron_to_hf, merge_adapter
-    from editcaption_mega.conversion.trained_adapter import adapter_base, has_adapters
+    # Of a checkpoint of a run not every file is needed; those of a conversion have this name.
+    with first_reads(sorted(arguments.checkpoint.glob("weights-*.safetensors"))):
+        from editcaption_mega.conversion.convert import export_adapter, megatron_to_hf, merge_adapter
+        from editcaption_mega.conversion.trained_adapter import adapter_base, has_adapters
 
     of_adapters = arguments.adapter or arguments.base or has_adapters(arguments.checkpoint)
     if of_adapters and not arguments.base and os.environ.get("RANK", "0") == "0":

@@ -1,6 +1,5 @@
 """Weights between Hugging Face folders, sharded checkpoints and model chunks, by one table of rules."""
 
-from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from .adapter_table import AdapterChoice
 from .adapter_values import begin_adapters, load_adapters
 from .checkpoint_folders import find_checkpoint

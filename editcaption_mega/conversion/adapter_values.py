@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from editcaption_mega import platform
-from editcaption_mega.model.adapters import begin_magnitudes, uniform_bound
 
 from .adapter_table import AdapterChoice
 from .param_shards import ParamShard, fill, owned, send
@@ -23,12 +22,15 @@ def new_values(rule: Rule, seed: int) -> Tensor:
     if not rule.name.endswith("lora_A"):
         return torch.zeros(rule.shape)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {rule.name}".encode()))
+    from editcaption_mega.model.adapters import uniform_bound  # conversions need no Megatron-Core
+
     bound = uniform_bound(rule.shape[-1])
     return torch.empty(rule.shape).uniform_(-bound, bound, generator=generator)
 
 
 def begin_adapters(chunks: list[torch.nn.Module], shards: list[ParamShard], seed: int) -> None:
     """New adapters, which change nothing yet. Collective; after the weights have been read."""
+    from editcaption_mega.model.adapters import begin_magnitudes
 
     def values(rule: Rule, box: Box) -> Tensor:
         return new_values(rule, seed)[box.within(Box.whole(rule.shape))]

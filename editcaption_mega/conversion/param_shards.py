@@ -7,11 +7,10 @@ from itertools import product
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from torch import Tensor
 
 from editcaption_mega.kernels.transposes import copy_values
-from editcaption_mega.model import ADAPTERS, unwrap
+from editcaption_mega.model import ADAPTERS
 
 from .rules import Box, Rule
 
@@ -36,6 +35,8 @@ class ParamShard:
     @property
     def group(self) -> dist.ProcessGroup:
         """The ranks that hold the same box, each with a part of its optimizer state."""
+        from megatron.core import parallel_state  # conversions need no Megatron-Core
+
         of = parallel_state.get_expert_data_parallel_group if self.is_expert else parallel_state.get_data_parallel_group
         group: dist.ProcessGroup = of()
         return group
@@ -48,6 +49,10 @@ class ParamShard:
 def local_param_shards(chunks: list[torch.nn.Module], rules: Mapping[str, Rule]) -> list[ParamShard]:
     """Every parameter of this rank's chunks, in a fixed order; those of adapters where the rules are theirs, and of
     nothing else then. A parameter without a rule is a broken invariant."""
+    from megatron.core import parallel_state
+
+    from editcaption_mega.model import unwrap
+
     of_adapters = any(ADAPTERS in name for name in rules)
     tensor = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
     expert = parallel_state.get_expert_model_parallel_rank(), parallel_state.get_expert_model_parallel_world_size()

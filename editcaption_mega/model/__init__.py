@@ -1,11 +1,18 @@
-"""Qwen3-VL on Megatron-Core. On a machine without CUDA a program calls `platform.prepare()` before it builds one."""
+"""Qwen3-VL on Megatron-Core. On a machine without CUDA a program calls `platform.prepare()` before it builds one.
 
-from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
+Sizes of models and plans of adapters need no Megatron-Core, which takes seconds to import: what does comes when it is
+first asked for. A file that imports Megatron-Core imports `platform.megatron` before it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .architecture import Architecture, ExpertArchitecture, VisionArchitecture
-from .build import build_model, transformer_config, unwrap
 from .parallel.adapter_plan import ADAPTERS, AdapterPart, AdapterPlan
-from .qwen3_vl import Qwen3VLModel
-from .shared_weights import weights_to_share
+
+if TYPE_CHECKING:
+    from .build import build_model, transformer_config, unwrap
+    from .qwen3_vl import Qwen3VLModel
+    from .shared_weights import weights_to_share
 
 __all__ = [
     "ADAPTERS",
@@ -20,3 +27,16 @@ __all__ = [
     "unwrap",
     "weights_to_share",
 ]
+_WITH_MEGATRON = {
+    "Qwen3VLModel": "qwen3_vl",
+    "build_model": "build",
+    "transformer_config": "build",
+    "unwrap": "build",
+    "weights_to_share": "shared_weights",
+}  # public names -> their modules
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_MEGATRON:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_WITH_MEGATRON[name]}", __name__), name)

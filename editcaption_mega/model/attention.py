@@ -4,6 +4,7 @@ On CUDA in half precision it is PyTorch's varlen flash attention; elsewhere scal
 segments, batched where their lengths allow it.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 import inspect
 import math
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """From an architecture and settings to Megatron's config and the model chunks of this rank."""
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from editcaption_mega.settings import ModelSettings, ParallelSettings
 
 from .architecture import Architecture
 from .layers import check_backend
+from .layout_check import check_layout
 from .parallel.adapter_plan import AdapterPlan
 from .parallel.delayed_gradients import DelayedGradients
 from .parallel.linears import LanguageConfig
@@ -112,38 +114,6 @@ def _expert_options(architecture: Architecture, model: ModelSettings) -> dict[st
         moe_token_dispatcher_type="alltoall",
         moe_grouped_gemm=True,
     )
-
-
-def check_layout(architecture: Architecture, parallel: ParallelSettings) -> None:
-    """Raise ValueError, naming the setting to change, when the layout does not fit the model."""
-    tensor, expert = parallel.tensor_model_parallel_size, parallel.expert_model_parallel_size
-
-    def divides(setting: str, size: int, what: str, count: int) -> None:
-        if count % size:
-            raise ValueError(f"parallel.{setting}={size} does not divide the {count} {what} of the model")
-
-    divides("tensor_model_parallel_size", tensor, "kv heads", architecture.num_kv_heads)
-    divides("tensor_model_parallel_size", tensor, "vocabulary rows", architecture.vocab_size)
-    divides("tensor_model_parallel_size", tensor, "feed-forward channels", architecture.intermediate_size)
-    if parallel.use_sequence_parallel:
-        divides("tensor_model_parallel_size", tensor, "heads of the vision tower", architecture.vision.num_heads)
-    if architecture.experts is None:
-        if expert > 1:
-            raise ValueError(
-                f"parallel.expert_model_parallel_size={expert} needs a mixture-of-experts model, this one is dense: "
-                "set it to 1"
-            )
-    else:
-        divides("expert_model_parallel_size", expert, "experts", architecture.experts.num_experts)
-        expert_tensor = parallel.expert_tensor_parallel_size or tensor
-        channels = architecture.experts.intermediate_size
-        divides("expert_tensor_parallel_size", expert_tensor, "expert feed-forward channels", channels)
-        if tensor > 1 and not parallel.use_sequence_parallel:
-            raise ValueError(
-                "parallel.sequence_parallel=false with tensor_model_parallel_size > 1 is not possible for a "
-                "mixture-of-experts model: set it to true"
-            )
-    split_layers(architecture.num_layers, parallel)
 
 
 def build_model(

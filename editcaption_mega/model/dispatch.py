@@ -13,6 +13,7 @@ phases in order, keeps its dispatcher in `token_dispatcher`, and hands what its 
 `routed_experts_compute` and what that gives to `combine`.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple

@@ -5,6 +5,7 @@ norms and attention from TE through Megatron's public spec provider. Every backe
 names (norms are never fused into linears, experts are ours), so checkpoints and the weight rules know one layout.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 import importlib
 import importlib.util
 from collections.abc import Callable

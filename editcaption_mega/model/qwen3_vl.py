@@ -4,6 +4,7 @@ Input is one packed row (`PackedBatch`); output is one log-probability per respo
 Source of the mathematics: transformers' Qwen3VLForConditionalGeneration (parity in docs/parity.md).
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal

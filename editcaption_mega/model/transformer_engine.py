@@ -5,6 +5,7 @@ Relied upon beyond it, and held by tests/model/test_transformer_engine.py: Megat
 megatron-core 0.19, whose `AttnMaskType` lacks the mask that shared prompts need.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 import copy
 from typing import Any, NamedTuple
 

@@ -6,6 +6,7 @@ number and sizes; attention, which needs whole pictures, divides the heads inste
 2309.14509), with an all-to-all before it and one behind. `gather_images` brings the features together.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from typing import Any
 
 import torch

@@ -9,7 +9,7 @@ from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.conversion.store import FILE_BYTES
 from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
-from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import CheckpointSettings, JobSettings
 

@@ -1,7 +1,8 @@
 """Imports Megatron-Core without its remarks on what this machine lacks, so it comes before every other import of it.
 
-`model`, `conversion` and `training` import this file in their `__init__`. Nothing but the import happens here: what a
-process needs before it uses Megatron is done by `prepare`, which entry points call.
+`training` imports this file in its `__init__`. The rooms above are used without Megatron too: there each file does that
+needs it. Nothing but the import happens here: what a process needs before it uses Megatron is done by `prepare`, which
+entry points call.
 """
 
 from .remarks import silenced

@@ -20,9 +20,9 @@ from editcaption_mega.data.shards.reader import ShardReader
 from editcaption_mega.data.start_tables import table
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.attention import use_flash_attention
-from editcaption_mega.model.build import check_layout
 from editcaption_mega.model.flops import sample_flops
 from editcaption_mega.model.layers import check_backend
+from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.model.recompute import check_recompute
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import JobSettings, ParallelSettings, SettingsError, before_work

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from editcaption_mega.model import Architecture
-from editcaption_mega.model.build import check_layout, transformer_config
+from editcaption_mega.model.build import transformer_config
 from editcaption_mega.model.layers import MODULES, check_backend
+from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.model.pipeline_split import split_layers
 from editcaption_mega.model.recompute import check_recompute
 from editcaption_mega.settings import BACKENDS, ModelSettings, ParallelSettings

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.planning.layouts.choices import groups_that_run
 from editcaption_mega.planning.layouts.fit import rows_of
 from editcaption_mega.planning.layouts.search import HEADROOM

@@ -5,6 +5,7 @@ products. What its adapters add is a part of the same sums as what its weights g
 pass. The gradient of what is whole on each of these ranks, A before and B behind those channels, is a sum over them.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from typing import Any
 
 import torch.nn.functional as F

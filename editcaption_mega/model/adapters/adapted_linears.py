@@ -6,6 +6,7 @@ as the weight's rows; of a row-parallel layer A is divided as the weight's colum
 Megatron adds these up (`sequence_parallel`), as for norms.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,6 +1,7 @@
 """The experts of this rank: two grouped products, whose weight gradients are added to Megatron's fp32 buffer by the
 products that make them."""
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial

@@ -12,6 +12,7 @@ Relied upon of Megatron, and held by tests/model/parallel/test_linears.py: `_for
 its linears, and a row-parallel one reduces its result in `forward`.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -5,6 +5,7 @@ The process becomes a dry one for good (`platform.prepare`), so ranks are execut
 several ranks in turn.
 """
 
+from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
 import os
 import time
 from collections import Counter

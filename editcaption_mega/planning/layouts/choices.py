@@ -8,7 +8,7 @@ from typing import Any
 from editcaption_mega.conversion import rules_for
 from editcaption_mega.conversion.rules import Rule, unique_rules
 from editcaption_mega.model import Architecture
-from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.settings import JobSettings, ModelSettings, ParallelSettings
 
 from ..workload import Workload, samples

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
-from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.model.pipeline_split import feature_routes, split_layers
 from editcaption_mega.settings import JobSettings, ParallelSettings
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from editcaption_mega.model.build import check_layout
+from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.model.released import released_architecture
 from editcaption_mega.planning.layouts.choices import (
     Groups,
