@@ -289,7 +289,7 @@ setup(
     ext_modules=[
         Extension(
             "editcaption_mega.kernels._C",
-            sources=[*sorted(glob.glob("csrc/bindings*.cpp")), "csrc/log_probs_cpu.cpp", "csrc/experts_cpu.cpp", ROWS],
+            sources=[*sorted(glob.glob("csrc/bindings*.cpp")), *sorted(glob.glob("csrc/*_cpu.cpp")), ROWS],
             depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/*.cu*")),
             language="c++",
         )

@@ -118,4 +118,5 @@ PYBIND11_MODULE(_C, m) {
 #endif
     bind_experts(m);
     bind_elementwise(m);
+    bind_transposes(m);
 }

@@ -12,3 +12,4 @@ T* at(uintptr_t address) {
 
 void bind_experts(pybind11::module_& module);
 void bind_elementwise(pybind11::module_& module);
+void bind_transposes(pybind11::module_& module);
