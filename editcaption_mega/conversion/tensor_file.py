@@ -7,9 +7,8 @@ header, the tensors one after the other (https://github.com/huggingface/safetens
 
 import hashlib
 import json
-import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -19,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from editcaption_mega.disk_file import PAGE, DiskFile
 from editcaption_mega.files import naming
-from editcaption_mega.kernels.transposes import contiguous
+from editcaption_mega.kernels.transposes import contiguous, copy_values
 
 # The dtypes that weights, optimizer state and generators have, in safetensors' names.
 DTYPES = {
@@ -39,7 +39,8 @@ DTYPES = {
 }
 _OF_NAME = {name: dtype for dtype, name in DTYPES.items()}
 _ALIGNMENT = 8  # bytes: the largest item, so that every tensor can be used where it is mapped
-_AHEAD = 2  # parts that may wait for their digest while the next is written
+_BLOCK = 8 << 20  # bytes that are written at once past the page cache
+_AHEAD = 3  # blocks that may wait for their digest and for the disk while the next is made
 
 
 @dataclass(frozen=True)
@@ -75,35 +76,39 @@ def write_parts(
     *,
     metadata: dict[str, str] | None = None,
     digest: bool = True,
-    sync_bytes: int | None = None,
+    direct: bool = False,
 ) -> Generator[int, None, str | None]:
-    """As `write_tensors`, of tensors that are made while they are written: parts(name) gives a tensor's bytes in their
-    order, in as many parts as it likes. Yields how many bytes more are on the disk; returns the sha256, or None.
+    """As `write_tensors`, of tensors that are made while they are written: parts(name) gives a tensor's values in their
+    order, in as many parts as it likes. Yields how many bytes more are written; returns the sha256, or None.
 
-    sync_bytes: after how many bytes the disk is asked for them, while more are made; None: at the end."""
-    file_digest, hashing, waiting = hashlib.sha256(), deque[Future[None]](), 0
-    syncing: tuple[Future[None], int] | None = None
-    with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as syncer, naming(path), open(path, "wb") as file:
-        for part in _contents(forms, parts, metadata):
+    direct: past the page cache, where that is possible (`DiskFile`). Parts are copied then, and may be views."""
+    contents = _contents(forms, parts, metadata)
+    blocks = page_blocks(contents, waiting=_AHEAD) if direct else map(_flat_bytes, contents)
+    file_digest, waiting = hashlib.sha256(), deque[tuple[int, list[Future[None]]]]()
+    with (
+        naming(path),
+        DiskFile(path, direct=direct) as file,  # is closed when the threads have ended
+        ThreadPoolExecutor(1) as hasher,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        for block in blocks:
+            content = memoryview(block.numpy())
+            work = [writer.submit(file.write, content)]
             if digest:
-                hashing.append(hasher.submit(file_digest.update, part))
-                if len(hashing) > _AHEAD:
-                    hashing.popleft().result()
-            file.write(part)
-            waiting += len(part)
-            if sync_bytes is not None and waiting >= sync_bytes:
-                file.flush()
-                if syncing is not None:
-                    syncing[0].result()
-                    yield syncing[1]
-                syncing, waiting = (syncer.submit(os.fdatasync, file.fileno()), waiting), 0
-        file.flush()
-        os.fsync(file.fileno())
-        if syncing is not None:
-            syncing[0].result()
-            waiting += syncing[1]
-    yield waiting
+                work.append(hasher.submit(file_digest.update, content))
+            waiting.append((len(content), work))
+            if len(waiting) > _AHEAD:
+                yield _done(*waiting.popleft())
+        while waiting:
+            yield _done(*waiting.popleft())
+        file.sync()
     return file_digest.hexdigest() if digest else None
+
+
+def _done(nbytes: int, work: list[Future[None]]) -> int:
+    for part in work:
+        part.result()
+    return nbytes
 
 
 def file_bytes(forms: Mapping[str, TensorForm], metadata: dict[str, str] | None = None) -> int:
@@ -130,17 +135,51 @@ def _header(ordered: list[str], forms: Mapping[str, TensorForm], metadata: dict[
 
 def _contents(
     forms: Mapping[str, TensorForm], parts: Callable[[str], Iterator[Tensor]], metadata: dict[str, str] | None
-) -> Iterator[bytes | memoryview]:
-    """The bytes of a file: its header, then its tensors."""
+) -> Iterator[Tensor]:
+    """What a file consists of: its header, then its tensors."""
     ordered = _ordered(forms)
-    yield _header(ordered, forms, metadata)
+    yield torch.frombuffer(bytearray(_header(ordered, forms, metadata)), dtype=torch.uint8)
     for name in ordered:
         written = 0
         for part in parts(name):
-            content = _bytes_of(part)
-            written += len(content)
-            yield content
+            written += part.nbytes
+            yield part
         assert written == forms[name].nbytes, f"{name}: {written} bytes were made of {forms[name]}"
+
+
+def page_blocks(contents: Iterable[Tensor], *, waiting: int) -> Iterator[Tensor]:
+    """The bytes of tensors one after the other, in blocks that `DiskFile` takes directly. Tensors, views of any
+    strides among them, are copied into them; each begins at a multiple of its item size.
+
+    waiting: how many blocks may still be in use when the next is asked for; older ones lend their memory to it."""
+    blocks = [_on_pages(_BLOCK + PAGE) for _ in range(waiting + 1)]
+    number = filled = 0
+    for values in contents:
+        if filled + values.nbytes > blocks[number].numel():
+            whole = filled - filled % PAGE
+            rest = blocks[number][whole:filled]
+            if whole:
+                yield blocks[number][:whole]
+                number = (number + 1) % len(blocks)
+            filled = rest.numel()
+            if blocks[number].numel() < filled + values.nbytes:
+                blocks[number] = _on_pages(filled + values.nbytes)
+            blocks[number][:filled] = rest
+        there = blocks[number][filled : filled + values.nbytes]
+        copy_values(there.view(values.dtype).view(values.shape), values)
+        filled += values.nbytes
+    whole = filled - filled % PAGE
+    if whole:
+        yield blocks[number][:whole]
+    if filled > whole:
+        yield blocks[number][whole:filled]
+
+
+def _on_pages(count: int) -> Tensor:
+    """Room for so many bytes, from the beginning of a page on."""
+    room = torch.empty(count + PAGE, dtype=torch.uint8)
+    start = -room.data_ptr() % PAGE
+    return room[start : start + count]
 
 
 class MappedTensors:
@@ -178,5 +217,5 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(contiguous(tensor).reshape(-1).view(torch.uint8).numpy())
+def _flat_bytes(tensor: Tensor) -> Tensor:
+    return contiguous(tensor).reshape(-1).view(torch.uint8)

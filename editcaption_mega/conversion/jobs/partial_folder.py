@@ -26,7 +26,6 @@ from ..manifest import StoredFile
 from ..tensor_file import write_parts
 from .output_files import OutputFile
 
-SYNC_BYTES = 128 << 20  # what a process may leave to the page cache before it asks the disk for it
 _PLAN, _CONTENT, _RECORDS = "plan.json", "content", "records"
 
 
@@ -78,13 +77,13 @@ class PartialFolder:
     def make(
         self, file: OutputFile, parts: Callable[[str], Iterator[Any]], *, digest: bool
     ) -> Generator[int, None, StoredFile]:
-        """Write one file and record it, yielding how many bytes more are on the disk. Any process may. Raises OSError,
+        """Write one file and record it, yielding how many bytes more are written. Any process may. Raises OSError,
         and what `parts` raises."""
         final = self.content / file.name
         temporary = final.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
         try:
             sha256 = yield from write_parts(
-                temporary, file.forms, parts, metadata=file.metadata, digest=digest, sync_bytes=SYNC_BYTES
+                temporary, file.forms, parts, metadata=file.metadata, digest=digest, direct=True
             )
             rename_whole(temporary, final)
         except Exception:

@@ -259,12 +259,12 @@ def test_fp32_takes_the_master_weights(model, tmp_path):
 
 
 def test_a_full_disk_names_the_file(model, tmp_path, monkeypatch, capsys):
-    from editcaption_mega.conversion import tensor_file
+    from editcaption_mega import disk_file
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensor_file.os, "fsync", full)
+    monkeypatch.setattr(disk_file.os, "fsync", full)
     code = exit_code(lambda words: hf_to_megatron(model, tmp_path / "store"), [])
     assert code == 1 and "No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
