@@ -24,7 +24,6 @@ from .checkpoint_folders import find_checkpoint, held_checkpoint
 from .fp8 import without_quantization
 from .hugging_face import FOLDER_FILE_BYTES, FolderReader, architecture_and_fp8, with_dtype
 from .jobs import (
-    PART_BYTES,
     Compared,
     ComparedBytes,
     ComparedFile,
@@ -48,7 +47,7 @@ from .manifest import MANIFEST, StoredBox, StoredFile, StoredTensor
 from .peft_folder import write_peft_folder
 from .rules import Box, Rule, rules_for, unique_rules
 from .store import MASTERS, WEIGHTS, StoreReader, write_manifest
-from .tensor_file import TensorForm
+from .tensor_file import TensorForm, bytes_of_blocks
 from .trained_adapter import TrainedAdapter, base_folder, merged
 from .verify import check_same_model, verify_checkpoint
 
@@ -183,10 +182,10 @@ def _open_adapter(adapter: Path, base: Path | None) -> TrainedAdapter:
 
 def export_host_bytes(architecture: Architecture, *, item_size: int = 2) -> int:
     """The most bytes of tensors that a process of `megatron_to_hf` makes: a part in its canonical form, in Hugging
-    Face's, and two that wait for the disk. A part has one entry of a tensor's first axis at the least."""
+    Face's, and the blocks of the file. A part has one entry of a tensor's first axis at the least."""
     rules = unique_rules(rules_for(architecture))
-    parts = [box.size * item_size for rule in rules for box in canonical_parts(rule, item_size)]
-    return 4 * min(max(parts), PART_BYTES)
+    largest = max(box.size * item_size for rule in rules for box in canonical_parts(rule, item_size))
+    return 2 * largest + bytes_of_blocks(largest)
 
 
 # ---- folder -> checkpoint --------------------------------------------------------------------------------------------

@@ -175,6 +175,11 @@ def page_blocks(contents: Iterable[Tensor], *, waiting: int) -> Iterator[Tensor]
         yield blocks[number][whole:filled]
 
 
+def bytes_of_blocks(largest: int) -> int:
+    """What `write_parts` holds past the page cache, where the largest part has so many bytes."""
+    return (_AHEAD + 1) * max(_BLOCK, largest)
+
+
 def _on_pages(count: int) -> Tensor:
     """Room for so many bytes, from the beginning of a page on."""
     room = torch.empty(count + PAGE, dtype=torch.uint8)

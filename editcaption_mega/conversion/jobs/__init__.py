@@ -2,12 +2,11 @@
 
 from .compare import Compared, ComparedBytes, ComparedFile, ComparedRule, drop_cached
 from .conversion_job import Conversion, joined_ranks
-from .output_files import PART_BYTES, OutputFile, Read, canonical_parts, folder_parts, level_files, piece_names
+from .output_files import OutputFile, Read, canonical_parts, folder_parts, level_files, piece_names
 from .partial_folder import PartialFolder
 from .plans import digest_of, file_identity, plan_of, values_of
 
 __all__ = [
-    "PART_BYTES",
     "Compared",
     "ComparedBytes",
     "ComparedFile",
