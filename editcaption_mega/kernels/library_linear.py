@@ -75,7 +75,7 @@ def linear_log_probs_op(
     if group_name:
         own, group = gathered, _resolve_process_group(cast(Any, group_name))  # a str: operators take no other
         gathered = own.new_empty(dist.get_world_size(group) * parts, *own.shape[1:])
-        dist.all_gather(list(gathered.split(parts)), own, group=group)
+        dist.all_gather_into_tensor(gathered, own.contiguous(), group=group)
     bounds = common.bounds_on(hidden.device, cu_seqlens)
     config = common.loss_config(loss, beta, label_smoothing, margin, nll_weight)
     final = module.finalize(gathered, vocab_size, bounds, config, reference, margins)
