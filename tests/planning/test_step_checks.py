@@ -67,7 +67,7 @@ def unknown(seen, known) -> list[str]:
 
 
 def check(config: str, executed) -> None:
-    """AssertionError for a wait, a mix of devices or memory that is not known."""
+    """AssertionError for a wait, a mix of devices or memory that is not known, and for an update of many kernels."""
     memory = step_checks.known_memory()[config]
     for role, record in executed:
         assert not unknown(record.host_syncs, WAITS), (
@@ -78,6 +78,8 @@ def check(config: str, executed) -> None:
             f"{config}, {role.name}: an operator takes tensors of the host and of the device: put them on one, or add "
             "it to MIXED with the reason"
         )
+        kernels = {getattr(step, "name", "") for phase in record.phases for step in phase.steps}
+        assert "_fused_adamw_" in kernels, f"{config}, {role.name}: the update is many kernels, not one for each group"
         assert role.name in memory, f"{config} has a new role, {role.name!r}: {RENEW.format(config)}"
         grown = record.peak.total / memory[role.name] - 1
         assert abs(grown) <= MARGIN, (

@@ -167,7 +167,8 @@ class StepRecorder(TorchDispatchMode):
             return answer
         out = self._shapes.call(func, args, kwargs)
         outputs = _tensors((out,))
-        if any(leaf.device == _DEVICE for leaf in outputs):
+        # What changes lists of tensors in place returns nothing: the optimizer's update.
+        if any(leaf.device == _DEVICE for leaf in (_tensors(args) if out is None else outputs)):
             self._record(func, args, kwargs, out, outputs)
         return out
 

@@ -138,6 +138,13 @@ def test_places_are_equal_where_they_are_the_same():
     assert isinstance(next(iter(recorder.host_syncs)), HostSync)
 
 
+def test_what_changes_lists_of_tensors_in_place_is_priced():
+    """It returns nothing, as the optimizer's update does; lists of the host are none of the device's work."""
+    recorder = seen(lambda x: torch._foreach_mul_([x, x], 2.0))
+    assert [(step.name, step.bytes) for step in recorder.phase.steps] == [("_foreach_mul_", 2 * 64)]
+    assert not seen(lambda x: torch._foreach_mul_([torch.ones(4)], 2.0)).phase.steps
+
+
 def test_kernels_of_the_layers_are_priced_by_the_bytes_that_they_move():
     tokens, experts, top_k, hidden = 64, 16, 4, 32
     with StepRecorder() as recorder:
