@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from editcaption_mega.process_pool import cores
+
 from .machine import is_dry, prepare
 
 
@@ -151,4 +153,5 @@ def ranks_of_node() -> range:
 
 
 def threads_per_rank() -> int:
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Of the cores that this process may use; a job may have been given a few of its node's."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,7 +1,11 @@
 """What a log says of its start."""
 
+import os
 import re
 import subprocess
+import sys
+
+import pytest
 
 from editcaption_mega.training import start_facts as module
 from editcaption_mega.training.start_facts import command, start_facts
@@ -13,6 +17,39 @@ def test_machine_versions_and_command_are_named(monkeypatch):
     assert re.search(r"^started on \S+: 1 rank on 1 node, 1 x \S", text)
     assert all(f"{name} " in text for name in ("editcaption_mega", "torch", "megatron-core", "transformers"))
     assert "CUDA" in text and text.endswith("command: launch/pretrain_sft.sh 'my job.yaml' training.steps=3")
+
+
+def test_cores_are_those_that_ranks_may_use():
+    allowed = len(os.sched_getaffinity(0))
+    assert f"cores: {allowed} for 1 rank" in start_facts()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_a_bound_process_has_no_thread_beyond_its_cores():
+    program = (
+        "import os\n"
+        "os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])\n"
+        "from editcaption_mega import platform\n"
+        "print(platform.threads_per_rank())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("places", "cuda", "words"),
+    [
+        ([("a", {0}), ("a", {0})], True, ["cores: 1 for 2 ranks", "a has 1 for 2 ranks, fewer than 4 each"]),
+        ([("a", {0}), ("a", {0})], False, ["cores: 1 for 2 ranks"]),
+        ([("a", set(range(4))), ("a", set(range(4, 8)))], True, ["cores: 8 for 2 ranks"]),
+        (
+            [("a", set(range(8))), ("b", set(range(3)))], True,
+            ["cores: 3 for 1 rank on b, other", "b has 3 for 1 rank, fewer"],
+        ),
+    ],
+)  # fmt: skip
+def test_too_few_cores_for_the_ranks_of_a_node_are_said(places, cuda, words):
+    lines = module._core_lines([(host, frozenset(cores)) for host, cores in places], cuda=cuda)
+    assert len(lines) == len(words) and all(word in line for word, line in zip(words, lines, strict=True))
 
 
 def test_the_installed_command_can_be_given_again():
