@@ -75,8 +75,8 @@ def _expert_loads(recorder: StepRecorder, imbalance: float) -> None:
 
 def _tensors_of_tensors(recorder: StepRecorder) -> None:
     """`torch.tensor` of a list of device tensors reads each of them below the dispatcher, where nobody can answer.
-    Megatron's gradient norm does it without Transformer Engine and Apex. A tensor that is made of numbers on the device
-    comes from memory that is not pinned, and the host waits for the copy."""
+    A tensor that is made of numbers on the device comes from memory that is not pinned, and the host waits for the
+    copy."""
 
     def answered(name: str, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def tensor(data: Any, *args: Any, **kwargs: Any) -> Tensor:
