@@ -8,8 +8,8 @@ from .local_copies import LocalCopies
 from .manifest import DamagedCheckpointError
 from .param_shards import ParamShard, local_param_shards
 from .rules import Box, Rule, rules_for
-from .store import WEIGHTS, StoreReader, StoreWriter
-from .verify import check_same_model, verify_checkpoint
+from .store import WEIGHTS, StoreReader, StoreWriter, check_same_model
+from .verify import verify_checkpoint
 from .weights import WeightSource, load_weights
 
 __all__ = [

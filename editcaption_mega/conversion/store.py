@@ -5,7 +5,7 @@ finished, and `tensors.json` (`manifest.py`): every canonical tensor with its sh
 up, every file with its checksum. The manifest is written last; a folder without it is not a checkpoint.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from editcaption_mega import platform
 from editcaption_mega.files import write_atomically
+from editcaption_mega.model import ADAPTERS, Architecture
 from editcaption_mega.words import one_line
 
 from .local_copies import LocalCopies
@@ -30,7 +31,7 @@ from .manifest import (
     file_problem,
     read_manifest,
 )
-from .rules import Box, Shape
+from .rules import Box, Rule, Shape, rules_for
 from .tensor_file import DTYPES, MappedTensors, in_own_memory, sha256_of, write_tensors
 
 FILE_BYTES = 4 << 30  # of tensors that a rank holds on the host before it writes them
@@ -239,3 +240,31 @@ class StoreReader:
         except SafetensorError as error:
             raise DamagedCheckpointError(f"{path} is damaged: {one_line(str(error))}; {MEND}") from None
         return MappedTensors(path)
+
+
+def check_same_model(store: StoreReader, architecture: Architecture) -> None:
+    """Raise ValueError when the store's weights are not those of `architecture`, naming the first difference."""
+    if any(ADAPTERS in key for key in store.tensors):
+        raise ValueError(
+            f"{store.folder} holds adapters and not the weights that they are on: add them first (editcaption convert "
+            "megatron-to-hf --checkpoint .. --output ..) and name the folder that this writes"
+        )
+    for rule in rules_for(architecture).values():
+        key = WEIGHTS + rule.name
+        if key not in store.tensors:
+            raise ValueError(f"{store.folder} is a checkpoint of another model: it lacks {rule.name}")
+        if store.shape(key) != rule.shape:
+            raise ValueError(
+                f"{store.folder} is a checkpoint of another model: {rule.name} has shape {list(store.shape(key))}, "
+                f"config.json asks for {list(rule.shape)}"
+            )
+
+
+def read_store(store: StoreReader, prefixes: tuple[str, ...]) -> Callable[[Rule, Box], Tensor]:
+    """Boxes of a rule's tensor, under the first of these prefixes that the store has it under."""
+
+    def read(rule: Rule, box: Box) -> Tensor:
+        keys = [prefix + rule.name for prefix in prefixes]
+        return store.view(next((key for key in keys if key in store.tensors), keys[-1]), box)
+
+    return read

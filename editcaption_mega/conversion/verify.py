@@ -8,15 +8,13 @@ from pathlib import Path
 import torch.distributed as dist
 
 from editcaption_mega import platform
-from editcaption_mega.model import ADAPTERS, Architecture
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import SettingsError
 
 from .checkpoint_folders import step_folders
 from .local_copies import LocalCopies
 from .manifest import MANIFEST, MEND, DamagedCheckpointError, Manifest, StoredFile, file_problem, read_manifest
-from .rules import rules_for
-from .store import WEIGHTS, StoreReader
+from .store import StoreReader
 
 _WRITER = re.compile(r"rank(\d+)-")  # as `StoreWriter` names its files
 _THREADS = 8  # at most: more wait for the disk
@@ -152,21 +150,3 @@ def check_files(files: Iterable[tuple[Path, str, StoredFile]]) -> Iterator[tuple
         running = {pool.submit(file_problem, *file): str(file[0] / file[1]) for file in files}
         for done in as_completed(running):
             yield running[done], done.result()
-
-
-def check_same_model(store: StoreReader, architecture: Architecture) -> None:
-    """Raise ValueError when the store's weights are not those of `architecture`, naming the first difference."""
-    if any(ADAPTERS in key for key in store.tensors):
-        raise ValueError(
-            f"{store.folder} holds adapters and not the weights that they are on: add them first (editcaption convert "
-            "megatron-to-hf --checkpoint .. --output ..) and name the folder that this writes"
-        )
-    for rule in rules_for(architecture).values():
-        key = WEIGHTS + rule.name
-        if key not in store.tensors:
-            raise ValueError(f"{store.folder} is a checkpoint of another model: it lacks {rule.name}")
-        if store.shape(key) != rule.shape:
-            raise ValueError(
-                f"{store.folder} is a checkpoint of another model: {rule.name} has shape {list(store.shape(key))}, "
-                f"config.json asks for {list(rule.shape)}"
-            )

@@ -19,9 +19,9 @@ from .local_copies import LocalCopies
 from .param_shards import fill, local_param_shards, owned, send
 from .peft_folder import base_weights_of
 from .rules import Box, Rule, rules_for
-from .store import WEIGHTS, StoreReader
+from .store import WEIGHTS, StoreReader, check_same_model
 from .trained_adapter import TrainedAdapter, check_base_weights, has_adapters, merged
-from .verify import check_same_model, verify_checkpoint, verify_side_files
+from .verify import verify_checkpoint, verify_side_files
 from .weights_digest import weights_digest
 
 

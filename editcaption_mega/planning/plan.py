@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from editcaption_mega.conversion import AdapterChoice, rules_for
-from editcaption_mega.conversion.convert import export_host_bytes
+from editcaption_mega.conversion.folder_conversion import export_host_bytes
 from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.conversion.store import FILE_BYTES
 from editcaption_mega.data.batching.packing import RankShare

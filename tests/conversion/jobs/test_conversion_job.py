@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from editcaption_mega import platform
 from editcaption_mega.cli import exit_code
-from editcaption_mega.conversion import Box, StoreWriter, convert, verify_checkpoint
+from editcaption_mega.conversion import Box, StoreWriter, folder_conversion, store_conversion, verify_checkpoint
 from editcaption_mega.conversion.convert import hf_to_megatron, megatron_to_hf
 from tests.helpers import ROOT, small_store, tiny, warm
 from tests.helpers.ranks import on_ranks
@@ -22,8 +22,8 @@ MODEL_FILES = 100_000  # bytes of a file that the tests ask for, so that there a
 # The tool with smaller files than it makes: a kill has something to leave.
 TOOL = """
 import runpy, sys
-from editcaption_mega.conversion import convert
-convert.STORE_FILE_BYTES = int(sys.argv.pop(1))
+from editcaption_mega.conversion import store_conversion
+store_conversion.STORE_FILE_BYTES = int(sys.argv.pop(1))
 sys.argv[0] = sys.argv.pop(1)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -139,7 +139,7 @@ def test_ranks_that_talk_already_go_on_to_talk(model, tmp_path):
 def test_other_settings_or_another_source_begin_anew(model, tmp_path, monkeypatch, capsys):
     """Files of one are no files of the other."""
     source = shutil.copytree(model, tmp_path / "model")
-    monkeypatch.setattr(convert, "STORE_FILE_BYTES", MODEL_FILES)
+    monkeypatch.setattr(store_conversion, "STORE_FILE_BYTES", MODEL_FILES)
     stopped = stop_after(monkeypatch, 3)
     for dtype, said in ((None, ""), (torch.float32, "made anew"), (torch.float32, "goes on, 3 of")):
         with pytest.raises(InterruptedError):
@@ -184,7 +184,7 @@ def test_two_conversions_into_one_folder(model, tmp_path):
 @pytest.mark.parametrize("way", ["store", "folder"])
 def test_verify_finds_any_flipped_bit(model, tmp_path, monkeypatch, capsys, way):
     """Anywhere in the weights, the header, the index or beside them; an equal one passes, and nothing is written."""
-    monkeypatch.setattr(convert, "STORE_FILE_BYTES", MODEL_FILES)
+    monkeypatch.setattr(store_conversion, "STORE_FILE_BYTES", MODEL_FILES)
     hf_to_megatron(model, tmp_path / "store", verify=True)
     megatron_to_hf(tmp_path / "store", tmp_path / "folder", verify=True, max_file_bytes=MODEL_FILES)
     assert capsys.readouterr().out.count("equal to its source") == 2
@@ -209,17 +209,17 @@ def test_verify_finds_any_flipped_bit(model, tmp_path, monkeypatch, capsys, way)
 
 def test_a_bit_that_flips_before_the_end_is_not_published(model, tmp_path, monkeypatch):
     """What reached the disk is compared, and the next start makes the file that differs again."""
-    monkeypatch.setattr(convert, "STORE_FILE_BYTES", MODEL_FILES)
+    monkeypatch.setattr(store_conversion, "STORE_FILE_BYTES", MODEL_FILES)
     hf_to_megatron(model, tmp_path / "store")
-    finish = convert._index
+    finish = folder_conversion._index
 
     def flip_then_finish(files):
-        monkeypatch.setattr(convert, "_index", finish)  # once
+        monkeypatch.setattr(folder_conversion, "_index", finish)  # once
         (path,) = (tmp_path / "back.partial/content").glob("model-00002-*")
         small_store.flip(path, 8 * path.stat().st_size - 100)
         return finish(files)
 
-    monkeypatch.setattr(convert, "_index", flip_then_finish)
+    monkeypatch.setattr(folder_conversion, "_index", flip_then_finish)
     with pytest.raises(ValueError, match="model-00002-.* differs from the source.*it was not published"):
         megatron_to_hf(tmp_path / "store", tmp_path / "back", verify=True, max_file_bytes=MODEL_FILES)
     assert not (tmp_path / "back").exists()
@@ -272,7 +272,7 @@ def test_a_full_disk_names_the_file(model, tmp_path, monkeypatch, capsys):
 
 
 def test_progress_counts_bytes_to_the_end(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "STORE_FILE_BYTES", MODEL_FILES)
+    monkeypatch.setattr(store_conversion, "STORE_FILE_BYTES", MODEL_FILES)
     counted = {}
 
     def progress(items, total=None, label=""):
@@ -293,7 +293,7 @@ def test_progress_counts_bytes_to_the_end(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_source_that_changes_while_it_is_read_becomes_nothing(model, tmp_path, monkeypatch, workers):
     """Else half of the new weights and half of the old would be published without a word."""
-    monkeypatch.setattr(convert, "STORE_FILE_BYTES", MODEL_FILES)
+    monkeypatch.setattr(store_conversion, "STORE_FILE_BYTES", MODEL_FILES)
     folder = shutil.copytree(model, tmp_path / "model")
     path = folder / "model.safetensors"
 
