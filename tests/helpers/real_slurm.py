@@ -6,6 +6,7 @@ be installed (apt-get install slurm-wlm munge) and the tests run as root, whose 
 
 import contextlib
 import os
+import random
 import re
 import secrets
 import shutil
@@ -51,6 +52,7 @@ JobCompType=jobcomp/none
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60 OverSubscribe=NO
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
+PATIENCE = 1200.0  # seconds; on a busy machine every step of a job takes its time, and only what hangs takes as long
 NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000\n"
 
 
@@ -64,6 +66,19 @@ def why_not() -> str:
 
 def _program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+def _ports_for_good(count: int) -> list[int]:
+    """Free ports that the system gives to nobody who asks for any, so that a daemon which is started again, on the port
+    that the others know, finds it free."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports: list[int] = []
+    for port in random.sample(range(10_000, first), 1000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise AssertionError(f"fewer than {count} of 1000 ports below {first} are free")
 
 
 class RealSlurm:
@@ -81,10 +96,7 @@ class RealSlurm:
         (self.folder / "state").mkdir()
         for path in (self.folder, *self.folder.parents[:2]):
             path.chmod(0o755)  # munge wants folders that nobody else can write
-        probes = [socket.create_server(("127.0.0.1", 0)) for _ in ["slurmctld", *self.nodes]]
-        ports = [probe.getsockname()[1] for probe in probes]
-        for probe in probes:
-            probe.close()
+        ports = _ports_for_good(1 + len(self.nodes))
         values = {"host": socket.gethostname(), "folder": self.folder, "ports": ports, "cpus": os.cpu_count()}
         conf, partitions = CONF[: CONF.index("PartitionName")], CONF[CONF.index("PartitionName") :]
         nodes = [NODE.format(name=name, port=port, **values) for name, port in zip(self.nodes, ports[1:], strict=True)]
@@ -98,7 +110,7 @@ class RealSlurm:
         self._start("slurmctld", "-D", "-c")
         for node in self.nodes:
             self.start_node(node)
-        self.wait_idle(60)
+        self.wait_idle()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,7 +135,7 @@ class RealSlurm:
     def start_node(self, node: str) -> None:
         self._start("slurmd", "-D", "-N", node)
 
-    def wait_idle(self, seconds: float = 120) -> None:
+    def wait_idle(self, seconds: float = PATIENCE) -> None:
         """Until all nodes are, in both partitions."""
         idle = ["idle"] * 2 * len(self.nodes)
         self.wait_for(lambda: self.run("sinfo", "-h", "-N", "-o", "%T").split() == idle, seconds, "idle nodes")
@@ -157,7 +169,7 @@ class RealSlurm:
         done = subprocess.run(
             words, cwd=cwd, env={**self.environment, **environment}, capture_output=True, text=True, timeout=seconds
         )
-        assert done.returncode == 0, f"{words}: {done.stderr}"
+        assert done.returncode == 0, f"{words}: {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def submit(self, *words: str | Path, cwd: Path = ROOT, **environment: str) -> "SubmittedJob":
@@ -196,13 +208,13 @@ class SubmittedJob:
     def folder(self) -> Path:
         return Path(self.field("StdOut")).parent / f"slurm-{self.number}"
 
-    def wait_until(self, state: str, seconds: float = 180) -> None:
+    def wait_until(self, state: str, seconds: float = PATIENCE) -> None:
         try:
             self.slurm.wait_for(lambda: self.state == state, seconds, f"{state} of job {self.number}")
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {self.state}; its log: {self.log[-4000:]}") from None
 
-    def wait_says(self, text: str, seconds: float = 180) -> None:
+    def wait_says(self, text: str, seconds: float = PATIENCE) -> None:
         try:
             self.slurm.wait_for(lambda: text in self.log, seconds, f"{text!r}")
         except AssertionError as error:
@@ -220,13 +232,13 @@ class SubmittedJob:
     def start_now(self) -> None:
         """A requeued job waits for two minutes by itself."""
         self.wait_until("PENDING")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while self.state == "PENDING":  # Slurm sets that time once more when the last of the job has ended
             assert time.monotonic() < deadline, f"job {self.number} does not start again: {self.log[-2000:]}"
             self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
             time.sleep(2)
 
-    def end(self, seconds: float = 240) -> str:
+    def end(self, seconds: float = PATIENCE) -> str:
         """-> the state in which it ended."""
         ended = ("COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT", "PREEMPTED", "OUT_OF_MEMORY")
         try:

@@ -3,9 +3,7 @@
 import json
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,21 +12,10 @@ import yaml
 
 from editcaption_mega.curation.columns import ColumnFile
 from editcaption_mega.data import open_shards
-from tests.helpers import ROOT, small_job
+from tests.helpers import small_job
+from tests.helpers.real_slurm import RealSlurm, why_not
 
 PAIRS, TASKS, SECONDS = 40, 4, 1200
-
-
-def slurm(*words: str) -> str:
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-
-def wait_for(what, seconds=SECONDS):
-    until = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < until, "it took too long"
-        time.sleep(1.0)
-    return value
 
 
 def kept(part: Path) -> int:
@@ -53,9 +40,8 @@ def command_of(pid: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_an_array_whose_tasks_serve_themselves_asks_about_every_pair_once(tmp_path):
-    if not shutil.which("sbatch") or subprocess.run(["sinfo", "-h"], capture_output=True).returncode:
-        pytest.skip("no Slurm answers here")
     model = small_job.write_folder(tmp_path / "model")
     pool = open_shards(small_job.write_shards(tmp_path / "shards", count=PAIRS))
     output = tmp_path / "captions.jsonl"
@@ -65,27 +51,28 @@ def test_an_array_whose_tasks_serve_themselves_asks_about_every_pair_once(tmp_pa
         "generation": {"max_tokens": 48, "min_pixels": 1024},
     }  # fmt: skip
     (tmp_path / "caption.yaml").write_text(yaml.safe_dump(config))
-    log = ["--output", str(tmp_path / "task-%a.txt")]
-    made = slurm(
-        "sbatch", "--parsable", "--array", f"0-{TASKS - 1}", *log, "launch/caption.sh", str(tmp_path / "caption.yaml")
-    )
-    job = made.strip().split(";")[0]
     parts = [tmp_path / "captions.made" / f"part-{k:03d}-of-{TASKS:03d}" for k in range(TASKS)]
-    try:
-        wait_for(lambda: kept(parts[1]))
-        slurm("scontrol", "requeue", f"{job}_1")
-        before_requeue = kept(parts[1])
-        wait_for(lambda: kept(parts[2]))
-        os.kill(server_of(parts[2]), signal.SIGKILL)
-        before_death = kept(parts[2])
-        time.sleep(5.0)
-        slurm("scontrol", "update", f"JobId={job}_1", "StartTime=now")
-        wait_for(lambda: output.is_file() and (tmp_path / "captioned/index.json").is_file())
-        wait_for(lambda: not slurm("squeue", "-h", "-j", job).strip())
-    finally:
-        subprocess.run(["scancel", job], check=False)
-        said = {path.name: path.read_text()[-1500:] for path in sorted(tmp_path.glob("task-*.txt"))}
-        print(json.dumps(said, indent=1))
+    with RealSlurm(tmp_path / "slurm" / "lab", nodes=2) as slurm:
+
+        def wait_for(what, name):
+            return slurm.wait_for(what, SECONDS, name)
+
+        log = ["--output", tmp_path / "task-%a.txt"]
+        job = slurm.submit(f"--array=0-{TASKS - 1}", *log, "launch/caption.sh", tmp_path / "caption.yaml")
+        try:
+            wait_for(lambda: kept(parts[1]), "the first caption of task 1")
+            slurm.run("scontrol", "requeue", f"{job.number}_1")
+            before_requeue = kept(parts[1])
+            wait_for(lambda: kept(parts[2]), "the first caption of task 2")
+            os.kill(server_of(parts[2]), signal.SIGKILL)
+            before_death = kept(parts[2])
+            time.sleep(5.0)
+            slurm.run("scontrol", "update", f"JobId={job.number}_1", "StartTime=now")
+            wait_for(lambda: output.is_file() and (tmp_path / "captioned/index.json").is_file(), "the merged file")
+            wait_for(lambda: not slurm.run("squeue", "-h", "-j", job.number).strip(), "the end of all tasks")
+        finally:
+            said = {path.name: path.read_text()[-1500:] for path in sorted(tmp_path.glob("task-*.txt"))}
+            print(json.dumps(said, indent=1))
     rows = [row for (row,) in ColumnFile(output, pool)]
     assert [row["id"] for row in rows] == pool.ids and not [row for row in rows if "status" not in row]
     lines = [json.loads(line) for part in parts for line in (part / "lines.jsonl").read_text().splitlines()]
