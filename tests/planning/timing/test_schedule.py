@@ -1,6 +1,7 @@
 """The order of passes and the seconds of a step, against what Megatron-Core's schedules really do on four ranks."""
 
 import json
+import math
 import sys
 
 import pytest
@@ -77,12 +78,16 @@ def test_the_order_is_what_megatron_executes(quick_runs, name):
 
 @pytest.mark.slow
 def test_the_simulated_step_takes_as_long_as_the_real_one(tmp_path):
+    """The shortest of up to three runs: what else the machine does only adds to them."""
     unit = 0.15
-    ratios = {}
-    for name, ranks in run_cases(tmp_path, unit).items():
-        measured = max(rank["end"] for rank in ranks) - min(rank["start"] for rank in ranks)
-        ratios[name] = measured / (unit * simulated(name).seconds)
-    print("measured / simulated:", {name: round(ratio, 4) for name, ratio in ratios.items()})
+    ratios: dict[str, float] = {}
+    for _ in range(3):
+        for name, ranks in run_cases(tmp_path, unit).items():
+            measured = max(rank["end"] for rank in ranks) - min(rank["start"] for rank in ranks)
+            ratios[name] = min(ratios.get(name, math.inf), measured / (unit * simulated(name).seconds))
+        print("measured / simulated:", {name: round(ratio, 4) for name, ratio in ratios.items()})
+        if max(ratios.values()) <= 1.05:
+            break
     assert all(0.99 <= ratio <= 1.05 for ratio in ratios.values()), ratios
 
 
