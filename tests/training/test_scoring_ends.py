@@ -14,7 +14,8 @@ from editcaption_mega import job_outcome
 from tests.helpers import ROOT, preference_job, small_job, warm
 
 TOOL = ROOT / "tools/log_probs.py"
-PAIRS = 160  # three ranges of 64
+PAIRS = 160
+RANGE = 4  # pairs; of 64 there would be three, and a run could be over before a busy machine has sent its signal
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +63,43 @@ class Scoring:
         return [rank.returncode for rank in self.ranks], "".join(texts[0])
 
 
+def begin(output, fingerprint):
+    """What a run that was killed at once leaves: it goes on in ranges of RANGE."""
+    partial = output.with_name(output.name + ".partial")
+    partial.mkdir(exist_ok=True)
+    if not (partial / "head.json").exists():
+        head = {"fingerprint": fingerprint, "with_tokens": False, "range": RANGE}
+        (partial / "head.json").write_text(json.dumps(head))
+
+
 @pytest.fixture(scope="module")
-def whole(base):
-    scoring = Scoring(base, base / "whole.jsonl", 2)
+def of_large_ranges(base):
+    scoring = Scoring(base, base / "large.jsonl", 2)
     codes, text = scoring.end()
-    assert codes == [0, 0] and "whole.jsonl is written\n" in text, text
-    return (base / "whole.jsonl").read_bytes()
+    assert codes == [0, 0] and "large.jsonl is written\n" in text, text
+    return (base / "large.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def fingerprint(of_large_ranges):
+    return json.loads(of_large_ranges.splitlines()[0])["fingerprint"]
+
+
+@pytest.fixture(scope="module")
+def whole(base, fingerprint):
+    output = base / "whole.jsonl"
+    begin(output, fingerprint)
+    codes, text = Scoring(base, output, 2).end()
+    assert codes == [0, 0], text
+    return output.read_bytes()
 
 
 @pytest.mark.parametrize("number, first, then", [(signal.SIGTERM, 2, 1), (signal.SIGUSR1, 1, 2)])
-def test_a_signal_ends_it_saved_and_another_number_of_ranks_goes_on(base, whole, tmp_path, number, first, then):
+def test_a_signal_ends_it_saved_and_another_number_of_ranks_goes_on(
+    base, fingerprint, whole, tmp_path, number, first, then
+):
     output = tmp_path / "stopped.jsonl"
+    begin(output, fingerprint)
     environment = {job_outcome.JOB_FOLDER: str(tmp_path), "EDITCAPTION_STOPPED_CODE": "75"}
     scoring = Scoring(base, output, first, **environment)
     assert scoring.wait_for(1), scoring.end()
@@ -92,36 +119,23 @@ def test_a_signal_ends_it_saved_and_another_number_of_ranks_goes_on(base, whole,
     assert job_outcome.read_outcome(tmp_path).kind == job_outcome.FINISHED
 
 
-def test_a_part_of_other_data_is_refused_by_name(base, whole, tmp_path):
+def test_a_part_of_other_data_is_refused_by_name(base, fingerprint, tmp_path):
     output = tmp_path / "other.jsonl"
-    (tmp_path / "other.jsonl.partial").mkdir()
-    fingerprint = json.loads(whole.splitlines()[0])["fingerprint"] | {"weights": "f" * 64}
-    head = {"fingerprint": fingerprint, "with_tokens": False, "range": 64}
-    (tmp_path / "other.jsonl.partial/head.json").write_text(json.dumps(head))
+    begin(output, fingerprint | {"weights": "f" * 64})
     scoring = Scoring(base, output, 1)
     (code,), text = scoring.end()
     assert code == 1 and f"log-probs of something else: weights ({'f' * 64} there, " in text, text
 
 
 @pytest.mark.slow
-def test_ten_kills_change_nothing(base, whole, tmp_path):
-    """kill -9 of both ranks at random moments: what was there stays there. Ranges of 4, so that there are many."""
-    fingerprint = json.loads(whole.splitlines()[0])["fingerprint"]
-
-    def started(name):
-        partial = tmp_path / f"{name}.jsonl.partial"
-        partial.mkdir(exist_ok=True)
-        if not (partial / "head.json").exists():
-            head = {"fingerprint": fingerprint, "with_tokens": False, "range": 4}
-            (partial / "head.json").write_text(json.dumps(head))
-        return Scoring(base, tmp_path / f"{name}.jsonl", 2)
-
-    codes, text = started("whole").end()
-    assert codes == [0, 0], text
+def test_ten_kills_change_nothing(base, fingerprint, whole, of_large_ranges, tmp_path):
+    """kill -9 of both ranks at random moments: what was there stays there."""
+    output = tmp_path / "killed.jsonl"
+    begin(output, fingerprint)
     # Six of these moments wait for a range, so that no fast start is needed to hit the computing often enough.
     moments, before, during = random.Random(6), 0, 0
     for _ in range(10):
-        scoring, more = started("killed"), moments.choice([0, 1, 2])
+        scoring, more = Scoring(base, output, 2), moments.choice([0, 1, 2])
         scoring.wait_for(before + more)
         time.sleep(moments.uniform(0, 0.1 if more else 0.6))
         assert scoring.runs(), scoring.end()
@@ -131,12 +145,11 @@ def test_ten_kills_change_nothing(base, whole, tmp_path):
         during += scoring.ranges() > before
         before = scoring.ranges()
     assert during >= 5, "kills that hit the computing itself"
-    codes, text = started("killed").end()
+    codes, text = Scoring(base, output, 2).end()
     assert codes == [0, 0] and "samples already: going on from there" in text, text
-    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert output.read_bytes() == whole
     numbers, expected = (
-        [json.loads(line) for line in content.splitlines()[1:]]
-        for content in ((tmp_path / "killed.jsonl").read_bytes(), whole)
+        [json.loads(line) for line in content.splitlines()[1:]] for content in (whole, of_large_ranges)
     )
     for line, of_larger in zip(numbers, expected, strict=True):
         assert line["id"] == of_larger["id"]
