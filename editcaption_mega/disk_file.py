@@ -11,6 +11,7 @@ from pathlib import Path
 
 PAGE = 4096  # what addresses, lengths and places must be multiples of for O_DIRECT; of every file system, or less
 SYNC_BYTES = 128 << 20  # what is left to the page cache, where it is used, before the disk is asked for it
+_CANNOT = (errno.EINVAL, errno.EOPNOTSUPP)  # how file systems say that they have no direct writes
 _DIRECT = getattr(os, "O_DIRECT", 0)  # not every system has it
 
 
@@ -23,7 +24,7 @@ class DiskFile:
         try:
             self._descriptor = os.open(path, flags | (_DIRECT if self._direct else 0), 0o666)
         except OSError as error:
-            if not self._direct or error.errno != errno.EINVAL:
+            if not self._direct or error.errno not in _CANNOT:
                 raise
             self._direct = False
             self._descriptor = os.open(path, flags, 0o666)
@@ -45,7 +46,7 @@ class DiskFile:
                 rest = rest[os.write(self._descriptor, rest) :]
             except OSError as error:
                 # Some file systems say only now that they cannot.
-                if not self._direct or error.errno != errno.EINVAL:
+                if not self._direct or error.errno not in _CANNOT:
                     raise
                 self._use_page_cache()
         self._unsynced += 0 if self._direct else len(block)
