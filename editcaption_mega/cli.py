@@ -149,8 +149,9 @@ def conversion(arguments: argparse.Namespace) -> dict[str, Any]:
     """What those flags say, as parameters of the conversions."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    default = 1 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else min(_MOST_WORKERS, cores)
+    from editcaption_mega.process_pool import cores
+
+    default = 1 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else min(_MOST_WORKERS, cores())
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
     return {
         "dtype": dtypes.get(arguments.dtype),

@@ -198,9 +198,13 @@ class ProcessPool:
                 future.set_exception(ChildProcessError(self._failure))
 
 
+def usable_cores() -> frozenset[int]:
+    """Those that this process may run on, as Slurm or a launcher has bound it."""
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable_cores())
 
 
 def portable(error: Exception) -> Exception:

@@ -1,6 +1,5 @@
 """Where and by what a run was started, for its log."""
 
-import os
 import shlex
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from editcaption_mega import __version__, platform
+from editcaption_mega.process_pool import usable_cores
 from editcaption_mega.words import SECRET_NAME, printable, without_secrets
 
 _ROOT = Path(__file__).resolve().parents[2]  # of a checkout
@@ -23,7 +23,7 @@ def start_facts() -> list[str]:
     """Lines: machines and devices, versions, the checkout's commit, the command without its secrets. Collective."""
     cuda = torch.cuda.is_available()
     mine = (socket.gethostname(), torch.cuda.get_device_name() if cuda else "CPU")
-    places = platform.gather((*mine, _usable_cores()))
+    places = platform.gather((*mine, usable_cores()))
     nodes = len({host for host, *_ in places})
     devices = ", ".join(f"{count} x {name}" for name, count in Counter(name for _, name, _ in places).items())
     lines = [f"started on {mine[0]}: {len(places)} rank{'s' * (len(places) > 1)} on {nodes} node{'s' * (nodes > 1)}, "
@@ -37,11 +37,6 @@ def start_facts() -> list[str]:
         lines.append(f"commit: {commit}")
     lines.append(f"command: {command(sys.argv)}")
     return lines
-
-
-def _usable_cores() -> frozenset[int]:
-    """Those that this rank may run on, as Slurm or the launcher has bound it."""
-    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
 def _core_lines(places: list[tuple[str, frozenset[int]]], *, cuda: bool) -> list[str]:
