@@ -59,6 +59,7 @@ ROOT_MODULES = {
     "disk_file": True,
     "files": True,
     "launcher": False,
+    "lazy_names": True,
     "lock": True,
     "interface": False,
     "job_outcome": True,

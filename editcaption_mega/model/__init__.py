@@ -3,8 +3,9 @@
 Sizes of models and plans of adapters need no Megatron-Core, which takes seconds to import: what does comes when it is
 first asked for. A file that imports Megatron-Core imports `platform.megatron` before it."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from editcaption_mega.lazy_names import lazy_names
 
 from .architecture import Architecture, ExpertArchitecture, VisionArchitecture
 from .parallel.adapter_plan import ADAPTERS, AdapterPart, AdapterPlan
@@ -28,15 +29,10 @@ __all__ = [
     "weights_to_share",
 ]
 _WITH_MEGATRON = {
-    "Qwen3VLModel": "qwen3_vl",
-    "build_model": "build",
-    "transformer_config": "build",
-    "unwrap": "build",
-    "weights_to_share": "shared_weights",
-}  # public names -> their modules
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WITH_MEGATRON:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_WITH_MEGATRON[name]}", __name__), name)
+    "Qwen3VLModel": ".qwen3_vl",
+    "build_model": ".build",
+    "transformer_config": ".build",
+    "unwrap": ".build",
+    "weights_to_share": ".shared_weights",
+}
+__getattr__ = lazy_names(__name__, _WITH_MEGATRON)
