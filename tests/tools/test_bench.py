@@ -76,6 +76,13 @@ def test_captions_are_counted_by_who_was_asked(tmp_path):
         assert (run["lost"], run["asked_again"]) == (0, 0) and run["client_ms"] > 0 < run["server_ms"]
 
 
+def test_without_a_compiler_for_the_server_no_pair_is_made(tmp_path):
+    done = warm.run(
+        [sys.executable, str(BENCH), "captions", "--output", str(tmp_path)], env={**os.environ, "CXX": "no-such-c++"}
+    )
+    assert done.returncode == 2 and "no C++ compiler no-such-c++" in done.stderr and "pairs of" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_start_is_measured_phase_by_phase(tmp_path):
     done = warm.run([sys.executable, str(BENCH), "start", "--listed-pairs", "300", "--output", str(tmp_path)])

@@ -1,14 +1,18 @@
 """Captions by one process and by several, against a local server that answers after a given time: rate, processor,
 memory, and whether each pair was asked once.
 
-The servers share the machine with the client, so what a core of the client can ask for is said beside the rate. They
-are several processes on one port; what they can do is measured with a client that does nothing.
+The server shares the machine with the client, so it is a compiled program, and what a core of the client can ask for is
+said beside the rate. What the server can do is measured with a client that does nothing.
 `tools/bench.py captions` is the command."""
 
 import asyncio
+import atexit
+import functools
 import json
 import multiprocessing
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,48 +24,61 @@ from typing import Any
 
 from editcaption_mega.curation.captions.caption import caption
 from editcaption_mega.data import open_shards
-from editcaption_mega.settings import CaptionSettings, EndpointSettings, GenerationSettings
+from editcaption_mega.settings import CaptionSettings, EndpointSettings, GenerationSettings, SettingsError
 
 from .processes import status_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
-_SERVERS = 2
 _PROBES = 10_000
 
 
-class Servers:
-    """Processes on one port; `asked` when they have ended."""
+class Server:
+    """tests/helpers/quick_server.cpp, compiled; `asked`, how often each thing was asked, when it has ended."""
 
     def __init__(self, latency: float):
-        self._latency, self._processes, self.port, self.asked = latency, [], 0, Counter[str]()
+        self._latency, self.asked = latency, Counter[str]()
 
-    def __enter__(self) -> "Servers":
-        for _ in range(_SERVERS):
-            command = [sys.executable, "-m", "tests.helpers.quick_server"]
-            command += ["--latency", str(self._latency), "--port", str(self.port)]
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-            self._processes.append(process)
-            self.port = int(process.stdout.readline())
+    def __enter__(self) -> "Server":
+        command = [compiled_server(), str(self._latency)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.port = int(self._process.stdout.readline())
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.terminate()
-            self.asked.update(json.loads(process.communicate()[0] or "{}"))
+        self._process.terminate()
+        self.asked.update(json.loads(self._process.communicate()[0]))
 
     @property
     def processor(self) -> float:
-        """Seconds that they have used."""
-        return sum(_processor(process.pid) for process in self._processes)
+        """Seconds that it has used."""
+        nanoseconds, *_ = Path(f"/proc/{self._process.pid}/schedstat").read_text().split()
+        return int(nanoseconds) / 1e9
+
+
+@functools.cache
+def compiled_server() -> str:
+    """The program, made once a process."""
+    named = os.environ.get("CXX", "c++")
+    compiler = shutil.which(named)
+    if compiler is None:
+        raise SettingsError(f"no C++ compiler {named}: install one, or name it by CXX (the server is compiled)")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    program = Path(folder) / "quick_server"
+    source = ROOT / "tests" / "helpers" / "quick_server.cpp"
+    subprocess.run([compiler, "-O2", "-std=c++17", source, "-o", program], check=True)
+    return str(program)
 
 
 def measure(count: int, concurrency: int, latency: float, side: int, workers: list[int], say: Any) -> list[dict]:
-    """One record per number of workers, and one of the servers under a client that does nothing."""
+    """One record per number of workers, and one of the server under a client that does nothing. Raises SettingsError
+    where there is no C++ compiler."""
+    compiled_server()
     with tempfile.TemporaryDirectory() as folder:
         say(f"{count:,} pairs of {side} px")
         pool = Path(folder) / "pool"
         subprocess.run([sys.executable, "-m", "tests.helpers.pool", pool, str(count), str(side)], cwd=ROOT, check=True)
-        records = [_servers_alone(concurrency, latency, 2 * pool_bytes(pool))]
+        records = [_server_alone(concurrency, latency, 2 * pool_bytes(pool))]
         for number in workers:
             say(f"workers={number}")
             records.append(_captions(pool, Path(folder) / f"{number}.jsonl", concurrency, latency, number))
@@ -82,18 +99,18 @@ def _captions(pool: Path, output: Path, concurrency: int, latency: float, worker
             if number % (count // 10) == 0:
                 marks[number // (count // 10)] = time.perf_counter(), _memory()
 
-    with Servers(latency) as servers, open_shards(pool) as reader:
+    with Server(latency) as server, open_shards(pool) as reader:
         count = len(reader)
-        url = f"http://127.0.0.1:{servers.port}/v1"
+        url = f"http://127.0.0.1:{server.port}/v1"
         settings = CaptionSettings(
             shards=[str(pool)], output=str(output), workers=workers,
             endpoint=EndpointSettings(url=url, model="m", max_concurrency=concurrency),
             generation=GenerationSettings(min_pixels=1024),
         )  # fmt: skip
-        begin, used, served = time.perf_counter(), _client_processor(), servers.processor
+        begin, used, served = time.perf_counter(), _client_processor(), server.processor
         whole, meter = caption(settings, reader, progress=marking)
         seconds, used = time.perf_counter() - begin, _client_processor() - used
-        served = servers.processor - served
+        served = server.processor - served
     (early, first), (late, last) = marks[2], marks[9]
     return {
         "workers": workers,
@@ -104,19 +121,19 @@ def _captions(pool: Path, output: Path, concurrency: int, latency: float, worker
         "first_rss_bytes": first,
         "last_rss_bytes": last,
         "lost": count - meter.usage.by_status["ok"] if whole else count,
-        "asked_again": sum(servers.asked.values()) - count,
+        "asked_again": sum(server.asked.values()) - count,
         "ideal": concurrency / latency,
     }
 
 
-def _servers_alone(concurrency: int, latency: float, pictures: int) -> dict:
-    with Servers(latency) as servers:
+def _server_alone(concurrency: int, latency: float, pictures: int) -> dict:
+    with Server(latency) as server:
         request = b'{"x":"' + b"A" * (pictures * 4 // 3) + b'"}'
         head = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(request)
-        begin, used, served = time.perf_counter(), time.process_time(), servers.processor
-        asyncio.run(_ask(servers.port, head + request, concurrency))
+        begin, used, served = time.perf_counter(), time.process_time(), server.processor
+        asyncio.run(_ask(server.port, head + request, concurrency))
         seconds, used = time.perf_counter() - begin, time.process_time() - used
-        served = servers.processor - served
+        served = server.processor - served
     return {
         "workers": 0,
         "captions_per_second": _PROBES / seconds,
@@ -142,14 +159,9 @@ async def _ask(port: int, request: bytes, concurrency: int) -> None:
 
 
 def _client_processor() -> float:
-    """Seconds of this process and of workers that have ended; servers have not."""
+    """Seconds of this process and of workers that have ended; the server has not."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def _processor(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100  # the kernel's USER_HZ
 
 
 def _memory() -> int:
@@ -163,7 +175,7 @@ def markdown(records: list[dict], machine: dict) -> str:
     lines = [
         f"{machine['device']}; {machine['case']}; the ideal is {alone['ideal']:,.0f} captions/s",
         "",
-        f"The servers alone, under a client that does nothing ({alone['client_ms']:.3f} ms of processor a call): "
+        f"The server alone, under a client that does nothing ({alone['client_ms']:.3f} ms of processor a call): "
         f"{alone['captions_per_second']:,.0f} calls/s, {alone['server_ms']:.3f} ms each.",
         "",
         "| workers | captions/s | of the ideal | from 20 to 90 % | client ms / caption | captions/s per core | "
