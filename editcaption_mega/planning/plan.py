@@ -1,6 +1,7 @@
 """A plan: memory of each rank role against what the GPU has, the predicted step, and what would make it faster."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from editcaption_mega.conversion import AdapterChoice, rules_for
@@ -11,7 +12,8 @@ from editcaption_mega.data.batching.packing import RankShare
 from editcaption_mega.model import Architecture
 from editcaption_mega.model.layout_check import check_layout
 from editcaption_mega.progress import Progress, no_progress
-from editcaption_mega.settings import CheckpointSettings, JobSettings
+from editcaption_mega.settings import JobSettings
+from editcaption_mega.training.checkpoint import written_bytes
 
 from .dry_run.rank_step import RankRecord
 from .roles import Role, distinct_roles, execute_roles
@@ -64,6 +66,25 @@ class JobPlan:
         item_size = 2 if self.settings.training.precision == "bf16" else 4
         return 0 if self.adapters is None else item_size * self.adapters.size
 
+    @cached_property
+    def written_bytes(self) -> list[int]:
+        """Of a checkpoint, by a rank of each role, when full stages have handed a part over."""
+        ranks = self.world_size // len(self.records)  # roles are pipeline stages
+        written = written_bytes([record.checkpoint_bytes for record in self.records for _ in range(ranks)])
+        return [max(written[first : first + ranks]) for first in range(0, ranks * len(self.records), ranks)]
+
+    @property
+    def checkpoint_host_bytes(self) -> list[int]:
+        """Of a checkpoint, that a rank of each role has on the host at once: between two of them too where it is
+        written beside the steps, and what it takes from others always."""
+        held = [record.checkpoint_bytes for record in self.records]
+        if not self.settings.checkpoint.asynchronous:
+            held = [min(size, FILE_BYTES) for size in held]
+        taken = (
+            written - record.checkpoint_bytes for record, written in zip(self.records, self.written_bytes, strict=True)
+        )
+        return [size + max(0, more) for size, more in zip(held, taken, strict=True)]
+
     @property
     def worst(self) -> int:
         """The role that needs the most memory."""
@@ -97,7 +118,7 @@ class JobPlan:
                 "per_rank": {role.name: r.parameters for role, r in zip(self.roles, self.records, strict=True)},
             },
             "export": {"host_bytes": self.export_host_bytes, "adapter_bytes": self.adapter_bytes},
-            "ranks": [self._role_json(role, record) for role, record in zip(self.roles, self.records, strict=True)],
+            "ranks": [self._role_json(i) for i in range(len(self.roles))],
             "step": {
                 "seconds": time.seconds,
                 "mfu": time.mfu,
@@ -111,7 +132,8 @@ class JobPlan:
             },
         }
 
-    def _role_json(self, role: Role, record: RankRecord) -> dict[str, Any]:
+    def _role_json(self, number: int) -> dict[str, Any]:
+        role, record = self.roles[number], self.records[number]
         syncs = [{"what": s.what, "where": s.where, "count": n} for s, n in record.host_syncs.items()]
         mixed = [{"what": m.what, "where": m.where, "count": n} for m, n in record.mixed.items()]
         return {
@@ -128,20 +150,14 @@ class JobPlan:
                 "checkpoint_bytes": record.checkpoint_peak,
             },
             "checkpoint": {
-                "written_bytes": record.checkpoint_bytes,
-                "host_bytes": checkpoint_host_bytes(record, self.settings.checkpoint),
+                "written_bytes": self.written_bytes[number],
+                "host_bytes": self.checkpoint_host_bytes[number],
             },
             "flops": sum(getattr(step, "flops", 0) for phase in record.phases for step in phase.steps),
             "micro_batches_executed": record.executed,
             "host_syncs": syncs,
             "host_and_device_mixed": mixed,
         }
-
-
-def checkpoint_host_bytes(record: RankRecord, settings: CheckpointSettings) -> int:
-    """Bytes of a checkpoint that a rank holds on the host at once: between two of them too where it is written beside
-    the steps."""
-    return record.checkpoint_bytes if settings.asynchronous else min(record.checkpoint_bytes, FILE_BYTES)
 
 
 def make_plan(

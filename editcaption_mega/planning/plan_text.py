@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .plan import GIB, JobPlan, checkpoint_host_bytes
+from .plan import GIB, JobPlan
 
 _MOST_KINDS = 7  # of memory in a line; the rest is one number
 _LEAST_SHARE = 0.005  # of a step that is worth a line
@@ -54,12 +54,11 @@ def _memory(plan: JobPlan) -> Iterator[str]:
 
     start = max(record.start_peak for record in plan.records)
     saving = max(record.checkpoint_peak for record in plan.records)
-    writer = max(plan.records, key=lambda record: record.checkpoint_bytes)
-    on_host = checkpoint_host_bytes(writer, plan.settings.checkpoint)
+    written, on_host = max(plan.written_bytes), max(plan.checkpoint_host_bytes)
     yield f"  while a job starts or resumes: at most {start / GIB:.1f} of tensors"
     yield (
         f"  while a checkpoint is taken: at most {saving / GIB:.1f} of tensors; a rank writes up to "
-        f"{writer.checkpoint_bytes / GIB:.1f}, with {on_host / GIB:.1f} on the host at once"
+        f"{written / GIB:.1f}, with {on_host / GIB:.1f} on the host at once"
     )
     yield f"  megatron_to_hf, without a GPU: about {plan.export_host_bytes / GIB:.1f} of the host's memory"
     if plan.adapters is not None:

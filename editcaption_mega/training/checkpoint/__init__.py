@@ -5,12 +5,13 @@ tensors, `state.json`, and `hf/` with config and tokenizer. All ranks write it u
 rank 0 publishes it: one rename. `background_save` does that beside the steps.
 
 Each moment of the optimizer is a canonical tensor like its weight, so any layout reads it. A data-parallel rank writes
-and reads the ranges of it that are its own, as boxes. `megatron_optimizer` says why this is not Megatron's own sharded
-optimizer state.
+and reads the ranges of it that are its own, as boxes; ranks that hold much have others write a part (`handover`).
+`megatron_optimizer` says why this is not Megatron's own sharded optimizer state.
 """
 
 from .background_save import CheckpointSaver
 from .contents import stored_ranges, tensors_of_rank
+from .handover import written_bytes
 from .publishing import CheckpointFolder, save_checkpoint, write_best
 from .restoring import load_optimizer, load_random_state, local_copies
 
@@ -24,4 +25,5 @@ __all__ = [
     "stored_ranges",
     "tensors_of_rank",
     "write_best",
+    "written_bytes",
 ]

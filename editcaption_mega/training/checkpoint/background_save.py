@@ -48,7 +48,7 @@ class CheckpointSaver:
         self.settings, self.param_shards, self.optimizer = settings, param_shards, optimizer
         self.say, self.on_published, self.local = say, on_published, local
         self._published = published  # step of the newest checkpoint that is whole; 0: none
-        self._group = platform.host_group(timeout_minutes) if settings.asynchronous else None
+        self._group = platform.host_group(timeout_minutes)
         self._buffer = platform.HostBuffer()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -79,7 +79,7 @@ class CheckpointSaver:
         finish_gathers(self.optimizer)
         if not self.settings.asynchronous:
             # Copied file by file while it is written, which takes less memory.
-            self._save(folder, required, lambda: write_checkpoint(folder, self._ranges()))
+            self._save(folder, required, lambda: write_checkpoint(folder, self._ranges(), group=self._group))
             return
         began = time.monotonic()
         ranges = list(self._ranges())

@@ -18,6 +18,7 @@ from editcaption_mega.files import PARTIAL, rename_whole, write_atomically
 from ..megatron_optimizer import finish_gathers
 from ..resume import BEST, STATE
 from .contents import StoredRange, stored_ranges
+from .handover import Trade
 from .random_state import rank_layout
 
 
@@ -57,15 +58,15 @@ class CheckpointFolder:
 def save_checkpoint(folder: CheckpointFolder, param_shards: list[ParamShard], optimizer: MegatronOptimizer) -> Path:
     """Write the state of this moment; returns when it is published. Collective. Raises as `write_checkpoint`."""
     finish_gathers(optimizer)
-    write_checkpoint(folder, stored_ranges(param_shards, optimizer))
+    write_checkpoint(folder, stored_ranges(param_shards, optimizer), group=platform.host_group())
     return folder.final
 
 
 def write_checkpoint(
-    folder: CheckpointFolder, ranges: Iterable[StoredRange], *, group: platform.Group = None, copies: bool = True
+    folder: CheckpointFolder, ranges: Iterable[StoredRange], *, group: platform.Group, copies: bool = True
 ) -> dict[str, str]:
     """Write and publish a checkpoint, of which these are this rank's ranges -> sha256 of each file that it has written,
-    by name. Collective. group, copies: see `StoreWriter`.
+    by name. Collective. group: `platform.host_group()`. copies: see `StoreWriter`.
 
     Raises OSError, alike on every rank, when it can't be written; nothing of it is left then."""
     partial = folder.partial
@@ -77,8 +78,10 @@ def write_checkpoint(
                 folder.side_files.write(partial / "hf")
                 write_atomically(partial / STATE, json.dumps(folder.state, indent=2) + "\n")
         writer = StoreWriter(partial, metadata={**folder.metadata, "layout": rank_layout()}, group=group, copies=copies)
-        for stored in ranges:
+        trade = Trade(list(ranges), group)
+        for stored in trade.ranges:
             writer.add_range(*stored)
+        trade.finish()
         writer.finish()
         with platform.together(group):
             if platform.is_rank_zero():
