@@ -24,6 +24,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
+from editcaption_mega import platform
 from editcaption_mega.kernels import rms_norm, swiglu
 from editcaption_mega.settings import ModelSettings
 from editcaption_mega.words import one_line
@@ -39,22 +40,32 @@ from .transformer_engine import Modules, transformer_engine_modules
 
 
 def check_backend(backend: str) -> None:
-    """Raise ValueError for an unknown backend, or for `transformer_engine` where TE is not installed."""
+    """Raise ValueError for an unknown backend, or for `transformer_engine` where TE is not installed or has no GPU."""
     if backend not in MODULES:
         raise ValueError(f"backend is {backend!r}, expected one of {', '.join(MODULES)}")
-    if backend == "transformer_engine" and not _has_transformer_engine():
+    if backend == "transformer_engine":
+        _check_transformer_engine()
+
+
+def _check_transformer_engine() -> None:
+    if not _has_transformer_engine():
         raise ValueError(
             "backend 'transformer_engine' needs the package transformer-engine[pytorch], which is not installed: "
-            "install it (pip install editcaption-mega[transformer_engine]) or set model.backend=torch"
+            "install it (make transformer-engine) or set model.backend=torch"
         )
-    if backend == "transformer_engine":
-        _import_transformer_engine()
+    _import_transformer_engine()
+    if not torch.cuda.is_available():  # nor for a plan, which computes nothing
+        raise ValueError(
+            "backend 'transformer_engine' is for GPUs alone, and PyTorch has none here: set model.backend=torch, of "
+            "which plans are made, too"
+        )
 
 
 def _has_transformer_engine() -> bool:
     """The real package with its PyTorch part; a bare folder of that name is not enough."""
     return bool(
-        importlib.util.find_spec("transformer_engine") and importlib.util.find_spec("transformer_engine.pytorch")
+        platform.transformer_engine_error()
+        or (importlib.util.find_spec("transformer_engine") and importlib.util.find_spec("transformer_engine.pytorch"))
     )
 
 
@@ -63,10 +74,11 @@ def _import_transformer_engine() -> None:
     try:
         importlib.import_module("transformer_engine.pytorch")
     except Exception as error:  # undefined symbols, missing libraries, another CUDA: each has its own class
+        reason = platform.transformer_engine_error() or one_line(str(error))
         raise ValueError(
-            f"backend 'transformer_engine': the installed package cannot be imported ({one_line(str(error)):.300}). It "
-            "is mostly that it was built for another torch: build it for the one that is here (pip install "
-            "--no-build-isolation transformer-engine[pytorch]), or set model.backend=torch"
+            f"backend 'transformer_engine': the installed package cannot be imported ({reason:.300}). It "
+            "is mostly that it was built for another torch: build it for the one that is here (make "
+            "transformer-engine), or set model.backend=torch"
         ) from error
 
 

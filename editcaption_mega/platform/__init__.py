@@ -5,6 +5,7 @@ refuse to be built before that. Nothing else needs it: kernels, data, rubric and
 """
 
 from .ahead import SideStream, made_ahead, wait_for_copies
+from .broken_library import transformer_engine_error
 from .figures import peak_flops, peak_memory, what_computes
 from .host_copies import HostBuffer, staged_on_host, wait_for_staged
 from .machine import prepare, require_prepared
@@ -67,6 +68,7 @@ __all__ = [
     "staged_on_host",
     "threads_per_rank",
     "together",
+    "transformer_engine_error",
     "use_device",
     "wait_for_staged",
     "what_computes",

@@ -28,6 +28,7 @@ def install(stand_in: torch.device = _stand_in) -> None:
     _random_state()
     _all_to_all_splits()
     _uneven_collectives()
+    _kernels_of_other_libraries()
 
 
 class _Event:
@@ -199,3 +200,18 @@ def _uneven_collectives() -> None:
         return torch.split(total, input_split_sizes)[group.rank()].contiguous()
 
     mappings._gather_along_first_dim, mappings._reduce_scatter_along_first_dim = gather, scatter
+
+
+def _kernels_of_other_libraries() -> None:
+    """`optimizer/__init__.py` 14, `optimizer/optimizer.py` 18, `optimizer/clip_grads.py` 11 and `moe/moe_utils.py` 1326
+    take kernels of Transformer Engine or Apex where one is installed, which are for GPUs alone."""
+    import megatron.core.optimizer as optimizers
+    from megatron.core.optimizer import clip_grads, optimizer
+    from megatron.core.transformer.moe import moe_utils
+    from megatron.core.utils import local_multi_tensor_applier, local_multi_tensor_scale
+
+    optimizers.USING_PYTORCH_OPTIMIZER = True
+    for module in (clip_grads, optimizer):
+        module.multi_tensor_applier = local_multi_tensor_applier
+        module.multi_tensor_scale_impl = local_multi_tensor_scale
+    moe_utils.te_general_gemm = None

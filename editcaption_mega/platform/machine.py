@@ -6,6 +6,7 @@ import sys
 import torch
 
 from . import remarks
+from .broken_library import leave_out_broken
 
 _prepared = False
 _dry = False
@@ -24,6 +25,7 @@ def prepare(*, dry: bool = False) -> None:
     if _prepared:
         return
     remarks.silence()
+    leave_out_broken()  # what is below may be the first to import Megatron
     if dry:
         from . import cpu
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from editcaption_mega import platform
+from editcaption_mega.platform import cpu
 from tests.helpers.ranks import on_ranks
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on CUDA nothing is replaced")
@@ -139,3 +140,29 @@ def test_nothing_is_compiled():
         return 2 * x
 
     assert torch.equal(double(torch.ones(2)), torch.full((2,), 2.0)) and compiled == []
+
+
+def test_kernels_of_other_libraries_are_not_taken(monkeypatch):
+    """As Megatron has them where Transformer Engine is installed."""
+    import megatron.core.optimizer as optimizers
+    from megatron.core.optimizer import clip_grads, optimizer
+    from megatron.core.transformer.moe import moe_utils
+
+    def of_a_gpu(*arguments, **options):
+        raise AssertionError("a kernel of another library")
+
+    monkeypatch.setattr(optimizers, "USING_PYTORCH_OPTIMIZER", False)
+    monkeypatch.setattr(moe_utils, "te_general_gemm", of_a_gpu)
+    for module in (clip_grads, optimizer):
+        monkeypatch.setattr(module, "multi_tensor_applier", of_a_gpu)
+        monkeypatch.setattr(module, "multi_tensor_scale_impl", of_a_gpu)
+    cpu._kernels_of_other_libraries()
+    weight = torch.nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([3.0, 4.0])
+    clip_grads.clip_grad_by_total_norm_fp32([weight], 1.0, 5.0)
+    assert weight.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-5)
+    copies = [torch.zeros(2)]
+    optimizer._multi_tensor_copy_this_to_that([weight.grad], copies, torch.zeros(1, dtype=torch.int))
+    assert copies[0].tolist() == weight.grad.tolist()
+    logits = moe_utils.router_gating_linear(torch.ones(1, 3), torch.full((4, 3), 2.0), None, torch.float32)
+    assert logits.tolist() == [[6.0] * 4] and optimizers.USING_PYTORCH_OPTIMIZER

@@ -12,8 +12,10 @@ from tests.helpers import warm
 
 # What the process is before and after everything of the package was imported, and after `prepare`.
 IMPORT_ALL = r"""
-import importlib, inspect, json, logging, os, pkgutil, sys, warnings
+import importlib.util, inspect, json, logging, os, pkgutil, sys, warnings
 import torch, torch._dynamo  # which wraps torch.manual_seed
+if importlib.util.find_spec("transformer_engine"):
+    import transformer_engine.pytorch  # which wraps methods of torch.nn.Module, and Megatron imports it
 
 def state():
     owners = [torch, torch.cuda, torch.Tensor, torch.nn.Module, torch.compiler]
