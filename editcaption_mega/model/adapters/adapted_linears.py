@@ -112,6 +112,8 @@ class AdaptedWeight(nn.Module):
         if adapter.magnitude is None:
             return base + added
         bias = getattr(self, "bias", None)  # no layer has a bias and several parts
+        if bias is not None and not bias.numel():  # as Transformer Engine's linears without one have it
+            bias = None
         scale = adapter.row_scale(self.norms(adapter))
         if dropped is not None:
             return base + (scale - 1) * (dropped if bias is None else dropped - bias) + scale * added
