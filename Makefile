@@ -1,6 +1,7 @@
 # make setup | try | demo | curation-demo | check | test | test-slow | unit | lint | types | bench | parity | sanitize | chaos | fuzz | hostile
 # | plan-check | configurations | settings | api     (each runs setup first when something changed)
 # make gpu-check | gpu-wheels             (on a machine with a GPU and no network, and what to carry there)
+# make transformer-engine                 (what model.backend=transformer_engine needs, compiled with nvcc for the torch of .venv)
 #
 # PIP_ARGS adds to pip's arguments; EDITCAPTION_CUDA_ARCHS chooses the CUDA architectures to build for.
 
@@ -27,7 +28,7 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: configurations settings setup try demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels
+.PHONY: configurations settings setup try demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels transformer-engine
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)
@@ -121,6 +122,10 @@ api: setup
 # Whether one GPU computes what it should, and how fast. It does no set-up: see tools/gpu_check.sh.
 gpu-check:
 	bash tools/gpu_check.sh $(GPU_CHECK_ARGS)
+
+# It does no set-up either: see tools/transformer_engine.sh.
+transformer-engine:
+	bash tools/transformer_engine.sh $(BIN)/python $(PIP_ARGS)
 
 # What a machine with PyTorch, transformers and pydantic's like lacks, as wheels to carry there.
 GPU_WHEELS := megatron-core omegaconf pydantic pydantic-core annotated-types typing-inspection rich webdataset braceexpand
