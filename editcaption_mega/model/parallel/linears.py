@@ -4,9 +4,11 @@ or Transformer Engine, and whose tensor-parallel communication runs beside their
 A column-parallel layer gathers the tokens of all ranks before its product, a row-parallel one reduces and scatters
 behind its own, and each does the other's in the backward pass. That goes piece by piece (`row_parts`): while one piece
 is computed, the next ones travel. In the backward pass of a column-parallel layer its input is gathered again beside
-the product by the weight, and its gradient scattered beside the product by the input. In a pipeline the product that
-makes the weight's gradient may wait (`delayed_gradients`). The products keep the weight themselves: where hooks pack
-what autograd saves (`recompute`), it hands back another tensor, without the weight's buffer and the like.
+the product by the weight, and its gradient scattered beside the product by the input. Both products are then of all
+tokens, which are faster than pieces: they are equally long, and so is what travels, so where a product does not cover
+that, pieces would not either. In a pipeline the product that makes the weight's gradient may wait
+(`delayed_gradients`). The products keep the weight themselves: where hooks pack what autograd saves (`recompute`), it
+hands back another tensor, without the weight's buffer and the like.
 
 Relied upon of Megatron, and held by tests/model/parallel/test_linears.py: `_forward_impl` makes the product of both of
 its linears, and a row-parallel one reduces its result in `forward`.
@@ -125,7 +127,11 @@ class _ColumnProduct(torch.autograd.Function):
             whole, arrivals = _gather(own, ctx.group, ctx.parts)
         by_own = None
         if need_x:
-            by_own, finish = _scatter(lambda piece: grad[piece] @ weight, grad, weight.size(1), ctx.group, ctx.parts)
+            by_all = grad @ weight if need_weight else None  # the weight's product covers how it travels
+            by_own, finish = _scatter(
+                lambda piece: grad[piece] @ weight if by_all is None else by_all[piece],
+                grad, weight.size(1), ctx.group, ctx.parts,
+            )  # fmt: skip
         by_weight = None
         if need_weight:
             for arrived in arrivals:
