@@ -1,12 +1,14 @@
 """The vision tower, in plain PyTorch, replicated on every tensor-parallel rank of the first pipeline stage.
 
 It is a tenth of the compute of the large models and small in memory, so its weights are not sharded. Under sequence
-parallelism the patches of a row's pictures are divided evenly over the tensor-parallel ranks, whatever the pictures'
-number and sizes; attention, which needs whole pictures, divides the heads instead (as DeepSpeed-Ulysses does, arXiv
-2309.14509), with an all-to-all before it and one behind. `gather_images` brings the features together.
+parallelism a row's pictures are divided over the tensor-parallel ranks: whole ones, where that gives all ranks about as
+many patches. Else patches are divided evenly, whatever the pictures' number and sizes; attention, which needs whole
+pictures, then divides the heads instead (as DeepSpeed-Ulysses does, arXiv 2309.14509), with an all-to-all before it and
+one behind. `gather_images` brings the features together.
 """
 
 from editcaption_mega.platform import megatron  # noqa: F401  isort: skip
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,20 +58,22 @@ class VisionAttention(nn.Module):
         query, key, value = self.qkv(x).view(x.size(0), 3, self.num_heads, -1).unbind(1)
         query, key = rotate(query, key, *angles)
         cuts = Cuts(images.bounds, images.cu_seqlens)
-        if images.num_ranks == 1:
+        if images.whole_pictures:
+            if images.num_ranks > 1:
+                value = value.contiguous()  # where memory is short: a view keeps what query and key were, too
             out = segment_attention(query, key, value, cuts, causal=False, scale=self.scale)
         else:
             assert self.group is not None and self.group.size() == images.num_ranks
-            query, key, value = some_heads(torch.stack((query, key, value), 1), self.group).unbind(1)
+            query, key, value = some_heads((query, key, value), self.group)
             out = segment_attention(query, key, value, cuts, causal=False, scale=self.scale)
             out = all_heads(out, self.group)
         return self.proj(out.flatten(1))
 
 
-def some_heads(part: Tensor, group: ProcessGroup) -> Tensor:
-    """This rank's patches, all heads [p, n, heads, d] -> all patches, its heads [p ranks, n, heads / ranks, d]."""
-    split = part.unflatten(2, (group.size(), -1)).permute(2, 0, 1, 3, 4).contiguous()
-    return all_to_all(group, split).flatten(0, 1)
+def some_heads(parts: Sequence[Tensor], group: ProcessGroup) -> tuple[Tensor, ...]:
+    """Of each, this rank's patches, all heads [p, heads, d] -> all patches, its heads [p ranks, heads / ranks, d]."""
+    split = [part.unflatten(1, (group.size(), -1)).transpose(0, 1) for part in parts]
+    return all_to_all(group, torch.stack(split, 2)).flatten(0, 1).unbind(1)
 
 
 def all_heads(whole: Tensor, group: ProcessGroup) -> Tensor:
@@ -165,18 +169,33 @@ class VisionTower(nn.Module):
 
 
 class _GatherImages(torch.autograd.Function):
-    """All-gather equal-sized parts; backward takes the own slice: every rank holds the whole, equal gradient."""
+    """All-gather equal-sized parts, and take what stands at `places`, in order; backward takes what came from the own
+    part: every rank holds the whole, equal gradient."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.rows, ctx.rank = part.size(0), group.rank()
+    def forward(ctx: Any, part: Tensor, group: ProcessGroup, places: Sequence[slice]) -> Tensor:
+        ctx.places, first = places, group.rank() * part.size(0)
+        ctx.own = range(first, first + part.size(0))
         whole = part.new_empty(part.size(0) * group.size(), *part.shape[1:])
         dist.all_gather_into_tensor(whole, part.contiguous(), group=group)
-        return whole
+        return _joined([whole[place] for place in places])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        pieces, missing, at = [], len(ctx.own), 0
+        for place in ctx.places:
+            start, stop = max(place.start, ctx.own.start), min(place.stop, ctx.own.stop)
+            if start < stop:
+                pieces.append(grad[at + start - place.start : at + stop - place.start])
+                missing -= stop - start
+            at += place.stop - place.start
+        if missing:
+            pieces.append(grad.new_zeros(missing, *grad.shape[1:]))
+        return _joined(pieces), None, None
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def gather_images(features: Tensor, images: ImageBatch, group: ProcessGroup) -> Tensor:
@@ -187,5 +206,6 @@ def gather_images(features: Tensor, images: ImageBatch, group: ProcessGroup) -> 
     if not images.num_tokens:
         return features * 0
     if images.num_ranks > 1:
-        features = _GatherImages.apply(features, group)
-    return features[: images.num_tokens]
+        gathered: Tensor = _GatherImages.apply(features, group, images.places)
+        return gathered
+    return features

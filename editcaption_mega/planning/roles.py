@@ -23,8 +23,8 @@ class Role(NamedTuple):
 def distinct_roles(settings: JobSettings, world_size: int) -> list[Role]:
     """The ranks of a job that differ in what they hold or compute: one of each pipeline stage.
 
-    Tensor-parallel ranks share rows and pictures evenly, data-parallel ones compute as much as each other, and an
-    expert-parallel one gets the tokens that `imbalance` says, so one stands for all."""
+    Tensor-parallel ranks share rows evenly, pictures about so (the first has the largest), data-parallel ones compute
+    as much as each other, and an expert-parallel one gets the tokens that `imbalance` says: one stands for all."""
     stages = settings.parallel.pipeline_model_parallel_size
     if stages == 1:
         return [Role("every rank", 0)]

@@ -1,11 +1,15 @@
-"""Pictures travel as 8-bit pixels, once; the tower computes of them what it would of the processor's floats."""
+"""Pictures travel as 8-bit pixels, once; the tower computes of them what it would of the processor's floats, and ranks
+that share them what one alone does."""
+
+import sys
 
 import torch
 
 from editcaption_mega import platform
 from editcaption_mega.data.images.patches import ImageSettings, normalized, processor_patches
 from editcaption_mega.model import Architecture
-from tests.helpers import tiny
+from tests.helpers import tiny, warm
+from tests.model.vision_worker import ROWS
 
 
 def test_one_product_of_8_bit_pixels_equals_that_of_both_frames():
@@ -29,3 +33,12 @@ def test_one_product_of_8_bit_pixels_equals_that_of_both_frames():
     frames = embed.weight.view(len(embed.weight), 3, vision.temporal_patch_size, -1)
     assert (frames[:, :, 0] - frames[:, :, 1]).abs().max() > 0.1, "kernels that differ"
     assert (gradient(ours) - gradient(theirs)).abs().max() <= 2e-5
+
+
+def test_ranks_that_share_pictures_get_the_features_and_gradients_of_one_alone(tmp_path):
+    """Two ranks, with even parts of the patches, with whole pictures that are not in the row's order, and with none."""
+    warm.run_ranks([sys.executable, "-m", "tests.model.vision_worker", tmp_path], 2, timeout=300)
+    for rank in range(2):
+        lines = (tmp_path / f"{rank}.txt").read_text().splitlines()
+        assert [line.split()[0] for line in lines] == list(ROWS)
+        assert max(float(line.split()[1]) for line in lines) <= 2e-6, lines

@@ -13,17 +13,21 @@ from editcaption_mega.data.shards.unreadable import BadSample
 
 @dataclass
 class ImageBatch:
-    """This rank's even part of a sequence's pictures, whose patches stand one after another.
+    """This rank's part of a sequence's pictures, with zeros as many patches as the others' have: some pictures whole,
+    or an even part of all of them, whose patches stand one after another.
 
     pixels                [patches / ranks, patch_size ** 2 * 3] uint8: row, column, channel
     normalization         [2, 3] fp32: mean and standard deviation of the channels (`patches.normalized`)
     position_ids          [patches / ranks, 2] int64: row and column of each patch, in merge-block order
     interpolation_index   [patches / ranks, 4] int64 into the table of learned positions
     interpolation_weight  [patches / ranks, 4] fp32
-    bounds, cu_seqlens    segment bounds of all pictures in patches, and of what fills up the last part: host ints, and
-                          int32 on the device
-    num_tokens            visual tokens of the sequence: the first of all ranks' together
+    bounds, cu_seqlens    segment bounds in patches of this rank's pictures, or of all ranks' where parts are even, and
+                          of what fills them up: host ints, and int32 on the device
+    places                host ints: where the sequence's visual tokens, in its order, stand among those of all ranks,
+                          one rank's after another's
+    num_tokens            visual tokens of the sequence
     num_ranks             that share the pictures
+    whole_pictures        whether each rank has its pictures whole
     """
 
     pixels: Tensor
@@ -33,8 +37,10 @@ class ImageBatch:
     interpolation_weight: Tensor
     bounds: tuple[int, ...]
     cu_seqlens: Tensor
+    places: tuple[slice, ...]
     num_tokens: int
     num_ranks: int
+    whole_pictures: bool
 
     def to(self, device: torch.device) -> "ImageBatch":
         return _moved(self, device)
