@@ -24,10 +24,10 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
-ROWS = "csrc/log_probs_rows.cpp"
+ROWS = ("csrc/log_probs_rows.cpp", "csrc/elementwise_rows.cpp")  # compiled once for each variant
 CUDA = ("csrc/log_probs.cu", "csrc/experts.cu", "csrc/elementwise.cu")
 DEFAULT_CUDA_ARCHS = "80;90;100+PTX"
-# (name, flags to try in order, macro that tells log_probs_cpu.cpp the variant exists)
+# (name, flags to try in order, macro that tells csrc/instruction_sets.h the variant exists)
 X86_VARIANTS = (
     ("baseline", (["-march=x86-64-v2"], ["-msse4.2"], []), None),
     ("avx2", (["-mavx2", "-mfma"],), "ECM_HAVE_AVX2"),
@@ -206,14 +206,17 @@ class BuildKernels(build_ext):
 
         def compile_all(nvcc: str | None) -> list[str]:
             cxx = [*self.compiler.compiler_so_cxx, *includes, *common, *macros]
-            steps = [self._step(ROWS, name, [*cxx, *flags, f"-DECM_ISA={name}"]) for name, flags, _ in variants]
+            steps = [
+                self._step(source, name, [*cxx, *flags, f"-DECM_ISA={name}"])
+                for source in ROWS for name, flags, _ in variants
+            ]  # fmt: skip
             cuda = []
             if nvcc:
                 steps += [self._step(source, "cuda", nvcc_command(nvcc, archs, includes)) for source in CUDA]
                 names = ";".join(map(str, archs))
                 cuda = ["-DECM_WITH_CUDA=1", f'-DECM_CUDA_ARCHITECTURES="{names}"']
             for source in ext.sources:
-                if source != ROWS:
+                if source not in ROWS:
                     steps.append(self._step(source, "common", [*cxx, *openmp, *cuda]))
             run_steps(self._folder, steps)
             return [step.target for step in steps]
@@ -289,7 +292,7 @@ setup(
     ext_modules=[
         Extension(
             "editcaption_mega.kernels._C",
-            sources=[*sorted(glob.glob("csrc/bindings*.cpp")), *sorted(glob.glob("csrc/*_cpu.cpp")), ROWS],
+            sources=[*sorted(glob.glob("csrc/bindings*.cpp")), *sorted(glob.glob("csrc/*_cpu.cpp")), *ROWS],
             depends=sorted(glob.glob("csrc/*.h") + glob.glob("csrc/*.cu*")),
             language="c++",
         )

@@ -1,10 +1,8 @@
-// elementwise.h in Python, where the CUDA variant is built. Sizes and shapes have been checked by the caller.
+// elementwise.h in Python. Sizes and shapes have been checked by the caller.
 #include "bindings_common.h"
 #include "elementwise.h"
 
 namespace py = pybind11;
-
-#ifdef ECM_WITH_CUDA
 
 namespace {
 
@@ -39,25 +37,52 @@ void bind_elementwise(py::module_& m) {
         .def(py::init(&swiglu_of), arg("gate_up"), arg("weights"), arg("dtype"), arg("rows"), arg("columns"));
     py::class_<ecm::RmsNorm>(m, "RmsNorm", py::module_local())
         .def(py::init(&norm_of), arg("source"), arg("weight"), arg("dtype"), arg("rows"), arg("columns"), arg("row_stride"));
+    m.def("rotate", &ecm::rotate_cpu, "Rotary embedding.", arg("job"), arg("threads"), release());
+    m.def(
+        "swiglu", [](const ecm::Swiglu& job, uintptr_t out, int threads) { ecm::swiglu_cpu(job, at<void>(out), threads); },
+        "silu(gate) up weight.", arg("job"), arg("out"), arg("threads"), release());
+    m.def(
+        "swiglu_backward",
+        [](const ecm::Swiglu& job, uintptr_t grad, uintptr_t grad_gate_up, uintptr_t grad_weights, int threads) {
+            ecm::swiglu_backward_cpu(job, at<const void>(grad), at<void>(grad_gate_up), at<float>(grad_weights), threads);
+        },
+        "Its gradients.", arg("job"), arg("grad"), arg("grad_gate_up"), arg("grad_weights"), arg("threads"), release());
+    m.def(
+        "rms_norm",
+        [](const ecm::RmsNorm& job, double epsilon, uintptr_t out, uintptr_t inverse_rms, int threads) {
+            ecm::rms_norm_cpu(job, epsilon, at<void>(out), at<float>(inverse_rms), threads);
+        },
+        "x / rms(x) weight.", arg("job"), arg("epsilon"), arg("out"), arg("inverse_rms"), arg("threads"), release());
+    m.def("rms_norm_parts", &ecm::rms_norm_parts_cpu, "Parts of the weight's gradient.", arg("rows"), arg("columns"));
+    m.def(
+        "rms_norm_backward",
+        [](const ecm::RmsNorm& job, uintptr_t inverse_rms, uintptr_t grad, uintptr_t grad_from, uintptr_t grad_weight,
+           int64_t parts, int threads) {
+            ecm::rms_norm_backward_cpu(job, at<const float>(inverse_rms), at<const void>(grad), at<void>(grad_from),
+                                       at<float>(grad_weight), parts, threads);
+        },
+        "Its gradients, that of the weight in parts.", arg("job"), arg("inverse_rms"), arg("grad"), arg("grad_from"),
+        arg("grad_weight"), arg("parts"), arg("threads"), release());
+#ifdef ECM_WITH_CUDA
     m.attr("MOST_NORM_COLUMNS") = ecm::kMostNormColumns;
-    m.def("rms_norm_parts_cuda", &ecm::rms_norm_parts_cuda, "Parts of the weight's gradient.", arg("rows"), arg("columns"));
-    m.def("rotate_cuda", &ecm::rotate_cuda, "Rotary embedding.", arg("job"), arg("queue"), release());
+    m.def("rms_norm_parts_cuda", &ecm::rms_norm_parts_cuda, "As `rms_norm_parts`.", arg("rows"), arg("columns"));
+    m.def("rotate_cuda", &ecm::rotate_cuda, "As `rotate`, launched on a stream.", arg("job"), arg("queue"), release());
     m.def(
         "swiglu_cuda",
         [](const ecm::Swiglu& job, uintptr_t out, const ecm::Queue& queue) { ecm::swiglu_cuda(job, at<void>(out), queue); },
-        "silu(gate) up weight.", arg("job"), arg("out"), arg("queue"), release());
+        "As `swiglu`, launched on a stream.", arg("job"), arg("out"), arg("queue"), release());
     m.def(
         "swiglu_backward_cuda",
         [](const ecm::Swiglu& job, uintptr_t grad, uintptr_t grad_gate_up, uintptr_t grad_weights, const ecm::Queue& queue) {
             ecm::swiglu_backward_cuda(job, at<const void>(grad), at<void>(grad_gate_up), at<float>(grad_weights), queue);
         },
-        "Its gradients.", arg("job"), arg("grad"), arg("grad_gate_up"), arg("grad_weights"), arg("queue"), release());
+        "As `swiglu_backward`, launched on a stream.", arg("job"), arg("grad"), arg("grad_gate_up"), arg("grad_weights"), arg("queue"), release());
     m.def(
         "rms_norm_cuda",
         [](const ecm::RmsNorm& job, double epsilon, uintptr_t out, uintptr_t inverse_rms, const ecm::Queue& queue) {
             ecm::rms_norm_cuda(job, epsilon, at<void>(out), at<float>(inverse_rms), queue);
         },
-        "x / rms(x) weight.", arg("job"), arg("epsilon"), arg("out"), arg("inverse_rms"), arg("queue"), release());
+        "As `rms_norm`, launched on a stream.", arg("job"), arg("epsilon"), arg("out"), arg("inverse_rms"), arg("queue"), release());
     m.def(
         "rms_norm_backward_cuda",
         [](const ecm::RmsNorm& job, uintptr_t inverse_rms, uintptr_t grad, uintptr_t grad_from, uintptr_t grad_weight,
@@ -65,12 +90,7 @@ void bind_elementwise(py::module_& m) {
             ecm::rms_norm_backward_cuda(job, at<const float>(inverse_rms), at<const void>(grad), at<void>(grad_from),
                                         at<float>(grad_weight), parts, queue);
         },
-        "Its gradients, that of the weight in parts.", arg("job"), arg("inverse_rms"), arg("grad"), arg("grad_from"),
+        "As `rms_norm_backward`, launched on a stream.", arg("job"), arg("inverse_rms"), arg("grad"), arg("grad_from"),
         arg("grad_weight"), arg("parts"), arg("queue"), release());
-}
-
-#else
-
-void bind_elementwise(py::module_&) {}
-
 #endif
+}

@@ -1,6 +1,5 @@
-// Elementwise parts of a layer, each one kernel forward and one backward: CUDA only, because on the CPU the same formulas
-// in PyTorch (editcaption_mega/kernels/reference_elementwise.py) are what training was measured with. Raw pointers and
-// sizes, no tensor library. Inside everything is fp32, and results are rounded once.
+// Elementwise parts of a layer, each one kernel forward and one backward. Raw pointers and sizes, no tensor library. Inside
+// everything is fp32, and results are rounded once.
 #pragma once
 
 #include <cstdint>
@@ -50,17 +49,27 @@ struct RmsNorm {
     int64_t row_stride;  // of `from`, in elements
 };
 
+void swiglu_cpu(const Swiglu& job, void* out, int threads);
+// grad [rows, columns] -> grad_gate_up [rows, 2 columns] and, unless null, grad_weights fp32 [rows].
+void swiglu_backward_cpu(const Swiglu& job, const void* grad, void* grad_gate_up, float* grad_weights, int threads);
+void rotate_cpu(const Rotation& job, int threads);
+// out [rows, columns]; inverse_rms fp32 [rows].
+void rms_norm_cpu(const RmsNorm& job, double epsilon, void* out, float* inverse_rms, int threads);
+int64_t rms_norm_parts_cpu(int64_t rows, int64_t columns);
+// grad [rows, columns] -> grad_from [rows, columns], and of the weight's gradient fp32 [parts, columns], to be added up.
+void rms_norm_backward_cpu(const RmsNorm& job, const float* inverse_rms, const void* grad, void* grad_from,
+                           float* grad_weight, int64_t parts, int threads);
+
 #ifdef ECM_WITH_CUDA
+// The same, launched on a stream.
 constexpr int64_t kMostNormColumns = 8192;
 
 void swiglu_cuda(const Swiglu& job, void* out, const Queue& queue);
-// grad [rows, columns] -> grad_gate_up [rows, 2 columns] and, unless null, grad_weights fp32 [rows].
 void swiglu_backward_cuda(const Swiglu& job, const void* grad, void* grad_gate_up, float* grad_weights, const Queue& queue);
 void rotate_cuda(const Rotation& job, const Queue& queue);
-// out [rows, columns]; inverse_rms fp32 [rows]. std::invalid_argument: more than kMostNormColumns.
+// std::invalid_argument: more than kMostNormColumns.
 void rms_norm_cuda(const RmsNorm& job, double epsilon, void* out, float* inverse_rms, const Queue& queue);
 int64_t rms_norm_parts_cuda(int64_t rows, int64_t columns);
-// grad [rows, columns] -> grad_from [rows, columns], and of the weight's gradient fp32 [parts, columns], to be added up.
 void rms_norm_backward_cuda(const RmsNorm& job, const float* inverse_rms, const void* grad, void* grad_from,
                             float* grad_weight, int64_t parts, const Queue& queue);
 #endif

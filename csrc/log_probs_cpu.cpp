@@ -12,6 +12,7 @@
 #include <omp.h>
 #endif
 
+#include "instruction_sets.h"
 #include "log_probs_rows.h"
 
 namespace ecm {
@@ -20,25 +21,9 @@ namespace {
 constexpr int64_t kChunk = 16384;            // columns in one unit of work
 constexpr int64_t kSerialElements = 1 << 14;  // below this, waking threads costs more than it saves
 
-struct Choice {
-    const RowKernels* kernels;
-    const char* name;
-};
-
-Choice choose() {
-#ifdef ECM_HAVE_AVX512
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
-        return {&row_kernels_avx512, "avx512"};
-#endif
-#ifdef ECM_HAVE_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {&row_kernels_avx2, "avx2"};
-#endif
-    return {&row_kernels_baseline, "baseline"};
-}
-
-const Choice& choice() {
-    static const Choice chosen = choose();
+const RowKernels& kernels() {
+    static const RowKernels& chosen =
+        table_of<RowKernels>(&row_kernels_baseline, ECM_IF_AVX2(&row_kernels_avx2), ECM_IF_AVX512(&row_kernels_avx512));
     return chosen;
 }
 
@@ -71,7 +56,7 @@ int useful_threads(int threads, int64_t units, int64_t elements) {
 
 void stats_cpu(const Logits& logits, const int64_t* targets, float* stats, int width, int64_t parts, int threads) {
     if (parts != 1) throw std::invalid_argument("the CPU kernel writes one part");
-    const auto partial = choice().kernels->partial[logits.dtype];
+    const auto partial = kernels().partial[logits.dtype];
     const bool details = width == kDetailsWidth;
     const int64_t chunks = std::max<int64_t>(1, (logits.valid_cols + kChunk - 1) / kChunk);
     const int64_t units = logits.rows * chunks;
@@ -100,7 +85,7 @@ void stats_cpu(const Logits& logits, const int64_t* targets, float* stats, int w
 }
 
 void backward_cpu(const Logits& logits, const RowGradient& rows, void* grad, int64_t grad_row_stride, int threads) {
-    const auto gradient = choice().kernels->gradient[logits.dtype];
+    const auto gradient = kernels().gradient[logits.dtype];
     const size_t size = element_size(logits.dtype);
     const int64_t chunks = std::max<int64_t>(1, (logits.cols + kChunk - 1) / kChunk);
     const int64_t units = logits.rows * chunks;
@@ -172,7 +157,10 @@ void finalize_cpu(const Finalize& job, int threads) {
     }
 }
 
-const char* instruction_set_cpu() { return choice().name; }
+const char* instruction_set_cpu() {
+    static const char* const names[] = {"baseline", "avx2", "avx512"};
+    return names[best_instruction_set()];
+}
 
 const char* instruction_sets_built_cpu() {
     return "baseline"

@@ -18,7 +18,7 @@ try:
     # Compiled: a type checker sees no such module.
     from . import _C as EXTENSION  # type: ignore[attr-defined, no-redef]
 
-    if getattr(EXTENSION, "LOSS_SHAPES", None) != SHAPES or not hasattr(EXTENSION, "sum_rows"):
+    if getattr(EXTENSION, "LOSS_SHAPES", None) != SHAPES or not hasattr(EXTENSION, "rms_norm_parts"):
         _problem = "it was built from other sources"
 except ModuleNotFoundError:  # not built: see setup.py
     EXTENSION = None

@@ -1,4 +1,4 @@
-"""Elementwise parts of a layer by the CUDA kernels, each one launch (see `elementwise.ElementwiseBackend`)."""
+"""Elementwise parts of a layer by the compiled kernels, each one call (see `elementwise.ElementwiseBackend`)."""
 
 from typing import Any
 
@@ -9,13 +9,19 @@ from . import compiled
 from .reference_elementwise import TorchElementwise
 
 
-class CudaElementwise:
-    """The `ElementwiseBackend` on an NVIDIA GPU. Nothing here waits for the device."""
+class CpuElementwise:
+    """The `ElementwiseBackend` in multithreaded C++."""
+
+    def _run(self, kernel: str, device: torch.device, *arguments: Any) -> None:
+        getattr(compiled.EXTENSION, kernel)(*arguments, torch.get_num_threads())
+
+    def _norm_parts(self, rows: int, columns: int) -> int:
+        return int(compiled.EXTENSION.rms_norm_parts(rows, columns))
 
     def swiglu(self, gate_up: Tensor, weights: Tensor | None) -> Tensor:
         gate_up, weights = gate_up.contiguous(), _fp32(weights)
         out = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-        compiled.launch("swiglu", gate_up.device, _swiglu_job(gate_up, weights), out.data_ptr())
+        self._run("swiglu", gate_up.device, _swiglu_job(gate_up, weights), out.data_ptr())
         return out
 
     def swiglu_gradient(self, gate_up: Tensor, weights: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,7 +29,7 @@ class CudaElementwise:
         by_gate_up = torch.empty_like(gate_up)
         by_weight = torch.empty(0 if weights is None else weights.shape, dtype=torch.float32, device=gate_up.device)
         pointers = grad.data_ptr(), by_gate_up.data_ptr(), 0 if weights is None else by_weight.data_ptr()
-        compiled.launch("swiglu_backward", gate_up.device, _swiglu_job(gate_up, weights), *pointers)
+        self._run("swiglu_backward", gate_up.device, _swiglu_job(gate_up, weights), *pointers)
         return by_gate_up, by_weight
 
     def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -35,29 +41,44 @@ class CudaElementwise:
             for tensor, out in zip((query, key), outs, strict=True)
         ]
         angles = cos.data_ptr(), sin.data_ptr(), _dtype(query), *cos.shape, inverse
-        compiled.launch("rotate", query.device, extension.Rotation(*heads, *angles))
+        self._run("rotate", query.device, extension.Rotation(*heads, *angles))
         return outs
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        if x.shape[-1] > compiled.EXTENSION.MOST_NORM_COLUMNS:
-            return TorchElementwise().rms_norm(x, weight, epsilon)
         rows = _matrix(x)
         out = x.new_empty(x.shape)
         inverse_rms = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
         pointers = out.data_ptr(), inverse_rms.data_ptr()
-        compiled.launch("rms_norm", x.device, _norm_job(rows, weight), epsilon, *pointers)
+        self._run("rms_norm", x.device, _norm_job(rows, weight), epsilon, *pointers)
         return out, inverse_rms
 
     def rms_norm_gradient(self, x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        extension = compiled.EXTENSION
-        if x.shape[-1] > extension.MOST_NORM_COLUMNS:
-            return TorchElementwise().rms_norm_gradient(x, weight, inverse_rms, grad)
         rows, grad, by_x = _matrix(x), grad.contiguous(), x.new_empty(x.shape)
-        parts = extension.rms_norm_parts_cuda(*rows.shape)
+        parts = self._norm_parts(*rows.shape)
         by_weight = torch.empty(parts, x.shape[-1], dtype=torch.float32, device=x.device)
         pointers = inverse_rms.data_ptr(), grad.data_ptr(), by_x.data_ptr(), by_weight.data_ptr()
-        compiled.launch("rms_norm_backward", x.device, _norm_job(rows, weight), *pointers, parts)
+        self._run("rms_norm_backward", x.device, _norm_job(rows, weight), *pointers, parts)
         return by_x, by_weight.sum(0).to(weight.dtype)
+
+
+class CudaElementwise(CpuElementwise):
+    """The same on an NVIDIA GPU, each one launch. Nothing here waits for the device."""
+
+    def _run(self, kernel: str, device: torch.device, *arguments: Any) -> None:
+        compiled.launch(kernel, device, *arguments)
+
+    def _norm_parts(self, rows: int, columns: int) -> int:
+        return int(compiled.EXTENSION.rms_norm_parts_cuda(rows, columns))
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        if x.shape[-1] > compiled.EXTENSION.MOST_NORM_COLUMNS:
+            return TorchElementwise().rms_norm(x, weight, epsilon)
+        return super().rms_norm(x, weight, epsilon)
+
+    def rms_norm_gradient(self, x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[-1] > compiled.EXTENSION.MOST_NORM_COLUMNS:
+            return TorchElementwise().rms_norm_gradient(x, weight, inverse_rms, grad)
+        return super().rms_norm_gradient(x, weight, inverse_rms, grad)
 
 
 def _dtype(tensor: Tensor) -> int:

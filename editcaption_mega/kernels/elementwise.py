@@ -1,5 +1,5 @@
-"""Elementwise parts of a layer, each one kernel forward and one backward on CUDA, and the same formulas in PyTorch
-elsewhere: SwiGLU with the experts' probabilities, rotary embedding, RMSNorm.
+"""Elementwise parts of a layer, each one kernel forward and one backward: SwiGLU with the experts' probabilities,
+rotary embedding, RMSNorm.
 
 What goes backward is the input and no intermediate result.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .backends import choose
-from .compiled_elementwise import CudaElementwise
+from .compiled_elementwise import CpuElementwise, CudaElementwise
 from .library_common import refuse_second_derivative
 from .reference_elementwise import TorchElementwise, inner_dtype
 from .registration import define
@@ -32,8 +32,11 @@ class ElementwiseBackend(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
-_TORCH = TorchElementwise()
-BACKENDS: dict[str, ElementwiseBackend] = {"cuda": CudaElementwise(), "cpu": _TORCH, "torch": _TORCH}
+BACKENDS: dict[str, ElementwiseBackend] = {
+    "cuda": CudaElementwise(),
+    "cpu": CpuElementwise(),
+    "torch": TorchElementwise(),
+}
 
 
 def swiglu(gate_up: Tensor, weights: Tensor | None = None, *, backend: str = "auto") -> Tensor:

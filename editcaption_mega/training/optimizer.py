@@ -30,7 +30,6 @@ from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePred
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
-from editcaption_mega import platform
 from editcaption_mega.conversion import ParamShard, Rule
 from editcaption_mega.conversion.rules import unique_rules
 from editcaption_mega.model import unwrap
@@ -103,8 +102,7 @@ def build_train_state(
             config_overrides=_overrides(optimizer_config, param_shards, settings),
             use_gloo_process_groups=False,
         )
-    if platform.device().type != "cpu":
-        fuse_updates(optimizer)
+    fuse_updates(optimizer)
     scheduler = build_schedule(optimizer, settings, total_steps)
     # Megatron raises the shared gradient scaler of the auxiliary loss to this; 1 without loss scaling.
     config.grad_scale_func = optimizer.scale_loss
