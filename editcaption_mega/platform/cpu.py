@@ -29,6 +29,8 @@ def install(stand_in: torch.device = _stand_in) -> None:
     _all_to_all_splits()
     _uneven_collectives()
     _kernels_of_other_libraries()
+    if stand_in.type == "cpu":
+        _groups_of_one_rank()
 
 
 class _Event:
@@ -215,3 +217,32 @@ def _kernels_of_other_libraries() -> None:
         module.multi_tensor_applier = local_multi_tensor_applier
         module.multi_tensor_scale_impl = local_multi_tensor_scale
     moe_utils.te_general_gemm = None
+
+
+def _groups_of_one_rank() -> None:
+    """`distributed/param_and_grad_buffer.py` 504 and 702: what a rank that is alone in its group reduces and gathers
+    lies where it belongs, and NCCL leaves it there; gloo copies it, as much memory as all gradients take."""
+    import megatron.core.distributed.param_and_grad_buffer as buffers
+
+    coalescing = buffers._coalescing_manager
+    reduce_scatter, all_gather = buffers.dist_reduce_scatter_func, buffers.dist_all_gather_func
+
+    @contextlib.contextmanager
+    def coalescing_of_several(group, *args, **options):
+        if group.size() == 1:
+            yield _Event()  # there is nothing to wait for
+            return
+        with coalescing(group, *args, **options) as work:
+            yield work
+
+    def of_several(collective):
+        def function(output, tensor, *args, group, **options):
+            if group.size() > 1:
+                return collective(output, tensor, *args, group=group, **options)
+            assert output.data_ptr() == tensor.data_ptr() and output.numel() == tensor.numel()
+            return _Event()
+
+        return function
+
+    buffers._coalescing_manager = coalescing_of_several
+    buffers.dist_reduce_scatter_func, buffers.dist_all_gather_func = of_several(reduce_scatter), of_several(all_gather)

@@ -128,6 +128,31 @@ def test_uneven_collectives_give_what_even_ones_would(tmp_path):
         assert even == [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
 
 
+def reduce_and_gather(rank: int):
+    """As Megatron does with gradients and weights -> both, and whether a collective ran."""
+    import megatron.core.distributed.param_and_grad_buffer as buffers
+
+    platform.prepare()
+    group = torch.distributed.group.WORLD
+    whole = torch.arange(4.0) * (rank + 1)
+    part = whole.view(group.size(), -1)[rank]
+    with torch.profiler.profile() as profile:
+        with buffers._coalescing_manager(group, async_ops=True) as work:
+            buffers.dist_reduce_scatter_func(part, whole, op=torch.distributed.ReduceOp.SUM, group=group, async_op=True)
+        work.wait()
+        reduced = part.tolist()
+        with buffers._coalescing_manager(group, async_ops=False):
+            buffers.dist_all_gather_func(whole, part, group=group, async_op=False)
+    return reduced, whole.tolist(), any("c10d" in event.name for event in profile.events())
+
+
+def test_a_rank_that_is_alone_copies_nothing_to_reduce_its_gradients(tmp_path):
+    (tmp_path / "two").mkdir()
+    assert on_ranks(reduce_and_gather, tmp_path, count=1) == [([0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0], False)]
+    first, second = on_ranks(reduce_and_gather, tmp_path / "two", count=2)
+    assert first == ([0.0, 3.0], [0.0, 3.0, 6.0, 9.0], True) and second == ([6.0, 9.0], [0.0, 3.0, 6.0, 9.0], True)
+
+
 def test_nothing_is_compiled():
     compiled = []
 
