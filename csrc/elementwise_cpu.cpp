@@ -6,20 +6,18 @@
 
 #include "elementwise_rows.h"
 #include "instruction_sets.h"
+#include "threads.h"
 
 namespace ecm {
 namespace {
 
-constexpr int64_t kSerialElements = 1 << 14;  // below this, waking threads costs more than it saves
-constexpr int64_t kPartRows = 64;             // whose weight gradients are added up by one thread
+constexpr int64_t kPartRows = 64;  // whose weight gradients are added up by one thread
 
 const ElementwiseRows& kernels() {
     static const ElementwiseRows& chosen = table_of<ElementwiseRows>(
         &elementwise_rows_baseline, ECM_IF_AVX2(&elementwise_rows_avx2), ECM_IF_AVX512(&elementwise_rows_avx512));
     return chosen;
 }
-
-int64_t element_size(int dtype) { return dtype == kFloat32 ? 4 : 2; }
 
 const char* place(const void* from, int64_t elements, int dtype) {
     return static_cast<const char*>(from) + elements * element_size(dtype);
@@ -29,7 +27,7 @@ char* place(void* to, int64_t elements, int dtype) { return static_cast<char*>(t
 
 template <typename Work>
 void share(int64_t units, int64_t elements, int threads, const Work& work) {
-    const int used = elements < kSerialElements ? 1 : static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, units)));
+    const int used = useful_threads(threads, units, elements);
 #pragma omp parallel for schedule(static) num_threads(used)
     for (int64_t unit = 0; unit < units; ++unit) work(unit);
     (void)used;

@@ -6,11 +6,12 @@
 #include <stdexcept>
 #include <vector>
 
+#include "threads.h"
+
 namespace ecm {
 namespace {
 
-constexpr int64_t kSerialElements = 1 << 14;  // below this, waking threads costs more than it saves
-constexpr int64_t kBlock = 256;               // columns whose sums stay in the first-level cache
+constexpr int64_t kBlock = 256;  // columns whose sums stay in the first-level cache
 
 template <typename T>
 void sum_row(const RowSum& job, int64_t row) {
@@ -85,7 +86,7 @@ void chunk_order_cpu(const ChunkOrder& order) {
 
 void sum_rows_cpu(const RowSum& job, int threads) {
     const auto sum = job.dtype == kFloat32 ? sum_row<float> : job.dtype == kBFloat16 ? sum_row<BFloat16> : sum_row<Float16>;
-    const int used = job.rows * job.columns * job.width < kSerialElements ? 1 : threads;
+    const int used = useful_threads(threads, job.rows, job.rows * job.columns * job.width);
 #pragma omp parallel for schedule(static) num_threads(used)
     for (int64_t row = 0; row < job.rows; ++row) sum(job, row);
     (void)used;

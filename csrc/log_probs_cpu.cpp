@@ -14,20 +14,18 @@
 
 #include "instruction_sets.h"
 #include "log_probs_rows.h"
+#include "threads.h"
 
 namespace ecm {
 namespace {
 
-constexpr int64_t kChunk = 16384;            // columns in one unit of work
-constexpr int64_t kSerialElements = 1 << 14;  // below this, waking threads costs more than it saves
+constexpr int64_t kChunk = 16384;  // columns in one unit of work
 
 const RowKernels& kernels() {
     static const RowKernels& chosen =
         table_of<RowKernels>(&row_kernels_baseline, ECM_IF_AVX2(&row_kernels_avx2), ECM_IF_AVX512(&row_kernels_avx512));
     return chosen;
 }
-
-size_t element_size(int dtype) { return dtype == kFloat32 ? 4 : 2; }
 
 const char* row_at(const Logits& logits, int64_t row) {
     return static_cast<const char*>(logits.data) + row * logits.row_stride * element_size(logits.dtype);
@@ -46,11 +44,6 @@ void write(char* row, int dtype, int64_t col, float value) {
 }
 
 bool holds(const Logits& logits, int64_t local_target) { return local_target >= 0 && local_target < logits.valid_cols; }
-
-int useful_threads(int threads, int64_t units, int64_t elements) {
-    if (elements < kSerialElements) return 1;
-    return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, units)));
-}
 
 }  // namespace
 
