@@ -18,6 +18,18 @@ def check_matrix(operator: str, name: str, tensor: Tensor, columns: str) -> None
         raise ValueError(f"{operator}: `{name}` must be float32, bfloat16 or float16, found {tensor.dtype}")
 
 
+def check_alike(operator: str, *tensors: Tensor) -> None:
+    """Floating tensors of one dtype; plain PyTorch takes float64 as well.
+
+    What is compiled gets addresses and one dtype: with another it would read and write memory that is not its own."""
+    dtype = tensors[0].dtype
+    if dtype not in (*DTYPES, torch.float64) or any(tensor.dtype != dtype for tensor in tensors[1:]):
+        raise ValueError(
+            f"{operator}: tensors must be of one dtype, float32, bfloat16, float16 or float64, found "
+            f"{', '.join(str(tensor.dtype).removeprefix('torch.') for tensor in tensors)}"
+        )
+
+
 def check_targets(operator: str, targets: Tensor, rows: int, of: str, device: torch.device) -> None:
     """int64 token ids [T], one for each of the `rows` rows of `of`, on the same device."""
     if not isinstance(targets, Tensor):

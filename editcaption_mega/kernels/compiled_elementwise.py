@@ -45,7 +45,7 @@ class CpuElementwise:
         return outs
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        rows = _matrix(x)
+        rows, weight = _matrix(x), weight.contiguous()
         out = x.new_empty(x.shape)
         inverse_rms = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
         pointers = out.data_ptr(), inverse_rms.data_ptr()
@@ -53,7 +53,7 @@ class CpuElementwise:
         return out, inverse_rms
 
     def rms_norm_gradient(self, x: Tensor, weight: Tensor, inverse_rms: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        rows, grad, by_x = _matrix(x), grad.contiguous(), x.new_empty(x.shape)
+        rows, weight, grad, by_x = _matrix(x), weight.contiguous(), grad.contiguous(), x.new_empty(x.shape)
         parts = self._norm_parts(*rows.shape)
         by_weight = torch.empty(parts, x.shape[-1], dtype=torch.float32, device=x.device)
         pointers = inverse_rms.data_ptr(), grad.data_ptr(), by_x.data_ptr(), by_weight.data_ptr()
@@ -108,5 +108,5 @@ def _swiglu_job(gate_up: Tensor, weights: Tensor | None) -> Any:
 
 
 def _norm_job(rows: Tensor, weight: Tensor) -> Any:
-    weight = weight.contiguous()
+    """Holds addresses alone: what was made contiguous for it must live until the kernel ran."""
     return compiled.EXTENSION.RmsNorm(rows.data_ptr(), weight.data_ptr(), _dtype(rows), *rows.shape, rows.stride(0))

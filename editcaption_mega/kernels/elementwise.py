@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .backends import choose
+from .checks import check_alike
 from .compiled_elementwise import CpuElementwise, CudaElementwise
 from .library_common import refuse_second_derivative
 from .reference_elementwise import TorchElementwise, inner_dtype
@@ -43,12 +44,14 @@ def swiglu(gate_up: Tensor, weights: Tensor | None = None, *, backend: str = "au
     """silu(gate) * up * weight, in fp32 and rounded once (Shazeer 2020, arXiv 2002.05202).
 
     gate_up: [.., 2 F], the gate's channels first -> [.., F]. weights: [..], one for each row (the experts'
-    probabilities), or None. Their gradient is fp32. ValueError for other shapes."""
-    if gate_up.shape[-1] % 2 or (weights is not None and weights.shape != gate_up.shape[:-1]):
+    probabilities), or None. Their gradient is fp32. ValueError for other shapes and dtypes."""
+    width = gate_up.shape[-1] if gate_up.dim() else 0
+    if width == 0 or width % 2 or (weights is not None and weights.shape != gate_up.shape[:-1]):
         raise ValueError(
             f"swiglu: `gate_up` must be [.., 2 F] and `weights` one for each row, found {list(gate_up.shape)} and "
             f"{None if weights is None else list(weights.shape)}"
         )
+    check_alike("swiglu", gate_up)
     result: Tensor = _swiglu(gate_up, weights, _backend(backend, gate_up, "swiglu"))
     return result
 
@@ -56,14 +59,17 @@ def swiglu(gate_up: Tensor, weights: Tensor | None = None, *, backend: str = "au
 def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
     """Rotary embedding of each head (Su et al., arXiv 2104.09864), whose two halves are the pairs.
 
-    query [T, heads, d] and key [T, kv heads, d]; cos and sin [T, d / 2] fp32 -> both rotated, in fp32 and rounded once.
-    No gradient goes to the angles. ValueError for other shapes."""
-    angles = (query.shape[0], query.shape[-1] // 2)
-    if query.dim() != 3 or query.shape[::2] != key.shape[::2] or cos.shape != angles or sin.shape != angles:
+    query [T, heads, d] and key [T, kv heads, d] of one dtype; cos and sin [T, d / 2] fp32 (or fp64 with fp64) -> both
+    rotated, in fp32 and rounded once. No gradient goes to the angles. ValueError for other shapes and dtypes."""
+    halves = (*query.shape[:1], query.shape[-1] // 2) if query.dim() == 3 and query.shape[-1] % 2 == 0 else None
+    if query.shape[::2] != key.shape[::2] or key.dim() != 3 or cos.shape != halves or sin.shape != halves:
         raise ValueError(
-            "rotate: `query` and `key` must be [T, heads, d], `cos` and `sin` [T, d / 2], found "
+            "rotate: `query` and `key` must be [T, heads, d] with an even d, `cos` and `sin` [T, d / 2], found "
             f"{[list(tensor.shape) for tensor in (query, key, cos, sin)]}"
         )
+    check_alike("rotate", query, key)
+    if cos.dtype != sin.dtype or cos.dtype not in (torch.float32, inner_dtype(query)):
+        raise ValueError(f"rotate: `cos` and `sin` must be float32, found {cos.dtype} and {sin.dtype}")
     rotated: tuple[Tensor, Tensor] = _rotate(query, key, cos, sin, False, _backend(backend, query, "rotate"))
     return rotated
 
@@ -72,11 +78,13 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float, *, backend: str = "auto"
     """weight * x / rms(x) over the last dimension (Zhang and Sennrich 2019, arXiv 1910.07467), in fp32 inside and
     rounded before the weight, as transformers' Qwen3VLTextRMSNorm does.
 
-    x [.., H], weight [H] of one dtype -> [.., H]. ValueError for other shapes."""
-    if weight.shape != x.shape[-1:]:
+    x [.., H], weight [H] of one dtype -> [.., H]. ValueError for other shapes and dtypes."""
+    if weight.dim() != 1 or weight.shape != x.shape[-1:]:
         raise ValueError(
-            f"rms_norm: `weight` must be [{x.shape[-1]}] to follow `x` {list(x.shape)}, found {list(weight.shape)}"
+            f"rms_norm: `weight` must be {list(x.shape[-1:]) or '[H]'} to follow `x` {list(x.shape)}, found "
+            f"{list(weight.shape)}"
         )
+    check_alike("rms_norm", x, weight)
     result: Tensor = _rms_norm(x, weight, epsilon, _backend(backend, x, "rms_norm"))[0]
     return result
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .backends import choose
+from .checks import check_alike
 from .compiled_experts import CpuExperts, CudaExperts
 from .reference_experts import Order, TorchExperts
 from .registration import define
@@ -77,6 +78,7 @@ def sum_rows(source: Tensor, index: Tensor, inverse: Tensor, *, backend: str = "
             "sum_rows: `source` must be [N, columns], `index` int32 [R, width] and `inverse` int32 [N, width], found "
             f"{list(source.shape)}, {index.dtype} {list(index.shape)} and {inverse.dtype} {list(inverse.shape)}"
         )
+    check_alike("sum_rows", source)
     backend = "torch" if source.dtype == torch.float64 else choose(backend, source.device.type, "sum_rows")
     result: Tensor = _sum_rows(source, index, inverse, backend)
     return result

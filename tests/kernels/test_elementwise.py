@@ -123,6 +123,19 @@ def test_rms_norm_of_heads_that_are_parts_of_a_projection(backend):
         close(found, plain_norm(part.double(), own.double(), 1e-6))
 
 
+def test_a_weight_that_does_not_lie_together_is_read_as_one_that_does(backend):
+    """What it is copied to outlives the kernel that reads it: freed memory would have the allocator's numbers in it."""
+    x, weight = draw(3, 7), draw(14, seed=1)[::2].detach().requires_grad_()
+    assert not weight.is_contiguous()
+    found = rms_norm(x, weight, 1e-6, backend=backend)
+    gradients = torch.autograd.grad(found.sum(), (x, weight))
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
+    expected = plain_norm(*exact, 1e-6)
+    close(found, expected)
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected.sum(), exact), strict=True):
+        torch.testing.assert_close(ours.double(), theirs, atol=1e-5, rtol=1e-5)
+
+
 def test_rows_beyond_what_a_block_holds_are_normalized_by_pytorch(backend):
     x, weight = draw(2, 8200), draw(8200, seed=1)
     found = rms_norm(x, weight, 1e-6, backend=backend)
@@ -150,10 +163,27 @@ def test_gradients_in_fp64():
     torch.autograd.gradgradcheck(lambda x: rotate(x.sin(), x, angles.cos(), angles.sin())[0], x)
 
 
+HALF = torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: swiglu(torch.ones(2, 3)), "must be .., 2 F"),
+        (lambda: swiglu(torch.ones(3, 0), torch.ones(3)), r"found \[3, 0\] and \[3\]"),
+        (lambda: swiglu(torch.tensor(1.0)), r"found \[\] and None"),
+        (lambda: swiglu(torch.ones(2, 4, dtype=torch.int32)), "float16 or float64, found int32"),
+        (lambda: rotate(*[torch.ones(2, 3, 5)] * 2, *[torch.ones(2, 2)] * 2), r"with an even d.* \[\[2, 3, 5\]"),
+        (
+            lambda: rotate(torch.ones(2, 3, 4), torch.ones(2, 3, 4, dtype=HALF), *[torch.ones(2, 2)] * 2),
+            "one dtype.* found float32, bfloat16",
+        ),
+        (
+            lambda: rotate(*[torch.ones(2, 3, 4)] * 2, *[torch.ones(2, 2, dtype=torch.float64)] * 2),
+            "`cos` and `sin` must be float32, found torch.float64",
+        ),
+        (lambda: rms_norm(torch.ones(2, 4), torch.ones(4, dtype=HALF), 1e-6), "one dtype.* found float32, bfloat16"),
+        (lambda: rms_norm(torch.tensor(1.0), torch.tensor(1.0), 1e-6), r"`weight` must be \[H\]"),
         (lambda: swiglu(torch.ones(2, 4), torch.ones(3)), r"found \[2, 4\] and \[3\]"),
         (lambda: rotate(torch.ones(2, 3, 4), torch.ones(2, 1, 4), torch.ones(2, 4), torch.ones(2, 4)), r"\[T, d / 2\]"),
         (lambda: rms_norm(torch.ones(2, 3), torch.ones(4), 1e-6), r"`weight` must be \[3\]"),

@@ -143,6 +143,10 @@ def test_a_token_without_its_experts_is_refused_where_values_are_seen(choices):
             lambda: sum_rows(torch.ones(2, 3), *(torch.zeros(1, 1, dtype=torch.int32) for _ in range(2))),
             r"found \[2, 3\], torch.int32 \[1, 1\]",
         ),
+        (
+            lambda: sum_rows(*(torch.zeros(1, 1, dtype=torch.int32) for _ in range(3))),
+            "float16 or float64, found int32",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(call, words):
