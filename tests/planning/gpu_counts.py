@@ -26,17 +26,16 @@ GPUS = (1, 8, 16, 32, 64, 128, 256)
 HARDWARE = {80: "h100", 141: "h200"}
 KINDS = {"sft": "SFT", "dpo": "DPO", "sft-lora": "SFT, LoRA", "dpo-lora": "DPO, LoRA"}
 LORA_RANK, LORA_RATE = 16, 10  # of adapters; times the learning rate of the weights themselves
-FIELDS = ("add", "seconds", "free", "executed", "why")
+FIELDS = ("add", "seconds", "free", "why")
 HEAD = """\
 # Layouts for other numbers of GPUs
 
 Written by `make configurations` from [layouts.yaml](../configs/layouts.yaml): settings to add to a shipped
 configuration, for GPUs of 80 GB (H100) and of 141 GB (H200). Each is the best of `--mode search` on that many GPUs,
 with 8 % of the memory free; the configuration's own layout stands where the best is not 2 % faster. A layout for DPO is
-searched for among the groups of ranks that are best for SFT. Figures are estimates ([planning.md](planning.md)):
-those of an executed layout are of its dry run, the others are by fit. Percentages in a reason are how
-much longer another layout took by fit when the search was made; layouts of several tensor-parallel ranks were executed
-again since, as these compute whole pictures and products now. Layouts whose reason begins with "by hand" were compared
+searched for among the groups of ranks that are best for SFT. Figures are estimates ([planning.md](planning.md)), of a
+dry run of each. Percentages in a reason are how much longer another layout took by fit when the search was made, before
+tensor-parallel ranks computed whole pictures and products. Layouts whose reason begins with "by hand" were compared
 with a few others by fit, and not searched for. What is not here was not searched for yet: `tools/plan.py CONFIG
 --gpus N --mode search` does it in minutes.
 
@@ -57,13 +56,13 @@ LAYOUTS_HEAD = """\
 # sft-lora and dpo-lora are jobs of sft and dpo that train adapters alone (docs/lora.md).
 # docs/gpu_counts.md shows them and says what the figures are.
 """
-COLUMNS = ("GPUs", "job", "settings to add", "step s", "pairs/s", "free", "executed", "why")
+COLUMNS = ("GPUs", "job", "settings to add", "step s", "pairs/s", "free", "why")
 
 
 @dataclass(frozen=True)
 class Listed:
     """A job and its layout. memory: of a GPU, a key of HARDWARE; add: key=value, separated by blanks, None where
-    nothing fits; seconds of a step and the free share of the memory: of the dry run if executed, else by fit."""
+    nothing fits; seconds of a step and the free share of the memory: of the dry run."""
 
     model: str
     gpus: int
@@ -72,7 +71,6 @@ class Listed:
     add: str | None = None
     seconds: float = 0.0
     free: float = 0.0
-    executed: bool = False
     why: str = ""
 
     @property
@@ -151,11 +149,11 @@ def page(entries: Sequence[Listed]) -> str:
 def line_of(entry: Listed) -> str:
     cells = [f"{entry.gpus} of {entry.memory} GB", KINDS[entry.kind]]
     if entry.add is None:
-        cells += ["**does not fit**", "", "", "", ""]
+        cells += ["**does not fit**", "", "", ""]
     else:
         pairs = entry.job().settings.training.global_batch_size
         cells += [f"`{entry.add}`" if entry.add else "none", f"{entry.seconds:.2f}", f"{pairs / entry.seconds:.1f}"]
-        cells += [f"{100 * entry.free:.0f} %", "yes" if entry.executed else "by fit"]
+        cells.append(f"{100 * entry.free:.0f} %")
     return f"| {' | '.join([*cells, entry.why])} |"
 
 

@@ -11,7 +11,7 @@ from editcaption_mega.planning.layouts.search import HEADROOM
 from editcaption_mega.settings import load_job
 from tests.helpers import ROOT
 
-from .choose_layouts import execute, why_nothing_fits
+from .choose_layouts import executed, why_nothing_fits
 from .gpu_counts import GPUS, LAYOUTS, Listed, job_changes, layouts_text, listed, page
 
 ENTRIES = list(listed())
@@ -59,8 +59,7 @@ def test_the_page_shows_every_listed_layout():
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", FITTING, ids=lambda entry: entry.name)
 def test_a_listed_layout_is_as_fast_as_listed_when_it_is_executed(entry):
-    made = execute(entry)
-    within = 0.005 if entry.executed else 0.05  # a fit agrees that well with a dry run
-    assert made.seconds == pytest.approx(entry.seconds, rel=within)
-    assert made.free == pytest.approx(entry.free, abs=within)
+    made = executed(entry)
+    assert made.seconds == pytest.approx(entry.seconds, rel=0.005)
+    assert made.free == pytest.approx(entry.free, abs=0.005)
     assert made.free >= HEADROOM
