@@ -14,7 +14,8 @@ fail() {
   exit "${2:-2}"
 }
 
-"$python" -c 'import torch' 2>/dev/null || fail "$python has no PyTorch: run 'make setup' first"
+reason=$("$python" -c 'import torch' 2>&1) ||
+  fail "$python has no PyTorch that can be imported (${reason##*$'\n'}): run 'make setup' first"
 requirement=$("$python" -c '
 import pathlib, tomllib
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
@@ -35,9 +36,17 @@ END
 
 if imported 2>/dev/null; then exit 0; fi
 
-nvcc=$(PATH="${CUDA_HOME:+$CUDA_HOME/bin:}$PATH" command -v nvcc) ||
-  fail "there is no nvcc, whose CUDA toolkit Transformer Engine is compiled with: put CUDA's bin folder on the PATH, or set CUDA_HOME"
-toolkit=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+if [ -n "${CUDA_HOME:-}" ]; then # which the build looks at, whatever is on the PATH
+  nvcc=$CUDA_HOME/bin/nvcc
+  [ -x "$nvcc" ] ||
+    fail "CUDA_HOME=$CUDA_HOME has no bin/nvcc: set it to the folder of a CUDA toolkit, or unset it and put the toolkit's bin folder on the PATH"
+else
+  nvcc=$(command -v nvcc) ||
+    fail "there is no nvcc, whose CUDA toolkit Transformer Engine is compiled with: put CUDA's bin folder on the PATH, or set CUDA_HOME"
+fi
+release=$("$nvcc" --version 2>&1) ||
+  fail "$nvcc does not run (${release##*$'\n'}): put the bin folder of a CUDA toolkit on the PATH, or set CUDA_HOME"
+toolkit=$(sed -n 's/.*release \([0-9]*\)\..*/\1/p' <<<"$release")
 cuda=$("$python" -c 'import torch; print((torch.version.cuda or "none").partition(".")[0])')
 [ "$cuda" != none ] || fail "the PyTorch of $python was built without CUDA, which Transformer Engine needs: install one with CUDA"
 [ "$toolkit" = "$cuda" ] ||
@@ -52,7 +61,9 @@ print(*(path for folder in folders for path in sorted(glob.glob(f"{folder}/*/inc
 if [ -n "$headers" ]; then export CPATH="${CPATH:+$CPATH:}$headers"; fi
 # An nvcc on the PATH may be a link or a wrapper: it says itself where it is from.
 if [ -z "${CUDA_HOME:-}" ]; then
-  CUDA_HOME=$(cd "$("$nvcc" -dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')" && pwd)
+  CUDA_HOME=$("$nvcc" -dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p') && [ -d "$CUDA_HOME" ] ||
+    fail "$nvcc does not say which folder its toolkit is in: set CUDA_HOME to it"
+  CUDA_HOME=$(cd "$CUDA_HOME" && pwd)
   export CUDA_HOME
 fi
 export NVTE_PYTORCH_FORCE_BUILD=${NVTE_PYTORCH_FORCE_BUILD:-TRUE}
@@ -68,7 +79,8 @@ pip() { "$python" -m pip "$@" --quiet --constraint constraints.txt "${pip_argume
 echo "compiling Transformer Engine for the PyTorch of $python, $MAX_JOBS files at a time: it takes minutes"
 wheels=build/transformer-engine
 rm -rf "$wheels"
-pip install wheel setuptools pybind11 ninja packaging
+pip install wheel setuptools pybind11 ninja packaging ||
+  fail "what compiles Transformer Engine (wheel, setuptools, pybind11, ninja, packaging) was not installed: the lines above say why" 1
 pip wheel --no-deps --no-build-isolation --no-cache-dir --wheel-dir "$wheels" "${requirement/\[pytorch\]/-torch}" ||
   fail "Transformer Engine was not compiled: the lines above say why" 1
 # Nothing is changed before it is there, since Megatron-Core imports what is installed of it.
