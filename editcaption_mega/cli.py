@@ -27,6 +27,8 @@ type Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # what `a
 _MOST_WORKERS = 8  # of a conversion, unless the user says more
 _MOST_COUNTED = 20  # lines of a list that counts
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
+# How gloo and NCCL say, among words of their own, that another rank is gone.
+_LOST_RANK = re.compile(r"Connection (?:closed|reset) by peer|Broken pipe|remote process exited|ncclRemoteError")
 _SECONDS_FOR_THE_CAUSE = 3.0  # until a rank that lost another one has heard why
 _STOPPED_CODE = "EDITCAPTION_STOPPED_CODE"  # for a queue that tells a stopped job from a finished one by its code
 
@@ -256,8 +258,7 @@ def exit_code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] |
         if expected:
             _report(f"error: {words}", argv)
         else:
-            where = words if hasattr(error, "__notes__") else f"{words} (--debug shows where)"
-            _report(f"error: unexpected {type(error).__name__}: {where}", argv, is_cause=False)
+            _report(f"error: {_unexpected(error, words)}", argv, is_cause=False)
         return getattr(error, "exit_code", 1)
 
 
@@ -269,6 +270,15 @@ def print_counts(title: str, counts: Counter[str]) -> None:
         print(f"  {count} x {name}", file=sys.stderr)
     if len(counts) > _MOST_COUNTED:
         print(f"  and {len(counts) - _MOST_COUNTED} other kinds", file=sys.stderr)
+
+
+def _unexpected(error: Exception, words: str) -> str:
+    """What an error says that is nobody's to mend. words: its own, with its notes, which say where its traceback is."""
+    notes = getattr(error, "__notes__", [])
+    if isinstance(error, RuntimeError) and _LOST_RANK.search(str(error)):
+        lost = "the connection to another rank was lost: that one has ended, or cannot be reached"
+        return "; ".join([lost, *(notes or ["--debug shows where"])])
+    return f"unexpected {type(error).__name__}: {words if notes else f'{words} (--debug shows where)'}"
 
 
 def _one_line(error: Exception) -> str:

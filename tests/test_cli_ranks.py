@@ -65,6 +65,22 @@ def test_a_consequence_is_not_said_beside_its_cause(as_rank):
     assert as_rank(0, RuntimeError("Connection closed by peer")) == (1, "")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:36056. GLHF!",
+        "[pair.cc:537] Read error [127.0.0.1]:8113: Connection reset by peer. Check the logs of the remote worker",
+        "NCCL error in: NCCLUtils.cpp:77, remote process exited or there was a network error",
+    ],
+)
+def test_a_lost_rank_is_said_in_one_sentence_where_nobody_says_why(as_rank, words):
+    """One that the kernel ended says nothing, and its launcher speaks last."""
+    error = RuntimeError(words)
+    error.add_note("its traceback is in runs/x/logs/rank_00000.txt")
+    sentence = "error: the connection to another rank was lost: that one has ended, or cannot be reached"
+    assert as_rank(0, error) == (1, f"{sentence}; its traceback is in runs/x/logs/rank_00000.txt\n")
+
+
 def test_a_defect_alone_is_said_with_the_place_of_its_traceback(as_rank):
     error = KeyError("patches")
     error.add_note("its traceback is in runs/x/logs/rank_00002.txt")
