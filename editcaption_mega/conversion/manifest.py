@@ -68,6 +68,7 @@ class Metadata(TypedDict, total=False):
 
     experts_in_out: bool  # how the Hugging Face folder of the beginning stored its experts
     layout: list[int]  # of the ranks whose random states are in the store
+    takers: list[int]  # ranks that wrote a part for others, which read it in their files
     fingerprint: str  # of the data
 
 

@@ -59,7 +59,7 @@ def verify_checkpoint(
 
 
 def _without_copies(store: StoreReader, names: list[str]) -> list[str]:
-    """Those of the files that this node has no sound copy of. Collective."""
+    """Those of the files that this node has no sound copy of, and those that others read, who have none. Collective."""
     copies = {name: copy for name in names if (copy := store.local_copy(name)) is not None}
     checked = dict(check_files((copy.parent, copy.name, store.manifest.files[name]) for name, copy in copies.items()))
     damaged = {name: problem for name, copy in copies.items() if (problem := checked[str(copy)]) is not None}
@@ -71,7 +71,7 @@ def _without_copies(store: StoreReader, names: list[str]) -> list[str]:
         platform.print_rank_0(
             f"{with_copies} of {len(store.manifest.files)} files of {store.folder} are read from copies on the nodes"
         )
-    return [name for name in names if name not in copies]
+    return [name for name in names if name not in copies or store.is_read_by_others(name)]
 
 
 def _share(names: list[str], own: bool) -> list[str]:

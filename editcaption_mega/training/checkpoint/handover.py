@@ -61,7 +61,7 @@ def written_bytes(sizes: Sequence[int]) -> list[int]:
 
 class Trade:
     """The handovers of one checkpoint: `ranges` are what this rank writes of it, and `finish` is called when they are
-    written. Making it is collective.
+    written. Making it is collective. `takers` are the ranks that others give to.
 
     ranges: what this rank has to write. group: `platform.host_group()`. What is given stays where it is until
     `finish`, and what is taken has new memory of the host."""
@@ -70,6 +70,7 @@ class Trade:
         self.ranges, self._sent = list(ranges), list[tuple[dist.Work, Tensor]]()
         rank, sizes = platform.rank(), platform.gather(sum(stored.values.nbytes for stored in ranges), group)
         plan = handovers(sizes)
+        self.takers = sorted({handover.taker for handover in plan})
         for _, taker, nbytes in (handover for handover in plan if handover.giver == rank):
             self.ranges, given = _divided(self.ranges, nbytes)
             dist.send_object_list([[stored._replace(values=_like(stored.values)) for stored in given]], taker, group)

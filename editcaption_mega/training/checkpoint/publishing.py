@@ -77,8 +77,9 @@ def write_checkpoint(
                 partial.mkdir(parents=True)
                 folder.side_files.write(partial / "hf")
                 write_atomically(partial / STATE, json.dumps(folder.state, indent=2) + "\n")
-        writer = StoreWriter(partial, metadata={**folder.metadata, "layout": rank_layout()}, group=group, copies=copies)
         trade = Trade(list(ranges), group)
+        metadata = {**folder.metadata, "layout": rank_layout(), "takers": trade.takers}
+        writer = StoreWriter(partial, metadata=metadata, group=group, copies=copies)
         for stored in trade.ranges:
             writer.add_range(*stored)
         trade.finish()

@@ -7,9 +7,21 @@ import pytest
 import torch
 
 from editcaption_mega import platform
-from editcaption_mega.conversion import Box, StoreReader, StoreWriter, store
+from editcaption_mega.conversion import (
+    Box,
+    DamagedCheckpointError,
+    LocalCopies,
+    StoreReader,
+    StoreWriter,
+    store,
+    verify_checkpoint,
+)
+from editcaption_mega.data.text.side_files import SideFiles
+from editcaption_mega.training.checkpoint import CheckpointFolder
 from editcaption_mega.training.checkpoint.contents import StoredRange
 from editcaption_mega.training.checkpoint.handover import MOST, Trade, handovers, written_bytes
+from editcaption_mega.training.checkpoint.publishing import write_checkpoint
+from editcaption_mega.training.checkpoint.random_state import rank_layout
 from tests.helpers.ranks import on_ranks
 
 RANDOM = random.Random(3)
@@ -94,3 +106,37 @@ def test_a_giver_or_a_taker_that_cannot_write_fails_all_alike(tmp_path, failing)
     assert [type(error) for error in errors] == [OSError] * 4
     assert len({str(error) for error in errors}) == 1 and f"rank{failing:05d}" in str(errors[0])
     assert not (tmp_path / "store" / "tensors.json").exists()
+
+
+def damaged_beside_copies(rank: int, output, victim: int) -> bool:
+    """A checkpoint with copies of what each rank wrote, and then a bit of rank `victim`'s file flips -> whether this
+    rank reads what it had before others wrote it."""
+    platform.initialize(platform.Layout(), seed=1)
+    group = platform.host_group()
+    folder = CheckpointFolder(output, {"step": 1, "updates": 1}, SideFiles("", {}), {})
+    digests = write_checkpoint(folder, ranges_of(rank), group=group)
+    local = LocalCopies(output / "disk", output, rank_layout())
+    local.keep(folder.final, digests)
+    if rank == victim:
+        path = folder.final / f"rank{rank:05d}-0000.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    platform.barrier()
+    reader = verify_checkpoint(folder.final, local=local)
+    return all(
+        torch.equal(reader.read_range(key, box, start, start + len(values)), values)
+        for key, _, box, start, values in ranges_of(rank)
+    )
+
+
+@pytest.mark.parametrize("victim", [1, 3])
+def test_a_file_that_others_read_is_verified_beside_its_writers_copy(tmp_path, victim):
+    """Rank 3 has written what is rank 1's, who has no copy of it: found before anything is read, so that another
+    checkpoint can be taken. Of rank 1's own file there is a copy, and nobody else reads it."""
+    outcomes = on_ranks(damaged_beside_copies, tmp_path, tmp_path, victim, count=4)
+    if victim == 1:
+        assert outcomes == [True] * 4
+    else:
+        assert [type(outcome) for outcome in outcomes] == [DamagedCheckpointError] * 4
+        assert all("rank00003-0000.safetensors is damaged: its sha256 is" in str(outcome) for outcome in outcomes)
