@@ -17,6 +17,7 @@ import torch
 from editcaption_mega import phases, platform
 
 EVERY = 16  # steps between two comparisons
+LASTING = 3  # comparisons in a row: less is the noise of a busy machine
 _LEAST = 0.05  # seconds of a step: less is noise
 
 
@@ -59,7 +60,8 @@ def passes_end() -> None:
 
 
 class Stragglers:
-    """Measures the steps of a run. factor: a rank is named whose time is so many times the median; 0: none is.
+    """Measures the steps of a run. factor: a rank is named whose time is so many times the median, in `LASTING`
+    comparisons in a row; 0: none is.
 
     say: takes the lines, on every rank."""
 
@@ -67,6 +69,7 @@ class Stragglers:
         self.factor, self.say = factor, say
         self._began = _Moment()
         self._passes, self._steps, self._reading = 0.0, 0, phases.reading_seconds()
+        self._slow: dict[tuple[str, int], int] = {}  # (what, rank) -> in how many comparisons up to now
         self._named: set[tuple[str, int]] = set()
 
     def step_begins(self) -> None:
@@ -91,20 +94,24 @@ class Stragglers:
         return {"slowest_rank": slowest.rank, "slowest_rank_seconds": slowest.passes, "median_rank_seconds": median}
 
     def _lines(self, times: Sequence[RankTime]) -> list[str]:
-        """A line for each rank that is slow and was not before."""
+        """A line for each rank that has been slow for `LASTING` comparisons; once in a run."""
         lines = []
-        still = set()
+        slow = {}
         for what, words in (("passes", "its own passes"), ("reading", "its own data")):
             seconds = [getattr(of_rank, what) for of_rank in times]
+            # Of two ranks, the other one's: a rank is not to be compared with itself.
             median = statistics.median_low(seconds)
+            others = "the median of all ranks" if len(times) > 2 else "the other rank's"
             for of_rank, value in zip(times, seconds, strict=True):
                 if not self.factor or value <= self.factor * median or value - median <= _LEAST:
                     continue
-                still.add((what, of_rank.rank))
-                if (what, of_rank.rank) not in self._named:
+                key = (what, of_rank.rank)
+                slow[key] = self._slow.get(key, 0) + 1
+                if slow[key] >= LASTING and key not in self._named:
+                    self._named.add(key)
                     lines.append(
-                        f"slow: {of_rank} takes {value:.2f} s a step for {words}, the median of all ranks is "
-                        f"{median:.2f} s (last {EVERY} steps)"
+                        f"slow: {of_rank} takes {value:.2f} s a step for {words}, {others} is {median:.2f} s "
+                        f"(last {EVERY} steps; slow for {LASTING * EVERY})"
                     )
-        self._named = still
+        self._slow = slow
         return lines

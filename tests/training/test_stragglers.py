@@ -16,7 +16,7 @@ from tests.helpers.ranks import on_ranks
 from tests.helpers.train_state import train_state
 from tests.training.test_loop import Recorder, steps
 
-SLOW = 0.4
+SLOW = 0.3
 
 
 class SlowObjective(SFTObjective):
@@ -32,14 +32,14 @@ def run_slowly(rank, folder, what):
     objective = SlowObjective() if (what, rank) == ("passes", 1) else SFTObjective()
 
     def own():
-        for step in steps(0, 6):
+        for step in steps(0, 12):
             if (what, rank) == ("reading", 1):
                 time.sleep(SLOW)
             yield step
 
     phases.begin()
     care = Care(Stragglers(1.5, lines.append), BadSteps(BadStepSettings(), folder))
-    run_steps(state, objective, phases.read(own(), 0), Span(0, 6, 100), recorder, care=care)
+    run_steps(state, objective, phases.read(own(), 0), Span(0, 12, 100), recorder, care=care)
     return lines, recorder.numbers
 
 
@@ -49,7 +49,7 @@ def test_the_slow_rank_is_named_once(tmp_path, what, words):
     for lines, numbers in on_ranks(run_slowly, tmp_path, tmp_path / "dense", what):
         about = [line for line in lines if words in line]
         assert len(about) == 1 and about[0].startswith("slow: rank 1 on "), lines
-        assert ["slowest_rank" in row for row in numbers] == [False, False, True] * 2
+        assert ["slowest_rank" in row for row in numbers] == [False, False, True] * 4
         last = numbers[-1]
         assert last["slowest_rank_seconds"] >= last["median_rank_seconds"] > 0
         if what == "passes":
@@ -61,10 +61,33 @@ def test_who_is_slow():
     compared = Stragglers(1.5, print)
     assert compared._lines(times) == []
     slow = [*times[:3], RankTime(3, "n3", 1.6, 0.01)]
+    assert compared._lines(slow) + compared._lines(slow) == [], "it may pass"
     (line,) = compared._lines(slow)
-    assert line.startswith("slow: rank 3 on n3 takes 1.60 s a step for its own passes, the median of all ranks is 1.00")
+    assert line == (
+        "slow: rank 3 on n3 takes 1.60 s a step for its own passes, the median of all ranks is 1.00 s (last 16 steps; "
+        "slow for 48)"
+    )
     assert compared._lines(slow) == [], "it was named"
-    assert compared._lines(times) == [] and len(compared._lines(slow)) == 1, "it was well in between"
     noise = [RankTime(0, "n0", 0.001, 0.0), RankTime(1, "n1", 0.04, 0.0)]
-    assert compared._lines(noise) == [], "milliseconds"
-    assert Stragglers(0, print)._lines(slow) == []
+    assert [compared._lines(noise) for _ in range(4)] == [[]] * 4, "milliseconds"
+    unasked = Stragglers(0, print)
+    assert [unasked._lines(slow) for _ in range(4)] == [[]] * 4
+
+
+def test_a_rank_is_named_once_however_often_it_recovers():
+    times = [RankTime(rank, f"n{rank}", 1.0, 0.01) for rank in range(4)]
+    slow = [*times[:3], RankTime(3, "n3", 1.6, 0.01)]
+    compared = Stragglers(1.5, print)
+    assert sum(len(compared._lines(each)) for each in [slow, slow, slow, times] * 3) == 1
+
+
+def test_the_noise_of_a_busy_machine_names_nobody():
+    """Two ranks on two cores that others use, as in the demo: how many times the faster rank's time each took."""
+    measured = [1.54, 1.05, -1.18, 1.15, 1.73, 1.27, 1.87, -1.23, -2.04, -1.38, -1.9, -1.06, -1.7, -1.22, -1.79, 1.33]
+    compared = Stragglers(1.5, print)
+    for ratio in measured:  # below 0: rank 0 was the slower one
+        took = (0.25, 0.25 * ratio) if ratio > 0 else (-0.25 * ratio, 0.25)
+        assert compared._lines([RankTime(rank, "vm", seconds, 0.0) for rank, seconds in enumerate(took)]) == []
+    lasting = [RankTime(0, "vm", 0.25, 0.0), RankTime(1, "vm", 0.5, 0.0)]
+    (line,) = [line for _ in range(8) for line in compared._lines(lasting)]
+    assert line.startswith("slow: rank 1 on vm takes 0.50 s a step for its own passes, the other rank's is 0.25 s")
