@@ -75,21 +75,30 @@ def _lines[Item](
     start = last = time.monotonic()
     of = unit if total is None else f" of {show(total)}{unit}"
     count = 0
-    # What is left goes by the last lines' rate: a resumed run passes in a moment over what is done.
-    marks = deque([(start, 0)], maxlen=4)
+    # What is left goes by the last lines' rate: a resumed run passes in a moment over what is done. The first line says
+    # nothing of it: the time up to there has loading in it, and all of a batch whose items come together.
+    marks = deque[tuple[float, int]](maxlen=4)
     for item in items:
         yield item
         count += amount(item)
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            then, before = marks[0]
             marks.append((now, count))
+            then, before = marks[0]
             left = ""
-            if total and count > before:
-                left = f", about {(now - then) / (count - before) * (total - count):.0f} s left"
+            if total and before < count < total:
+                left = f", about {duration((now - then) / (count - before) * (total - count))} left"
             print(f"{_words(label)}: {show(count)}{of} after {now - start:.0f} s{left}", file=sys.stderr, flush=True)
     print(f"{_words(label)}: {show(count)}{of} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time in its own unit, about as exact as a guess is: 95 s, 12 min, 3.5 h, 2.1 days."""
+    for unit, size, places in (("days", 86400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{places}f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _words(label: Label) -> str:

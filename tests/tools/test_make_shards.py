@@ -147,7 +147,7 @@ def test_progress_writes_plain_lines_without_a_terminal(capsys, monkeypatch):
     assert list(progress([1, 2], label="rows")) == [1, 2]
     assert list(progress(iter("ab"), label="rows")) == ["a", "b"]
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("rows: 1 of 2 after 0 s, about ") and lines[2].startswith("rows: 2 of 2 in ")
+    assert lines[0] == "rows: 1 of 2 after 0 s" and lines[2].startswith("rows: 2 of 2 in ")
     assert lines[3] == "rows: 1 after 0 s"
 
 

@@ -562,7 +562,7 @@ def test_progress_says_the_time_left(monkeypatch, capsys):
         for _ in complete(Endpoint(server.url, "m"), requests(150), None, progress=progress, total=150):
             clock[0] += 0.125
     assert capsys.readouterr().err.splitlines() == [
-        "m: 40 of 150 after 5 s, about 14 s left",
+        "m: 40 of 150 after 5 s",
         "m: 80 of 150 after 10 s, about 9 s left",
         "m: 120 of 150 after 15 s, about 4 s left",
         "m: 150 of 150 in 18.8 s",
