@@ -53,9 +53,7 @@ def filter_pairs(
     files = _opened(shards, plan)
     texts = None if plan.instructions is None else next(f for f in files if f.path == plan.instructions)
     rules = [*([] if texts is None else [_has_instruction(texts)]), *plan.rules]
-    stems = [file.path.name for file in files]
-    if len(set(stems)) < len(stems):
-        raise SettingsError("two files of columns have one name: rules could not tell them apart; rename one")
+    _refuse_equal_names(files)
     _refuse_unknown_lint(rules, files)
     values = read_values(shards, files, rules, best=plan.best, progress=progress)
     decision = decide(shards.ids, values, rules, plan.labels, plan.quotas)
@@ -77,6 +75,17 @@ def filter_pairs(
 def _has_instruction(texts: ColumnFile) -> FilterRule:
     stem = texts.path.name.removesuffix(".jsonl")
     return FilterRule("has an instruction", f"{stem}.instruction", "text", "")
+
+
+def _refuse_equal_names(files: Sequence[ColumnFile]) -> None:
+    paths: dict[str, Path] = {}
+    for file in files:
+        other = paths.setdefault(file.path.name, file.path)
+        if other != file.path:
+            raise SettingsError(
+                f"two files of columns have one name, {other} and {file.path}: a rule names a column's file by it "
+                f"({file.path.stem}.COLUMN); rename one"
+            )
 
 
 def _refuse_unknown_lint(rules: Sequence[FilterRule], files: Sequence[ColumnFile]) -> None:

@@ -221,6 +221,16 @@ class Many:
         return self._pair
 
 
+def test_two_files_of_one_name_are_both_named(root, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    twin = write_columns(tmp_path / "other" / "lint.jsonl", open_shards(root / "shards"), [{"vague": 1}] * COUNT)
+    shards = ("filter", "--shards", root / "shards", "--rules", "success>=1", "--output", tmp_path / "kept")
+    assert curate(*shards, "--columns", root / "lint.jsonl", twin) == 2
+    said = capsys.readouterr().err
+    assert f"one name, {root / 'lint.jsonl'} and {twin}:" in said and "rename one" in said
+    assert not (tmp_path / "kept").exists()
+
+
 def test_memory_is_9_bytes_per_rule_and_pair(tmp_path):
     many = Many(20_000)
     path = tmp_path / "score.jsonl"
