@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from editcaption_mega.data.text.side_files import CONFIG, hub_hint
+from editcaption_mega.data.text.side_files import CONFIG
 from editcaption_mega.lock import NAME as LOCK_FILE
 from editcaption_mega.lock import FolderLock, is_held
-from editcaption_mega.settings import SettingsError
+from editcaption_mega.settings import SettingsError, hub_hint
 
 from .manifest import MANIFEST
 

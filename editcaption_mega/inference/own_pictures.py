@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editcaption_mega.data.images.decode import ImageError, decode_image
-from editcaption_mega.data.text.side_files import hub_hint, is_peft_folder
+from editcaption_mega.data.text.side_files import is_peft_folder
 from editcaption_mega.files import plain_file
-from editcaption_mega.settings import PixelLimits
+from editcaption_mega.settings import PixelLimits, hub_hint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

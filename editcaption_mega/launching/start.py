@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 
 from .launch_plan import lines, plan_launch
@@ -16,17 +17,23 @@ from .supervisor import supervise
 def start(argv: list[str]) -> int:
     """-> the exit code, where this process does not become another one."""
     script, *arguments = argv
-    dry = "--dry-run" in arguments
+    words = [word for word in arguments if word != "--dry-run"]
     try:
-        plan = plan_launch(script, [word for word in arguments if word != "--dry-run"], os.environ)
+        plan = plan_launch(script, words, os.environ)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if dry:
+    if words != arguments:
         print("\n".join(lines(plan)))
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in sorted(plan.environment.items())))
-        print("nothing was started (--dry-run)")
-        return 0
+        if os.environ.get("CONTAINER_IMAGE"):
+            print("settings and paths were not looked at: the job's Python is in its container")
+            print("nothing was started (--dry-run)")
+            return 0
+        sys.stdout.flush()
+        ranks = plan.num_nodes * plan.ranks_per_node
+        look = [sys.executable, script, *words, "--dry-run", "--gpus", str(ranks)]
+        return subprocess.run(look, env={**os.environ, **plan.environment}, check=False).returncode
     os.environ.update(plan.environment)
     if plan.job:
         return supervise(plan)

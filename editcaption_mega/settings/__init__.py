@@ -16,6 +16,7 @@ from .evaluation import (
     JudgeSettings,
     ReportSettings,
 )
+from .hub_names import hub_hint
 from .job import BACKENDS, DataSettings, JobSettings, ModelSettings, TrainingSettings
 from .job_file import load_job
 from .job_optimizer import OptimizerSettings
@@ -70,6 +71,7 @@ __all__ = [
     "check_installed",
     "check_paths",
     "find_config",
+    "hub_hint",
     "load_job",
     "earlier_run",
     "load_runs",

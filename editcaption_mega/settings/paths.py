@@ -5,6 +5,7 @@ from pathlib import Path
 
 from .checks import SettingsError
 from .dpo import DPOSettings
+from .hub_names import hub_hint
 from .job import JobSettings
 from .loggers import check_installed
 
@@ -52,10 +53,7 @@ def _check_model_folder(name: str, *, preferences: bool) -> None:
         return
     if folder.exists():
         raise SettingsError(f"model.folder={name} is a file: expected a Hugging Face Qwen3-VL folder")
-    mend = ""
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):  # OWNER/NAME
-        mend = f"; if this is a name on the Hugging Face hub, run: hf download {name} --local-dir {folder.name}"
-    raise SettingsError(f"model.folder={name}: no such folder; expected a Hugging Face Qwen3-VL folder{mend}")
+    raise SettingsError(f"model.folder={name}: no such folder; expected a Hugging Face Qwen3-VL folder{hub_hint(name)}")
 
 
 def _check_start(start: str) -> None:

@@ -148,15 +148,33 @@ def test_the_machine_of_a_batch_script_needs_no_more_than_an_old_python():
 
 
 def test_dry_run_says_what_would_be_started(tmp_path):
-    """From another folder, whose files are not touched."""
+    """From another folder, whose files are not touched; and settings are looked at as the job would."""
     environment = {**os.environ, "NPROC_PER_NODE": "2", "EDITCAPTION_ROOT": ""}
-    command = ["bash", SCRIPT, "--dry-run", "no such file.yaml", "training.steps=3"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+
+    def dry_run(*words, **variables):
+        command = ["bash", SCRIPT, "--dry-run", *words]
+        return subprocess.run(
+            command, env={**environment, **variables}, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+
+    done = dry_run("no such file.yaml", "training.steps=3")
     assert "1 node x 2 = 2 ranks on this machine\n" in done.stdout
     assert f"--nproc-per-node 2 {SCRIPT} 'no such file.yaml' training.steps=3\n" in done.stdout
-    assert "export CUDA_DEVICE_MAX_CONNECTIONS=1\n" in done.stdout and "nothing was started" in done.stdout
+    assert "export CUDA_DEVICE_MAX_CONNECTIONS=1\n" in done.stdout and "nothing was started" not in done.stdout
+    assert done.returncode == 2 and "no such file.yaml does not exist" in done.stderr
     assert list(tmp_path.iterdir()) == []
+    for folder, file in (("model", "config.json"), ("shards", "index.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text("{}")
+    (tmp_path / "job.yaml").write_text(
+        "model: {folder: model}\ndata: {shards: [shards]}\ntraining: {steps: 3, output: run}\n"
+    )
+    done = dry_run("job.yaml")
+    assert done.returncode == 0 and "can be used: 2 ranks" in done.stdout, done.stderr
+    assert "nothing was started" in done.stdout and not (tmp_path / "run").exists()
+    assert dry_run("job.yaml", "parallel.tensor_model_parallel_size=3").returncode
+    done = dry_run("no such file.yaml", CONTAINER_IMAGE="image.sqsh")
+    assert done.returncode == 0 and "not looked at: the job's Python is in its container\n" in done.stdout
 
 
 def test_the_four_scripts_look_for_the_checkout_in_the_same_way():

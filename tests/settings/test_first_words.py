@@ -45,7 +45,7 @@ ROWS = (
     ([JOB, "data.shards={}/model"], "has no index.json: make the folder with editcaption shards"),
     ([JOB, "data.shards={}/pairs.jsonl"], "is a file, expected a folder of shards: make one with editcaption shards"),
     ([JOB, "model.folder="], "model.folder is empty: name a Hugging Face Qwen3-VL folder"),
-    ([JOB, "model.folder=Qwen/Qwen3-VL-2B-Instruct"], "run: hf download Qwen/Qwen3-VL-2B-Instruct"),
+    ([JOB, "model.folder=Qwen/Qwen3-VL-2B-Instruct"], "download it: hf download Qwen/Qwen3-VL-2B-Instruct"),
     ([JOB, "model.checkpoint=/nope"], "model.checkpoint=/nope: no such folder; expected a checkpoint or a run folder"),
     ([JOB, "training.output={}/pairs.jsonl"], "is a file: name a folder"),
     ([JOB, "training.precision=fp16"], "training.precision is 'fp16', expected one of bf16, fp32"),

@@ -109,7 +109,7 @@ class Conversion:
             platform.print_rank_0(f"{content if folder is None else folder.output}: equal to its source")
             return
         more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
-        mend = f"remove {content} and convert again"
+        mend = "if it was made of another source, name that one; else convert again into a new --output"
         if folder is not None:
             mend = "it was not published; the same command makes the files that differ anew"
             if platform.is_rank_zero():

@@ -100,6 +100,8 @@ def _hint(line: bytes) -> str:
     if "\r" in text:
         return ": the lines end as on old Macs (CR); save the file with the line ends of Unix (LF)"
     if text.endswith(","):
+        if text[:1] == "{" and not text.rstrip(", ").endswith("}"):
+            return ": the object goes on in the next line; put each on a line of its own, whole"
         return ": take the comma off the end of the line"
     if re.search(r"\}\s*,?\s*\{\s*\"", text[:_LOOKED_AT]):
         return ": there seem to be several objects on one line; put each on a line of its own"

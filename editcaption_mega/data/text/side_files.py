@@ -5,13 +5,13 @@ the same thing may stand in several places, the order is that of transformers' o
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from editcaption_mega.files import parse_json, read_json_object, write_atomically
+from editcaption_mega.settings import hub_hint
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -38,7 +38,6 @@ CHAT_TEMPLATES = ("processor_config.json", "chat_template.json", "chat_template.
 _FIELD = "chat_template"
 # What of an image processor decides its patches (the pixel limits are the caller's).
 PICTURE_KEYS = ("patch_size", "merge_size", "temporal_patch_size", "image_mean", "image_std")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[\w.\-]+")
 
 
 @dataclass(frozen=True)
@@ -245,13 +244,3 @@ def named_base(folder: str | Path) -> Path:
         first = "put those into their weights first"
         raise ValueError(f"{path} names {name:.200}, which holds adapters: {first}, and {mend}")
     return Path(name)
-
-
-def hub_hint(folder: str | Path) -> str:
-    """What to do with a name on the hub where a folder is wanted; "" for anything else."""
-    if not _HUB_NAME.fullmatch(str(folder)) or Path(folder).parent.exists():
-        return ""
-    return (
-        f"; it looks like a name on the Hugging Face hub: download it with `hf download {folder} --local-dir DIR` and "
-        "give that folder"
-    )

@@ -130,6 +130,7 @@ def test_bad_images_are_rejected_by_name(work, tmp_path, name, make, reason):
         (b"\0" * 100, "the file is nothing but zero bytes; copy it again"),
         (b'{"id": "a"}{"id": "b"}', "several objects on one line; put each on a line of its own"),
         (b'{"id": "a"},\n', "take the comma off the end of the line"),
+        (b'{"id": "a",\n "category": "semantic"}\n', "the object goes on in the next line; put each on a line"),
         (b'{"id": "a"}\r{"id": "b"}\r', "the lines end as on old Macs"),
         (b"{'id': 'a'}", "the line looks like a Python dict; write it with json.dumps"),
         (b"// pairs\n", "JSON has no comments; take the line out"),

@@ -209,7 +209,9 @@ def test_files_of_another_model(folder):
 
 def test_names_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="looks like a name on the Hugging Face hub: download it with `hf download Q"):
+    with pytest.raises(
+        ValueError, match="; download it: hf download Qwen/Qwen3-VL-2B-Instruct --local-dir Qwen/Qwen3-VL-2B-"
+    ):
         model_folder("Qwen/Qwen3-VL-2B-Instruct")
     (tmp_path / "runs").mkdir()
     for name in ("runs/demo", "/nowhere/at-all", "./a/b"):
