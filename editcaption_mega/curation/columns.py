@@ -28,6 +28,8 @@ from editcaption_mega.files import parse_json, replacing, write_atomically
 from editcaption_mega.lock import FolderLock
 from editcaption_mega.settings import SettingsError
 
+from .kept_pairs import SURVIVAL, sets_before
+
 _log = logging.getLogger(__name__)
 
 FORMAT = "columns 1"
@@ -216,7 +218,8 @@ def _row_of(line: bytes) -> bytes:
 
 
 class ColumnFile:
-    """A whole file of columns, read line by line.
+    """A whole file of columns, read line by line. Of `pairs` that a filter kept of the set that the file is about, it
+    gives the lines; they say what they said of the pairs before the filter.
 
     Raises ValueError for a file that is none, and, where `pairs` is given, for one of another set of shards."""
 
@@ -239,10 +242,12 @@ class ColumnFile:
         self.head: dict[str, Any] = head
         self.samples: int = head["samples"]
         self._pairs = pairs
-        if pairs is not None and head["of"] != pairs.fingerprint:
+        self._is_of_more = pairs is not None and head["of"] != pairs.fingerprint
+        if pairs is not None and self._is_of_more and head["of"] not in sets_before(pairs):
             raise ValueError(
                 f"{path} is about another set of shards (fingerprint {head['of'][:12]}, these have "
-                f"{pairs.fingerprint[:12]}): make it again from these"
+                f"{pairs.fingerprint[:12]}): make it again from these; where `curate filter` drew these from that set, "
+                f"it says so in FOLDER{SURVIVAL}, which has to lie beside their folder"
             )
 
     @property
@@ -257,6 +262,9 @@ class ColumnFile:
         ids: Iterator[str | None] = iter(self._pairs.ids) if self._pairs is not None else repeat(None)
         with open(self.path, "rb") as file:
             file.readline()
+            if self._is_of_more and self._pairs is not None:
+                yield from self._lines_of_kept(file, self._pairs.ids)
+                return
             for number, content in enumerate(_in_groups(file, self.samples)):
                 line = 2 + number * self.samples
                 pair_id = next(ids, "")
@@ -265,6 +273,18 @@ class ColumnFile:
                 yield self._lines_of(pair_id, content, line)
         if self._pairs is not None and (left := next(ids, None)) is not None:
             raise ValueError(f"{self.path} ends before pair {left}: it was cut; make it again")
+
+    def _lines_of_kept(self, file: BinaryIO, ids: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+        """Of each of these pairs, which a filter left in their order: all other lines are passed over."""
+        groups = enumerate(_in_groups(file, self.samples))
+        for pair_id in ids:
+            for number, content in groups:
+                rows = self._lines_of(None, content, 2 + number * self.samples)
+                if rows[0].get("id") == pair_id:
+                    yield self._lines_of(pair_id, content, 2 + number * self.samples)
+                    break
+            else:
+                raise ValueError(f"{self.path} ends before pair {pair_id}: it was cut, or changed; make it again")
 
     def _lines_of(self, pair_id: str | None, content: Sequence[bytes], line: int) -> list[dict[str, Any]]:
         try:

@@ -136,7 +136,7 @@ def people_stages(plan: DemoPlan, server: str) -> Iterator[Stage]:
     files = plan.files
     low = f"{files.column_file('log_probs')}:log_prob_per_token:low"
     hints = ["--hints", f"{files.column_file('lint')}:lint"]
-    refine = ["refine-export", "--shards", files.shards("filtered")]
+    refine = ["refine-export", "--shards", files.shards("filtered"), "--first", low, *hints]
     preference = ["preference-export", "--shards", files.shards("pool"), "--captions", files.column_file("captions")]
     preference += ["--skip", files.tasks("refine"), "--first", low, "--limit", plan.preference_tasks, *hints]
     for form, words in (("refine", refine), ("preference", preference)):

@@ -2,6 +2,7 @@
 
 OUTPUT/                  shards of what stays; each pair's provenance names the rules, files and values that let it
 OUTPUT.survival.json     counts per stage, thresholds, calibrations (editcaption curate export puts it in the data card)
+                         and the fingerprints of the new shards and of the set that they are from
 OUTPUT.verdicts.jsonl    each pair's id, whether it stays, and the rule that dropped it
 OUTPUT.html              the same to look at
 """
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from editcaption_mega.curation.columns import ColumnFile, joined
+from editcaption_mega.curation.kept_pairs import SURVIVAL, sets_before
 from editcaption_mega.curation.lint.findings import RULES as LINT_RULES
 from editcaption_mega.data.images.formats import extension
-from editcaption_mega.data.shards.reader import ShardReader
+from editcaption_mega.data.shards.reader import ShardReader, open_shards
 from editcaption_mega.data.shards.writer import ShardWriter, refuse_used
 from editcaption_mega.files import replacing, write_atomically
 from editcaption_mega.progress import Progress, no_progress
@@ -63,12 +65,16 @@ def filter_pairs(
         output.with_name(output.name + ".html"),
         FilterPage(shards, rules, values, decision, texts, [(f["file"], f["step"]) for f in told["files"]]),
     )
-    write_atomically(output.with_name(output.name + ".survival.json"), json.dumps(told, indent=1) + "\n")
+    survival = output.with_name(output.name + SURVIVAL)
+    write_atomically(survival, json.dumps(told, indent=1) + "\n")
     _write_verdicts(output.with_name(output.name + ".verdicts.jsonl"), shards.ids, decision)
     if not len(decision.kept):
         raise ValueError(f"no pair stays: {output.name}.html shows which rule dropped how many")
     if not only_page:
         _write_shards(shards, output, decision, values, rules, texts, told, progress)
+        # What columns of the whole set are joined to these pairs by.
+        of = {"fingerprint": open_shards(output).fingerprint, "of": [shards.fingerprint, *sets_before(shards)]}
+        write_atomically(survival, json.dumps(told | {"shards": of}, indent=1) + "\n")
     return decision
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from editcaption_mega.curation.columns import ColumnFile, ColumnWork
+from editcaption_mega.curation.columns import ColumnFile, ColumnWork, joined
 from editcaption_mega.curation.filters.column_values import read_values
 from editcaption_mega.curation.filters.filter_rules import parse_rules
 from editcaption_mega.data.images.decode import encode_png
@@ -229,6 +229,41 @@ def test_two_files_of_one_name_are_both_named(root, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"one name, {root / 'lint.jsonl'} and {twin}:" in said and "rename one" in said
     assert not (tmp_path / "kept").exists()
+
+
+def test_columns_of_the_pool_are_joined_to_what_a_filter_kept_of_it(root, tmp_path, capsys):
+    pool, once, twice = open_shards(root / "shards"), tmp_path / "once", tmp_path / "twice"
+    assert run(root, once, "--rules", "score.success>=10") == 0
+    columns = [root / "score.jsonl", root / "lint.jsonl"]
+    again = ("filter", "--shards", once, "--columns", *columns, "--rules", "score.success>=20", "lint:none")
+    assert curate(*again, "--output", twice) == 0
+    for kept in map(open_shards, (once, twice)):
+        numbers = [int(identity[1:]) for identity in kept.ids]
+        assert 0 < len(numbers) < COUNT and len(kept.ids) < len(pool.ids)
+        rows = [
+            rows
+            for _, rows in joined(kept, [ColumnFile(root / name, kept) for name in ("score.jsonl", "caption.jsonl")])
+        ]
+        assert [line["success"] for ((line,), _) in rows] == numbers
+        assert [[line["instruction"] for line in three] for _, three in rows] == [
+            [f"text {i}.{s}" for s in range(3)] for i in numbers
+        ]
+    first = f"{root / 'score.jsonl'}:success"
+    assert curate("refine-export", "--shards", twice, "--folder", tmp_path / "tasks", "--first", first) == 0
+    assert len((tmp_path / "tasks/tasks.jsonl").read_text().splitlines()) == len(open_shards(twice))
+
+
+def test_columns_are_joined_to_no_other_pairs_of_the_same_ids(root, tmp_path):
+    kept = tmp_path / "kept"
+    assert run(root, kept, "--rules", "score.success>=10") == 0
+    assert curate("mirror", "--shards", kept, "--output", tmp_path / "mirrored") == 0
+    said = tmp_path / "kept.survival.json"
+    (tmp_path / "mirrored.survival.json").write_bytes(said.read_bytes())  # it is of other content
+    assert ColumnFile(root / "score.jsonl", open_shards(kept)).samples == 1
+    said.unlink()
+    for folder in (tmp_path / "mirrored", kept):
+        with pytest.raises(ValueError, match=r"is about another set .*FOLDER\.survival\.json, which has to lie beside"):
+            ColumnFile(root / "score.jsonl", open_shards(folder))
 
 
 def test_memory_is_9_bytes_per_rule_and_pair(tmp_path):
