@@ -89,15 +89,19 @@ def between(least: float, most: float) -> Callable[[str], float]:
     return number
 
 
-def check_output_file(option: str, path: Path | None) -> None:
-    """That the file an option names can be written when the work is done. Raises ArgumentError; None is no file."""
+def check_output_file(option: str, path: Path | None, *, makes_folder: bool = False) -> None:
+    """That the file an option names can be written when the work is done. Raises ArgumentError; None is no file.
+    makes_folder: whether the work makes its folder, as steps that write columns do."""
     if path is None:
         return
     if path.is_dir():
         raise ArgumentError(f"{option} {path} is a folder: name a file")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"{option} {path}: {path.parent} is no folder: make it, or name a file in one that is")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    folder = path.parent
+    while makes_folder and not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ArgumentError(f"{option} {path}: {folder} is no folder: make it, or name a file in one that is")
+    if not os.access(path if path.exists() else folder, os.W_OK):
         raise ArgumentError(f"{option} {path} cannot be written by this user: name another file")
 
 

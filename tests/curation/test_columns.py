@@ -10,6 +10,8 @@ from editcaption_mega.curation.columns import ColumnFile, ColumnWork, joined, ma
 from editcaption_mega.evaluation.generate import Part
 from editcaption_mega.lock import HeldError
 from editcaption_mega.settings import SettingsError
+from tests.helpers.curate import curate
+from tests.helpers.pool import write_pool
 
 
 @dataclass
@@ -172,3 +174,36 @@ def test_a_file_that_is_cut_changed_or_none_is_refused(tmp_path):
     os.remove(path)
     with pytest.raises(ValueError, match=r"does not exist: .*score.made is there, so run its step again to its end"):
         ColumnFile(path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lint", "--shards", "{pool}"],
+        ["measure", "--shards", "{pool}", "--workers", "1"],
+        ["score", "agreement", "--shards", "{pool}", "--captions", "{captions}"],
+        ["alternatives", "--shards", "{pool}", "--captions", "{captions}"],
+        ["best-of", "--shards", "{pool}", "--captions", "{captions}", "--scores", "{captions}", "--by", "length"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_step_makes_the_folder_of_the_columns_that_it_writes(tmp_path, words):
+    pool = write_pool(tmp_path / "pool", 2, instruction="Add a red cup to the left of the plate")
+    captions = tmp_path / "captions.jsonl"
+    with ColumnWork(captions, pool, "caption", {}, samples=2) as making:
+        for at, sample in making.missing():
+            making.keep(at, {"instruction": f"Move the cup {sample} to the left", "length": sample}, sample=sample)
+        assert making.merge()
+    output = tmp_path / "runs" / "new" / "columns.jsonl"
+    given = [word.format(pool=tmp_path / "pool", captions=captions) for word in words]
+    assert curate(*given, "--output", output) == 0
+    assert len(list(ColumnFile(output, pool))) == 2
+
+
+@pytest.mark.parametrize("step", ["lint", "measure"])
+def test_columns_in_a_folder_that_cannot_be_made_are_refused_before_work(tmp_path, capsys, step):
+    write_pool(tmp_path / "pool", 2, instruction="Add a red cup")
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "new" / "columns.jsonl"
+    assert curate(step, "--shards", tmp_path / "pool", "--output", output) == 2
+    assert f"--output {output}: {tmp_path / 'file'} is no folder: make it" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.lint.lint_columns import JsonlTexts, lint_pairs
     from editcaption_mega.data.shards.reader import open_shards
 
-    cli.check_output_file("--output", arguments.output)
+    cli.check_output_file("--output", arguments.output, makes_folder=True)
     pairs = open_shards(arguments.shards) if arguments.shards else JsonlTexts(arguments.jsonl)
     counts = lint_pairs(
         pairs, arguments.output, instructions=arguments.instructions, mirrored=arguments.mirrored,

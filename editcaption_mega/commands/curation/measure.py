@@ -32,7 +32,7 @@ def add_parser(commands: cli.Subparsers) -> None:
 def run(arguments: Namespace) -> None:
     from editcaption_mega.data.shards.reader import open_shards
 
-    cli.check_output_file("--output", arguments.output)
+    cli.check_output_file("--output", arguments.output, makes_folder=True)
     if not arguments.clip and (arguments.instructions or arguments.captions):
         raise cli.ArgumentError("--instructions and --captions are compared with pictures by a model: give --clip DIR")
     if arguments.batch_size and not arguments.clip:
