@@ -74,9 +74,11 @@ def train_sft(config: str | Path | None = None, settings: Mapping[str, Any] | No
 
 def train_dpo(config: str | Path | None = None, settings: Mapping[str, Any] | None = None) -> TrainingResult:
     """Preference optimization (DPO and its variants), as `train_sft` otherwise."""
-    from editcaption_mega.settings import DPOSettings
+    from editcaption_mega.settings import DPOSettings, overrides_of, refuse_sft
 
     loaded = _loaded(config, settings, DPOSettings)
+    if config is not None:
+        refuse_sft(loaded, config, overrides_of(settings or {}))
     from editcaption_mega.training import run_dpo
 
     return _result(loaded, run_dpo(loaded))

@@ -43,9 +43,11 @@ def _sft(argv: Sequence[str]) -> int:
 def _dpo(argv: Sequence[str]) -> int:
     words = "Train Qwen3-VL to prefer chosen over rejected instructions (DPO and its variants)."
     arguments = _arguments(argv, words, "train_dpo", "dpo")
-    from editcaption_mega.settings import DPOSettings
+    from editcaption_mega.settings import DPOSettings, refuse_sft
 
     runs = _runs(arguments, DPOSettings)
+    for settings in runs.values():
+        refuse_sft(settings, arguments.config, arguments.overrides)
     if arguments.check or arguments.dry_run:
         return _check_each(runs, arguments)
     from editcaption_mega.training import run_dpo, run_several

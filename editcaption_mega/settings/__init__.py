@@ -18,7 +18,7 @@ from .evaluation import (
 )
 from .hub_names import hub_hint
 from .job import BACKENDS, DataSettings, JobSettings, ModelSettings, TrainingSettings
-from .job_file import load_job
+from .job_file import load_job, refuse_sft
 from .job_optimizer import OptimizerSettings
 from .job_parallel import ParallelSettings
 from .load import load_settings, overrides_of, save_settings
@@ -77,6 +77,7 @@ __all__ = [
     "load_runs",
     "load_settings",
     "overrides_of",
+    "refuse_sft",
     "save_settings",
     "shipped_folder",
 ]

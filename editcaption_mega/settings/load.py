@@ -18,7 +18,7 @@ from editcaption_mega.words import SECRET_NAME
 
 from .checks import SettingsError, choice
 from .job import JobSettings
-from .shipped import find_config, with_shipped_files
+from .shipped import find_config, mend_of_missing, with_shipped_files
 
 _ROWS = (
     "there is none: samples are packed into rows of data.sequence_length tokens, a row is a micro-batch, and as many "
@@ -98,6 +98,7 @@ ELSEWHERE = {
 }
 _NOT_CONVERTED = re.compile(r"Value (?P<value>'.*') of type '\w+' could not be converted to (?P<kind>Integer|Float)$")
 _EXPECTED = {"Integer": "a whole number", "Float": "a number"}
+OF_PREFERENCES = ("preference", "reference")  # sections that DPO has and SFT has not
 # Where they are looked for.
 _TRAINING = ("training", "data", "optimizer", "checkpoint", "parallel", "model", "wandb", "mlflow")
 
@@ -121,7 +122,7 @@ def load_settings(
     Raises SettingsError with one sentence for a missing file, bad YAML, an unknown key or a wrong value."""
     merged = OmegaConf.structured(kind)
     if path is not None:
-        document = read_yaml(path, find_config(path), "name a YAML file such as configs/sft_demo.yaml")
+        document = read_yaml(path, find_config(path), mend_of_missing(path, kind))
         if not isinstance(document, DictConfig):
             raise SettingsError(f"{path} holds no settings: expected sections such as model:, data:, training:")
         merged = _merge(kind, merged, document, str(path))
@@ -262,6 +263,8 @@ def _mend(known: dict[str, Any], key: str, prefix: str) -> str:
         return f"did you mean '{prefix}{inside[0]}.{key}'?"
     if key in ELSEWHERE and (sections or prefix.split(".")[0] in _TRAINING):
         return ELSEWHERE[key]
+    if key in OF_PREFERENCES and not prefix and "optimizer" in sections:
+        return "of a DPO configuration, which editcaption train-dpo (launch/train_dpo.sh) takes"
     close = difflib.get_close_matches(key, known, n=1)
     return f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
 

@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 
 from editcaption_mega.settings import (
+    CaptionSettings,
     DPOSettings,
     EvaluationSettings,
+    JobSettings,
+    ScoreSettings,
     SettingsError,
     find_config,
     load_job,
     load_settings,
+    refuse_sft,
     shipped_folder,
 )
 from editcaption_mega.settings.shipped import with_shipped_files
@@ -56,3 +60,40 @@ def test_files_that_settings_name():
     assert files and all(Path(file).is_file() for file in files)
     kept = {"a": ["configs/nothing.yaml", 1, None], "b": {"c": "data/x"}}
     assert with_shipped_files(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "mend"),
+    [
+        (JobSettings, "sft_qwen3_vl_2", "did you mean sft_qwen3_vl_2b, which is shipped?"),
+        (JobSettings, "configs/sft_qwen3_vl_2.yaml", "did you mean sft_qwen3_vl_2b, which is shipped?"),
+        (JobSettings, "sft_qwen3_vl_235b", "did you mean sft_qwen3_vl_235b_a22b, which is shipped?"),
+        (JobSettings, "sft_qwen3vl_8b", "did you mean sft_qwen3_vl_8b, which is shipped?"),
+        (JobSettings, "dpo_qwen3_vl_2", "did you mean dpo_qwen3_vl_2b, which is shipped?"),
+        (DPOSettings, "dpo_qwen_vl_32b", "did you mean dpo_qwen3_vl_32b, which is shipped?"),
+        (JobSettings, "nothere", "name a YAML file such as configs/sft_demo.yaml"),
+        (JobSettings, "sft_", "name a YAML file such as configs/sft_demo.yaml"),
+        (DPOSettings, "nothere", "name a YAML file such as configs/dpo_demo.yaml"),
+        (EvaluationSettings, "nothere", "name a YAML file such as configs/eval_demo.yaml"),
+        (CaptionSettings, "nothere.yaml", "name a YAML file such as configs/caption_qwen3_vl.yaml"),
+        (ScoreSettings, "nothere", "name a YAML file such as configs/score_editscore.yaml"),
+    ],
+)
+def test_what_was_meant_by_a_name_that_is_none(kind, name, mend):
+    with pytest.raises(SettingsError) as refused:
+        load_settings(name, None, kind)
+    assert str(refused.value) == f"{name} does not exist: {mend}"
+    if "such as " in mend:
+        load_settings(mend.split("such as ")[1], None, kind)
+
+
+def test_a_dpo_configuration_is_none_of_sft_and_the_other_way_round():
+    for shipped in (name for name in NAMES if name.startswith("dpo_")):
+        with pytest.raises(SettingsError, match=r"'preference': of a DPO configuration, which editcaption train-dpo"):
+            load_settings(shipped)
+        refuse_sft(load_settings(shipped, None, DPOSettings), shipped)
+    taken = load_settings("sft_qwen3_vl_2b", None, DPOSettings)
+    with pytest.raises(SettingsError, match="sft_qwen3_vl_2b has neither a section preference: nor reference:, so it"):
+        refuse_sft(taken, "sft_qwen3_vl_2b")
+    refuse_sft(taken, "sft_qwen3_vl_2b", ["preference.loss=sigmoid"])
+    refuse_sft(load_settings("sft_qwen3_vl_2b", ["preference.beta=0.2"], DPOSettings), "sft_qwen3_vl_2b")

@@ -243,6 +243,8 @@ CASES = [
     (LORA + "--runs {root}/nowhere.yaml", "nowhere.yaml does not exist: name a YAML file of runs"),
     ("sft {root}/job.yaml model.folder={root}/model-peft", "begin with them by model.adapters.start="),
     ("dpo {root}/job.yaml model.folder={root}/model-peft", "add its adapters to their weights first"),
+    ("dpo {root}/job.yaml", "so it is an SFT configuration: train-sft takes it"),
+    ("sft {root}/job.yaml preference.beta=0.1", "of a DPO configuration, which editcaption train-dpo"),
     ("bench lora --gigabytes 0", "--gigabytes must be above 0"),
     ("dpo {root}/job.yaml preference.loss=nothing", "preference.loss"),
     ("dpo {root}/job.yaml reference.checkpoint={root}/nowhere", "nowhere"),
