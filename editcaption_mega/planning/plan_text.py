@@ -92,6 +92,7 @@ def _host(plan: JobPlan) -> Iterator[str]:
             counts[key] = max(counts.get(key, 0), count)
     for (what, where), count in sorted(counts.items(), key=lambda item: -item[1]):
         yield f"  {count:5d}  {what} at {where}"
-    mixed = {mix for record in plan.records for mix in record.mixed}
-    for mix in mixed:
-        yield f"  tensors of the host and of the GPU meet in {mix.what} at {mix.where}"
+    waits = {where for _, where in counts}
+    for mix in {mix for record in plan.records for mix in record.mixed}:
+        waiting = "" if mix.where in waits else ", where the host does not wait"
+        yield f"  tensors of the host and of the GPU meet in {mix.what} at {mix.where}{waiting}"

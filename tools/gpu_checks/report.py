@@ -93,7 +93,9 @@ def page(folder: Path) -> str:
         "",
         "A machine needs PyTorch 2.11 or later and a CUDA compiler, and no network: `make gpu-wheels` fetches",
         "what it lacks into `wheels/` beforehand. `make gpu-check GPU_CHECK_ARGS=--keep` then measures within six",
-        "minutes, and keeps the report. Without a GPU it executes the same code at small sizes.",
+        "minutes, and keeps the report. Without a GPU it executes the same code at small sizes. Each part has its",
+        "share of those minutes: one that took more seconds than it had says how many, and what it would have",
+        "measured is not known yet.",
         "",
     ]
     if not cards:
@@ -117,7 +119,9 @@ def _measured(report: Report, part: str, name: str) -> str:
                 verdict = f" ({figure['verdict']})" if figure["verdict"] else ""
                 return _cell(shown(figure) + verdict)
         if measured["part"] == part and measured["error"]:
-            return _cell(f"not measured: the part failed ({measured['error']})")
+            why = measured["error"]
+            why = f"the part took {why}" if why.startswith("more than") else f"the part failed ({why})"
+            return _cell(f"not measured: {why}")
     return "not measured"
 
 
