@@ -23,18 +23,24 @@ from tests.helpers.report_samples import judged, people, synthetic_benchmark, wr
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="needs Chromium or Chrome")
 
+PREFERENCE_RUNS = ["DPO <b>one</b>", "DPO two", "DPO three"]
 EVIL = "Remove the </script><img src=x onerror=alert(1)><script>alert(2)</script> & slightly move it."
 
 
 def training_runs():
-    """A run on instructions and one on preferences, that learned something."""
+    """A run on instructions, and some on preferences with held-out pairs, that learned something."""
     counts = {"samples": 32, "tokens": 1000, "seconds": 0.5}
     losses = [{"step": step, "loss": 6 * 0.99**step, **counts} for step in range(1, 901)]
-    margins = [
-        {"step": step, "loss": 1.2, "reward_margin": step / 100, "detail/reward_margin": step / 50, **counts}
-        for step in range(1, 41)
-    ]
-    return [TrainingRun("SFT", losses, [changing_texts()]), TrainingRun("DPO <b>one</b>", margins)]
+    runs = [TrainingRun("SFT", losses, [changing_texts()])]
+    for number, name in enumerate(PREFERENCE_RUNS):
+        margins = [
+            {"step": step, "loss": 1.2, "reward_margin": step / 100 + number / 10, **counts}
+            | {"held_out/reward_margin": step / 50 + number / 10}
+            | ({} if number else {"detail/reward_margin": step / 50})
+            for step in range(1, 41)
+        ]
+        runs.append(TrainingRun(name, margins))
+    return runs
 
 
 def changing_texts():
@@ -43,6 +49,7 @@ def changing_texts():
     Image.new("RGB", (200, 96), "teal").save(encoded, "WEBP")
     picture = f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
     texts = [WrittenText(50 * k, 50 * k, f"{EVIL} {k}", k < 9, k == 9) for k in range(10)]
+    texts[8] = WrittenText(10_400, 12_000, f"{EVIL} 8", True, False)
     return PairHistory("pair <i>1</i>", EVIL, picture, texts)
 
 
@@ -140,9 +147,17 @@ def test_the_curves_of_training_are_drawn(page):
     ]
     drawn = "[...document.querySelectorAll('#training .lines polyline')].map((one) => one.getBoundingClientRect())"
     boxes = page.run(f"{drawn}.map((box) => [box.width, box.height])")
-    assert len(boxes) == 6 and all(width > 200 and height > 50 for width, height in boxes)
+    assert len(boxes) == 16 and all(width > 200 and height > 50 for width, height in boxes)
     labels = page.run("[...document.querySelectorAll('#training .key span')].map((one) => one.textContent)")
-    assert labels == ["SFT", "DPO <b>one</b>", "detail"]
+    assert labels == ["SFT", *(label for run in PREFERENCE_RUNS for label in (run, f"{run}, held out")), "detail"]
+    figure = "document.querySelectorAll('#training .curves')[1]"
+    style = "(({stroke, strokeDasharray}) => [stroke, strokeDasharray])(getComputedStyle(one))"
+    drawn, keys = (
+        page.run(f"[...{figure}.querySelectorAll('{what}')].map((one) => {style})")
+        for what in (".lines polyline:not(.raw)", ".key line")
+    )
+    assert len(drawn) == 6 and all(len(set(looks)) == 6 for looks in zip(*drawn, strict=True)), "by color, and by dash"
+    assert keys == drawn
     cells = page.run("[...document.querySelectorAll('#training-runs tbody td')].map((one) => one.textContent)")
     assert cells[:4] == ["900", "32", "900,000", "7.5"]
 
@@ -156,6 +171,9 @@ def test_the_texts_of_training_are_beside_their_pictures(page, width):
     assert box[0] == 200 and 150 < box[1] < width
     rows = page.run(f"[...{card}.querySelector('.texts tbody').rows].map((one) => one.textContent)")
     assert len(rows) == 8 and rows[0] == f"0{EVIL} 0" and rows[-1] == f"450{EVIL} 9 … cut ✓"
+    assert "10,400–12,000" in rows[-2]
+    words = f"[...{card}.querySelectorAll('.texts .r')].map((one) => [one.scrollWidth, one.clientWidth])"
+    assert all(inside <= given for inside, given in page.run(words)), "steps stay in their column"
     assert page.run(f"{card}.querySelectorAll('script, i i, td img').length") == 0
     assert page.run(f"{card}.querySelector('summary').textContent") == "all 10 texts"
     assert page.run("document.documentElement.scrollWidth") <= width

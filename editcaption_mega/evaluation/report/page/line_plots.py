@@ -14,17 +14,22 @@ BOX = 1000
 _MOST_POINTS = 400  # of a line; more are averaged in groups
 _SMOOTHED_OVER = 40  # a part of the line of this share is averaged: 1 / 40
 
+COLORS, DASHES = 6, 6  # of lines, as report_panels.css has them; the first six curves differ in both
+
 Curve = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Line:
-    """points, smooth: "x,y x,y .." as an SVG polyline takes them, as it is and as a running mean."""
+    """points, smooth: "x,y x,y .." as an SVG polyline takes them, as it is and as a running mean. color, dash: which of
+    COLORS and of DASHES, told apart also by who sees no colors."""
 
     label: str
     points: str
     smooth: str
     last: float  # of the running mean
+    color: int
+    dash: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,10 @@ class LinePlot:
     lines: tuple[Line, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
+
+    @property
+    def looks_repeat(self) -> bool:
+        return len({(line.color, line.dash) for line in self.lines}) < len(self.lines)
 
 
 def line_plot(
@@ -58,9 +67,10 @@ def line_plot(
         return " ".join(points if len(points) > 1 else 2 * points)  # a line of one point is drawn as a dot
 
     lines = []
-    for label, curve in drawn.items():
+    for number, (label, curve) in enumerate(drawn.items()):
         smooth = curve if label in exact else _running_mean(curve)
-        lines.append(Line(label, polyline(curve), polyline(smooth), smooth[-1][1]))
+        color, dash = number % COLORS, (number + number // COLORS) % DASHES
+        lines.append(Line(label, polyline(curve), polyline(smooth), smooth[-1][1], color, dash))
     return LinePlot(title, tuple(lines), x_ticks, y_ticks)
 
 

@@ -1,10 +1,12 @@
 """Curves lie on their axes, whatever their values."""
 
 import math
+import re
 
 import pytest
 
-from editcaption_mega.evaluation.report.page.line_plots import BOX, line_plot
+from editcaption_mega.evaluation.report.page.line_plots import BOX, COLORS, DASHES, line_plot
+from tests.helpers import ROOT
 
 
 def points(text):
@@ -40,3 +42,23 @@ def test_there_may_be_little_to_draw(curve, logarithmic):
     for line in plot.lines:
         assert all(0 <= x <= BOX and 0 <= y <= BOX for x, y in points(line.points)) and line.points
     assert len(plot.y_ticks) == len({label for _, label in plot.y_ticks})
+
+
+def test_no_two_of_36_curves_look_alike_and_the_first_six_differ_without_color_too():
+    lines = line_plot("t", {str(n): [(0, n), (1, n)] for n in range(COLORS * DASHES)}).lines
+    assert len({(line.color, line.dash) for line in lines}) == len(lines) == 36
+    assert len({line.dash for line in lines[:6]}) == len({line.color for line in lines[:6]}) == 6
+
+
+def test_more_curves_than_looks_are_said_to_be_so():
+    plots = [line_plot("t", {str(n): [(0, n), (1, n)] for n in range(count)}) for count in (36, 37)]
+    assert [plot.looks_repeat for plot in plots] == [False, True]
+
+
+def test_the_style_sheet_has_every_color_in_both_schemes_and_every_dash():
+    style = (ROOT / "editcaption_mega/evaluation/report/templates/report_panels.css").read_text(encoding="utf-8")
+    colors = re.findall(r"--line-(\d): (#\w{6});", style)
+    assert sorted(number for number, _ in colors) == sorted(2 * [str(n) for n in range(COLORS)])
+    assert len({color for _, color in colors}) == 2 * COLORS
+    dashes = dict(re.findall(r"\.dash-(\d) \{ stroke-dasharray: ([\d ]+);", style))
+    assert sorted(dashes) == [str(n) for n in range(1, DASHES)] and len(set(dashes.values())) == DASHES - 1
