@@ -162,6 +162,7 @@ def print_summary(out: Path) -> None:
     from editcaption_mega.data import open_shards
     from editcaption_mega.evaluation.judge.rule_judge import judge
     from editcaption_mega.evaluation.record_files import read_records
+    from editcaption_mega.evaluation.report.page.panels import RARELY
     from editcaption_mega.evaluation.stats.intervals import bootstrap_interval
     from editcaption_mega.records import FAILURE_MODES, Instruction
 
@@ -174,8 +175,10 @@ def print_summary(out: Path) -> None:
         low, high = bootstrap_interval(weighted)
         rates = {mode: fmean(mode in one.failure_modes for one in judged) for mode in FAILURE_MODES}
         modes = ", ".join(f"{mode} {100 * rate:.1f} %" for mode, rate in rates.items())
+        correct = fmean(one.correct for one in judged)
+        caution = " (few are no merit of texts that are hardly ever right: what they leave out is in none)"
         say(f"{model}: weighted score {fmean(weighted):.3f} (95 % interval {low:.3f} to {high:.3f}), "
-            f"{100 * fmean(one.correct for one in judged):.1f} % wholly correct; errors: {modes}")  # fmt: skip
+            f"{100 * correct:.1f} % wholly correct; errors: {modes}{caution if correct < RARELY else ''}")  # fmt: skip
 
 
 def adapters_note(out: Path) -> str:

@@ -1,25 +1,30 @@
 """What a model does better and worse than the one before it, pair by pair: which pairs it mended, which it broke."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from urllib.parse import quote
 
-from editcaption_mega.evaluation.rubric.opinions import WEIGHTED, Labels
+from editcaption_mega.evaluation.rubric.opinions import WEIGHTED, Labels, can_tell
+from editcaption_mega.evaluation.stats.intervals import bootstrap_interval
 from editcaption_mega.records import FAILURE_MODES, EditPair
 
 from .join import Joined
-from .numbers import Rate, fault_rate
+from .numbers import Interval, Rate, fault_rate
 
 MOST_CARDS = 24  # of the mended pairs that a page shows, and of the broken ones
 
 
 @dataclass(frozen=True)
 class FaultChange:
-    """How often each of the two models has a fault."""
+    """How often each of the two models has a fault, and how they differ on the same pairs: the mean of +1 where only
+    the second has it and -1 where only the first has, with its 95 % interval; None where no pair has both judged."""
 
     fault: str
     before: Rate
     after: Rate
+    difference: float | None
+    interval: Interval | None
 
     @property
     def relative(self) -> float | None:
@@ -27,10 +32,9 @@ class FaultChange:
         return self.after.share / self.before.share - 1 if self.before.hits else None
 
     @property
-    def apart(self) -> bool:
-        """Whether the two intervals are apart."""
-        (low, high), (other_low, other_high) = self.before.interval, self.after.interval
-        return other_high < low or high < other_low
+    def settled(self) -> bool:
+        """Whether the interval of the differences on the same pairs leaves 0 out."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def _change(judge: str, benchmark: str, both: dict[str, dict[str, Labels]]) -> M
     (before, first), (after, second) = both.items()
     right = {pair_id: (is_right(first[pair_id]), is_right(second[pair_id])) for pair_id in first}
     told = [pair_id for pair_id, both_right in right.items() if None not in both_right]
-    faults = [FaultChange(mode, *(fault_rate(own.values(), mode) for own in (first, second))) for mode in FAILURE_MODES]
+    faults = [_fault_change(mode, first, second) for mode in FAILURE_MODES]
     return ModelChange(
         judge, benchmark, before, after,
         pairs=len(told),
@@ -103,6 +107,22 @@ def _change(judge: str, benchmark: str, both: dict[str, dict[str, Labels]]) -> M
         broken=tuple(pair_id for pair_id in told if right[pair_id] == (True, False)),
         faults=tuple(change for change in faults if change.before.hits or change.after.hits),
     )  # fmt: skip
+
+
+def _fault_change(fault: str, first: Mapping[str, Labels], second: Mapping[str, Labels]) -> FaultChange:
+    both = [(one, second[pair_id]) for pair_id, one in first.items()]
+    differences = [
+        float(fault in after.faults) - float(fault in before.faults)
+        for before, after in both
+        if can_tell(before, fault) and can_tell(after, fault)
+    ]
+    return FaultChange(
+        fault,
+        fault_rate(first.values(), fault),
+        fault_rate(second.values(), fault),
+        difference=fmean(differences) if differences else None,
+        interval=bootstrap_interval(differences) if differences else None,
+    )
 
 
 def cards(joined: Joined, change: ModelChange, pair_ids: Sequence[str]) -> list[Card]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import time
 
 import numpy as np
@@ -184,6 +185,9 @@ def test_mended_and_broken_pairs_have_their_pictures_and_lead_to_their_samples(p
     counts = page.run("[...document.querySelectorAll('#changes .headline b')].map((one) => Number(one.textContent))")
     assert "SFT mends" in headline and counts[0] > 6
     assert page.run("document.querySelectorAll('#changes h3').length") == 2, "benchmarks"
+    fault = page.run("document.querySelector('#changes .faults li').textContent")
+    points = r"[+-]\d+\.\d points \([+-]\d+\.\d to [+-]\d+\.\d\)"
+    assert re.search(rf" % → \d+\.\d % \(\d+ % (fewer|more)\) on the same pairs {points}: (not )?settled$", fault)
     card = "document.querySelector('#changes .pair-card')"
     page.run(f"{card}.scrollIntoView()")
     page.wait(f"[...{card}.querySelectorAll('img')].every((one) => one.naturalWidth > 0)")

@@ -47,13 +47,29 @@ def test_mended_broken_and_untold(benchmark, other):
     assert (change.pairs, change.untold) == (PAIRS - 1, 1)
     (fault,) = change.faults
     assert (fault.fault, fault.before.hits, fault.before.total, fault.after.hits) == ("detail", 1, PAIRS - 1, 0)
-    assert fault.relative == -1 and not fault.apart
+    assert fault.relative == -1 and fault.difference == -1 / (PAIRS - 1) and not fault.settled
     first, second = cards(joined, change, change.mended)
     assert (first.sample, second.sample) == (4, 5), "after the four of the other benchmark"
     assert first.address == f"#set%20%2F%20one/{benchmark.ids[0]}"
     assert [(one.model, one.right, one.failure_modes) for one in first.answers] == [
         ("a", False, ("detail",)), ("b", True, ()),
     ]  # fmt: skip
+
+
+def test_a_change_on_the_same_pairs_is_settled_where_intervals_of_the_shares_overlap(benchmark):
+    """Half of the pairs have the fault before, and seven of these do no more."""
+    wrong = [i for i in range(PAIRS) if i % 2]
+    mended = wrong[:7]
+    before = [judgement(benchmark, i, "a", failure_modes=["orientation"] if i in wrong else []) for i in range(PAIRS)]
+    after = [
+        judgement(benchmark, i, "b", failure_modes=["orientation"] if i in wrong and i not in mended else [])
+        for i in range(PAIRS)
+    ]
+    texts = [*written(benchmark, "a"), *written(benchmark, "b")]
+    (change,) = changes_of(join([benchmark], texts, [*before, *after]), "a", "b")
+    (fault,) = change.faults
+    assert fault.before.interval[0] < fault.after.interval[1], "the two intervals overlap"
+    assert fault.settled and fault.interval[1] < 0 and fault.difference == pytest.approx(-7 / PAIRS)
 
 
 def test_cards_show_every_edit_type_before_any_comes_again(benchmark):

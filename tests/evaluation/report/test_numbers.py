@@ -4,6 +4,7 @@ import pytest
 
 from editcaption_mega.evaluation.report.join import join
 from editcaption_mega.evaluation.report.numbers import evaluate, places
+from editcaption_mega.evaluation.report.page.panels import panels_of
 from editcaption_mega.evaluation.report.tables.paper_layout import tables_of
 from editcaption_mega.evaluation.rubric.opinions import merge
 from editcaption_mega.evaluation.rubric.scores import weighted_score
@@ -129,6 +130,19 @@ def test_models_are_compared_on_the_pairs_that_both_have(benchmark):
     # A failure mode that a judge never tells is absent, not 0 %.
     plain = [row.model_copy(update={"failure_modes": []}) for row in judged(benchmark, good + bad)]
     assert "detail" not in evaluate(join([benchmark], good + bad, plain)).scores["rule judge"]["Eval-400"]["bad"].faults
+
+
+def test_few_errors_of_models_that_are_hardly_ever_right_come_with_a_caution(benchmark):
+    rows = written(benchmark, "errs", mistakes=0.4, seed=1)
+    garbage = [row.model_copy(update={"model": "garbage", "instruction": "Make it so."}) for row in rows]
+    evaluation = evaluate(join([benchmark], rows + garbage, judged(benchmark, rows + garbage)))
+    scores = evaluation.scores["rule judge"]["Eval-400"]
+    assert scores["errs"].correct.share > 0.4 and scores["garbage"].correct.share == 0
+    assert scores["errs"].faults["detail"].hits > scores["garbage"].faults["detail"].hits == 0, "the worst looks best"
+    (panel,) = panels_of(evaluation, None)
+    assert panel.caution.startswith("garbage: wholly correct on less than 10 % of the pairs.")
+    (panel,) = panels_of(evaluate(join([benchmark], rows, judged(benchmark, rows))), None)
+    assert panel.caution == ""
 
 
 def test_places_are_shared_where_intervals_overlap():

@@ -10,6 +10,8 @@ from editcaption_mega.evaluation.rubric.paper_tables import PaperTables, same_na
 
 from .plots import Heat, Plot, difference_plot, floor_of, heat, score_plot, share_plot
 
+RARELY = 0.1  # of the pairs wholly correct: errors of a kind may then be few because texts say nothing of it
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -21,6 +23,7 @@ class Panel:
     categories: list[Plot]
     correct: Plot | None
     faults: list[Plot]
+    caution: str  # of models whose few errors say little; "" for none
     heat: Heat
     differences: Plot
     repeats: list[tuple[str, ModelScores]]  # of models that were judged more than once
@@ -53,6 +56,16 @@ def _headline(evaluation: Evaluation, judge: str, benchmark: str) -> str:
     if near:
         return f"{line}, the highest; on the same pairs it is not settled that it is better than {_and(near)}."
     return f"{line}, the highest; on the same pairs it is better than every other model."
+
+
+def _caution(models: Sequence[str]) -> str:
+    """Beside the errors of models that are hardly ever right: the worst would look best."""
+    if not models:
+        return ""
+    return (
+        f"{_and(models)}: wholly correct on less than {100 * RARELY:.0f} % of the pairs. Few errors of a kind are no "
+        "merit there: a text that names no direction, viewpoint or detail has none of them wrong."
+    )
 
 
 def _and(names: Sequence[str]) -> str:
@@ -92,6 +105,7 @@ def _panel(evaluation: Evaluation, judge: str, benchmark: str, paper: PaperTable
         ],
         correct=share_plot("wholly correct", correct, 1.0) if correct else None,
         faults=[share_plot(fault, shares, min(1.0, max(0.1, top))) for fault, shares in rates.items()],
+        caution=_caution([model for model, one in correct.items() if one.share < RARELY]) if faults else "",
         heat=heat(scores),
         differences=difference_plot("Weighted score, first − second, on the same pairs", compared),
         repeats=[(model, one) for model, one in scores.items() if one.repeats > 1],
