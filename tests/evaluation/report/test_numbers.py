@@ -133,15 +133,16 @@ def test_models_are_compared_on_the_pairs_that_both_have(benchmark):
 
 
 def test_few_errors_of_models_that_are_hardly_ever_right_come_with_a_caution(benchmark):
-    rows = written(benchmark, "errs", mistakes=0.4, seed=1)
-    garbage = [row.model_copy(update={"model": "garbage", "instruction": "Make it so."}) for row in rows]
-    evaluation = evaluate(join([benchmark], rows + garbage, judged(benchmark, rows + garbage)))
+    good, bad = written(benchmark, "good"), written(benchmark, "bad", mistakes=1.0, seed=1)
+    garbage = [row.model_copy(update={"model": "garbage", "instruction": "Make it so."}) for row in good]
+    rows = [*good, *bad, *garbage]
+    evaluation = evaluate(join([benchmark], rows, judged(benchmark, rows)))
     scores = evaluation.scores["rule judge"]["Eval-400"]
-    assert scores["errs"].correct.share > 0.4 and scores["garbage"].correct.share == 0
-    assert scores["errs"].faults["detail"].hits > scores["garbage"].faults["detail"].hits == 0, "the worst looks best"
+    assert scores["garbage"].correct.share == 0
+    assert scores["bad"].faults["detail"].hits > scores["garbage"].faults["detail"].hits == 0, "the worst looks best"
     (panel,) = panels_of(evaluation, None)
-    assert panel.caution.startswith("garbage: wholly correct on less than 10 % of the pairs.")
-    (panel,) = panels_of(evaluate(join([benchmark], rows, judged(benchmark, rows))), None)
+    assert panel.caution.startswith("bad and garbage: wholly correct on less than 10 % of the pairs.")
+    (panel,) = panels_of(evaluate(join([benchmark], good, judged(benchmark, good))), None)
     assert panel.caution == ""
 
 
