@@ -39,4 +39,8 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         print("usage: python examples/read_shards.py FOLDER   (one that tools/make_shards.py wrote)", file=sys.stderr)
         sys.exit(2)
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except ValueError as error:  # a folder that is none, or that holds no shards
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

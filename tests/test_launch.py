@@ -73,5 +73,5 @@ def test_a_dry_run_under_a_launcher_of_one_s_own_looks_at_the_settings(tmp_path)
     assert done.returncode == 0 and "4 ranks, 2 of them with other data, into run; nothing" in done.stdout, done.stderr
     assert not (tmp_path / "run").exists()
     done = run("parallel.tensor_model_parallel_size=3")
-    assert done.returncode == 1 and "4 ranks are not a multiple of tensor x pipeline = 3" in done.stderr
+    assert done.returncode == 2 and "4 ranks are not a multiple of tensor x pipeline = 3" in done.stderr
     assert run("data.shards=[none]").returncode == 2

@@ -70,6 +70,8 @@ def run(arguments: Namespace) -> int:
         if endpoint is None:
             check_model_name(arguments.model)
             captioner = Captioner(arguments.model, options)
+        else:
+            endpoint.secret()  # that the variable holds one
     if endpoint is None:
         answer = captioner.answer(*pictures)
     else:

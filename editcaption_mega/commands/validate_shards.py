@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from editcaption_mega.cli import ArgumentError, argument_parser, check_output_file, check_used, positive, print_counts
 from editcaption_mega.data.importers.quota import quota_lines
 from editcaption_mega.data.shards.check import rebuild_index, verify
-from editcaption_mega.data.shards.index import load_index
+from editcaption_mega.data.shards.index import INDEX_NAME, load_index
 from editcaption_mega.data.shards.pair_checks import Remark
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
@@ -150,6 +150,9 @@ def _check(args: Namespace) -> None:
     if not Path(args.directory).is_dir():
         raise ArgumentError(f"{args.directory}: no such folder of shards")
     check_output_file("--contact-sheet", args.contact_sheet)
+    if not args.rebuild_index and not (Path(args.directory) / INDEX_NAME).is_file():
+        with before_work():
+            load_index(args.directory)  # which says what there is instead
     if args.tokenizer is not None:
         from editcaption_mega.data.text.prompt import load_tokenizer
 

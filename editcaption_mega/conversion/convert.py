@@ -15,9 +15,9 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import SettingsError, before_work
 
-from .checkpoint_folders import find_checkpoint, held_checkpoint
+from .checkpoint_folders import checkpoints, find_checkpoint, held_checkpoint
 from .folder_conversion import folder_source, store_source, to_folder
-from .hugging_face import FOLDER_FILE_BYTES, architecture_and_fp8
+from .hugging_face import FOLDER_FILE_BYTES, FolderReader, architecture_and_fp8
 from .jobs import PartialFolder, joined_ranks
 from .manifest import MANIFEST
 from .peft_folder import write_peft_folder
@@ -37,8 +37,16 @@ def refuse_existing(output: Path) -> None:
 
 
 def source_architecture(folder: Path) -> Architecture:
-    """That of a folder which `hf_to_megatron` can convert: the weights may be FP8. Raises ValueError."""
-    return architecture_and_fp8(folder)[0]
+    """That of a folder which `hf_to_megatron` can convert: the weights may be FP8. Raises ValueError, also for weights
+    that are not whole."""
+    if not (folder / CONFIG).is_file() and ((folder / MANIFEST).is_file() or checkpoints(folder)):
+        raise ValueError(
+            f"{folder} is a checkpoint or run of this package, expected a Hugging Face folder: there is nothing to "
+            "convert; editcaption convert megatron-to-hf writes it as one"
+        )
+    architecture = architecture_and_fp8(folder)[0]
+    FolderReader(folder, fp8_dtype=torch.bfloat16)
+    return architecture
 
 
 def hf_to_megatron(

@@ -221,16 +221,17 @@ class ColumnFile:
     """A whole file of columns, read line by line. Of `pairs` that a filter kept of the set that the file is about, it
     gives the lines; they say what they said of the pairs before the filter.
 
-    Raises ValueError for a file that is none, and, where `pairs` is given, for one of another set of shards."""
+    Raises SettingsError (a ValueError) for a file that is none, and, where `pairs` is given, for one of another set of
+    shards."""
 
     def __init__(self, path: str | Path, pairs: PairSet | None = None):
         self.path = Path(path)
         if self.path.is_dir():
-            raise ValueError(f"{path} is a folder: expected a file of columns, NAME.jsonl")
+            raise SettingsError(f"{path} is a folder: expected a file of columns, NAME.jsonl")
         if not self.path.is_file():
             made = made_folder(self.path)
             unfinished = f"; {made} is there, so run its step again to its end" if made.is_dir() else ""
-            raise ValueError(f"{path} does not exist: expected a file of columns{unfinished}")
+            raise SettingsError(f"{path} does not exist: expected a file of columns{unfinished}")
         with open(self.path, "rb") as file:
             first = file.readline()
         try:
@@ -238,13 +239,13 @@ class ColumnFile:
         except ValueError:
             head = None
         if not isinstance(head, dict) or head.get("format") != FORMAT:
-            raise ValueError(f"{path} is no file of columns: its first line has no format {FORMAT!r}")
+            raise SettingsError(f"{path} is no file of columns: its first line has no format {FORMAT!r}")
         self.head: dict[str, Any] = head
         self.samples: int = head["samples"]
         self._pairs = pairs
         self._is_of_more = pairs is not None and head["of"] != pairs.fingerprint
         if pairs is not None and self._is_of_more and head["of"] not in sets_before(pairs):
-            raise ValueError(
+            raise SettingsError(
                 f"{path} is about another set of shards (fingerprint {head['of'][:12]}, these have "
                 f"{pairs.fingerprint[:12]}): make it again from these; where `curate filter` drew these from that set, "
                 f"it says so in FOLDER{SURVIVAL}, which has to lie beside their folder"

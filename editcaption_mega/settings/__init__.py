@@ -2,7 +2,7 @@
 
 from .adapters import AdapterSettings
 from .checkpoints import CheckpointSettings
-from .checks import SettingsError, before_work
+from .checks import SettingsError, before_work, check_model_folder
 from .curation import CaptionSettings, ScoreSettings, ServerSettings
 from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
 from .endurance import BadStepSettings, WatchdogSettings
@@ -69,6 +69,7 @@ __all__ = [
     "WatchdogSettings",
     "before_work",
     "check_installed",
+    "check_model_folder",
     "check_paths",
     "find_config",
     "hub_hint",

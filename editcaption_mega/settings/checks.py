@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 
@@ -22,6 +23,15 @@ def before_work() -> Iterator[None]:
         raise SettingsError(str(error)) from error
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise SettingsError(f"{error.filename}: {error.strerror}") from error
+
+
+def check_model_folder(folder: Path, what: str) -> None:
+    """That a folder named in an option or a setting holds a Hugging Face model. what: its kind. Raises
+    SettingsError."""
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: no such folder: expected one of a {what}")
+    if not (folder / "config.json").is_file():
+        raise SettingsError(f"{folder}: expected the folder of a {what}, found no config.json")
 
 
 def choices(section: str, settings: Any) -> None:

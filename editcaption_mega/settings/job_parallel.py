@@ -113,11 +113,11 @@ class ParallelSettings:
         return 1 if self.virtual_pipeline_model_parallel_size is None else self.pipeline_model_parallel_size
 
     def data_parallel_size(self, world_size: int) -> int:
-        """Ranks that hold other data. Raises ValueError when the layout does not divide the world."""
+        """Ranks that hold other data. Raises SettingsError when the layout does not divide the world."""
         model, experts = self._group_sizes()
         for what, size in (("tensor x pipeline", model), ("expert tensor x expert x pipeline", experts)):
             if world_size % size:
-                raise ValueError(
+                raise SettingsError(
                     f"{world_size} ranks are not a multiple of {what} = {size}: change the parallel sizes or the "
                     "number of ranks"
                 )

@@ -42,6 +42,7 @@ def test_an_address_writes(pictures, capsys, text, code, words):
         (["--model", "nowhere"], "nowhere: no such folder"),
         (["--model", "m", "--url", "localhost:8000"], "must look like"),
         (["--model", "m", "--key-env", "KEY"], "--key-env is of --url"),
+        (["--model", "m", "--url", "http://127.0.0.1:1/v1", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is missing"),
         (["--model", "m", "--max-pixels", "10"], "max_pixels=10"),
         (["--model", "m", "--prompt", "nowhere.yaml"], "nowhere.yaml"),
     ],

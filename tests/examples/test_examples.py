@@ -60,6 +60,19 @@ def test_shards_read_in_two_ways(capsys, tmp_path):
     assert all(": (" in line for line in (third, fourth)) and third != fourth
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_reading_shards_of_a_folder_that_has_none_ends_with_a_sentence(capsys, tmp_path, monkeypatch, made):
+    folder = tmp_path / "shards"
+    if made:
+        folder.mkdir()
+    path = ROOT / "examples/read_shards.py"
+    monkeypatch.setattr("sys.argv", [str(path), str(folder)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {folder}")
+
+
 def test_an_objective_of_ones_own_trains_resumes_and_is_not_taken_for_another(tmp_path):
     from editcaption_mega.training import run_sft
 

@@ -4,6 +4,7 @@ with the same words would not mend. 1 is for work that failed."""
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ import yaml
 from editcaption_mega import cli, train
 from editcaption_mega.conversion import AdapterChoice
 from editcaption_mega.conversion.adapter_values import new_values
+from editcaption_mega.conversion.convert import hf_to_megatron
 from editcaption_mega.conversion.peft_folder import write_peft_folder
 from editcaption_mega.evaluation.benchmarks import Benchmark
 from editcaption_mega.evaluation.human.tasks import Key
@@ -36,6 +38,9 @@ def root(tmp_path_factory):
         choice = AdapterChoice.of(Architecture.from_folder(root / base), AdapterSettings(rank=4))
         values = {rule.name: new_values(rule, 1) for rule in choice.rules.values()}
         write_peft_folder(root / f"{base}-peft", choice, values, base, "0123456789abcdef")
+    shutil.copytree(root / "model", root / "cut")
+    os.truncate(root / "cut/model.safetensors", 1000)
+    hf_to_megatron(root / "model", root / "store")
     (root / "texts").mkdir()
     rows = [{"id": pair_id, "instruction": "Move it."} for pair_id in Benchmark("set", root / "shards").ids]
     (root / "texts/set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -77,6 +82,9 @@ VERDICTS = EVALUATE.replace("{command}", "human-import") + "--benchmark set --ou
 TRUTH = EVALUATE.replace("{command}", "ground-truth") + "--benchmark set --proposals {root}/nowhere "
 LORA = "sft {root}/job.yaml training.precision=fp32 model.adapters.rank=4 "
 PLAN = "plan {root}/job.yaml --gpus 2 "
+FILTER = "curate filter --shards {root}/shards --rules a>1 --output {root}/new "
+OUT = "--output {root}/new.jsonl "
+BEST_OF = "curate best-of --shards {root}/shards --captions {root}/nowhere.jsonl --scores {root}/nowhere.jsonl " + OUT
 JUDGE = EVALUATE.replace("{command}", "check-judge")
 
 # Options stand last, so a later one replaces an earlier one of the same name.
@@ -245,6 +253,37 @@ CASES = [
     ("dpo {root}/job.yaml model.folder={root}/model-peft", "add its adapters to their weights first"),
     ("dpo {root}/job.yaml", "so it is an SFT configuration: train-sft takes it"),
     ("sft {root}/job.yaml preference.beta=0.1", "of a DPO configuration, which editcaption train-dpo"),
+    ("sft {root}/job.yaml --check --gpus 3 parallel.tensor_model_parallel_size=2", "3 ranks are not a multiple of"),
+    ("curate export --format jsonl --shards {root}/nowhere --output {root}/new", "nowhere"),
+    ("curate export --format jsonl --shards {root}/used --output {root}/new", "index.json"),
+    ("curate export --format jsonl --shards {root}/shards --survival {root}/nowhere --output {root}/new", "nowhere"),
+    ("curate mirror --shards {root}/nowhere --output {root}/new", "nowhere"),
+    ("curate measure --shards {root}/nowhere " + OUT, "nowhere"),
+    (
+        "curate measure --shards {root}/shards --clip {root}/nowhere " + OUT,
+        "nowhere: no such folder: expected",
+    ),
+    ("curate measure --shards {root}/shards --clip {root}/used " + OUT, "found no config.json"),
+    ("curate lint --shards {root}/nowhere " + OUT, "nowhere"),
+    ("curate lint --jsonl {root}/nowhere " + OUT, "nowhere"),
+    (
+        "curate lint --shards {root}/shards --mirrored {root}/nowhere " + OUT,
+        "does not exist: expected a file of",
+    ),
+    ("curate lint --shards {root}/shards --instructions {root}/nowhere " + OUT, "does not exist: expected a file of"),
+    (FILTER + "--shards {root}/nowhere", "nowhere"),
+    (FILTER + "--columns {root}/nowhere", "nowhere does not exist: expected a file of columns"),
+    (FILTER + "--columns {root}/used/file", "is no file of columns"),
+    (FILTER + "--rules a~1", "a~1"),
+    (BEST_OF, "nowhere.jsonl does not exist"),
+    (BEST_OF.replace("/shards", "/nowhere"), "nowhere"),
+    ("curate alternatives --shards {root}/shards --captions {root}/nowhere " + OUT, "nowhere does not exist"),
+    ("curate score agreement --shards {root}/shards --captions {root}/nowhere " + OUT, "nowhere does not exist"),
+    ("curate score log-probs --shards {root}/nowhere --given {root}/nowhere " + OUT, "nowhere"),
+    ("curate refine-export --shards {root}/nowhere --folder {root}/new", "nowhere"),
+    ("validate_shards {root}/used", "index.json"),
+    (HF + "--hf {root}/cut", "cut/model.safetensors"),
+    (HF + "--hf {root}/store", "is a checkpoint or run of this package, expected a Hugging Face folder"),
     ("bench lora --gigabytes 0", "--gigabytes must be above 0"),
     ("dpo {root}/job.yaml preference.loss=nothing", "preference.loss"),
     ("dpo {root}/job.yaml reference.checkpoint={root}/nowhere", "nowhere"),

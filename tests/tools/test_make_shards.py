@@ -32,7 +32,7 @@ def test_synthetic_from_any_folder_and_the_full_check(tmp_path):
 
     (tmp_path / "out" / "index.json").unlink()
     done = tool("validate_shards.py", tmp_path / "out")
-    assert done.returncode == 1 and "--rebuild-index" in one_error_line(done)
+    assert done.returncode == 2 and "--rebuild-index" in one_error_line(done)
     done = tool("validate_shards.py", tmp_path / "out", "--rebuild-index")
     assert done.returncode == 0 and "5 pairs whole and sound" in done.stdout
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.settings import before_work
 
 EXAMPLE_RULE = "log_prob reward:0.5"
 
@@ -44,7 +45,8 @@ def alternatives(arguments: Namespace) -> None:
     from editcaption_mega.curation.scores.scored_texts import write_alternatives
     from editcaption_mega.data import open_shards
 
-    shards = open_shards(arguments.shards)
+    with before_work():
+        shards = open_shards(arguments.shards)
     turned = write_alternatives(arguments.output, shards, ColumnFile(arguments.captions, shards))
     print(f"{arguments.output}: {turned:,} texts have an opposite; score the file, then editcaption curate best-of")
 
@@ -55,10 +57,11 @@ def best_of(arguments: Namespace) -> None:
     from editcaption_mega.curation.scores.best_of import best_of as choose
     from editcaption_mega.data import open_shards
 
-    rule = [WeightedColumn.parse(text) for text in arguments.by]
-    shards = open_shards(arguments.shards)
-    captions = ColumnFile(arguments.captions, shards)
-    scores = [ColumnFile(path, shards) for path in arguments.scores]
+    with before_work():
+        rule = [WeightedColumn.parse(text) for text in arguments.by]
+        shards = open_shards(arguments.shards)
+        captions = ColumnFile(arguments.captions, shards)
+        scores = [ColumnFile(path, shards) for path in arguments.scores]
     chosen = choose(arguments.output, shards, captions, scores, rule)
     if not chosen:
         raise ValueError(f"no pair has a text with a score: are there instructions in {arguments.captions}?")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
+from editcaption_mega.settings import before_work
 
 FORMS = ("jsonl", "parquet", "webdataset", "instruct-pix2pix")
 
@@ -33,10 +34,11 @@ def run(arguments: Namespace) -> None:
     from editcaption_mega.data import open_shards
     from editcaption_mega.files import read_json
 
-    survival = read_json(arguments.survival) if arguments.survival else None
+    with before_work():
+        survival = read_json(arguments.survival) if arguments.survival else None
+        shards = open_shards(arguments.shards)
     contents = export_pairs(
-        open_shards(arguments.shards), arguments.format, arguments.output, licenses=arguments.licenses,
-        survival=survival, progress=progress,
+        shards, arguments.format, arguments.output, licenses=arguments.licenses, survival=survival, progress=progress,
     )  # fmt: skip
     print(f"{arguments.output}: {contents.pairs:,} pairs as {arguments.format}; README.md is the data card")
     cli.print_counts("licenses of the pairs", contents.licenses)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
+from editcaption_mega.settings import before_work
 
 _RULES = (
     "rules, in their order: success>=6, ssim<q0.9 (a quantile), success>=p0.95 (a threshold for a precision, from "
@@ -47,7 +48,8 @@ def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.filters.quotas import parse_quotas
     from editcaption_mega.data.shards.reader import open_shards
 
-    shares = parse_quotas(arguments.quotas or "")
+    with before_work():
+        shares = parse_quotas(arguments.quotas or "")
     if arguments.quotas is not None and not shares:
         raise cli.ArgumentError(
             "--quotas is empty: give shares, as semantic=25,stylistic=25,structural=50, or leave it"
@@ -59,18 +61,17 @@ def run(arguments: Namespace) -> None:
         )
     if arguments.seed is not None and not quotas.shares:
         raise cli.ArgumentError("--seed is of what --quotas draw, and nothing else draws: give both, or neither")
-    rules = parse_rules(arguments.rules)
+    with before_work():
+        rules = parse_rules(arguments.rules)
     if arguments.labels and not any(rule.kind == "precision" for rule in rules):
         raise cli.ArgumentError("--labels are for rules of a precision, such as success>=p0.95: give one, or leave it")
     if not rules and not quotas.shares:
         raise cli.ArgumentError("nothing to filter by: give --rules or --quotas")
-    plan = FilterPlan(
-        rules, arguments.columns, arguments.instructions, arguments.best,
-        read_labels(arguments.labels) if arguments.labels else {}, quotas,
-    )  # fmt: skip
-    decision = filter_pairs(
-        open_shards(arguments.shards), plan, arguments.output, only_page=arguments.only_page, progress=progress
-    )
+    with before_work():
+        labels = read_labels(arguments.labels) if arguments.labels else {}
+        shards = open_shards(arguments.shards)
+    plan = FilterPlan(rules, arguments.columns, arguments.instructions, arguments.best, labels, quotas)
+    decision = filter_pairs(shards, plan, arguments.output, only_page=arguments.only_page, progress=progress)
     for stage in decision.stages:
         at = "" if stage.threshold is None else f" (threshold {stage.threshold:.6g})"
         print(f"  {stage.before - stage.dropped:>10,} left, {stage.dropped:,} dropped by {stage.rule}{at}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
+from editcaption_mega.settings import before_work
 
 
 def add_parser(commands: cli.Subparsers) -> None:
@@ -33,7 +34,8 @@ def run(arguments: Namespace) -> None:
     from editcaption_mega.data.shards.reader import open_shards
 
     cli.check_output_file("--output", arguments.output, makes_folder=True)
-    pairs = open_shards(arguments.shards) if arguments.shards else JsonlTexts(arguments.jsonl)
+    with before_work():
+        pairs = open_shards(arguments.shards) if arguments.shards else JsonlTexts(arguments.jsonl)
     counts = lint_pairs(
         pairs, arguments.output, instructions=arguments.instructions, mirrored=arguments.mirrored,
         part=cli.part_of(arguments.part), progress=progress,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
+from editcaption_mega.settings import before_work
 
 _PAIRS_AT_ONCE = 16
 
@@ -39,7 +40,8 @@ def run(arguments: Namespace) -> None:
         raise cli.ArgumentError("--batch-size has a meaning with --clip only: give both, or neither")
     if arguments.workers and arguments.clip:
         raise cli.ArgumentError("--workers measure pictures, and --clip has its model do it: leave one of them out")
-    shards = open_shards(arguments.shards)
+    with before_work():
+        shards = open_shards(arguments.shards)
     from editcaption_mega.curation.measures.measure_columns import embed_pairs, measure_pairs
 
     part = cli.part_of(arguments.part)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
+from editcaption_mega.settings import before_work
 
 
 def add_parser(commands: cli.Subparsers) -> None:
@@ -23,5 +24,7 @@ def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.measures.mirror_test import mirror_shards
     from editcaption_mega.data.shards.reader import open_shards
 
-    count = mirror_shards(open_shards(arguments.shards), arguments.output, progress)
+    with before_work():
+        shards = open_shards(arguments.shards)
+    count = mirror_shards(shards, arguments.output, progress)
     print(f"{arguments.output}: {count:,} pairs, flipped")

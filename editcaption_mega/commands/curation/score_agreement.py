@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.settings import before_work
 
 
 def add_parser(scorers: cli.Subparsers) -> None:
@@ -24,6 +25,7 @@ def run(arguments: Namespace) -> None:
     from editcaption_mega.curation.scores.sample_agreement import write_agreement
     from editcaption_mega.data import open_shards
 
-    reader = open_shards(arguments.shards)
+    with before_work():
+        reader = open_shards(arguments.shards)
     write_agreement(ColumnFile(arguments.captions, reader), reader, arguments.output)
     print(f"{arguments.output} is written")

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from editcaption_mega import cli
+from editcaption_mega.settings import before_work
 
 
 def add_parser(scorers: cli.Subparsers) -> None:
@@ -39,8 +40,9 @@ def run(arguments: Namespace) -> None:
     from editcaption_mega.data.batching.scoring import View
 
     part = cli.part_of(arguments.part)
-    shards = open_shards(arguments.shards)
-    captions = ColumnFile(arguments.captions, shards) if arguments.captions else None
+    with before_work():
+        shards = open_shards(arguments.shards)
+        captions = ColumnFile(arguments.captions, shards) if arguments.captions else None
     views: tuple[View, ...] = ("given", "swapped", "mirrored")
     files = {view: path for view in views if (path := getattr(arguments, view))}
     whole = write_log_prob_scores(arguments.output, shards, captions, files, reference=arguments.reference, part=part)

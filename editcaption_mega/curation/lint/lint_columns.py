@@ -69,7 +69,7 @@ def lint_pairs(
     settings = {
         "version": VERSION,
         "instructions": None if captions is None else _digest(captions.path),
-        "mirrored": None if mirrored is None else _digest(mirrored),
+        "mirrored": None if mirrored is None else _digest(ColumnFile(mirrored).path),
     }
     samples = 1 if captions is None else captions.samples
     with ColumnWork(output, pairs, "lint", settings, samples=samples, part=part) as work:

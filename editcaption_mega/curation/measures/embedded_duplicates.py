@@ -21,6 +21,7 @@ from editcaption_mega.data.duplicates.duplicate_search import EMBEDDED, Duplicat
 from editcaption_mega.data.images.decode import decode_image
 from editcaption_mega.data.shards.reader import SIDES, ShardReader
 from editcaption_mega.progress import Progress, no_progress
+from editcaption_mega.settings import check_model_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,10 +42,7 @@ class PictureEmbedder:
     def __init__(self, folder: Path):
         from transformers import AutoImageProcessor, AutoModel
 
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"{folder}: expected the folder of a vision model (CLIP, SigLIP, DINO), found no config.json"
-            )
+        check_model_folder(folder, "vision model (CLIP, SigLIP, DINO)")
         self.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editcaption_mega.settings import check_model_folder
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
@@ -15,8 +17,7 @@ class Embedder:
     def __init__(self, folder: Path):
         from transformers import AutoModel, AutoProcessor
 
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder}: expected the folder of a CLIP or SigLIP model, found no config.json")
+        check_model_folder(folder, "CLIP or SigLIP model")
         self.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         if not hasattr(self.model, "get_image_features") or not hasattr(self.model, "get_text_features"):
             kind = type(self.model).__name__

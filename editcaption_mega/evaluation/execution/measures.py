@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from editcaption_mega.data.images.decode import decode_image
+from editcaption_mega.settings import check_model_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,8 +69,7 @@ class ClipSimilarity:
     def __init__(self, folder: str | Path):
         from transformers import AutoImageProcessor, CLIPModel
 
-        if not (Path(folder) / "config.json").is_file():
-            raise ValueError(f"{folder}: expected the folder of a CLIP model, found no config.json")
+        check_model_folder(Path(folder), "CLIP model")
         self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
 

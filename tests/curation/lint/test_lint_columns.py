@@ -118,6 +118,6 @@ def test_plain_jsonl_is_linted_and_bad_lines_are_named(tmp_path, capsys):
         ('{"id": "a"}', "'a' occurs twice"),
     ]:
         path.write_text(json.dumps(rows[0]) + "\n" + line + "\n")
-        assert curate("lint", "--jsonl", path, "--output", tmp_path / "other.jsonl") == 1
+        assert curate("lint", "--jsonl", path, "--output", tmp_path / "other.jsonl") == 2
         assert words in capsys.readouterr().err
     assert curate("lint", "--jsonl", path, "--shards", tmp_path, "--output", tmp_path / "x.jsonl") == 2

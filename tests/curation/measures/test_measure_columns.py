@@ -102,7 +102,7 @@ def test_embeddings_of_pictures_and_texts(shards, clip, tmp_path):
 
 def test_what_is_no_such_model_is_refused(shards, tmp_path, clip, capsys):
     (tmp_path / "empty").mkdir()
-    assert curate("measure", "--shards", shards, "--output", tmp_path / "e.jsonl", "--clip", tmp_path / "empty") == 1
+    assert curate("measure", "--shards", shards, "--output", tmp_path / "e.jsonl", "--clip", tmp_path / "empty") == 2
     assert "expected the folder of a CLIP or SigLIP model, found no config.json" in capsys.readouterr().err
     assert curate("measure", "--shards", shards, "--output", tmp_path / "e.jsonl", "--captions", clip) == 2
     reader = open_shards(shards)
