@@ -1,5 +1,6 @@
 """A small random Qwen3-VL with a tokenizer of its own, to try training, serving and captioning without weights."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,5 +40,16 @@ def main(argv: Sequence[str]) -> None:
 
     texts = texts or corpus_texts(WorldSettings(), seed=1, count=2000)
     write_small_folder(arguments.output, size, prompt, texts, vocabulary=arguments.tokens)
-    weights = sum(path.stat().st_size for path in arguments.output.glob("*.safetensors"))
-    print(f"{arguments.output}: {weights / 4:,.0f} random weights, {weights / 2**20:,.1f} MiB")
+    weights = _weight_count(arguments.output)
+    print(f"{arguments.output}: {weights:,} random weights, {4 * weights / 2**20:,.1f} MiB")
+
+
+def _weight_count(folder: Path) -> int:
+    """Of all tensors: a file has a header, too."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count
