@@ -37,6 +37,24 @@ def test_D1_shards_say_their_quota_and_how_many_rows_were_dropped_for_which_reas
     assert report.rejected_share == 0.2 and list(report.reasons.values()) == [2]
 
 
+@pytest.mark.parametrize(
+    ("counts", "most"),
+    [
+        ((1, 0, 0), None),  # nothing can be drawn
+        ((0, 0, 40), None),
+        ((3_000, 2_999, 6_000), None),  # 11,996 of 11,999
+        ((2, 1, 1), None),
+        ((30, 10, 60), 40),
+        ((4_000, 3_000, 5_000), 10_000),
+    ],
+)
+def test_D1_drawing_by_the_paper_s_shares_is_advised_where_it_helps(counts, most):
+    lines = quota_lines(dict(zip(("semantic", "stylistic", "structural"), counts, strict=True)))
+    advice = [line for line in lines if line.startswith("in the paper's shares")]
+    assert len(lines) - len(advice) == 3
+    assert [line.split(" ")[4] for line in advice] == ([] if most is None else [f"{most:,}"])
+
+
 def test_D2_a_preference_has_two_different_answers_to_one_pair():
     """One record holds both, so they share their pictures. That the rejected one came from the recorded checkpoint, and
     its failure modes, is what tests/curation/test_preference_pairs.py checks."""

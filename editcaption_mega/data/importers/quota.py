@@ -4,10 +4,13 @@ from collections.abc import Mapping
 
 QUOTA = {"semantic": 0.25, "stylistic": 0.25, "structural": 0.5}
 
+_FEWEST = 4  # pairs that can have these shares
+_AS_THE_PAPER = 0.95  # a set of which the paper's shares leave as much is good as it is
+
 
 def quota_lines(categories: Mapping[str, int]) -> list[str]:
-    """One line per category: pairs, share, and the paper's share; and one that says how many pairs the paper's shares
-    leave, and how they are drawn. `categories` counts the pairs of a set."""
+    """One line per category: pairs, share, and the paper's share; and, where a set has other shares and pairs of each
+    category, how many pairs the paper's shares leave and how they are drawn. `categories` counts the pairs."""
     total = max(1, sum(categories.values()))
     lines = []
     for name, share in QUOTA.items():
@@ -15,7 +18,7 @@ def quota_lines(categories: Mapping[str, int]) -> list[str]:
         lines.append(f"{name}: {pairs:,} pairs, {pairs / total:.1%} (paper: {share:.0%})")
     scarcest = min(QUOTA, key=lambda name: categories.get(name, 0) / QUOTA[name])
     most = int(categories.get(scarcest, 0) / QUOTA[scarcest])
-    if most < total:
+    if _FEWEST <= most < _AS_THE_PAPER * total:
         shares = ",".join(f"{name}={100 * share:.0f}" for name, share in QUOTA.items())
         lines.append(
             f"in the paper's shares {most:,} pairs at most, as {scarcest} ones are scarce: editcaption curate filter "

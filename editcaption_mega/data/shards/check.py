@@ -45,7 +45,8 @@ def verify(
 
     Tars: size and sha256. Samples: what `check_sample` says of each, and repeats among them (pair_checks): what an
     import would refuse is a problem, what it would warn of is given to `doubt` with the sample's id. `learn` is given
-    each sample's check, with token counts if there is a tokenizer's folder. workers: processes that read samples; 0:
+    each sample's check, with token counts if there is a tokenizer's folder; a tar that is missing is a problem of its
+    own and not of its samples. workers: processes that read samples; 0:
     one for each core. Damage is yielded, not raised; only an index that can't be read raises ShardError. There are
     `1 + len(index.shards) + len(index.samples)` steps."""
     directory = Path(directory)
@@ -55,11 +56,19 @@ def verify(
     for sample in index.samples:
         of_sample = (getattr(sample, part) for part in MEMBERS)
         members[sample.shard] += ((member.name, member.offset, member.bytes) for member in of_sample)
-    for shard, listed in zip(index.shards, members, strict=True):
-        yield CheckedFile(shard.name, list(_shard_problems(directory, shard, Counter(listed))))
+    missing = set()  # tars, of whose samples there is nothing more to say
+    for number, (shard, listed) in enumerate(zip(index.shards, members, strict=True)):
+        problems = list(_shard_problems(directory, shard, Counter(listed)))
+        if problems and not (directory / shard.name).is_file():
+            missing.add(number)
+            problems = [f"{problem} ({shard.samples:,} of {len(index.samples):,} pairs)" for problem in problems]
+        yield CheckedFile(shard.name, problems)
     checks = PairChecks()
     with closing(_CheckedFolder(directory, max_pixels, tokenizer)) as folder:
-        for _, checked in over_samples(folder, _check, workers):
+        for place, checked in over_samples(folder, _check, workers):
+            if index.samples[place].shard in missing:
+                yield CheckedFile(checked.id, [])
+                continue
             learn(checked)
             repeats = [] if checked.look is None else checks.repeats(checked.look)
             remarks = refused_first([*checked.remarks, *repeats])

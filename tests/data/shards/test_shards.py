@@ -370,7 +370,10 @@ def test_missing_and_truncated_tars(folder):
     tar.unlink()
     with pytest.raises(ShardError, match="shard-000001.tar: missing, though index.json lists it"):
         open_shards(folder)
-    assert any(problem == "c-1: shard-000001.tar is missing" for problem in problems(folder))
+    (problem,) = problems(folder)
+    shards, samples = (index := load_index(folder)).shards, index.samples
+    assert re.fullmatch(rf"shard-000001\.tar: .*: missing, though .* anew \(\d of {len(samples)} pairs\)", problem)
+    assert len(list(verify(folder))) == 1 + len(shards) + len(samples), "a step for each sample"
 
 
 def test_a_tar_truncated_under_an_open_reader(folder):
