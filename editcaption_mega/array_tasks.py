@@ -20,6 +20,7 @@ def start_part(script: str, command: list[str], example: str) -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     tool, *words = command
+    os.environ["EDITCAPTION_CALLED_AS"] = script  # in --help and errors (`cli.CALLED_AS`)
     line = [sys.executable, str(root / tool), *words, *sys.argv[1:], *own]
     os.execv(line[0], line)
 

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+import textwrap
 import time
 import traceback
 from collections import Counter
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 type Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # what `add_subparsers` gives
 
 _MOST_WORKERS = 8  # of a conversion, unless the user says more
+_HELP_WIDTH = 100
+CALLED_AS = "EDITCAPTION_CALLED_AS"  # the name of the script that started a command's command
 _MOST_COUNTED = 20  # lines of a list that counts
 _INTERRUPTED = 130  # the shell's code for Ctrl-C
 # How gloo and NCCL say, among words of their own, that another rank is gone.
@@ -60,6 +63,26 @@ def argument_parser(description: str, example: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_command(
+    commands: Subparsers, name: str, *, example: str, help: str, description: str
+) -> argparse.ArgumentParser:
+    """The parser of a command's command, such as `caption` of curate: with `--debug`, too, and a --help that ends with
+    the example. A script of launch/ that starts it gives it its own name (`CALLED_AS`)."""
+    parser = commands.add_parser(
+        name,
+        prog=os.environ.get(CALLED_AS),
+        help=help,
+        description=textwrap.fill(description, _HELP_WIDTH),
+        epilog="example:\n" + textwrap.indent(example.strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # Not given here is as it was before the command: there `--debug` stands, too.
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
     return parser
 
 

@@ -1,5 +1,6 @@
 """`editcaption`: its commands are there and say what they take; neither --help nor first errors wait for PyTorch."""
 
+import argparse
 import importlib
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from editcaption_mega.__main__ import COMMANDS
+from editcaption_mega.commands import curate, evaluate
 from tests.helpers import ROOT
 
 
@@ -100,6 +102,47 @@ def test_conversions_need_no_megatron(tmp_path):
         names = imports("convert", way, *map(str, words), "--workers", "1")
         assert "editcaption_mega.conversion.convert" in names and Path(words[-1]).is_dir()
         assert not names & {"megatron", "transformers", "torchvision", "torch._dynamo", "editcaption_mega.data.shards"}
+
+
+def subcommands():
+    """(words of the command line, its parser) of every command that another command has."""
+    groups = [("curate", curate.make_parser()), ("evaluate", evaluate.make_parser())]
+    while groups:
+        words, parser = groups.pop()
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for name, inner in action.choices.items():
+                    groups.append((f"{words} {name}", inner))
+                    yield f"{words} {name}"
+
+
+@pytest.mark.parametrize("words", sorted(subcommands()))
+def test_a_commands_command_has_an_example_that_it_takes_and_debug_behind_it(words, capsys, monkeypatch):
+    group, *inner = words.split()
+    parser = {"curate": curate, "evaluate": evaluate}[group].make_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args([*inner, "--help"])
+    shown = capsys.readouterr().out
+    assert "--debug " in shown
+    examples = shown.partition("example:\n")[2].replace("\\\n", " ").strip().splitlines()
+    own = [line.split() for line in examples if line.strip().startswith(f"editcaption {words}")]
+    assert own
+    for _, _, *example in own:
+        monkeypatch.setattr(parser, "error", lambda message: pytest.fail(message))
+        assert not parser.parse_args(example).debug
+        assert parser.parse_args([*example, "--debug"]).debug and parser.parse_args(["--debug", *example]).debug
+
+
+def test_debug_behind_a_commands_command_shows_the_traceback():
+    done = editcaption("curate", "caption", "nothere.yaml", "--debug")
+    assert done.returncode == 2 and done.stderr.startswith("Traceback"), done.stderr
+
+
+@pytest.mark.parametrize("script", ["caption.sh", "batch_eval.sh"])
+def test_a_script_of_launch_is_called_by_its_name(script):
+    path = ROOT / "launch" / script
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {script} [-h] "), done.stdout + done.stderr
 
 
 def test_both_directions_of_convert():

@@ -1,7 +1,7 @@
 """The evaluation suite: instructions, judgements, people's verdicts, reports."""
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,16 +32,48 @@ COMMANDS = {
     "check-paper": "recompute the weighted scores of the paper's table 2 from its columns",
 }
 
+_WORDS = {
+    "check-judge": "--judge rules --pairs 20",
+    "human-export": "--benchmark synthetic --key runs/eval.key --folder data/tasks",
+    "human-import": "--benchmark synthetic --key runs/eval.key --answers answers.jsonl --output runs/verdicts.jsonl",
+    "ground-truth": "--benchmark synthetic --step propose --describe base sft --merge base --proposals proposals.jsonl",
+}  # of the example
+
 NOTHING_DONE = "dry run: nothing is sent, and nothing is written"
 
 
 def main(argv: Sequence[str]) -> int | None:
+    arguments = make_parser().parse_args(argv)
+    if arguments.command == "check-paper":
+        check_paper(arguments)
+        return None
+    overrides = arguments.overrides + ([] if arguments.limit is None else [f"limit={arguments.limit}"])
+    settings = load_settings(arguments.config, overrides, EvaluationSettings)
+    commands = {
+        "run": run, "generate": generate, "judge": judge, "execute": execute, "report": report,
+        "check-judge": check_judge,
+    }  # fmt: skip
+    if arguments.command in commands:
+        return commands[arguments.command](settings, arguments)
+    people = {"human-export": human_export, "human-import": human_import, "ground-truth": ground_truth}
+    benchmarks = {benchmark.name: benchmark for benchmark in prepared(settings, judging=False)}
+    if arguments.benchmark not in benchmarks:
+        raise cli.ArgumentError(f"--benchmark {arguments.benchmark} is none of {', '.join(benchmarks)}")
+    if arguments.dry_run:
+        print(NOTHING_DONE)
+    return people[arguments.command](settings, benchmarks[arguments.benchmark], arguments)
+
+
+def make_parser() -> ArgumentParser:
     parser = cli.argument_parser(
         "Evaluate instructions: who wrote what, how judges and people see it, and a report.",
         example="editcaption evaluate run configs/eval_demo.yaml output=runs/eval",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {name: commands.add_parser(name, help=text, description=text) for name, text in COMMANDS.items()}
+    made = {
+        name: cli.add_command(commands, name, example=example_of(name), help=text, description=text)
+        for name, text in COMMANDS.items()
+    }
     for name, command in made.items():
         if name == "check-paper":
             continue
@@ -61,25 +93,13 @@ def main(argv: Sequence[str]) -> int | None:
         "--pairs", type=cli.positive, default=100, metavar="N", help="pairs of each benchmark (default 100)"
     )
     add_people_arguments(made["human-export"], made["human-import"], made["ground-truth"])
-    arguments = parser.parse_args(argv)
-    if arguments.command == "check-paper":
-        check_paper(arguments)
-        return None
-    overrides = arguments.overrides + ([] if arguments.limit is None else [f"limit={arguments.limit}"])
-    settings = load_settings(arguments.config, overrides, EvaluationSettings)
-    commands = {
-        "run": run, "generate": generate, "judge": judge, "execute": execute, "report": report,
-        "check-judge": check_judge,
-    }  # fmt: skip
-    if arguments.command in commands:
-        return commands[arguments.command](settings, arguments)
-    people = {"human-export": human_export, "human-import": human_import, "ground-truth": ground_truth}
-    benchmarks = {benchmark.name: benchmark for benchmark in prepared(settings, judging=False)}
-    if arguments.benchmark not in benchmarks:
-        raise cli.ArgumentError(f"--benchmark {arguments.benchmark} is none of {', '.join(benchmarks)}")
-    if arguments.dry_run:
-        print(NOTHING_DONE)
-    return people[arguments.command](settings, benchmarks[arguments.benchmark], arguments)
+    return parser
+
+
+def example_of(name: str) -> str:
+    if name == "check-paper":
+        return "editcaption evaluate check-paper"
+    return f"editcaption evaluate {name} eval_demo output=runs/eval {_WORDS.get(name, '')}".strip()
 
 
 # ---- the steps of a run ----------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ EXAMPLE_RULE = "log_prob reward:0.5"
 
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "alternatives",
+        example="editcaption curate alternatives --shards data/pool --captions data/captions.jsonl --output both.jsonl",
         help="each caption beside the one with its directions turned, to be scored: the model checks itself",
         description="Write a file of columns in which each caption is followed by the one with every direction turned "
         "(left for right, in for out of a camera, ..). Scored by editcaption log-probs --texts and editcaption curate "
@@ -22,8 +24,12 @@ def add_parser(commands: cli.Subparsers) -> None:
     command.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="file of columns")
     command.set_defaults(run=alternatives)
 
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "best-of",
+        example="""
+editcaption curate best-of --shards data/pool --captions data/captions.jsonl --scores data/likelihoods.jsonl \\
+    --output data/best.jsonl""",
         help="of each pair's sampled captions the one that its scores prefer",
         description="Choose among the samples of a file of captions by a sum of columns of scores. "
         f"'--by {EXAMPLE_RULE}' weighs a text's likelihood and what preference training moved. Measured on the demo's "

@@ -11,10 +11,14 @@ from editcaption_mega.settings import CaptionSettings, before_work, load_setting
 if TYPE_CHECKING:
     from editcaption_mega.data.shards.reader import ShardReader
 
+EXAMPLE = "editcaption curate caption caption_qwen3_vl shards=[data/pool] output=data/captions.jsonl"
+
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "caption",
+        example=EXAMPLE,
         help="an instruction for every pair from a model: in process, at an address, or served by the job itself",
         description="Have a model write an instruction for every pair: columns instruction (or reason), "
         "status, served, tokens. A killed run goes on with the same command, which also asks again for what failed.",

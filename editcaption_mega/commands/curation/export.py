@@ -9,10 +9,14 @@ from editcaption_mega.settings import before_work
 
 FORMS = ("jsonl", "parquet", "webdataset", "instruct-pix2pix")
 
+EXAMPLE = "editcaption curate export --shards data/kept --format parquet --output data/parquet"
+
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "export",
+        example=EXAMPLE,
         help="a set as JSONL, parquet, WebDataset or instruct-pix2pix folders, with a data card",
         description="Write the pairs of shards in a form that editor trainers and others read, with licenses and "
         "provenance of each pair, and README.md: a data card counted from the records. Pictures keep their bytes.",

@@ -13,10 +13,17 @@ _RULES = (
     "value pass"
 )
 
+EXAMPLE = """
+editcaption curate filter --shards data/pool --columns data/measures.jsonl data/lint.jsonl \\
+    --rules identical=false lint:none --output data/kept
+"""
+
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "filter",
+        example=EXAMPLE,
         help="keep what rules on columns, thresholds from labels and quotas say; new shards and a page",
         description="Write new shards of the pairs that pass all rules, with the rules and values in their provenance, "
         "and beside them OUTPUT.html (survival, histograms, contact sheets), OUTPUT.survival.json and "

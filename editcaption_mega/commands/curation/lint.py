@@ -7,10 +7,14 @@ from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
 
+EXAMPLE = "editcaption curate lint --shards data/pool --instructions data/captions.jsonl --output data/lint.jsonl"
+
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "lint",
+        example=EXAMPLE,
         help="contradictions, leakage, vague words and other faults that the words alone show",
         description="Write, for each instruction, which rules of the linter it breaks (docs/curation.md has them): a "
         "file of columns that `filter` reads as lint:none. English and Chinese. A killed run goes on.",

@@ -9,10 +9,18 @@ from editcaption_mega.settings import before_work
 
 _PAIRS_AT_ONCE = 16
 
+EXAMPLE = """
+editcaption curate measure --shards data/pool --output data/measures.jsonl
+editcaption curate measure --shards data/pool --output data/clip.jsonl --clip models/siglip2 \\
+    --instructions data/captions.jsonl
+"""
+
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "measure",
+        example=EXAMPLE,
         help="what changed between the pictures, where, and how much",
         description="Write columns about each pair's pictures: share of changed pixels and where they are, SSIM, "
         "sizes, identical pictures. With --clip instead: how near pictures and instruction are for a CLIP or SigLIP "

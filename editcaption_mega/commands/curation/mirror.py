@@ -7,10 +7,14 @@ from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
 
+EXAMPLE = "editcaption curate mirror --shards data/pool --output data/mirrored"
+
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "mirror",
+        example=EXAMPLE,
         help="the same pairs with both pictures flipped left to right, for the mirror test",
         description="Write shards of the same ids whose pictures are flipped and of which nothing is said. Caption "
         "them, and `lint --mirrored` tells where left and right did not change places.",

@@ -21,8 +21,11 @@ _WHAT = {
 
 def add_parser(commands: cli.Subparsers) -> None:
     for form, what in _WHAT.items():
-        command = commands.add_parser(
+        command = cli.add_command(
+            commands,
             f"{form}-export",
+            example=f"editcaption curate {form}-export --shards data/pool --captions data/captions.jsonl "
+            f"--folder data/{form} --page 100",
             help=f"tasks for people: {what}",
             description=f"Tasks for people: {what}. The folder has the pictures and a tasks.jsonl that any tool can "
             "read; --page adds HTML files that work from disk, --label-studio brings the tasks to a server. The same "

@@ -24,8 +24,11 @@ _SHOWN = 10  # refused answers in the output
 
 def add_parser(commands: cli.Subparsers) -> None:
     for form, what in _WHAT.items():
-        command = commands.add_parser(
+        command = cli.add_command(
+            commands,
             f"{form}-import",
+            example=f"editcaption curate {form}-import --shards data/pool --folder data/{form} --answers answers.jsonl "
+            f"--output data/{form}_pairs",
             help=f"people's answers -> {what}",
             description=f"People's answers -> {what}. What contradicts itself or its task is refused in a sentence "
             "(OUTPUT.refused.jsonl; exit code 1), and the rest is used; several answers to a task become one by the "

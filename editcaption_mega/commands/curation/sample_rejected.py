@@ -22,10 +22,14 @@ _OF_THE_MODEL = ("--samples", "--temperature", "--seed", "--max-new-tokens", "--
 _OF_TASKS = ("--first", "--hardness", "--hints", "--limit", "--skip", "--page", "--label-studio", "--project",
              "--annotators", "--document-root")  # fmt: skip
 
+EXAMPLE = "editcaption curate sample-rejected --model runs/sft_hf --shards data/pool --output data/pairs"
+
 
 def add_parser(commands: cli.Subparsers) -> None:
-    command = commands.add_parser(
+    command = cli.add_command(
+        commands,
         "sample-rejected",
+        example=EXAMPLE,
         help="preference pairs: the model's wrong instructions as rejected, the truth (or people's) as chosen",
         description="Let a model write instructions for pairs whose truth is machine-readable (the synthetic world). "
         "Wrong ones become `rejected`, with failure modes and severity, the pair's instruction `chosen`; pairs that "

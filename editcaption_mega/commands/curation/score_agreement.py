@@ -6,10 +6,17 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.settings import before_work
 
+EXAMPLE = """
+editcaption curate score agreement --shards data/pool --captions data/captions.jsonl \\
+    --output data/agreement.jsonl
+"""
+
 
 def add_parser(scorers: cli.Subparsers) -> None:
-    command = scorers.add_parser(
+    command = cli.add_command(
+        scorers,
         "agreement",
+        example=EXAMPLE,
         help="how far a pair's captions agree with one another (several samples); no model is asked",
         description="Column agreement of each caption: the mean similarity to the pair's others, from 0 to 1 (F1 of "
         "the words that two texts share).",

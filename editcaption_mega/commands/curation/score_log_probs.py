@@ -6,10 +6,17 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.settings import before_work
 
+EXAMPLE = """
+editcaption log-probs --checkpoint runs/sft --shards data/pool --output data/given.jsonl
+editcaption curate score log-probs --shards data/pool --given data/given.jsonl --output data/likelihoods.jsonl
+"""
+
 
 def add_parser(scorers: cli.Subparsers) -> None:
-    command = scorers.add_parser(
+    command = cli.add_command(
+        scorers,
         "log-probs",
+        example=EXAMPLE,
         help="a model's own likelihoods: of the text, and against swapped or mirrored pictures and turned directions",
         description="Columns log_prob (and log_prob_per_token), margin_swapped, margin_mirrored, margin_opposite "
         "(against the text with its directions turned) and reward (against the reference of the model's DPO), from "

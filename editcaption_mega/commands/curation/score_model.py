@@ -7,10 +7,14 @@ from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import ScoreSettings, before_work, load_settings
 
+EXAMPLE = "editcaption curate score model score_editscore shards=[data/pool] output=data/scores.jsonl"
+
 
 def add_parser(scorers: cli.Subparsers) -> None:
-    command = scorers.add_parser(
+    command = cli.add_command(
+        scorers,
         "model",
+        example=EXAMPLE,
         help="EditScore or any other model that judges pictures and instruction, through a template of its prompt",
         description="Ask a model about every instruction: the template's columns, or reason; each pass and each reply "
         "is kept. A killed run goes on with the same command, which also asks again for what has no score.",
