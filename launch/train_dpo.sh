@@ -7,7 +7,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 ''':'
-# Preference optimisation (DPO). Shell and Python in one file; three ways to start it, from any folder:
+# Preference optimization (DPO). Shell and Python in one file; three ways to start it, from any folder:
 #   sbatch --nodes 4 --gpus-per-node 8 launch/train_dpo.sh configs/dpo_qwen3_vl_32b.yaml [key=value ...]
 #   bash launch/train_dpo.sh configs/dpo_demo.yaml [key=value ...]        # NPROC_PER_NODE ranks on this machine
 #   torchrun --nproc-per-node 2 launch/train_dpo.sh configs/dpo_demo.yaml [key=value ...]

@@ -1,6 +1,7 @@
 """Edits as facts: a canonical dict says what changes, `apply_edit` does it, `draw_edit` chooses one at random.
 
-The facts (all values are strings but `count`; an object is named by its colour and shape):
+The facts (all values are strings but `count`; an object is named by its colour and shape; facts keep the spelling of
+the first sets, while sentences are American):
 
     add          {"action", "object": {"colour", "shape", "size"}, "place"}      new objects are plain
     remove       {"action", "object"}
