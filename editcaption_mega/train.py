@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
+from editcaption_mega.words import counted
 
 if TYPE_CHECKING:
     from editcaption_mega.settings import JobSettings
@@ -101,9 +102,11 @@ def _check(settings: "JobSettings", arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0
     if not arguments.check:
+        shared = {1: "all with the same samples", ranks: "each with samples of its own"}
+        groups = shared.get(data_parallel, f"in {data_parallel} groups, each with samples of its own")
         print(
-            f"settings and paths can be used: {ranks} rank{'s' * (ranks > 1)}, {data_parallel} of them with other "
-            f"data, into {settings.training.output}; nothing was started (--dry-run)"
+            f"settings and paths can be used: {counted(ranks, 'rank')}{f', {groups}' * (ranks > 1)}, into "
+            f"{settings.training.output}; nothing was started (--dry-run)"
         )
         return 0
     from editcaption_mega.training.job_check import check_job

@@ -19,6 +19,11 @@ _USER = re.compile(r"(://)[^\s'\"<>]{1,300}@")
 _QUERY = re.compile(r"(://[^\s'\"<>?]{1,300}\?)[^\s'\"<>]+")
 
 
+def counted(number: int, thing: str) -> str:
+    """The number with what it counts: 1 pair, 2,000 pairs."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """The text with whatever a terminal would obey spelled out: ESC as \\x1b. Nothing else changes."""
     return _UNSEEN.sub(_spelled, text)

@@ -70,8 +70,14 @@ def test_a_dry_run_under_a_launcher_of_one_s_own_looks_at_the_settings(tmp_path)
         return subprocess.run([*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     done = run("parallel.tensor_model_parallel_size=2")
-    assert done.returncode == 0 and "4 ranks, 2 of them with other data, into run; nothing" in done.stdout, done.stderr
+    assert (
+        done.returncode == 0
+        and "used: 4 ranks, in 2 groups, each with samples of its own, into run; nothing" in done.stdout
+    ), done.stderr
     assert not (tmp_path / "run").exists()
+    assert "4 ranks, each with samples of its own, into run; nothing" in run().stdout
+    assert "4 ranks, all with the same samples, into run" in run("parallel.tensor_model_parallel_size=4").stdout
+    assert "used: 1 rank, into run; nothing" in run("--gpus", "1").stdout
     done = run("parallel.tensor_model_parallel_size=3")
     assert done.returncode == 2 and "4 ranks are not a multiple of tensor x pipeline = 3" in done.stderr
     assert run("data.shards=[none]").returncode == 2

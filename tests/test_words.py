@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editcaption_mega.words import LONGEST_LINE, one_line, printable, without_credentials
+from editcaption_mega.words import LONGEST_LINE, counted, one_line, printable, without_credentials
 
 
 def test_what_a_terminal_would_obey_is_spelled_out():
@@ -34,3 +34,7 @@ def test_addresses_are_shown_without_what_opens_them():
     )
     for plain in ("http://h:8000/v1 and a@b.c", "s3://x/y", "who@where?"):
         assert without_credentials(plain) == plain
+
+
+def test_one_of_a_thing_is_not_called_several():
+    assert [counted(number, "pair") for number in (0, 1, 2, 2000)] == ["0 pairs", "1 pair", "2 pairs", "2,000 pairs"]

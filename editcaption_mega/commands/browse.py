@@ -6,6 +6,7 @@ from pathlib import Path
 from editcaption_mega.cli import argument_parser, check_output_file, positive
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 EXAMPLE = """
 editcaption browse data/train --output train.html
@@ -27,5 +28,5 @@ def main(argv: Sequence[str]) -> None:
         sets = open_sets(args.shards, args.limit, args.seed)
     write_browser(args.output, sets, progress)
     for shown in sets:
-        print(f"{shown.benchmark.name}: {len(shown.benchmark):,} of {shown.total:,} pairs")
+        print(f"{shown.benchmark.name}: {len(shown.benchmark):,} of {counted(shown.total, 'pair')}")
     print(f"{args.output}: {args.output.stat().st_size / 2**20:.1f} MiB, open it in any browser")

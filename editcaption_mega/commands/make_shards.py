@@ -19,6 +19,7 @@ from editcaption_mega.data.importers.turns import TURNS
 from editcaption_mega.data.shards.writer import REJECTED_NAME, SAMPLES_PER_SHARD, WARNINGS_NAME
 from editcaption_mega.progress_display import progress
 from editcaption_mega.records import CATEGORIES
+from editcaption_mega.words import counted
 
 EXAMPLE = """
 editcaption shards --format jsonl --input pairs.jsonl --output data/train
@@ -50,7 +51,10 @@ def main(argv: Sequence[str]) -> None:
             json.dumps([args.format, os.path.abspath(args.input), dataclasses.asdict(options)], sort_keys=True),
         ),
     )
-    print(f"{args.output}: {report.accepted} pairs in {report.shards} shard(s), fingerprint {report.fingerprint[:16]}")
+    print(
+        f"{args.output}: {counted(report.accepted, 'pair')} in {report.shards} shard(s), "
+        f"fingerprint {report.fingerprint[:16]}"
+    )
     for line in quota_lines(report.categories):
         print(f"  {line}")
     if report.re_encoded:

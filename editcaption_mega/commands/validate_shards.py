@@ -14,6 +14,7 @@ from editcaption_mega.data.shards.index import INDEX_NAME, load_index
 from editcaption_mega.data.shards.pair_checks import Remark
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 if TYPE_CHECKING:
     from editcaption_mega.data.shards.sample_check import SampleCheck
@@ -57,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
 
         written = write_energon(Path(args.directory))
         print(f"{args.directory}/{META}: Megatron-Energon reads the folder as a CrudeWebdataset ({len(written)} files)")
-    print(f"{args.directory}: {len(index.samples)} pairs whole and sound, fingerprint {index.fingerprint[:16]}")
+    print(
+        f"{args.directory}: {counted(len(index.samples), 'pair')} whole and sound, fingerprint {index.fingerprint[:16]}"
+    )
 
 
 class _Said:
@@ -96,7 +99,7 @@ class _Said:
 
     def token_lines(self) -> list[str]:
         return [
-            f"{name}: {mean:.1f} tokens in the mean over {pairs:,} pairs, {most:,} at most ({longest})"
+            f"{name}: {mean:.1f} tokens in the mean over {counted(pairs, 'pair')}, {most:,} at most ({longest})"
             for name, pairs, mean, most, longest in self.lengths()
         ]
 

@@ -118,8 +118,9 @@ class ParallelSettings:
         for what, size in (("tensor x pipeline", model), ("expert tensor x expert x pipeline", experts)):
             if world_size % size:
                 raise SettingsError(
-                    f"{world_size} ranks are not a multiple of {what} = {size}: change the parallel sizes or the "
-                    "number of ranks"
+                    f"{world_size} {'rank is' if world_size == 1 else 'ranks are'} not a multiple of {what} = {size}: "
+                    "change the parallel sizes or the number of ranks (editcaption plan CONFIG --gpus N --mode search "
+                    "finds sizes; docs/gpu_counts.md lists them for shipped configurations)"
                 )
         return world_size // model
 

@@ -11,6 +11,7 @@ from editcaption_mega.data.batching.picture_cost import picture_lines
 from editcaption_mega.data.shards.shard_columns import ShardColumns
 from editcaption_mega.model import Architecture
 from editcaption_mega.settings import JobSettings
+from editcaption_mega.words import counted
 
 from .identity import changes
 from .learning_rate import schedule_lines
@@ -23,7 +24,7 @@ def first_lines(settings: JobSettings, stream: StepStream[PairDataset], steps: i
     batch, columns = settings.training.global_batch_size, stream.reader.dataset.shards.columns
     size = len(columns.ids)
     lines = [
-        f"{size:,} samples, {steps:,} steps of {batch} samples: "
+        f"{counted(size, 'sample')}, {counted(steps, 'step')} of {counted(batch, 'sample')}: "
         + ("mixed by data.weights" if settings.data.weights else _passes(steps * batch, size))
         + (f", resumed after step {resumed.step}" if resumed.checkpoint else "")
     ]  # fmt: skip
@@ -99,7 +100,8 @@ def folder_lines(settings: JobSettings, order: Order, columns: ShardColumns, ste
     for folder, size, count in zip(folders, sizes, taken, strict=True):
         share = count / seen
         lines.append(
-            f"{folder}: {size:,} samples, {about}{count:,} of the run's {seen:,} ({share:.1%}), {_passes(count, size)}"
+            f"{folder}: {counted(size, 'sample')}, "
+            f"{about}{count:,} of the run's {seen:,} ({share:.1%}), {_passes(count, size)}"
         )
         if settings.data.weights and (of_step := share * batch) > size:
             lines.append(

@@ -10,6 +10,7 @@ from editcaption_mega.data.batching.loader import Step
 from editcaption_mega.model.pipeline_split import split_notes
 from editcaption_mega.objectives import Objective, SFTObjective
 from editcaption_mega.settings import JobSettings
+from editcaption_mega.words import counted
 
 from .adapter_state import BASE_WEIGHTS, train_adapters_alone
 from .bad_samples import BadSamples
@@ -97,7 +98,9 @@ def _train(
     ending = Ending(resumed.step)
     ended = improvement.ending() if improvement else ""
     if ended or resumed.step >= prepared.total_steps:
-        already = f"{prepared.session.output} has already been trained for {resumed.step} steps: nothing to do"
+        already = (
+            f"{prepared.session.output} has already been trained for {counted(resumed.step, 'step')}: nothing to do"
+        )
         recorder.say(f"{already}. It {ended}" if ended else already)
     else:
         span = Span(resumed.step, prepared.total_steps, settings.checkpoint.every, settings.training.stop_after)

@@ -22,6 +22,7 @@ from editcaption_mega.model import Architecture
 from editcaption_mega.objectives import DPOObjective, SFTObjective
 from editcaption_mega.progress import Progress, no_progress
 from editcaption_mega.settings import DPOSettings, JobSettings, before_work
+from editcaption_mega.words import counted
 
 from .adapter_state import base_identity, check_start, chosen_adapters
 from .first_lines import folder_lines, trained_lines
@@ -151,7 +152,8 @@ def _reference_line(settings: DPOSettings, count: int) -> str:
         return "reference: a second copy of the model, in memory beside the first"
     if reference.file:
         return f"reference: the log-probs of {reference.file}"
-    return f"reference: the log-probs of {count:,} pairs, computed before the first step and kept in the run folder"
+    pairs = counted(count, "pair")
+    return f"reference: the log-probs of {pairs}, computed before the first step and kept in the run folder"
 
 
 def _step_lines(
@@ -163,7 +165,7 @@ def _step_lines(
     order, steps = stream
     passes = steps * batch / count
     yield (
-        f"steps: {steps:,} of {batch:,} samples, {passes:,.2f} passes over the samples; warm-up "
+        f"steps: {steps:,} of {counted(batch, 'sample')}, {passes:,.2f} passes over the samples; warm-up "
         f"{settings.optimizer.warmup_of(steps):,}; a checkpoint every {settings.checkpoint.every:,}"
     )
     ranks = parallel.data_parallel_size(world_size)

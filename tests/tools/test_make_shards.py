@@ -23,6 +23,14 @@ def one_error_line(done):
     return errors[0]
 
 
+def test_a_set_of_one_pair_is_called_one_pair(tmp_path):
+    words = ["--format", "synthetic", "--input", "default", "--output", "out", "--count", 1]
+    assert "out: 1 pair in 1 shard(s)" in tool("make_shards.py", *words, cwd=tmp_path).stdout
+    assert "1 pair whole and sound" in tool("validate_shards.py", tmp_path / "out").stdout
+    mirrored = tool("curate.py", "mirror", "--shards", tmp_path / "out", "--output", tmp_path / "mirrored")
+    assert "mirrored: 1 pair, flipped" in mirrored.stdout
+
+
 def test_synthetic_from_any_folder_and_the_full_check(tmp_path):
     arguments = ["--format", "synthetic", "--input", "default", "--output", "out", "--count", 5]
     done = tool("make_shards.py", *arguments, "--samples-per-shard", 2, cwd=tmp_path)

@@ -64,9 +64,7 @@ def test_refused_answers_are_said_and_the_rest_is_written(study, curate, tmp_pat
     words = ["--shards", tmp_path / "shards", "--folder", study.folder, "--answers", answers]
     assert curate("preference-import", *words, "--output", tmp_path / "pairs") == 1
     out = capsys.readouterr().out
-    assert (
-        "refused: a.jsonl line 2" in out and "it has no severity" in out and "1 pairs from 1 answers; 1 refused" in out
-    )
+    assert "refused: a.jsonl line 2" in out and "it has no severity" in out and "1 pair from 1 answer; 1 refused" in out
     assert curate("refine-import", *words, "--output", tmp_path / "other") == 1
     assert "use preference-import" in capsys.readouterr().err
 

@@ -105,7 +105,7 @@ def test_several_folders_without_weights_are_one_set(base, tmp_path, capsys):
     job.data = dataclasses.replace(job.data, weights=[])
     run_sft(job)
     text = capsys.readouterr().out
-    assert "29 samples, 1 steps of 8 samples: 0.276 passes over them" in text
+    assert "29 samples, 1 step of 8 samples: 0.276 passes over them" in text
     assert f"{base}/few: 5 samples, about 1 of the run's 8 (12.5%), 0.2 passes over them" in text
 
 

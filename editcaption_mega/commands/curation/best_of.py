@@ -5,6 +5,7 @@ from pathlib import Path
 
 from editcaption_mega import cli
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 EXAMPLE_RULE = "log_prob reward:0.5"
 
@@ -71,4 +72,7 @@ def best_of(arguments: Namespace) -> None:
     chosen = choose(arguments.output, shards, captions, scores, rule)
     if not chosen:
         raise ValueError(f"no pair has a text with a score: are there instructions in {arguments.captions}?")
-    print(f"{arguments.output}: {chosen:,} of {len(shards):,} pairs have a text, chosen by {' + '.join(arguments.by)}")
+    print(
+        f"{arguments.output}: {chosen:,} of {counted(len(shards), 'pair')} have a text, "
+        f"chosen by {' + '.join(arguments.by)}"
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 FORMS = ("jsonl", "parquet", "webdataset", "instruct-pix2pix")
 
@@ -44,5 +45,5 @@ def run(arguments: Namespace) -> None:
     contents = export_pairs(
         shards, arguments.format, arguments.output, licenses=arguments.licenses, survival=survival, progress=progress,
     )  # fmt: skip
-    print(f"{arguments.output}: {contents.pairs:,} pairs as {arguments.format}; README.md is the data card")
+    print(f"{arguments.output}: {counted(contents.pairs, 'pair')} as {arguments.format}; README.md is the data card")
     cli.print_counts("licenses of the pairs", contents.licenses)

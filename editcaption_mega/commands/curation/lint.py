@@ -6,6 +6,7 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 EXAMPLE = "editcaption curate lint --shards data/pool --instructions data/captions.jsonl --output data/lint.jsonl"
 
@@ -48,6 +49,6 @@ def run(arguments: Namespace) -> None:
         return print(f"part {arguments.part} is made; the part that ends last writes {arguments.output}")
     if not counts[""]:
         raise ValueError(f"no pair has an instruction in {arguments.instructions or 'these pairs'}: nothing was linted")
-    print(f"{arguments.output}: {counts['']:,} instructions of {len(pairs.ids):,} pairs")
+    print(f"{arguments.output}: {counts['']:,} instructions of {counted(len(pairs.ids), 'pair')}")
     for rule, meaning in RULES.items():
         print(f"  {counts[rule]:>8,}  {rule}: {meaning}")

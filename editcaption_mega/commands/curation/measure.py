@@ -6,6 +6,7 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 _PAIRS_AT_ONCE = 16
 
@@ -62,4 +63,4 @@ def run(arguments: Namespace) -> None:
         whole = measure_pairs(shards, arguments.output, workers=arguments.workers or 0, part=part, progress=progress)
     if not whole:
         return print(f"part {arguments.part} is made; the part that ends last writes {arguments.output}")
-    print(f"{arguments.output}: columns of {len(shards):,} pairs")
+    print(f"{arguments.output}: columns of {counted(len(shards), 'pair')}")

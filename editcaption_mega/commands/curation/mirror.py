@@ -6,6 +6,7 @@ from pathlib import Path
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 EXAMPLE = "editcaption curate mirror --shards data/pool --output data/mirrored"
 
@@ -31,4 +32,4 @@ def run(arguments: Namespace) -> None:
     with before_work():
         shards = open_shards(arguments.shards)
     count = mirror_shards(shards, arguments.output, progress)
-    print(f"{arguments.output}: {count:,} pairs, flipped")
+    print(f"{arguments.output}: {counted(count, 'pair')}, flipped")

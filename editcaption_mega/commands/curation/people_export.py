@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
+from editcaption_mega.words import counted
 
 if TYPE_CHECKING:
     from editcaption_mega.curation.people.drafts import Drafts
@@ -112,7 +113,7 @@ def export(arguments: Namespace, reader: "ShardReader", drafts: "Drafts", form: 
             keep_right=form != "preference",
         )
     counts = export_pair_tasks(reader, form, drafts, folder, options, progress)
-    print(f"{folder}: {counts.tasks:,} tasks from {len(reader):,} pairs")
+    print(f"{folder}: {counted(counts.tasks, 'task')} from {counted(len(reader), 'pair')}")
     for reason, count in counts.left_out.most_common():
         print(f"  {count:,} left out: {reason}")
     if arguments.page:

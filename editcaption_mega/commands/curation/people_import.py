@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from editcaption_mega import cli
 from editcaption_mega.progress_display import progress
 from editcaption_mega.settings import before_work
-from editcaption_mega.words import printable
+from editcaption_mega.words import counted, printable
 
 from .people_export import add_server_arguments, server_of, title_of
 
@@ -69,7 +69,7 @@ def _say(output: Path, counts: "PeopleCounts") -> None:
     for answer in counts.refused[:_SHOWN]:
         print(printable(f"refused: {answer.where}, task {answer.task}, annotator {answer.annotator}: {answer.reason}"))
     more = f"; {len(counts.refused):,} refused, all in {output}.refused.jsonl" if counts.refused else ""
-    print(f"{output}: {counts.written:,} pairs from {counts.accepted:,} answers{more}")
+    print(f"{output}: {counted(counts.written, 'pair')} from {counted(counts.accepted, 'answer')}{more}")
     print("  tasks: " + ", ".join(f"{count:,} {verdict}" for verdict, count in counts.verdicts.items()))
     for tag, count in counts.tags.most_common():
         print(f"  {count:,} with {tag}")

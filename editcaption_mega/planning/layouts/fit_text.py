@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from editcaption_mega.words import counted
+
 from ..plan import JobPlan
 from .choices import overrides
 from .fit import GIB, Fit
@@ -25,11 +27,16 @@ def fit_summary(found: Fit) -> str:
     """One line: how much is free, and how fast it is."""
     time, rows = found.time, found.rows
     return (
-        f"{found.world_size} GPUs: {100 * found.headroom:.0f} % of the memory free on stage {found.worst}; step "
+        f"{counted(found.world_size, 'GPU')}: {_room(found.headroom)} on stage {found.worst}; step "
         f"{time.seconds:.3f} s, {rows.micro_batches} micro-batches of {rows.length:,} tokens per rank, MFU "
         f"{100 * time.mfu:.1f} % (vision {100 * time.mfu_vision:.1f}), bubble {100 * time.bubble:.0f} %, slowest stage "
         f"{time.imbalance:.2f} x the mean, {found.pairs_per_second:.1f} pairs/s"
     )
+
+
+def _room(headroom: float) -> str:
+    """What of a GPU's memory is left, or how many times it is needed. headroom: a share of it."""
+    return f"{100 * headroom:.0f} % of the memory free" if headroom >= 0 else f"{1 - headroom:.2f} x the memory needed"
 
 
 class Executed(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 from editcaption_mega.model.released import released_architecture
 from editcaption_mega.planning.layouts.choices import overrides
 from editcaption_mega.planning.layouts.fit import GIB, Fit, Rows, StageMemory
+from editcaption_mega.planning.layouts.fit_text import _room
 from editcaption_mega.planning.layouts.modes import PlannedJob, executed_plan, quick_fit
 from editcaption_mega.planning.layouts.nearest import does_not_fit, nearest
 from editcaption_mega.planning.layouts.search import Limits
@@ -35,6 +36,11 @@ def test_the_sentence_has_the_stage_the_rank_and_the_changes():
     assert "stage 1 (rank 16) needs 95.5 GiB, 15.5 more than the 80.0" in sentence
     assert "model.recompute=full data.sequence_length=2672" in sentence
     assert "25 % of the memory free" in sentence
+
+
+def test_memory_that_is_not_there_is_no_share_that_is_free():
+    assert _room(fit_of(SHIPPED, 40, 60).headroom) == "25 % of the memory free"
+    assert _room(fit_of(SHIPPED, 40, 191.2).headroom) == "2.39 x the memory needed"
 
 
 def test_where_no_layout_fits_the_sentence_says_so():
