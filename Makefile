@@ -27,6 +27,9 @@ UNIT_TESTS := $(addprefix tests/,records settings evaluation/rubric evaluation/s
   test_files.py test_words.py test_import_order.py test_automation.py)
 # Small models gain nothing from many threads, and tests start several processes.
 export OMP_NUM_THREADS ?= 2
+# Threads that wait let others work: on busy cores texts are written three to eight times as fast as with spinning ones, on
+# idle cores in 1.3 times the time.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: configurations settings setup try demo curation-demo check test test-slow unit lint types bench parity sanitize chaos fuzz hostile plan-check api gpu-check gpu-wheels transformer-engine
 .DELETE_ON_ERROR:

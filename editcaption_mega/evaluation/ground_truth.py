@@ -37,7 +37,7 @@ MAX_TOKENS = 2048
 DESCRIBE = """\
 Picture A is the source, picture B the target of an edit. List every change between them.
 primary: what somebody must be told to edit A into B. secondary: what follows from that (shadows, reflections, small
-shifts) and side effects. Say for each change what it is, where it is, and its color, texture, number, direction or
+shifts) and side effects. Say for each change what it is, where it is, and its colour, texture, number, direction or
 amount as far as they can be seen. Say nothing that cannot be seen.
 Answer with one JSON object: {"primary": ["..."], "secondary": ["..."], "overall": "one sentence"}"""
 

@@ -1,7 +1,6 @@
 """Edits as facts: a canonical dict says what changes, `apply_edit` does it, `draw_edit` chooses one at random.
 
-The facts (all values are strings but `count`; an object is named by its colour and shape; facts keep the spelling of
-the first sets, while sentences are American):
+The facts (all values are strings but `count`; an object is named by its colour and shape):
 
     add          {"action", "object": {"colour", "shape", "size"}, "place"}      new objects are plain
     remove       {"action", "object"}

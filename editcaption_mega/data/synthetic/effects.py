@@ -8,7 +8,6 @@ from typing import Any
 from editcaption_mega.data.synthetic.edits import Facts, mirrored
 from editcaption_mega.data.synthetic.phrasing import phrase_each
 from editcaption_mega.data.synthetic.scene import PLACES, Item, Scene
-from editcaption_mega.data.synthetic.templates import SPELLINGS
 from editcaption_mega.records import Change, Changes
 
 Effect = tuple[str, dict[str, Any]]  # text and facts
@@ -44,8 +43,7 @@ def _overview(source: Scene) -> str:
     ]
     if source.letter:
         names.append(f"the letter {source.letter[0]} at the {PLACES[source.letter[1]]}")
-    background = SPELLINGS[""].get(source.background, source.background)
-    return f"The source shows {', '.join(names)} on a {background} background."
+    return f"The source shows {', '.join(names)} on a {source.background} background."
 
 
 def _effects(source: Scene, target: Scene, facts: Facts) -> list[Effect]:
@@ -58,7 +56,7 @@ def _effects(source: Scene, target: Scene, facts: Facts) -> list[Effect]:
         size = "larger" if facts["direction"] == "in" else "smaller"
         return [(f"Every object looks {size}.", {"effect": "apparent_size", "to": size})]
     if action == "tone":
-        return [("The colors of the objects change.", {"effect": "colours"})]
+        return [("The colours of the objects change.", {"effect": "colours"})]
     if action == "remove":
         place = PLACES[source.item(facts["object"]).cell]
         return [(f"The {place} cell is empty now.", {"effect": "empty", "place": place})]

@@ -12,10 +12,10 @@ from editcaption_mega.data.synthetic.templates import FORMS, JOINERS, SPELLINGS,
 
 _ALIASES = {
     "an": "a",
-    "grey": "gray",
+    "gray": "grey",
     "greyscale": "grayscale",
-    "colour": "color",
-    "recolour": "recolor",
+    "color": "colour",
+    "recolor": "recolour",
     "centre": "center",
 }
 _CLAUSE_END = re.compile(r"[.,;:!?\n]|\b(?:and|then|also)\b", re.IGNORECASE)
@@ -47,7 +47,7 @@ def phrase_each(facts: Facts) -> list[str]:
 def parse(instruction: str) -> list[Facts]:
     """The facts that an instruction states, in its order; clauses that are not of the grammar are left out.
 
-    Case, punctuation and British spelling do not matter. A size or color that a clause leaves out is absent from its
+    Case, punctuation and American spelling do not matter. A size or colour that a clause leaves out is absent from its
     facts ("remove the circle" names {"shape": "circle"}). Never raises on a string.
     """
     return [facts for _, facts in parse_clauses(instruction)]
@@ -141,7 +141,7 @@ type _Slots = dict[str, tuple[str, dict[str, Any]]]  # group of a pattern -> (pa
 
 @cache
 def _patterns() -> dict[str, list[tuple[re.Pattern[str], str, _Slots]]]:
-    """By first word: (pattern, action, slots). A size or color of a noun may be absent."""
+    """By first word: (pattern, action, slots). A size or colour of a noun may be absent."""
     found: dict[str, list[tuple[re.Pattern[str], str, _Slots]]] = {}
     for form in FORMS:
         for template in form.templates:

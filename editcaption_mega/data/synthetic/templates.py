@@ -88,17 +88,17 @@ FORMS: tuple[Form, ...] = (
             "Change the background to {to}",
             "Make the whole background {to}",
             "Paint the whole background {to}",
-            "Set the background color to {to}",
+            "Set the background colour to {to}",
         ),
     ),
     Form(
         "recolour",
         {**_OBJECT, "to": COLOURS},
         (
-            f"Change the color of the {_O} to {{to}}",
-            f"Recolor the {_O} to {{to}}",
+            f"Change the colour of the {_O} to {{to}}",
+            f"Recolour the {_O} to {{to}}",
             f"Paint the {_O} {{to}}",
-            f"Make the color of the {_O} {{to}}",
+            f"Make the colour of the {_O} {{to}}",
         ),
     ),
     Form(
@@ -194,7 +194,7 @@ FORMS: tuple[Form, ...] = (
 )
 
 SPELLINGS: dict[str, dict[Any, str]] = {
-    "": {1: "one", 2: "two", 3: "three", 4: "four", "grey": "gray"},
+    "": {1: "one", 2: "two", 3: "three", 4: "four"},
     "plural": {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES},
     "er": {"small": "smaller", "large": "larger"},
     "ly": {"horizontal": "horizontally", "vertical": "vertically"},
