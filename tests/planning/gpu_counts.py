@@ -35,9 +35,9 @@ configuration, for GPUs of 80 GB (H100) and of 141 GB (H200). Each is the best o
 with 8 % of the memory free; the configuration's own layout stands where the best is not 2 % faster. A layout for DPO
 is searched for among the groups of ranks that are best for SFT. Figures are estimates ([planning.md](planning.md)),
 of a dry run of each. Percentages in a reason are how much longer another layout took by fit when the search was made:
-for 8B on 80 GB with today's code, for others before tensor-parallel ranks computed whole pictures and products.
-Layouts whose reason begins with "by hand" were compared with a few others by fit, and not searched for. What is not
-here was not searched for yet: `tools/plan.py CONFIG --gpus N --mode search` does it in minutes.
+of 8B and 32B on 16 GPUs and more with today's code, of others before tensor-parallel ranks computed whole pictures
+and products. Layouts whose reason begins with "by hand" were compared with a few others by fit, and not searched for.
+What is not here was not searched for yet: `tools/plan.py CONFIG --gpus N --mode search` does it in minutes.
 
 **Batch and learning rate.** A step has at least one pair per GPU. Up to as many GPUs as the configuration's batch has
 pairs, its batch and learning rate stay; beyond, the batch has as many pairs as there are GPUs, and the learning rate
