@@ -278,7 +278,7 @@ def test_missing_and_corrupt_shards(base, tmp_path):
 
 def test_layout_that_does_not_fit(base):
     refused(base, ["tensor_model_parallel_size=3"], parallel__tensor_model_parallel_size=3)
-    refused(base, ["1 ranks are not a multiple"], parallel__pipeline_model_parallel_size=2)
+    refused(base, ["1 rank is not a multiple"], parallel__pipeline_model_parallel_size=2)
 
 
 def test_output_that_holds_something_else(base):
