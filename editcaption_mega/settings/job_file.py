@@ -8,7 +8,7 @@ from .checks import SettingsError
 from .dpo import DPOSettings, PreferenceSettings, ReferenceSettings
 from .job import JobSettings
 from .load import OF_PREFERENCES, load_settings
-from .shipped import find_config
+from .shipped import find_config, shipped_folder
 
 
 def load_job(path: str | Path, overrides: list[str] | None = None) -> JobSettings:
@@ -18,11 +18,13 @@ def load_job(path: str | Path, overrides: list[str] | None = None) -> JobSetting
 
 
 def refuse_sft(settings: DPOSettings, path: str | Path, overrides: list[str] | None = None) -> None:
-    """Raises SettingsError where the configuration behind the settings of a DPO job is one of SFT: nothing in it, and
-    no override, is of preferences. All that it lacks has defaults, but its learning rate and data are another job's."""
+    """Raises SettingsError where the configuration behind the settings of a DPO job is a shipped one of SFT: nothing in
+    it, and no override, is of preferences. All that it lacks has defaults, but its learning rate and data are another
+    job's. A file of one's own may leave everything of preferences to the defaults."""
     if (settings.preference, settings.reference) != (PreferenceSettings(), ReferenceSettings()):
         return
-    if not _of_preferences(path, overrides):
+    is_shipped = find_config(path).resolve().parent == shipped_folder().resolve()
+    if is_shipped and not _of_preferences(path, overrides):
         raise SettingsError(
             f"{path} has neither a section preference: nor reference:, so it is an SFT configuration: train-sft takes "
             "it; name a DPO one such as dpo_qwen3_vl_2b, or, where it has preference pairs and the learning rate that "

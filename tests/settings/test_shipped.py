@@ -87,7 +87,7 @@ def test_what_was_meant_by_a_name_that_is_none(kind, name, mend):
         load_settings(mend.split("such as ")[1], None, kind)
 
 
-def test_a_dpo_configuration_is_none_of_sft_and_the_other_way_round():
+def test_a_dpo_configuration_is_none_of_sft_and_the_other_way_round(tmp_path):
     for shipped in (name for name in NAMES if name.startswith("dpo_")):
         with pytest.raises(SettingsError, match=r"'preference': of a DPO configuration, which editcaption train-dpo"):
             load_settings(shipped)
@@ -97,3 +97,5 @@ def test_a_dpo_configuration_is_none_of_sft_and_the_other_way_round():
         refuse_sft(taken, "sft_qwen3_vl_2b")
     refuse_sft(taken, "sft_qwen3_vl_2b", ["preference.loss=sigmoid"])
     refuse_sft(load_settings("sft_qwen3_vl_2b", ["preference.beta=0.2"], DPOSettings), "sft_qwen3_vl_2b")
+    (tmp_path / "own.yaml").write_text((ROOT / "configs/sft_qwen3_vl_2b.yaml").read_text())  # with the defaults of DPO
+    refuse_sft(load_settings(tmp_path / "own.yaml", None, DPOSettings), tmp_path / "own.yaml")
