@@ -251,7 +251,10 @@ CASES = [
     (LORA + "--runs {root}/nowhere.yaml", "nowhere.yaml does not exist: name a YAML file of runs"),
     ("sft {root}/job.yaml model.folder={root}/model-peft", "begin with them by model.adapters.start="),
     ("dpo {root}/job.yaml model.folder={root}/model-peft", "add its adapters to their weights first"),
-    ("dpo {root}/job.yaml", "so it is an SFT configuration: train-sft takes it"),
+    (
+        "dpo sft_qwen3_vl_2b model.folder={root}/model data.shards=[{root}/shards] training.output={root}/new",
+        "so it is an SFT configuration: train-sft takes it",
+    ),
     ("sft {root}/job.yaml preference.beta=0.1", "of a DPO configuration, which editcaption train-dpo"),
     ("sft {root}/job.yaml --check --gpus 3 parallel.tensor_model_parallel_size=2", "3 ranks are not a multiple of"),
     ("curate export --format jsonl --shards {root}/nowhere --output {root}/new", "nowhere"),
