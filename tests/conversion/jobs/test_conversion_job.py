@@ -188,7 +188,7 @@ def test_verify_finds_any_flipped_bit(model, tmp_path, monkeypatch, capsys, way)
     hf_to_megatron(model, tmp_path / "store", verify=True)
     megatron_to_hf(tmp_path / "store", tmp_path / "folder", verify=True, max_file_bytes=MODEL_FILES)
     assert capsys.readouterr().out.count("equal to its source") == 2
-    output, draw = tmp_path / way, random.Random(7)
+    output, draw, said = tmp_path / way, random.Random(7), []
     paths = [path for path in sorted(output.rglob("*")) if path.is_file()]
     assert len(paths) > 5
 
@@ -201,10 +201,14 @@ def test_verify_finds_any_flipped_bit(model, tmp_path, monkeypatch, capsys, way)
     for path in [*paths, *draw.choices([path for path in paths if path.suffix == ".safetensors"], k=30)]:
         before = path.read_bytes()
         small_store.flip(path, draw.randrange(8 * len(before)))
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError) as refused:
             compare()
+        said.append(str(refused.value))
         path.write_bytes(before)
     compare()
+    # The folder may be another model's, which nobody should remove.
+    assert any(words.endswith("name that one; else convert again into a new --output") for words in said), said
+    assert not any(f"remove {output}" in words for words in said)
 
 
 def test_a_bit_that_flips_before_the_end_is_not_published(model, tmp_path, monkeypatch):
